@@ -1,0 +1,205 @@
+"""Architecture: one network of the PSViT family as an immutable value, and the YAML file it travels in.
+
+The family is reconstructed from the abstract of "PSViT: Better Vision Transformer via Token Pooling and Attention
+Sharing" (arXiv 2108.03428). A network is a list of *stages* with a token *pooling* between neighbours; a stage is a
+list of *attention groups*, runs of layers that use one attention map.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.errors import InputError
+
+Variant = Literal["1d", "2d"]
+Pool = Literal["max", "avg", "conv"]
+
+SCHEMA = "psvit/architecture/1"
+FLOPS_CONVENTION = "FLOPs are multiply-accumulates (MACs), so 1 GFLOPs = 1 GMACs"
+
+
+class Stage(Value):
+    """A run of layers at one token count and one width.
+
+    Attributes:
+        embed_dim: channels of every token.
+        groups: layers per attention group, in order; `(2, 1, 3)` is six layers with three attention maps.
+        mlp_ratio: hidden width of the MLPs relative to `embed_dim`; the product must be whole.
+    """
+
+    embed_dim: PositiveInt
+    groups: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    mlp_ratio: PositiveFloat
+
+    @model_validator(mode="after")
+    def _hidden_is_whole(self) -> Self:
+        # A product that is rounded would let two ratios name one network.
+        if not (self.embed_dim * self.mlp_ratio).is_integer():
+            raise ValueError(
+                f"embed_dim * mlp_ratio must be a whole number, received {self.embed_dim} * {self.mlp_ratio}"
+            )
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return sum(self.groups)
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden width of the MLPs."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+
+class Architecture(Value):
+    """The complete description of one network: equal values build equal networks, unequal ones different networks.
+
+    Attributes:
+        variant: `1d` keeps a class token and pools the token sequence; `2d` pools the token grid and averages it.
+        image_size: height and width in pixels.
+        in_chans: channels of the images.
+        num_classes: outputs of the classifier; 0 leaves it out.
+        patch_size: side of the square patches in pixels.
+        patch_stride: distance between neighbouring patches in pixels.
+        head_dim: channels per attention head; every `embed_dim` is a multiple of it.
+        stages: the stages, in order; `embed_dim` never shrinks.
+        pools: the pooling operators between them, one fewer than stages.
+    """
+
+    variant: Variant
+    image_size: tuple[PositiveInt, PositiveInt]
+    in_chans: PositiveInt
+    num_classes: Annotated[int, Field(ge=0)]
+    patch_size: PositiveInt
+    patch_stride: PositiveInt
+    head_dim: PositiveInt
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    pools: tuple[Pool, ...]
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if len(self.pools) != len(self.stages) - 1:
+            raise ValueError(
+                f"pools must be one fewer than stages, received {len(self.pools)} pools, {len(self.stages)} stages"
+            )
+        for stage in self.stages:
+            if stage.embed_dim % self.head_dim:
+                raise ValueError(
+                    f"embed_dim must be a multiple of head_dim {self.head_dim}, received {stage.embed_dim}"
+                )
+        widths = [stage.embed_dim for stage in self.stages]
+        if widths != sorted(widths):
+            raise ValueError(f"embed_dim must not shrink from stage to stage, received {widths}")
+        stage_grids(self.variant, self.image_size, self.patch_size, self.patch_stride, len(self.stages))
+        return self
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of patch tokens in every stage; one row in `1d`, where only the sequence is pooled."""
+        return stage_grids(self.variant, self.image_size, self.patch_size, self.patch_stride, len(self.stages))
+
+    @property
+    def depth(self) -> int:
+        """Number of layers in all stages."""
+        return sum(stage.depth for stage in self.stages)
+
+    @staticmethod
+    def load(path: str | Path) -> Architecture:
+        """Read the architecture from an architecture file.
+
+        Raises:
+            InputError: the file cannot be read or breaks a rule.
+        """
+        return ArchitectureFile.load(path).arch
+
+    def save(self, path: str | Path) -> None:
+        """Write an architecture file that holds the architecture and its cost."""
+        ArchitectureFile(arch=self).save(path)
+
+
+def stage_grids(
+    variant: Variant, image_size: tuple[int, int], patch_size: int, patch_stride: int, num_stages: int
+) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of patch tokens in each stage: n becomes ceil(n / 2) per pooled axis.
+
+    Raises:
+        ValueError: an image smaller than a patch, or a pooling that would find a single token.
+    """
+    if min(image_size) < patch_size:
+        raise ValueError(f"image_size must be at least patch_size {patch_size}, received {list(image_size)}")
+    rows, columns = ((side - patch_size) // patch_stride + 1 for side in image_size)
+    grids = [(rows, columns) if variant == "2d" else (1, rows * columns)]
+    for _ in range(num_stages - 1):
+        rows, columns = grids[-1]
+        # On one token every operator without weights is the identity, so two descriptions would build one network.
+        if rows * columns == 1:
+            raise ValueError(f"a pooling needs 2 tokens or more, but {num_stages} stages leave it 1")
+        grids.append((-(-rows // 2), -(-columns // 2)))
+    return tuple(grids)
+
+
+class ArchitectureFile(Value):
+    """What an architecture file holds: the architecture, and what is known about it.
+
+    Attributes:
+        arch: all that is needed to build the network.
+        score: accuracies or indicator values, with what they rest on.
+        latency: measured and predicted latencies.
+        budget: the limits it was searched under, as given.
+        provenance: where it comes from: space, searcher, seed, digests, versions.
+    """
+
+    arch: Architecture
+    score: dict[str, Any] = {}
+    latency: dict[str, Any] = {}
+    budget: tuple[str, ...] = ()
+    provenance: dict[str, Any] = {}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read and check a file; a recorded cost that is not the architecture's is an error.
+
+        Raises:
+            InputError: the file cannot be read or breaks a rule.
+        """
+        from psvit.costs import cost
+
+        data = read_yaml(Path(path), SCHEMA)
+        recorded = data.pop("cost", None)
+        # `cost` is derived, so it is no field, but a reader who mistypes a key should see it among the permitted ones.
+        unknown = sorted(set(data) - set(cls.model_fields))
+        if unknown:
+            permitted = ", ".join(["schema", "cost", *cls.model_fields])
+            raise InputError(f"{path}: {unknown[0]}: unknown key; permitted keys: {permitted}")
+        document = cls.from_dict(data, source=str(path))
+        if recorded is not None:
+            actual = cost(document.arch).to_dict()
+            known = {**actual, "convention": FLOPS_CONVENTION}
+            if not isinstance(recorded, dict):
+                raise InputError(f"{path}: cost: expected a mapping of {', '.join(known)}, received {recorded!r}")
+            for key, value in recorded.items():
+                if key not in known:
+                    raise InputError(f"{path}: cost.{key}: unknown key; permitted keys: {', '.join(known)}")
+                if key in actual and value != actual[key]:
+                    raise InputError(
+                        f"{path}: cost.{key}: recorded {value}, but this architecture costs {actual[key]}; "
+                        "after editing an architecture, delete the section 'cost'"
+                    )
+        return document
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, whole or not at all; sections about which nothing is known are left out."""
+        from psvit.costs import cost
+
+        fields = self.to_dict()
+        sections = {
+            "schema": SCHEMA,
+            "arch": fields.pop("arch"),
+            "cost": {**cost(self.arch).to_dict(), "convention": FLOPS_CONVENTION},
+            **{name: content for name, content in fields.items() if content},
+        }
+        write_atomic(Path(path), dump_yaml(sections))

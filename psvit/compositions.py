@@ -1,0 +1,72 @@
+"""Compositions: the ways to write a stage's depth as an ordered sum of attention groups.
+
+A stage of `total` layers whose groups hold at most `largest` layers has one grouping for every composition of `total`
+with parts of at most `largest`. They are counted, numbered and drawn here; the numbering puts compositions with fewer
+parts first, and those with equally many in lexicographic order, because a stage's cost depends on a grouping only
+through its number of parts.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+
+@cache
+def count(total: int, parts: int, largest: int) -> int:
+    """Number of compositions of `total` into exactly `parts` parts of 1 to `largest`."""
+    if parts == 0:
+        return int(total == 0)
+    return sum(count(total - first, parts - 1, largest) for first in range(1, min(largest, total) + 1))
+
+
+@cache
+def counts(total: int, largest: int) -> tuple[tuple[int, int], ...]:
+    """Pairs (parts, number of compositions) for every possible number of parts, ascending."""
+    fewest = -(-total // largest)
+    return tuple((parts, count(total, parts, largest)) for parts in range(fewest, total + 1))
+
+
+@cache
+def size(total: int, largest: int) -> int:
+    """Number of compositions of `total` into parts of at most `largest`."""
+    return sum(number for _, number in counts(total, largest))
+
+
+def unrank(rank: int, total: int, parts: int, largest: int) -> tuple[int, ...]:
+    """The composition with this number among those with exactly `parts` parts, 0 <= rank < count(...)."""
+    assert 0 <= rank < count(total, parts, largest)
+    chosen: list[int] = []
+    for remaining in range(parts, 0, -1):
+        for first in range(1, largest + 1):
+            here = count(total - first, remaining - 1, largest)
+            if rank < here:
+                chosen.append(first)
+                total -= first
+                break
+            rank -= here
+    return tuple(chosen)
+
+
+def rank(composition: tuple[int, ...], largest: int) -> int:
+    """The number of a composition among those with as many parts; the inverse of `unrank`."""
+    number, total = 0, sum(composition)
+    for position, part in enumerate(composition):
+        remaining = len(composition) - position - 1
+        number += sum(count(total - first, remaining, largest) for first in range(1, part))
+        total -= part
+    return number
+
+
+def unrank_any(rank: int, total: int, largest: int) -> tuple[int, ...]:
+    """The composition with this number among all of them, 0 <= rank < size(total, largest)."""
+    for parts, number in counts(total, largest):
+        if rank < number:
+            return unrank(rank, total, parts, largest)
+        rank -= number
+    raise AssertionError("rank out of range")
+
+
+def rank_any(composition: tuple[int, ...], largest: int) -> int:
+    """The number of a composition among all with its total; the inverse of `unrank_any`."""
+    fewer = sum(number for parts, number in counts(sum(composition), largest) if parts < len(composition))
+    return fewer + rank(composition, largest)

@@ -1,0 +1,112 @@
+"""What a network costs, in closed form: multiply-accumulates and parameters.
+
+FLOPs are multiply-accumulates (MACs) here, as in the DeiT, PiT and AutoFormer papers, whose "1.3 GFLOPs" are 1.3 G
+MACs. Counted are matrix products and convolutions and nothing else: no bias, norm, softmax, activation or pooling
+without weights; layers that share an attention map are priced as reusing it.
+
+The leaf functions work on integers and, element by element, on integer arrays, so that one network and a million
+are priced by the same formulas. Letters: n tokens (class token included), d embed_dim, h hidden width of the MLP.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psvit.architecture import Architecture, Pool, Variant
+from psvit.documents import Value
+
+Count = TypeVar("Count", int, NDArray[np.int64])
+
+METRICS = ("macs", "num_params")
+"""The names of the costs, in the order in which arrays of costs hold them."""
+
+
+class Cost(Value):
+    """The costs of one network for one image.
+
+    Attributes:
+        macs: multiply-accumulates of one forward pass.
+        num_params: trainable parameters.
+    """
+
+    macs: int
+    num_params: int
+
+
+class Terms(NamedTuple):
+    """MACs and parameters of a part of a network; parts add up."""
+
+    macs: int
+    num_params: int
+
+    def __add__(self, other: object) -> Terms:
+        assert isinstance(other, Terms)
+        return Terms(self.macs + other.macs, self.num_params + other.num_params)
+
+
+def cost(arch: Architecture) -> Cost:
+    """The costs of an architecture, exact."""
+    tokens = [math.prod(grid) for grid in arch.grids]
+    first, last = arch.stages[0], arch.stages[-1]
+    total = stem(arch.variant, tokens[0], arch.in_chans, arch.patch_size, first.embed_dim)
+    total += head(last.embed_dim, arch.num_classes)
+    for stage, count in zip(arch.stages, tokens, strict=True):
+        producers = len(stage.groups)
+        macs, num_params = layers(
+            count + has_class_token(arch.variant),
+            stage.embed_dim,
+            stage.hidden_dim,
+            producers,
+            stage.depth - producers,
+        )
+        total += Terms(macs, num_params)
+    for index, pool in enumerate(arch.pools):
+        before, after = arch.stages[index : index + 2]
+        total += pooling(arch.variant, pool, tokens[index + 1], before.embed_dim, after.embed_dim)
+    return Cost(macs=total.macs, num_params=total.num_params)
+
+
+def has_class_token(variant: Variant) -> bool:
+    """Only PSViT-1D keeps a class token."""
+    return variant == "1d"
+
+
+def stem(variant: Variant, patches: int, in_chans: int, patch_size: int, d: int) -> Terms:
+    """Patch embedding (a convolution with bias), position embeddings and, in 1d, the class token."""
+    weights = in_chans * patch_size**2 * d
+    positions = (patches + has_class_token(variant)) * d
+    return Terms(patches * weights, weights + d + positions + has_class_token(variant) * d)
+
+
+def layers(n: Count, d: Count, h: Count, producers: Count, sharers: Count) -> tuple[Count, Count]:
+    """MACs and parameters of the layers of a stage.
+
+    A producer has queries, keys, values, output projection (4 d²) and two attention products (2 n² d); a sharer has
+    values and output projection (2 d²) and one product (n² d). Both have two norms and an MLP.
+    """
+    mlp_macs = 2 * n * d * h
+    mlp_params = 2 * d * h + h + d
+    norms = 4 * d
+    macs = producers * (4 * n * d * d + 2 * n * n * d + mlp_macs) + sharers * (2 * n * d * d + n * n * d + mlp_macs)
+    params = producers * (4 * d * d + 4 * d + norms + mlp_params) + sharers * (2 * d * d + 2 * d + norms + mlp_params)
+    return macs, params
+
+
+def pooling(variant: Variant, pool: Pool, patches_out: int, d_in: int, d_out: int) -> Terms:
+    """The operator, the linear layer where the width changes, and the class token's own in 1d."""
+    kernel = {"1d": 3, "2d": 9}[variant]
+    convolution = Terms(kernel * d_in * patches_out, (kernel + 1) * d_in) if pool == "conv" else Terms(0, 0)
+    if d_in == d_out:
+        return convolution
+    linears = 1 + has_class_token(variant)
+    tokens = patches_out + has_class_token(variant)
+    return convolution + Terms(tokens * d_in * d_out, linears * (d_in * d_out + d_out))
+
+
+def head(d: int, num_classes: int) -> Terms:
+    """The final norm and the linear classifier, applied to one vector."""
+    return Terms(d * num_classes, 2 * d + (d * num_classes + num_classes))

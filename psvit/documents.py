@@ -1,0 +1,173 @@
+"""Values that live in YAML files: strict typed reading, canonical digests, atomic writing.
+
+Everything a user can edit by hand passes through `Value`: a frozen pydantic model that rejects unknown keys, wrong
+types and impossible values. Files appear whole or not at all: they are written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from psvit.errors import InputError
+
+
+class Value(BaseModel):
+    """A frozen domain value, validated at construction and compared by content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "") -> Self:
+        """Build from plain dicts, lists and scalars, as YAML and JSON give them.
+
+        Args:
+            data: what `to_dict` returns.
+            source: what to call the input in an error, usually the file's name.
+
+        Raises:
+            InputError: an unknown key, a wrong type or an impossible value; names the key and what is permitted.
+        """
+        try:
+            # Strict validation tells lists from tuples in Python but not in JSON, where every array is a list.
+            return cls.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise InputError(_one_line(cls, error, source)) from None
+        except TypeError as error:
+            raise InputError(f"{source or cls.__name__}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The value as JSON-serialisable dicts, lists and scalars."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _one_line(cls: type[BaseModel], error: ValidationError, source: str) -> str:
+    """The first problem of a validation error as `file: key: rule, received value`."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    prefix = ": ".join(part for part in (source or cls.__name__, where) if part)
+    if problem["type"] == "extra_forbidden":
+        return f"{prefix}: unknown key; permitted keys: {', '.join(_keys_at(cls, problem['loc'][:-1]))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("missing", "value_error"):
+        return f"{prefix}: {message}"
+    return f"{prefix}: {message}, received {json.dumps(problem['input'])}"
+
+
+def _keys_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys permitted at a place inside a model, following its annotations."""
+    current: Any = cls
+    for part in location:
+        if isinstance(part, str) and isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[part].annotation
+        elif isinstance(part, int):
+            current = get_args(current)[0]
+        while get_origin(current) in (Union, UnionType):
+            current = next(arg for arg in get_args(current) if arg is not type(None))
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error instead of a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, schema: str) -> dict[str, Any]:
+    """Read a YAML mapping whose key `schema` holds the expected name, and return the rest of it.
+
+    Raises:
+        InputError: the file is missing, unreadable, no mapping, or of another schema.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; expected YAML with 'schema: {schema}'") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping with 'schema: {schema}', found {type(data).__name__}")
+    found = data.pop("schema", None)
+    if found != schema:
+        raise InputError(f"{path}: schema: expected {schema!r}, found {found!r}")
+    return data
+
+
+def dump_yaml(data: dict[str, Any]) -> str:
+    """YAML in the order given, nested collections of scalars on one line."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Never writes YAML anchors: an equal list that occurs twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a whole file or nothing.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Lend a temporary path beside `path` for any writer; on success it replaces `path`, otherwise it is removed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it; `mkstemp` ignores it and would leave files private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def digest_of_file(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
