@@ -316,10 +316,10 @@ class SearchSpace(Value):
             if operator is not None:
                 pools.append(operator)
             floor = width
-        return self._build(stages, pools)
+        return self.build(stages, pools)
 
-    def _build(self, stages: Sequence[Stage], pools: Sequence[Pool]) -> Architecture:
-        """An architecture with what all members have in common."""
+    def build(self, stages: Sequence[Stage], pools: Sequence[Pool]) -> Architecture:
+        """An architecture of these stages and pools, with what all members have in common."""
         return Architecture(
             variant=self.variant,
             image_size=self.image_size,
@@ -390,7 +390,7 @@ class SearchSpace(Value):
             )
             if position:
                 pools.append(layout.pools[position - 1][pool])
-        return self._build(stages, pools)
+        return self.build(stages, pools)
 
     # --- budgets
 
@@ -457,7 +457,7 @@ class SearchSpace(Value):
             groups = compositions.unrank(0, depth, parts, choices.max_group)
             stages.append(Stage(embed_dim=pick(choices.embed_dim), groups=groups, mlp_ratio=pick(choices.mlp_ratio)))
         pools = [pick(operators, key=lambda operator: operator == "conv") for operators in layout.pools]
-        return self._build(stages, pools)
+        return self.build(stages, pools)
 
     def mutate(
         self, arch: Architecture, rng: np.random.Generator, budget: Budget | None = None, rate: float = 0.2
@@ -514,7 +514,7 @@ class SearchSpace(Value):
             mlp_ratio = redraw(stage.mlp_ratio, choices.mlp_ratio)
             stages.append((embed_dim, _groups(opens, choices.max_group), mlp_ratio))
         pools = [redraw(pool, operators) for pool, operators in zip(arch.pools, layout.pools, strict=True)]
-        return self._build(_widened(layout, stages), pools)
+        return self.build(_widened(layout, stages), pools)
 
     def _child(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
         """One crossover in the first parent's layout, whatever it costs."""
@@ -534,7 +534,7 @@ class SearchSpace(Value):
             if take[3] and 0 < position < len(other.stages) and other.pools[position - 1] in layout.pools[position - 1]:
                 pools[position - 1] = other.pools[position - 1]
             stages.append((embed_dim, groups, mlp_ratio))
-        return self._build(_widened(layout, stages), pools)
+        return self.build(_widened(layout, stages), pools)
 
 
 def _group_openings(groups: Sequence[int]) -> list[bool]:

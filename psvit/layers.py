@@ -1,0 +1,182 @@
+"""The parts of a PSViT: attention with its own or a shared map, layers, attention groups, token pooling.
+
+Letters: B images, N tokens (class token included), H heads, D channels, P patch tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp, use_fused_attn
+from torch import Tensor, nn
+
+from psvit.architecture import Pool, Variant
+
+
+class Attention(nn.Module):
+    """Self-attention of a producer: computes an attention map, and hands it on where others use it.
+
+    Args:
+        embed_dim: channels D.
+        num_heads: heads H; each has D / H channels.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, **dd: Any) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (embed_dim // num_heads) ** -0.5
+        self.fused_attn = use_fused_attn()
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, **dd)
+        self.proj = nn.Linear(embed_dim, embed_dim, **dd)
+
+    def forward(self, x: Tensor, hand_on: bool) -> tuple[Tensor, Tensor | None]:
+        """From x (B, N, D) to the output (B, N, D) and, if it is handed on, the map (B, H, N, N) after softmax."""
+        B, N, D = x.shape
+        q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        attn = None
+        if self.fused_attn and not hand_on:
+            # Fused kernels never show the map, so only a group of one layer can use them.
+            x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        else:
+            attn = (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+            x = attn @ v
+        return self.proj(x.transpose(1, 2).reshape(B, N, D)), attn
+
+
+class SharedAttention(nn.Module):
+    """Self-attention of a sharer: own values and output projection, the producer's map.
+
+    Args:
+        embed_dim: channels D.
+        num_heads: heads H, as many as the map has.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, **dd: Any) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.v = nn.Linear(embed_dim, embed_dim, **dd)
+        self.proj = nn.Linear(embed_dim, embed_dim, **dd)
+
+    def forward(self, x: Tensor, attn: Tensor) -> Tensor:
+        """From x (B, N, D) and the producer's map (B, H, N, N) to the output (B, N, D)."""
+        B, N, D = x.shape
+        v = self.v(x).reshape(B, N, self.num_heads, -1).transpose(1, 2)
+        return self.proj((attn @ v).transpose(1, 2).reshape(B, N, D))
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer: attention and MLP, a residual around each.
+
+    Args:
+        embed_dim: channels D.
+        num_heads: heads H.
+        hidden_dim: hidden width of the MLP.
+        shares: whether it uses the map of a producer before it instead of one of its own.
+        drop_path: probability of skipping each branch in training.
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, hidden_dim: int, shares: bool, drop_path: float = 0.0, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6, **dd)
+        self.attn = (SharedAttention if shares else Attention)(embed_dim, num_heads, **dd)
+        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
+        self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6, **dd)
+        self.mlp = Mlp(embed_dim, hidden_dim, **dd)
+        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, attn: Tensor | None, hand_on: bool) -> tuple[Tensor, Tensor | None]:
+        """From x (B, N, D) and, for a sharer, the map (B, H, N, N) to the next x and the map to hand on."""
+        if isinstance(self.attn, Attention):
+            branch, attn = self.attn(self.norm1(x), hand_on)
+        else:
+            branch = self.attn(self.norm1(x), attn)
+        x = x + self.drop_path1(branch)
+        return x + self.drop_path2(self.mlp(self.norm2(x))), attn
+
+
+class AttentionGroup(nn.Module):
+    """Neighbouring layers that use one attention map: a producer, then any number of sharers.
+
+    Args:
+        length: number of layers.
+        drop_path: one probability for each layer.
+    """
+
+    def __init__(
+        self, length: int, embed_dim: int, num_heads: int, hidden_dim: int, drop_path: list[float], **dd: Any
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(embed_dim, num_heads, hidden_dim, shares=index > 0, drop_path=drop_path[index], **dd)
+            for index in range(length)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, N, D) to (B, N, D)."""
+        attn: Tensor | None = None
+        for layer in self.layers:
+            x, attn = layer(x, attn, hand_on=len(self.layers) > 1)
+        return x
+
+
+class TokenPool(nn.Module):
+    """Pooling between two stages: kernel 3, stride 2, padding 1 over the patch tokens, then the new width.
+
+    Args:
+        variant: `1d` pools the sequence and passes the class token by; `2d` pools the grid.
+        pool: `max`; `avg`, which leaves the padding out of the mean; or `conv`, depthwise with bias.
+        grid: rows and columns of the patch tokens that come in.
+        dim_in: channels before.
+        dim_out: channels after; where they differ, patch tokens and class token have a linear layer each.
+    """
+
+    def __init__(
+        self, variant: Variant, pool: Pool, grid: tuple[int, int], dim_in: int, dim_out: int, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.has_class_token = variant == "1d"
+        self.pool: nn.Module
+        window = {"kernel_size": 3, "stride": 2, "padding": 1}
+        if pool == "conv":
+            conv = nn.Conv1d if variant == "1d" else nn.Conv2d
+            self.pool = conv(dim_in, dim_in, groups=dim_in, **window, **dd)
+        elif pool == "max":
+            self.pool = (nn.MaxPool1d if variant == "1d" else nn.MaxPool2d)(**window)
+        else:
+            self.pool = (nn.AvgPool1d if variant == "1d" else nn.AvgPool2d)(**window, count_include_pad=False)
+        widens = dim_in != dim_out
+        self.proj = nn.Linear(dim_in, dim_out, **dd) if widens else nn.Identity()
+        if self.has_class_token:
+            self.cls_proj = nn.Linear(dim_in, dim_out, **dd) if widens else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, N, dim_in) to (B, ceil(N / 2) or ceil(rows / 2) * ceil(columns / 2), dim_out)."""
+        if self.has_class_token:
+            patches = self.pool(x[:, 1:].transpose(1, 2)).transpose(1, 2)
+            return torch.cat([self.cls_proj(x[:, :1]), self.proj(patches)], dim=1)
+        patches = x.transpose(1, 2).unflatten(2, self.grid)
+        return self.proj(self.pool(patches).flatten(2).transpose(1, 2))
+
+
+class PatchEmbed(nn.Module):
+    """Cut images into square, possibly overlapping patches and map each to a token.
+
+    Args:
+        in_chans: channels of the images.
+        embed_dim: channels D of the tokens.
+        patch_size: side of a patch in pixels.
+        patch_stride: distance between neighbouring patches in pixels.
+    """
+
+    def __init__(self, in_chans: int, embed_dim: int, patch_size: int, patch_stride: int, **dd: Any) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_stride, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From images (B, C, height, width) to tokens (B, P, D)."""
+        return self.proj(x).flatten(2).transpose(1, 2)
