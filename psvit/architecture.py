@@ -154,10 +154,10 @@ class ArchitectureFile(Value):
     """
 
     arch: Architecture
-    score: dict[str, Any] = {}
-    latency: dict[str, Any] = {}
+    score: dict[str, Any] = Field(default_factory=dict)
+    latency: dict[str, Any] = Field(default_factory=dict)
     budget: tuple[str, ...] = ()
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -22,10 +22,16 @@ _SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M")}
 
 
 class Limit(Value):
-    """Inclusive bounds on one cost; the lower one is 0 where none was given."""
+    """Inclusive bounds on one cost.
+
+    Attributes:
+        metric: the name of the cost.
+        lower: the least permitted; nothing where none was given, which is not the same as a given 0.
+        upper: the most permitted.
+    """
 
     metric: str
-    lower: int = 0
+    lower: int | None = None
     upper: int
 
     @classmethod
@@ -39,16 +45,16 @@ class Limit(Value):
         if match is None:
             raise InputError(f"budget {text!r}: not understood; permitted are forms like {_EXAMPLES}")
         scale = _PREFIXES[match["prefix"].lower()]
-        lower = math.ceil(Decimal(match["lower"] or 0) * scale)
+        lower = math.ceil(Decimal(match["lower"]) * scale) if match["lower"] else None
         upper = math.floor(Decimal(match["upper"]) * scale)
         if upper <= 0:
             raise InputError(f"budget {text!r}: must be positive")
-        if lower > upper:
+        if lower is not None and lower > upper:
             raise InputError(f"budget {text!r}: the lower end must not exceed the upper")
         return cls(metric=_UNITS[match["unit"].lower()], lower=lower, upper=upper)
 
     def __str__(self) -> str:
-        lower = f"{format_cost(self.metric, self.lower)} to " if self.lower else "at most "
+        lower = "at most " if self.lower is None else f"{format_cost(self.metric, self.lower)} to "
         return lower + format_cost(self.metric, self.upper)
 
 
@@ -85,8 +91,19 @@ class Budget(Value):
         return [
             f"{format_cost(limit.metric, getattr(cost, limit.metric))} is not {limit}"
             for limit in self.limits
-            if not limit.lower <= getattr(cost, limit.metric) <= limit.upper
+            if not (limit.lower or 0) <= getattr(cost, limit.metric) <= limit.upper
         ]
+
+    def spent(self, fraction: float) -> Self:
+        """The same budget with a lower end, this fraction of the upper, for the first limit that has none.
+
+        A range that was given stays as it is: `0..2GFLOPs` asks for everything up to the limit.
+        """
+        if not self.limits or self.limits[0].lower is not None:
+            return self
+        first, *others = self.limits
+        lower = math.ceil(fraction * first.upper)
+        return type(self)(limits=(Limit(metric=first.metric, lower=lower, upper=first.upper), *others))
 
     def __str__(self) -> str:
         return " and ".join(str(limit) for limit in self.limits) or "no limit"

@@ -1,4 +1,4 @@
-"""The one error that means "what you gave me cannot work", as opposed to a defect of this package."""
+"""The errors that a command answers with one line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class InputError(ValueError):
     The message is one line: what was wrong, what was received, what is permitted. Commands print it and exit with
     status 2; every other exception is a defect and keeps its traceback.
     """
+
+
+class DivergedError(RuntimeError):
+    """Training came to a loss that is no number. Commands print the line and exit with status 1."""

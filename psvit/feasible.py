@@ -264,7 +264,7 @@ class FeasibleSet:
     def __init__(self, space: SearchSpace, budget: Budget) -> None:
         self._space = space
         limits = [budget.limit(metric) for metric in costs.METRICS]
-        self._lower = np.array([limit.lower if limit else 0 for limit in limits], dtype=np.int64)
+        self._lower = np.array([(limit.lower or 0) if limit else 0 for limit in limits], dtype=np.int64)
         self._upper = np.array([limit.upper if limit else _UNLIMITED for limit in limits], dtype=np.int64)
         self._upper = np.minimum(self._upper, _UNLIMITED)
         self._completions = [part.tree.count(*self._limits(part.first.cost)) for part in _parts(space)]

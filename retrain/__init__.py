@@ -1,0 +1,1 @@
+"""Retraining a found network on its own, and reporting what it is worth."""

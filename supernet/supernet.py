@@ -72,8 +72,6 @@ class Supernet(nn.Module):
         self.norm = nn.LayerNorm(last, eps=1e-6)
         self.head = nn.Linear(last, space.num_classes)
         self._init_weights()
-        # Networks without memory of their own, kept because a search meets most of its architectures again.
-        self._bare = lru_cache(maxsize=256)(self._build_bare)
 
     def _init_weights(self) -> None:
         """As `PSViT.init_weights`; every slice of it is distributed like a network of its own."""
@@ -95,12 +93,18 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        bare = self._bare(arch)
-        bare.train(self.training)
-        logits: Tensor = functional_call(bare, self.weights(arch), (images,), strict=True)
+        logits: Tensor = functional_call(self.structure(arch), self.slices(arch), (images,), strict=True)
         return logits
 
-    def weights(self, arch: Architecture) -> dict[str, Tensor]:
+    def structure(self, arch: Architecture) -> PSViT:
+        """The architecture's network on the meta device, to be called with `slices`; in the supernet's mode.
+
+        Raises:
+            ValueError: the architecture is not a member of the space.
+        """
+        return _structure(self.space, arch, self.drop_path_rate).train(self.training)
+
+    def slices(self, arch: Architecture) -> dict[str, Tensor]:
         """The architecture's parameters under the names they have in its own network, as slices of the supernet's.
 
         Gradients flow through them. All are views, except fused query-key-value matrices narrower than the supernet's.
@@ -108,12 +112,11 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        bare = self._bare(arch)
         own = dict(self.named_parameters())
         return {
             name: _slice(own[source], parameter.shape, qkv)
-            for name, parameter in bare.named_parameters()
-            for source, qkv in [self._source(arch, name)]
+            for name, parameter in self.structure(arch).named_parameters()
+            for source, qkv in [self.source(arch, name)]
         }
 
     def extract(self, arch: Architecture) -> PSViT:
@@ -122,19 +125,12 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        weights = {name: weight.detach().clone() for name, weight in self.weights(arch).items()}
-        network = self._build_bare(arch).to_empty(device=self.pos_embed.device)
+        weights = {name: weight.detach().clone() for name, weight in self.slices(arch).items()}
+        network = PSViT(arch, drop_path_rate=self.drop_path_rate, device=self.pos_embed.device)
         network.load_state_dict(weights)
         return network.train(self.training)
 
-    def _build_bare(self, arch: Architecture) -> PSViT:
-        """The architecture's network on the meta device: structure only."""
-        reason = self.space.why_not(arch)
-        if reason:
-            raise ValueError(f"not a member of {self.space.name}: {reason}")
-        return PSViT(arch, drop_path_rate=self.drop_path_rate, device="meta")
-
-    def _source(self, arch: Architecture, name: str) -> tuple[str, slice | None]:
+    def source(self, arch: Architecture, name: str) -> tuple[str, slice | None]:
         """The supernet's parameter behind one of a network's, and which of query, key and value are taken from it."""
         parts = name.split(".")
         if parts[0] != "stages":
@@ -172,7 +168,7 @@ class Supernet(nn.Module):
         file = supernet_file(path)
         supernet = cls(read_space(file))
         with safe_open(file, framework="pt") as stream:
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         try:
             supernet.load_state_dict(tensors)
         except RuntimeError:
@@ -198,20 +194,43 @@ def read_space(path: str | Path) -> SearchSpace:
     Raises:
         InputError: there is no supernet, or the file is damaged.
     """
+    return SearchSpace.from_dict(json.loads(_metadata(path)["space"]), source=str(supernet_file(path)))
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """Where a supernet comes from: data, seed, recipe.
+
+    Raises:
+        InputError: there is no supernet, or the file is damaged.
+    """
+    return json.loads(_metadata(path)["provenance"]) or {}
+
+
+def _metadata(path: str | Path) -> dict[str, str]:
+    """The text stored beside the weights."""
     file = supernet_file(path)
     try:
         with safe_open(file, framework="pt") as stream:
-            metadata = stream.metadata() or {}
+            metadata: dict[str, str] = stream.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable safetensors file: {error}") from None
     if metadata.get("schema") != SCHEMA:
         raise InputError(f"{file}: not a supernet: schema must be {SCHEMA}, is {metadata.get('schema')}")
-    return SearchSpace.from_dict(json.loads(metadata["space"]), source=str(file))
+    return metadata
 
 
 def supernet_digest(path: str | Path) -> str:
     """A digest of a supernet's file, to tell whether scores come from the same weights."""
     return digest_of_file(supernet_file(path))
+
+
+@lru_cache(maxsize=256)
+def _structure(space: SearchSpace, arch: Architecture, drop_path_rate: float) -> PSViT:
+    """A member's network on the meta device, structure only; kept, because a search runs each on many batches."""
+    reason = space.why_not(arch)
+    if reason:
+        raise ValueError(f"not a member of {space.name}: {reason}")
+    return PSViT(arch, drop_path_rate=drop_path_rate, device="meta")
 
 
 def _slice(weight: Tensor, shape: torch.Size, qkv: slice | None) -> Tensor:

@@ -1,0 +1,164 @@
+"""What the commands share: options, one-line errors, logging. Only files of this name know the command-line library.
+
+Nothing heavy is imported here, so that `--help` answers at once; a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from psvit.errors import DivergedError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from psvit.recipe import Recipe
+
+DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 done, 1 training diverged, 2 bad input, 130 interrupted; errors take one line."""
+    try:
+        status = command.main(arguments, standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        _fail(command, error.format_message(), 2)
+    except InputError as error:
+        # A worker process that prepares batches sends its error with a traceback in front; the last line is ours.
+        _fail(command, str(error).strip().splitlines()[-1].removeprefix("psvit.errors.InputError: "), 2)
+    except DivergedError as error:
+        _fail(command, str(error), 1)
+    except (click.Abort, KeyboardInterrupt):
+        _fail(command, "interrupted; the same command continues", 130)
+
+
+def _fail(command: click.Command, message: str, status: int) -> NoReturn:
+    print(f"{command.name}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def run_options(function: Function) -> Function:
+    """Options that every command has which makes a run."""
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="Log what is done."),
+        click.option(
+            "--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda where there is one]"
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            default=None,
+            help="The run's folder; the same command continues it. [default: runs/..., printed]",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def recipe_options(whose: str) -> Callable[[Function], Function]:
+    """Options that choose a recipe and change it."""
+
+    def decorate(function: Function) -> Function:
+        for option in (
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Replace a value of the recipe; may be given several times, e.g. --set epochs=10.",
+            ),
+            click.option(
+                "--recipe",
+                default=None,
+                help=f"How {whose} is trained: a shipped recipe or a .yaml file. [default: by the size of the images]",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def read_recipe(name: str | None, settings: tuple[str, ...], image_size: int, supernet: bool) -> Recipe:
+    """The recipe of the options `--recipe` and `--set`.
+
+    Raises:
+        InputError: no such recipe, an unknown key or an impossible value.
+    """
+    import yaml
+
+    from psvit.recipe import Recipe, default_recipe
+
+    values = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting!r}: expected KEY=VALUE")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"--set {setting!r}: the value is not valid YAML") from None
+        # YAML reads 1e-3 as text, because it wants a point in it.
+        if isinstance(values[key], str):
+            with contextlib.suppress(ValueError):
+                values[key] = float(values[key])
+    return Recipe.load(name or default_recipe(image_size, supernet)).override(values)
+
+
+def read_device(name: str | None) -> torch.device:
+    """The device of the option `--device`.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def show_table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print names and values under a title."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, box=SIMPLE, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Warnings always, what is done with `--verbose`, on standard error."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("psvit").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def default_folder(label: str, config: dict[str, Any]) -> Path:
+    """Where a run goes when no folder is named: equal configurations meet in the same one."""
+    import hashlib
+    import json
+
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    return Path("runs") / f"{label}-{digest}"

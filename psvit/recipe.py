@@ -1,0 +1,124 @@
+"""Recipe: how a network is trained, as a value. Shipped ones live in `configs/recipes/`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from psvit.documents import Value, read_yaml
+from psvit.errors import InputError
+
+SCHEMA = "psvit/recipe/1"
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Recipe(Value):
+    """Optimiser, schedule, augmentation and regularisation; the parts are timm's.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        opt: name of a timm optimiser.
+        lr: peak learning rate for this batch size.
+        min_lr: learning rate at the end of the cosine.
+        warmup_epochs: epochs of linear warm-up.
+        weight_decay: for all parameters but norms, biases and positions.
+        clip_grad: greatest norm of the gradient; null does not clip.
+        smoothing: label smoothing.
+        drop_path_rate: stochastic depth of the last layer.
+        ema_decay: decay of the averaged weights, which are then the result; null does not average.
+        crop_scale: area of random crops relative to the image, from and to.
+        crop_ratio: aspect of random crops, from and to.
+        hflip: probability of a horizontal flip.
+        color_jitter: strength of colour jitter; 0 does none.
+        auto_augment: a timm policy such as `rand-m9-mstd0.5-inc1`; null uses none.
+        random_erasing: probability of erasing a rectangle.
+        mixup: alpha of mixup; 0 does none.
+        cutmix: alpha of cutmix; 0 does none.
+        mixup_prob: probability that a batch is mixed by either.
+        interpolation: of resizing: `bilinear`, `bicubic` or `random`.
+    """
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    opt: str = "adamw"
+    lr: PositiveFloat
+    min_lr: NonNegativeFloat = 1e-5
+    warmup_epochs: NonNegativeInt = 0
+    weight_decay: NonNegativeFloat = 0.05
+    clip_grad: PositiveFloat | None = None
+    smoothing: Probability = 0.0
+    drop_path_rate: Probability = 0.0
+    ema_decay: Probability | None = None
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
+    hflip: Probability = 0.0
+    color_jitter: NonNegativeFloat = 0.0
+    auto_augment: str | None = None
+    random_erasing: Probability = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+    mixup_prob: Probability = 1.0
+    interpolation: str = "bicubic"
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be fewer than epochs {self.epochs}, received {self.warmup_epochs}")
+        if self.mixes and self.batch_size % 2:
+            raise ValueError(f"batch_size must be even for mixup and cutmix, received {self.batch_size}")
+        if self.interpolation not in ("bilinear", "bicubic", "random"):
+            raise ValueError(f"interpolation must be bilinear, bicubic or random, received {self.interpolation!r}")
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must ascend, received {[low, high]}")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Self:
+        """Read a shipped recipe by name, or a recipe file.
+
+        Raises:
+            InputError: no such recipe, or the file breaks a rule.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            if str(name_or_path) not in shipped_recipes():
+                known = ", ".join(shipped_recipes())
+                raise InputError(f"recipe {str(name_or_path)!r}: unknown; permitted are {known}, or a .yaml file")
+            path = _shipped_folder() / f"{name_or_path}.yaml"
+        return cls.from_dict(read_yaml(path, SCHEMA), source=str(path))
+
+    def override(self, settings: dict[str, Any]) -> Self:
+        """The same recipe with some values replaced.
+
+        Raises:
+            InputError: an unknown key or an impossible value.
+        """
+        return type(self).from_dict({**self.to_dict(), **settings}, source="recipe")
+
+
+def _shipped_folder() -> Path:
+    return Path(str(files("psvit.configs"))) / "recipes"
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(path.stem for path in _shipped_folder().glob("*.yaml"))
+
+
+def default_recipe(image_size: int, supernet: bool) -> str:
+    """The shipped recipe for images of this size, for a network or for a supernet."""
+    prefix = "supernet-" if supernet else ""
+    if image_size < 16:
+        return f"{prefix}digits"
+    return f"{prefix}cifar" if image_size < 96 else f"{prefix}imagenet"

@@ -1,0 +1,63 @@
+"""RunFolder: where a command keeps what it makes, and how the same command finds it again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from psvit.documents import dump_yaml, read_yaml, write_atomic
+from psvit.errors import InputError
+
+SCHEMA = "psvit/run/1"
+CONFIG = "config.yaml"
+
+
+class RunFolder:
+    """A folder with the resolved configuration of the run that made it.
+
+    Args:
+        path: where it is or shall be.
+        command: the command that makes it.
+        config: everything that decides its results, as plain scalars, lists and dicts.
+
+    Raises:
+        InputError: the folder belongs to another run (the differences are named), holds something else, or cannot be
+            written.
+    """
+
+    def __init__(self, path: Path, command: str, config: dict[str, Any]) -> None:
+        self.path = path
+        self.resumed = False
+        wanted = {"command": command, **config}
+        if path.exists() and not path.is_dir():
+            raise InputError(f"--out {path}: is a file; name a folder, new or of the same run")
+        if (path / CONFIG).exists():
+            differences = list(_differences(read_yaml(path / CONFIG, SCHEMA), wanted))
+            if differences:
+                raise InputError(
+                    f"--out {path}: holds a run with another configuration ({'; '.join(differences)}); "
+                    "name another folder, or give the same options to continue it"
+                )
+            self.resumed = True
+            if not os.access(path, os.W_OK):
+                raise InputError(f"--out {path}: cannot be written")
+            return
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(f"--out {path}: is not empty and holds no run; name a new folder")
+        write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, **wanted}))
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+def _differences(found: Any, wanted: Any, key: str = "") -> list[str]:
+    """The places where two configurations differ, as `key: found there, wanted here`."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        names = list(dict.fromkeys([*found, *wanted]))
+        return [
+            difference
+            for name in names
+            for difference in _differences(found.get(name), wanted.get(name), f"{key}.{name}".lstrip("."))
+        ]
+    return [] if found == wanted else [f"{key}: {found} there, {wanted} here"]

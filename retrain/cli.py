@@ -1,0 +1,99 @@
+"""`psvit-retrain`: train a found network on its own and report what it is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from psvit.cli import (
+    DATA_HELP,
+    default_folder,
+    read_device,
+    read_recipe,
+    recipe_options,
+    run,
+    run_options,
+    set_up_logging,
+    show_table,
+)
+
+
+@click.command(name="psvit-retrain", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("architecture", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help=DATA_HELP)
+@click.option(
+    "--inherit", is_flag=True, help="Start from the supernet's weights beside ARCHITECTURE, not from scratch."
+)
+@recipe_options("the network")
+@run_options
+def command(
+    architecture: Path,
+    data: str,
+    inherit: bool,
+    recipe: str | None,
+    settings: tuple[str, ...],
+    seed: int,
+    out: Path | None,
+    device: str | None,
+    verbose: bool,
+) -> None:
+    """Train the network of an architecture file, such as the best.yaml of a search, on all training images.
+
+    Validation images are looked at once, after the last epoch. FLOPs are multiply-accumulates.
+    """
+    set_up_logging(verbose)
+    from psvit.architecture import ArchitectureFile
+    from psvit.budget import format_cost
+    from psvit.costs import cost
+    from psvit.errors import InputError
+
+    found = ArchitectureFile.load(architecture)
+    weights: Path | None = architecture.with_suffix(".safetensors")
+    if weights and not weights.exists():
+        weights = None
+    if inherit and not weights:
+        raise InputError(f"--inherit: {architecture.with_suffix('.safetensors')} does not exist")
+    chosen = read_recipe(recipe, settings, min(found.arch.image_size), supernet=False)
+    from psvit.data import open_data
+    from psvit.documents import digest_of_file
+    from psvit.retrain.train import NETWORK_FILE, retrain
+    from psvit.run_folder import RunFolder
+
+    images = open_data(data)
+    place = read_device(device)
+    config = {
+        "arch": found.arch.to_dict(),
+        "weights": digest_of_file(weights) if weights else None,
+        "data": data,
+        "inherit": inherit,
+        "recipe": chosen.to_dict(),
+        "seed": seed,
+        "device": place.type,
+    }
+    folder = RunFolder(out or default_folder("retrain", config), "psvit-retrain", config)
+    click.echo(f"run: {folder.path}")
+    result = retrain(found, weights, images, chosen, inherit=inherit, seed=seed, device=place, folder=folder.path)
+    price = cost(result.arch)
+    rows = [
+        ("inherited from the supernet", "inherited"),
+        ("trained", "value"),
+        ("logistic regression", "logistic_regression"),
+    ]
+    show_table(
+        f"top-1 on {result.score['images']:,} validation images",
+        [(name, f"{result.score[key]:.2f} %") for name, key in rows if key in result.score],
+    )
+    click.echo(
+        f"trained: {format_cost('macs', price.macs)}, {format_cost('num_params', price.num_params)}, "
+        f"top-1 {result.score['value']:.2f} %: {folder / NETWORK_FILE}"
+    )
+    click.echo(
+        f"next, in Python: psvit.create_model({str(folder / NETWORK_FILE)!r}, "
+        f"checkpoint_path={str((folder / NETWORK_FILE).with_suffix('.safetensors'))!r})"
+    )
+
+
+def main() -> None:
+    """Entry point of `psvit-retrain`."""
+    run(command)

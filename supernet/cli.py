@@ -1,0 +1,75 @@
+"""`psvit-supernet`: train the weights that a search scores candidates with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from psvit.cli import (
+    DATA_HELP,
+    default_folder,
+    read_device,
+    read_recipe,
+    recipe_options,
+    run,
+    run_options,
+    set_up_logging,
+)
+
+
+@click.command(name="psvit-supernet", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--data", required=True, help=DATA_HELP)
+@click.option(
+    "--space",
+    "space_name",
+    default=None,
+    help="A shipped space or a .yaml file. [default: the smallest shipped 2d space for the images' size]",
+)
+@recipe_options("the supernet")
+@run_options
+def command(
+    data: str,
+    space_name: str | None,
+    recipe: str | None,
+    settings: tuple[str, ...],
+    seed: int,
+    out: Path | None,
+    device: str | None,
+    verbose: bool,
+) -> None:
+    """Train a supernet: one set of weights from which every architecture of a space takes its slice.
+
+    A tenth of the training images is held out for the search; validation images are not looked at.
+    """
+    set_up_logging(verbose)
+    from psvit.budget import Budget
+    from psvit.data import open_data
+    from psvit.run_folder import RunFolder
+    from psvit.search_space import SearchSpace, default_space
+    from psvit.supernet.train import train_supernet
+
+    space = SearchSpace.load(space_name) if space_name else None
+    images = open_data(data)
+    space = space or default_space(Budget(), images.image_size)
+    space = space.with_data(len(images.classes), images.in_chans)
+    chosen = read_recipe(recipe, settings, min(space.image_size), supernet=True)
+    place = read_device(device)
+    config = {
+        "data": data,
+        "space": space.name,
+        "space_digest": space.digest,
+        "recipe": chosen.to_dict(),
+        "seed": seed,
+        "device": place.type,
+    }
+    folder = RunFolder(out or default_folder(f"supernet-{space.name}", config), "psvit-supernet", config)
+    click.echo(f"run: {folder.path}")
+    file = train_supernet(space, images, chosen, seed=seed, device=place, folder=folder.path)
+    click.echo(f"trained a supernet of {space.size:,} architectures of {space.name}: {file}")
+    click.echo(f"next: psvit-search --supernet {folder.path} --budget ...")
+
+
+def main() -> None:
+    """Entry point of `psvit-supernet`."""
+    run(command)
