@@ -280,7 +280,8 @@ def _folder(root: Path) -> tuple[tuple[str, ...], Labelled, Labelled]:
         files = Files([path for path, _ in found], mode)
         labels = np.array([label for _, label in found], dtype=np.int64)
         parts.append(Labelled((_decode(files, part) if keep else None) or files, labels))
-    return classes, *parts
+    train, val = parts
+    return classes, train, val
 
 
 def _decode(files: Files, part: str) -> Decoded | None:
@@ -334,7 +335,8 @@ def _timm(name: str, download: bool) -> tuple[tuple[str, ...], Labelled, Labelle
             labels = [dataset[index][1] for index in range(len(dataset))]
         parts.append(Labelled(_Wrapped(dataset), np.asarray(labels, dtype=np.int64)))
     classes = tuple(str(label) for label in range(int(parts[0].labels.max()) + 1))
-    return classes, *parts
+    train, val = parts
+    return classes, train, val
 
 
 def _probe(images: Labelled) -> tuple[int, int]:
@@ -387,7 +389,8 @@ def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> DataLoa
     """Shuffled, augmented batches (B, C, height, width) of the recipe's size; a last incomplete one is left out."""
     images = images.transformed(None)  # the loader sets its own
     batch_size = min(recipe.batch_size, len(images) - len(images) % 2)
-    loader: DataLoader[Any] = create_loader(
+    make: Callable[..., DataLoader[Any]] = create_loader  # annotated for timm's own data sets only
+    return make(
         images,
         input_size=(inputs.in_chans, *inputs.image_size),
         batch_size=batch_size,
@@ -409,7 +412,6 @@ def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> DataLoa
         # interruption could not be the one that would have come.
         persistent_workers=False,
     )
-    return loader
 
 
 class Batches:

@@ -141,7 +141,7 @@ class TokenPool(nn.Module):
         self.grid = grid
         self.has_class_token = variant == "1d"
         self.pool: nn.Module
-        window = {"kernel_size": 3, "stride": 2, "padding": 1}
+        window: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
         if pool == "conv":
             conv = nn.Conv1d if variant == "1d" else nn.Conv2d
             self.pool = conv(dim_in, dim_in, groups=dim_in, **window, **dd)

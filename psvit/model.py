@@ -7,7 +7,6 @@ DeiT's. In 2d there is no class token: the final norm comes before the mean over
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ class PSViTStage(nn.Module):
         """From the tokens of the stage before to this stage's, (B, N, D) each."""
         x = self.pool(x)
         for group in self.groups:
-            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            if self.grad_checkpointing and self.training:
                 x = checkpoint(group, x, use_reentrant=False)
             else:
                 x = group(x)
@@ -141,12 +140,10 @@ class PSViT(nn.Module):
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay leaves alone."""
         return {"pos_embed", "cls_token"}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """How parameters fall into layers: by stage, or by attention group with its pooling before the first."""
         if coarse:
@@ -160,13 +157,12 @@ class PSViT(nn.Module):
             ],
         }
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every attention group's activations in the backward pass instead of keeping them."""
         for stage in self.stages:
+            assert isinstance(stage, PSViTStage)
             stage.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The linear classifier."""
         return self.head
@@ -276,5 +272,6 @@ def create_model(arch: Architecture | dict[str, Any] | str | Path, **kwargs: Any
     """
     import timm
 
-    create: Callable[..., PSViT] = timm.create_model
-    return create("psvit", arch=resolve(arch).to_dict(), **kwargs)
+    model = timm.create_model("psvit", arch=resolve(arch).to_dict(), **kwargs)
+    assert isinstance(model, PSViT)
+    return model

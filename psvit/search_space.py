@@ -245,7 +245,7 @@ class SearchSpace(Value):
             if max(stage.groups) > choices.max_group:
                 return f"stages.{position}: a group of {max(stage.groups)}, must be at most {choices.max_group}"
             if position and arch.pools[position - 1] not in self._pools(layout, position):
-                permitted = ", ".join(self._pools(layout, position))
+                permitted = ", ".join(map(str, self._pools(layout, position)))
                 return f"pools.{position - 1}: {arch.pools[position - 1]}, must be one of {permitted}"
         return ""
 
@@ -501,7 +501,7 @@ class SearchSpace(Value):
         """One mutation in the same layout, whatever it costs."""
 
         def redraw(current: Any, choices: Sequence[Any]) -> Any:
-            return choices[rng.integers(len(choices))] if rng.random() < rate else current
+            return choices[int(rng.integers(len(choices)))] if rng.random() < rate else current
 
         layout = self.layouts[self._check_member(arch)]
         stages = []

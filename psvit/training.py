@@ -35,8 +35,10 @@ _logger = logging.getLogger(__name__)
 class Task(Protocol):
     """What a step trains: from a batch to the loss whose gradient it follows."""
 
-    model: nn.Module
-    """The module whose parameters are trained."""
+    @property
+    def model(self) -> nn.Module:
+        """The module whose parameters are trained."""
+        ...
 
     def loss(self, images: Tensor, targets: Tensor, smoothing: float, step: int) -> Tensor:
         """The loss of one batch.
