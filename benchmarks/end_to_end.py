@@ -47,6 +47,7 @@ def call(*command: str) -> float:
 
 
 def main() -> None:
+    """Run the steps and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="CIFAR-10 as an image folder")
     parser.add_argument("--out", type=Path, required=True)
@@ -84,7 +85,7 @@ def main() -> None:
         inherited = result.score.get("inherited")
         rows.append(
             f"| {name} | {price.macs / 1e6:.1f} M | {price.num_params / 1e6:.2f} M "
-            f"| {'–' if inherited is None else f'{inherited:.2f}'} | {result.score['value']:.2f} |"
+            f"| {'-' if inherited is None else f'{inherited:.2f}'} | {result.score['value']:.2f} |"
         )
     print("| network | MACs | parameters | inherited top-1 | trained top-1 |\n|---|---|---|---|---|")
     print("\n".join(rows))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -227,6 +227,33 @@ class _Part(NamedTuple):
     tree: _RectangleTree
 
 
+@lru_cache(maxsize=32)
+def reach(space: SearchSpace) -> dict[str, tuple[int, int]]:
+    """The smallest and the largest value of every cost in a space, stage by stage without joining any rows."""
+    found: dict[str, tuple[int, int]] = {}
+    for layout, choices in enumerate(space.layouts):
+        # By width at the end so far: least and greatest costs of all ways to get there.
+        least, greatest = (
+            {0: np.zeros(len(costs.METRICS), dtype=np.int64)},
+            {0: np.zeros(len(costs.METRICS), dtype=np.int64)},
+        )
+        for position in range(len(choices.stages)):
+            rows = _stage_rows(space, layout, position)
+            ends: dict[int, list[tuple[Ints, Ints]]] = {}
+            for width_in, width_out in {*zip(rows.width_in.tolist(), rows.width_out.tolist(), strict=True)}:
+                cost = rows.cost[(rows.width_in == width_in) & (rows.width_out == width_out)]
+                pair = (least[width_in] + cost.min(axis=0), greatest[width_in] + cost.max(axis=0))
+                ends.setdefault(width_out, []).append(pair)
+            least = {width: np.min([low for low, _ in pairs], axis=0) for width, pairs in ends.items()}
+            greatest = {width: np.max([high for _, high in pairs], axis=0) for width, pairs in ends.items()}
+        for index, metric in enumerate(costs.METRICS):
+            low = int(min(cost[index] for cost in least.values()))
+            high = int(max(cost[index] for cost in greatest.values()))
+            known = found.get(metric, (low, high))
+            found[metric] = (min(low, known[0]), max(high, known[1]))
+    return found
+
+
 @lru_cache(maxsize=8)
 def _parts(space: SearchSpace) -> tuple[_Part, ...]:
     """The halves of every layout; they do not depend on the budget."""
@@ -277,18 +304,6 @@ class FeasibleSet:
     def _limits(self, spent: Ints) -> tuple[Ints, Ints]:
         """What the second half may cost when the first has cost this much."""
         return self._lower - spent, self._upper - spent
-
-    @cached_property
-    def reach(self) -> dict[str, tuple[int, int]]:
-        """The smallest and largest value of every cost in the whole space."""
-        ends = [
-            (part.first.cost.min(axis=0) + part.second.cost.min(axis=0),
-             part.first.cost.max(axis=0) + part.second.cost.max(axis=0))
-            for part in _parts(self._space)
-        ]  # fmt: skip
-        low = np.min([end[0] for end in ends], axis=0)
-        high = np.max([end[1] for end in ends], axis=0)
-        return {metric: (int(low[i]), int(high[i])) for i, metric in enumerate(costs.METRICS)}
 
     def sample(self, rng: np.random.Generator, n: int) -> Batch:
         """Draw `n` members exactly uniformly, with replacement; there must be one."""

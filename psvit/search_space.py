@@ -413,9 +413,9 @@ class SearchSpace(Value):
 
     def reach(self, metric: str) -> tuple[int, int]:
         """The smallest and the largest value of a cost in the space."""
-        from psvit.feasible import feasible_set
+        from psvit.feasible import reach
 
-        return feasible_set(self, Budget()).reach[metric]
+        return reach(self)[metric]
 
     def check(self, budget: Budget) -> None:
         """Make sure that a member is within the budget.
@@ -437,18 +437,18 @@ class SearchSpace(Value):
 
     @cached_property
     def smallest(self) -> Architecture:
-        """The member with the fewest MACs: every choice at its least, the largest groups, pooling without weights."""
+        """Every choice at its least, the largest groups, pooling without weights; of the layouts' the fewest MACs."""
         members = [self._extreme(layout, largest=False) for layout in self.layouts]
         return min(members, key=lambda arch: cost(arch).macs)
 
     @cached_property
     def largest(self) -> Architecture:
-        """The member with the most MACs: every choice at its greatest, no sharing, pooling by convolution."""
+        """Every choice at its greatest, no sharing, pooling by convolution; of the layouts' the most MACs."""
         members = [self._extreme(layout, largest=True) for layout in self.layouts]
         return max(members, key=lambda arch: cost(arch).macs)
 
     def _extreme(self, layout: Layout, largest: bool) -> Architecture:
-        """The member of a layout with the most or the fewest MACs."""
+        """The member of a layout with every choice at its greatest or least."""
         pick: Any = max if largest else min
         stages = []
         for choices in layout.stages:
@@ -585,12 +585,12 @@ def default_space(budget: Budget, image_size: int) -> SearchSpace:
     distances = [abs(math.log(min(space.image_size) / image_size)) for space in spaces]
     nearest = [space for space, distance in zip(spaces, distances, strict=True) if distance == min(distances)]
     nearest.sort(key=lambda space: space.reach("macs")[1])
-    possible = [space for space in nearest if space.count(budget)]
-    for space in possible:
-        if all(limit.upper <= space.reach(limit.metric)[1] for limit in budget.limits):
+    holding = [
+        space for space in nearest if all(limit.upper <= space.reach(limit.metric)[1] for limit in budget.limits)
+    ]
+    for space in [*holding, *reversed(nearest)]:
+        if space.count(budget):
             return space
-    if possible:
-        return possible[-1]
     metrics = [limit.metric for limit in budget.limits]
     ranges = "; ".join(
         f"{space.name} reaches "
