@@ -398,6 +398,10 @@ class SearchSpace(Value):
         """The exact number of members within a budget."""
         from psvit.feasible import feasible_set
 
+        for limit in budget.limits:
+            least, greatest = self.reach(limit.metric)
+            if limit.upper < least or (limit.lower or 0) > greatest:
+                return 0  # known without listing anything
         return feasible_set(self, budget).count
 
     def sample(self, rng: np.random.Generator, n: int, budget: Budget | None = None) -> Batch:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from psvit.budget import Budget, format_cost
-from psvit.errors import InputError
 from psvit.progress import progress_bar
 from psvit.search.evaluator import Evaluator
 from psvit.search.searchers import Searcher
@@ -52,14 +51,3 @@ def search(
                 leader = best(study.history)[0]
                 advance(1, f"best {leader.score:.6g} at {format_cost('macs', leader.cost.macs)}")
                 yield trial
-
-
-def winner(study: Study) -> Trial:
-    """The trial with the highest score.
-
-    Raises:
-        InputError: nothing was evaluated.
-    """
-    if not study.history:
-        raise InputError("search: nothing was evaluated, so there is no winner")
-    return best(study.history)[0]

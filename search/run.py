@@ -1,0 +1,199 @@
+"""A search run: everything that `psvit-search` decides before it begins, and what it then does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+import psvit
+from psvit.architecture import ArchitectureFile
+from psvit.budget import Budget
+from psvit.data import Batches, ImageData, Inputs
+from psvit.documents import replacing, write_atomic
+from psvit.errors import InputError
+from psvit.recipe import Recipe
+from psvit.run_folder import RunFolder
+from psvit.search.evaluator import Evaluator, InheritedAccuracy
+from psvit.search.indicators import DSS
+from psvit.search.search import search
+from psvit.search.searchers import make_searcher
+from psvit.search.study import Study
+from psvit.search.trial import Trial, best
+from psvit.search_space import SearchSpace, default_space
+from psvit.supernet.supernet import Supernet, read_space, supernet_digest
+from psvit.supernet.train import train_supernet
+
+SPENT = 0.9
+"""A limit without a lower end is a budget to spend: the search stays in its upper tenth where that is not empty."""
+
+BATCH_SIZE = 256
+"""Images that are scored at once."""
+
+IMAGE_SIZE = 224
+"""For which images a network is searched where there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRun:
+    """What a search is of.
+
+    Attributes:
+        space: the space, with the data's classes and channels.
+        budget: the limits as given.
+        data: images, where candidates are scored with a supernet.
+        supernet: a trained one, as its run folder or file.
+        recipe: how a supernet is trained first, where none is given.
+        searcher: the name of the searcher.
+        trials: architectures to evaluate.
+        seed: of everything random.
+        device: where to compute.
+    """
+
+    space: SearchSpace
+    budget: tuple[str, ...]
+    data: ImageData | None
+    supernet: str | None
+    recipe: Recipe | None
+    searcher: str
+    trials: int
+    seed: int
+    device: torch.device
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that decides the result, JSON-serialisable."""
+        return {
+            "budget": list(self.budget),
+            "space": self.space.name,
+            "space_digest": self.space.digest,
+            "data": self.data.name if self.data else None,
+            "supernet": supernet_digest(self.supernet) if self.supernet else None,
+            "recipe": self.recipe.to_dict() if self.recipe else None,
+            "searcher": self.searcher,
+            "trials": self.trials,
+            "seed": self.seed,
+            "device": self.device.type,
+        }
+
+    @property
+    def limits(self) -> Budget:
+        """The limits that candidates keep: those given, spent where they leave it open."""
+        given = Budget.parse(*self.budget)
+        spent = given.spent(SPENT)
+        return spent if self.space.count(spent) else given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        file: the winner's architecture file.
+        trial: the winner.
+        kind: what its score is.
+        trials: how many architectures were evaluated.
+    """
+
+    file: Path
+    trial: Trial
+    kind: str
+    trials: int
+
+
+def choose_space(
+    wanted: SearchSpace | None, supernet: str | None, data: ImageData | None, budget: Budget
+) -> SearchSpace:
+    """The space to search: the supernet's, the wanted one, or the smallest shipped one that holds the budget.
+
+    Raises:
+        InputError: the supernet belongs to another space or other images, or nothing is within the budget.
+    """
+    if supernet:
+        space = read_space(supernet)
+        if data and (len(data.classes), data.in_chans) != (space.num_classes, space.in_chans):
+            raise InputError(
+                f"supernet {supernet!r}: trained for {space.num_classes} classes and {space.in_chans} channels, "
+                f"but {data.name!r} has {len(data.classes)} and {data.in_chans}"
+            )
+        if wanted and wanted.with_data(space.num_classes, space.in_chans, space.image_size) != space:
+            raise InputError(f"supernet {supernet!r}: belongs to the space {space.name}, not to {wanted.name}")
+    else:
+        space = wanted or default_space(budget, data.image_size if data else IMAGE_SIZE)
+        if data:
+            space = space.with_data(len(data.classes), data.in_chans)
+    space.check(budget)
+    return space
+
+
+def run_search(run: SearchRun, folder: RunFolder) -> Found:
+    """Train a supernet if there is none, search, and write the winner, its weights and the history.
+
+    A run that was interrupted continues; one that is finished is found finished.
+    """
+    supernet = _supernet(run, folder) if run.data else None
+    evaluator: Evaluator
+    if supernet and run.data:
+        inputs = Inputs.of(run.data, run.space.image_size)
+        evaluator = InheritedAccuracy(supernet, Batches(run.data.search, inputs, BATCH_SIZE, run.device))
+    else:
+        evaluator = DSS(run.space, run.seed, run.device)
+    study = Study(run.space, folder / "study.journal")
+    searcher = make_searcher(run.searcher)
+    for _ in search(run.space, run.limits, searcher, evaluator, study, trials=run.trials, seed=run.seed):
+        pass
+    write_atomic(folder / "history.csv", study.to_csv())
+    winner = best(study.history)[0]
+    description = evaluator.describe()
+    file = _write_winner(run, folder, winner, description, len(study.history), supernet)
+    return Found(file=file, trial=winner, kind=description["kind"], trials=len(study.history))
+
+
+def _supernet(run: SearchRun, folder: RunFolder) -> Supernet:
+    """The supernet that scores candidates, trained inside the run where none was given."""
+    path = run.supernet
+    if path is None:
+        assert run.data is not None
+        assert run.recipe is not None
+        file = train_supernet(
+            run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet"
+        )
+        path = str(file)
+    return Supernet.load(path, run.device)
+
+
+def _write_winner(
+    run: SearchRun,
+    folder: RunFolder,
+    winner: Trial,
+    description: dict[str, Any],
+    trials: int,
+    supernet: Supernet | None,
+) -> Path:
+    """Write `best.yaml` and, where there is a supernet, `best.safetensors`; equal searches write equal bytes."""
+    file = folder / "best.yaml"
+    digest = None
+    if supernet is not None:
+        digest = supernet_digest(run.supernet or folder / "supernet")
+        with replacing(file.with_suffix(".safetensors")) as temporary:
+            save_file(supernet.extract(winner.arch).cpu().state_dict(), temporary, {"format": "pt"})
+    ArchitectureFile(
+        arch=winner.arch,
+        score={"value": winner.score, **description},
+        budget=run.budget,
+        provenance={
+            "space": run.space.name,
+            "space_digest": run.space.digest,
+            "supernet_digest": digest,
+            "data": run.data.describe() if run.data else None,
+            "searcher": run.searcher,
+            "trials": trials,
+            "trial": winner.number,
+            "seed": run.seed,
+            "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
+        },
+    ).save(file)
+    return file
