@@ -127,10 +127,16 @@ def stage_grids(
     """Rows and columns of patch tokens in each stage: n becomes ceil(n / 2) per pooled axis.
 
     Raises:
-        ValueError: an image smaller than a patch, or a pooling that would find a single token.
+        ValueError: patches that do not cover the image exactly, or a pooling that would find a single token.
     """
     if min(image_size) < patch_size:
         raise ValueError(f"image_size must be at least patch_size {patch_size}, received {list(image_size)}")
+    if any((side - patch_size) % patch_stride for side in image_size):
+        # Pixels that no patch sees would let two image sizes describe one network.
+        raise ValueError(
+            f"patches of {patch_size} pixels, {patch_stride} apart, must cover the image exactly, "
+            f"received image_size {list(image_size)}"
+        )
     rows, columns = ((side - patch_size) // patch_stride + 1 for side in image_size)
     grids = [(rows, columns) if variant == "2d" else (1, rows * columns)]
     for _ in range(num_stages - 1):
