@@ -84,13 +84,11 @@ def command(
         f"top-1 on {result.score['images']:,} validation images",
         [(name, f"{result.score[key]:.2f} %") for name, key in rows if key in result.score],
     )
+    file = folder / NETWORK_FILE
     click.echo(
-        f"trained: {format_cost('macs', price.macs)}, {format_cost('num_params', price.num_params)}, "
-        f"top-1 {result.score['value']:.2f} %: {folder / NETWORK_FILE}"
-    )
-    click.echo(
-        f"next, in Python: psvit.create_model({str(folder / NETWORK_FILE)!r}, "
-        f"checkpoint_path={str((folder / NETWORK_FILE).with_suffix('.safetensors'))!r})"
+        f"trained {format_cost('macs', price.macs)}, {format_cost('num_params', price.num_params)}, "
+        f"top-1 {result.score['value']:.2f} %: {file}; next, in Python: "
+        f'psvit.create_model("{file}", checkpoint_path="{file.with_suffix(".safetensors")}")'
     )
 
 

@@ -119,10 +119,10 @@ def command(
     found = run_search(request, folder)
     cost = found.trial.cost
     click.echo(
-        f"found: {format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
-        f"{found.kind} {found.trial.score:.6g}, the best of {found.trials}: {found.file}"
+        f"found {format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
+        f"{found.kind} {found.trial.score:.6g}, the best of {found.trials}: {found.file}; "
+        f"next: psvit-retrain {found.file} --data {data or 'DATA'}"
     )
-    click.echo(f"next: psvit-retrain {found.file} --data {data or 'DATA'}")
 
 
 def main() -> None:

@@ -66,8 +66,10 @@ def command(
     folder = RunFolder(out or default_folder(f"supernet-{space.name}", config), "psvit-supernet", config)
     click.echo(f"run: {folder.path}")
     file = train_supernet(space, images, chosen, seed=seed, device=place, folder=folder.path)
-    click.echo(f"trained a supernet of {space.size:,} architectures of {space.name}: {file}")
-    click.echo(f"next: psvit-search --supernet {folder.path} --budget ...")
+    click.echo(
+        f"trained a supernet of the {space.size:,} architectures of {space.name}: {file}; "
+        f"next: psvit-search --supernet {folder.path} --budget ..."
+    )
 
 
 def main() -> None:
