@@ -129,9 +129,9 @@ def read_device(name: str | None) -> torch.device:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        torch.zeros(1, device=device).item()  # some are only found missing when they compute
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"--device {name}: cannot compute: {str(error).splitlines()[0]}") from None
     return device
 
 

@@ -70,6 +70,7 @@ class Recipe(Value):
             raise ValueError(f"warmup_epochs must be fewer than epochs {self.epochs}, received {self.warmup_epochs}")
         if self.mixes and self.batch_size % 2:
             raise ValueError(f"batch_size must be even for mixup and cutmix, received {self.batch_size}")
+        _check_names(self.opt, self.auto_augment)
         if self.interpolation not in ("bilinear", "bicubic", "random"):
             raise ValueError(f"interpolation must be bilinear, bicubic or random, received {self.interpolation!r}")
         for name in ("crop_scale", "crop_ratio"):
@@ -105,6 +106,23 @@ class Recipe(Value):
             InputError: an unknown key or an impossible value.
         """
         return type(self).from_dict({**self.to_dict(), **settings}, source="recipe")
+
+
+def _check_names(opt: str, auto_augment: str | None) -> None:
+    """Make sure that timm knows an optimiser and an augmentation policy; what trains loads timm anyway."""
+    from timm.data import create_transform
+    from timm.optim import list_optimizers
+
+    if opt not in list_optimizers():
+        raise ValueError(f"opt must be one of timm's optimisers, such as adamw, lamb or sgd, received {opt!r}")
+    if auto_augment is not None:
+        try:
+            create_transform(32, is_training=True, auto_augment=auto_augment)
+        except (AssertionError, KeyError, ValueError, IndexError):
+            raise ValueError(
+                f"auto_augment must be a policy of timm's such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or original, "
+                f"received {auto_augment!r}"
+            ) from None
 
 
 def _shipped_folder() -> Path:

@@ -30,6 +30,12 @@ class RunFolder:
         self.path = path
         self.resumed = False
         wanted = {"command": command, **config}
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise InputError(f"--out {path}: cannot be written: {error.strerror}") from None
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path}: is a file; name a folder, new or of the same run")
         if (path / CONFIG).exists():

@@ -178,6 +178,11 @@ class SearchSpace(Value):
         changed = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size or self.image_size}
         return type(self)(**{**fields, **changed})
 
+    def differs_in_data_only(self, other: SearchSpace) -> bool:
+        """Whether two spaces are the same but for classes, channels and size of the images."""
+        of_data = {"num_classes", "in_chans", "image_size"}
+        return self.model_dump(exclude=of_data) == other.model_dump(exclude=of_data)
+
     # --- the set and its numbering
 
     @cached_property

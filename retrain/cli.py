@@ -46,25 +46,20 @@ def command(
     from psvit.architecture import ArchitectureFile
     from psvit.budget import format_cost
     from psvit.costs import cost
-    from psvit.errors import InputError
 
     found = ArchitectureFile.load(architecture)
-    weights: Path | None = architecture.with_suffix(".safetensors")
-    if weights and not weights.exists():
-        weights = None
-    if inherit and not weights:
-        raise InputError(f"--inherit: {architecture.with_suffix('.safetensors')} does not exist")
     chosen = read_recipe(recipe, settings, min(found.arch.image_size), supernet=False)
     from psvit.data import open_data
     from psvit.documents import digest_of_file
-    from psvit.retrain.train import NETWORK_FILE, retrain
+    from psvit.retrain.train import NETWORK_FILE, inherited_network, retrain
     from psvit.run_folder import RunFolder
 
-    images = open_data(data)
     place = read_device(device)
+    images = open_data(data)
+    inherited = inherited_network(architecture, found, images, required=inherit)
     config = {
         "arch": found.arch.to_dict(),
-        "weights": digest_of_file(weights) if weights else None,
+        "weights": digest_of_file(architecture.with_suffix(".safetensors")) if inherited else None,
         "data": data,
         "inherit": inherit,
         "recipe": chosen.to_dict(),
@@ -73,7 +68,7 @@ def command(
     }
     folder = RunFolder(out or default_folder("retrain", config), "psvit-retrain", config)
     click.echo(f"run: {folder.path}")
-    result = retrain(found, weights, images, chosen, inherit=inherit, seed=seed, device=place, folder=folder.path)
+    result = retrain(found, inherited, images, chosen, inherit=inherit, seed=seed, device=place, folder=folder.path)
     price = cost(result.arch)
     rows = [
         ("inherited from the supernet", "inherited"),

@@ -25,7 +25,7 @@ WEIGHTS_FILE = "network.safetensors"
 
 def retrain(
     found: ArchitectureFile,
-    inherited_weights: Path | None,
+    inherited: PSViT | None,
     data: ImageData,
     recipe: Recipe,
     *,
@@ -41,10 +41,10 @@ def retrain(
 
     Args:
         found: the architecture and what is known about it; classes and channels become the data's.
-        inherited_weights: the slice of the supernet that found it, for comparison or to start from.
+        inherited: the network with the supernet's weights, for comparison or to start from.
         data: images.
         recipe: how to train.
-        inherit: whether to start from `inherited_weights` instead of from scratch.
+        inherit: whether to start from the weights of `inherited` instead of from scratch.
         seed: of everything random.
         device: where to train.
         folder: the run's.
@@ -53,9 +53,6 @@ def retrain(
         The architecture with its score: `value` is the trained network's top-1 on the validation images in percent,
         `inherited` the same with the supernet's weights, `logistic_regression` that of scikit-learn's on raw pixels;
         the latter two are absent where there are no such weights, or where the images are too many.
-
-    Raises:
-        InputError: weights to inherit are missing or do not fit.
     """
     if (folder / NETWORK_FILE).exists():
         return ArchitectureFile.load(folder / NETWORK_FILE)
@@ -63,14 +60,9 @@ def retrain(
     inputs = Inputs.of(data, arch.image_size)
     with seeded(seed):
         network = PSViT(arch, drop_path_rate=recipe.drop_path_rate)
-    start = PSViT(arch) if inherited_weights else None
-    if start is not None and inherited_weights is not None:
-        _load_weights(start, inherited_weights)
-        start.to(device).eval()
     if inherit:
-        if start is None:
-            raise InputError("--inherit: no weights stand beside the architecture file")
-        network.load_state_dict(start.state_dict())
+        assert inherited is not None
+        network.load_state_dict(inherited.state_dict())
     trained = train(
         Classification(network),
         training_loader(data.all_train, inputs, recipe),
@@ -89,8 +81,8 @@ def retrain(
         "meaning": "top-1 in percent after training, on the validation images",
         "images": len(data.val),
     }
-    if start is not None:
-        score["inherited"] = round(accuracy(start, batches), 4)
+    if inherited is not None:
+        score["inherited"] = round(accuracy(inherited.to(device).eval(), batches), 4)
     baseline = logistic_regression_accuracy(data.all_train, data.val)
     if baseline is not None:
         score["logistic_regression"] = round(baseline, 4)
@@ -116,10 +108,36 @@ def retrain(
     return result
 
 
-def _load_weights(network: PSViT, path: Path) -> None:
-    """Fill a network from a safetensors file."""
-    try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{path}: does not hold the weights of this architecture for these images: {reason}") from None
+def inherited_network(file: Path, found: ArchitectureFile, data: ImageData, required: bool) -> PSViT | None:
+    """The network with the supernet's weights, which a search writes beside the architecture file.
+
+    Args:
+        file: the architecture file; the weights have its name and end in `.safetensors`.
+        found: what is in it.
+        data: images; weights for other classes or channels are of no use for them.
+        required: whether the weights are to be trained on, so that there must be some.
+
+    Returns:
+        None where there are no weights for these images, and none are required.
+
+    Raises:
+        InputError: the weights are not this architecture's, or required and not there.
+    """
+    weights = file.with_suffix(".safetensors")
+    classes, channels = len(data.classes), data.in_chans
+    if weights.exists() and (found.arch.num_classes, found.arch.in_chans) == (classes, channels):
+        network = PSViT(found.arch)
+        try:
+            network.load_state_dict(load_file(weights))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise InputError(f"{weights}: does not hold the weights of {file.name}: {reason}") from None
+        return network
+    if required and weights.exists():
+        raise InputError(
+            f"--inherit: {weights} is for {found.arch.num_classes} classes and {found.arch.in_chans} channels, "
+            f"but {data.name!r} has {classes} and {channels}"
+        )
+    if required:
+        raise InputError(f"--inherit: {weights} does not exist")
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -121,7 +122,7 @@ def command(
     click.echo(
         f"found {format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
         f"{found.kind} {found.trial.score:.6g}, the best of {found.trials}: {found.file}; "
-        f"next: psvit-retrain {found.file} --data {data or 'DATA'}"
+        f"next: psvit-retrain {quote(str(found.file))} --data {quote(data) if data else 'DATA'}"
     )
 
 

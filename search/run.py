@@ -119,7 +119,7 @@ def choose_space(
                 f"supernet {supernet!r}: trained for {space.num_classes} classes and {space.in_chans} channels, "
                 f"but {data.name!r} has {len(data.classes)} and {data.in_chans}"
             )
-        if wanted and wanted.with_data(space.num_classes, space.in_chans, space.image_size) != space:
+        if wanted and not wanted.differs_in_data_only(space):
             raise InputError(f"supernet {supernet!r}: belongs to the space {space.name}, not to {wanted.name}")
     else:
         space = wanted or default_space(budget, data.image_size if data else IMAGE_SIZE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -68,7 +69,7 @@ def command(
     file = train_supernet(space, images, chosen, seed=seed, device=place, folder=folder.path)
     click.echo(
         f"trained a supernet of the {space.size:,} architectures of {space.name}: {file}; "
-        f"next: psvit-search --supernet {folder.path} --budget ..."
+        f"next: psvit-search --supernet {quote(str(folder.path))} --budget ..."
     )
 
 

@@ -33,6 +33,7 @@ from psvit.search_space import SearchSpace, StageChoices
 
 SCHEMA = "psvit/supernet/1"
 FILE_NAME = "supernet.safetensors"
+METADATA = "psvit"
 
 
 class Supernet(nn.Module):
@@ -153,10 +154,11 @@ class Supernet(nn.Module):
 
     def save(self, path: Path, provenance: dict[str, Any] | None = None) -> None:
         """Write the weights, with the space and where they come from, into one safetensors file."""
-        metadata = {"schema": SCHEMA, "space": json.dumps(self.space.to_dict()), "provenance": json.dumps(provenance)}
+        about = {"schema": SCHEMA, "space": self.space.to_dict(), "provenance": provenance or {}}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata)
+            # One entry, because safetensors writes several in an order that differs from process to process.
+            save_file(tensors, temporary, {METADATA: json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Supernet:
@@ -194,7 +196,7 @@ def read_space(path: str | Path) -> SearchSpace:
     Raises:
         InputError: there is no supernet, or the file is damaged.
     """
-    return SearchSpace.from_dict(json.loads(_metadata(path)["space"]), source=str(supernet_file(path)))
+    return SearchSpace.from_dict(_about(path)["space"], source=str(supernet_file(path)))
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
@@ -203,20 +205,25 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: there is no supernet, or the file is damaged.
     """
-    return json.loads(_metadata(path)["provenance"]) or {}
+    provenance: dict[str, Any] = _about(path)["provenance"]
+    return provenance
 
 
-def _metadata(path: str | Path) -> dict[str, str]:
-    """The text stored beside the weights."""
+def _about(path: str | Path) -> dict[str, Any]:
+    """What is said beside the weights."""
     file = supernet_file(path)
     try:
         with safe_open(file, framework="pt") as stream:
             metadata: dict[str, str] = stream.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable safetensors file: {error}") from None
-    if metadata.get("schema") != SCHEMA:
-        raise InputError(f"{file}: not a supernet: schema must be {SCHEMA}, is {metadata.get('schema')}")
-    return metadata
+    try:
+        about: dict[str, Any] = json.loads(metadata.get(METADATA, "{}"))
+    except json.JSONDecodeError:
+        about = {}
+    if about.get("schema") != SCHEMA:
+        raise InputError(f"{file}: not a supernet: schema must be {SCHEMA}, is {about.get('schema')}")
+    return about
 
 
 def supernet_digest(path: str | Path) -> str:
