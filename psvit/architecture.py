@@ -37,8 +37,8 @@ class Stage(Value):
 
     @model_validator(mode="after")
     def _hidden_is_whole(self) -> Self:
-        # A product that is rounded would let two ratios name one network.
-        if not (self.embed_dim * self.mlp_ratio).is_integer():
+        # The ratio is the quotient to the last digit, so that no two ratios name one network.
+        if self.hidden_dim / self.embed_dim != self.mlp_ratio:
             raise ValueError(
                 f"embed_dim * mlp_ratio must be a whole number, received {self.embed_dim} * {self.mlp_ratio}"
             )
@@ -52,7 +52,7 @@ class Stage(Value):
     @property
     def hidden_dim(self) -> int:
         """Hidden width of the MLPs."""
-        return int(self.embed_dim * self.mlp_ratio)
+        return round(self.embed_dim * self.mlp_ratio)
 
 
 class Architecture(Value):
@@ -177,7 +177,7 @@ class ArchitectureFile(Value):
         data = read_yaml(Path(path), SCHEMA)
         recorded = data.pop("cost", None)
         # `cost` is derived, so it is no field, but a reader who mistypes a key should see it among the permitted ones.
-        unknown = sorted(set(data) - set(cls.model_fields))
+        unknown = sorted(map(str, set(data) - set(cls.model_fields)))
         if unknown:
             permitted = ", ".join(["schema", "cost", *cls.model_fields])
             raise InputError(f"{path}: {unknown[0]}: unknown key; permitted keys: {permitted}")

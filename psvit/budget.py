@@ -15,7 +15,8 @@ _UNITS = {"flops": "macs", "macs": "macs", "params": "num_params"}
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _NUMBER = r"\d+(?:\.\d+)?"
 _PATTERN = re.compile(
-    rf"(?:(?P<lower>{_NUMBER})\.\.)?(?P<upper>{_NUMBER})(?P<prefix>[kmgt]?)(?P<unit>{'|'.join(_UNITS)})", re.I
+    rf"(?:(?P<lower>{_NUMBER})\.\.)?(?P<upper>{_NUMBER})(?P<prefix>[kmgt]?)(?P<unit>{'|'.join(_UNITS)})",
+    re.I | re.ASCII,
 )
 _EXAMPLES = "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 1.2..1.4GFLOPs"
 _SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M")}

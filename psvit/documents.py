@@ -25,7 +25,7 @@ from psvit.errors import InputError
 class Value(BaseModel):
     """A frozen domain value, validated at construction and compared by content."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "") -> Self:
@@ -43,7 +43,7 @@ class Value(BaseModel):
             return cls.model_validate_json(json.dumps(data))
         except ValidationError as error:
             raise InputError(_one_line(cls, error, source)) from None
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"{source or cls.__name__}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:

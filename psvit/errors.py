@@ -10,6 +10,10 @@ class InputError(ValueError):
     status 2; every other exception is a defect and keeps its traceback.
     """
 
+    def __init__(self, message: str) -> None:
+        # What was received may hold line breaks.
+        super().__init__(" ".join(message.splitlines()))
+
 
 class DivergedError(RuntimeError):
     """Training came to a loss that is no number. Commands print the line and exit with status 1."""

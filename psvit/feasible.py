@@ -96,7 +96,7 @@ def _stage_rows(space: SearchSpace, layout: int, position: int) -> _Half:
     depths = np.array(choices.depth, dtype=np.int64)[depth_gene]
     halves = []
     for width_gene, width in enumerate(choices.embed_dim):
-        hidden = np.array([int(width * ratio) for ratio in choices.mlp_ratio], dtype=np.int64)[mlp_gene]
+        hidden = np.array([round(width * ratio) for ratio in choices.mlp_ratio], dtype=np.int64)[mlp_gene]
         layers = np.stack(costs.layers(tokens, width, hidden, groups, depths - groups), axis=1)
         if position == len(stages) - 1:
             layers = layers + costs.head(width, space.num_classes)
@@ -291,9 +291,12 @@ class FeasibleSet:
     def __init__(self, space: SearchSpace, budget: Budget) -> None:
         self._space = space
         limits = [budget.limit(metric) for metric in costs.METRICS]
-        self._lower = np.array([(limit.lower or 0) if limit else 0 for limit in limits], dtype=np.int64)
-        self._upper = np.array([limit.upper if limit else _UNLIMITED for limit in limits], dtype=np.int64)
-        self._upper = np.minimum(self._upper, _UNLIMITED)
+        self._lower = np.array(
+            [min((limit.lower or 0) if limit else 0, _UNLIMITED) for limit in limits], dtype=np.int64
+        )
+        self._upper = np.array(
+            [min(limit.upper, _UNLIMITED) if limit else _UNLIMITED for limit in limits], dtype=np.int64
+        )
         self._completions = [part.tree.count(*self._limits(part.first.cost)) for part in _parts(space)]
         weights = [part.first.ways * n for part, n in zip(_parts(space), self._completions, strict=True)]
         self._before = [np.concatenate([[0], np.cumsum(weight)]) for weight in weights]

@@ -241,6 +241,8 @@ def resolve(
 @register_model
 def psvit(pretrained: bool = False, **kwargs: Any) -> PSViT:
     """The network of `arch=`, an architecture's value, dict or file; for `timm.create_model("psvit", arch=...)`."""
+    if "arch" not in kwargs:
+        raise TypeError("psvit needs arch=, an architecture as a value, a dict or the path of its file")
     arch = resolve(kwargs.pop("arch"), *(kwargs.pop(name, None) for name in ("num_classes", "in_chans", "img_size")))
     cfg = {
         "num_classes": arch.num_classes,

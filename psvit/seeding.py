@@ -17,7 +17,7 @@ def seeded(*key: int) -> Iterator[None]:
     timm's augmentation and mixup and PyTorch's initialisation and samplers draw from them. Equal keys give equal
     draws, so a key that names seed and epoch makes an epoch repeatable by itself.
     """
-    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    seed = int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
     python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):

@@ -209,15 +209,16 @@ def _save(
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     if averaged:
         tensors |= {f"averaged/{name}": tensor for name, tensor in averaged.module.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items() if torch.is_tensor(value)}
+    state: dict[str, dict[str, Any]] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": value for key, value in values.items() if torch.is_tensor(value)}
+        state[str(index)] = {key: value for key, value in values.items() if not torch.is_tensor(value)}
+    # Some optimisers count their steps in plain numbers, or in the groups.
+    rest = {"log": log, "state": state, "groups": optimizer.state_dict()["param_groups"]}
     with replacing(path) as temporary:
         # Copies, because safetensors refuses tensors that share memory.
-        save_file(
-            {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()},
-            temporary,
-            {"log": json.dumps(log)},
-        )
+        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        save_file(copies, temporary, {"training": json.dumps(rest)})
 
 
 def _restore(
@@ -226,18 +227,19 @@ def _restore(
     """Read what `_save` wrote; returns the log."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
     with safe_open(path, framework="pt") as stream:
-        log: list[dict[str, float]] = json.loads(stream.metadata()["log"])
+        rest = json.loads(stream.metadata()["training"])
         for name in stream.keys():  # noqa: SIM118
-            part, _, rest = name.partition("/")
-            parts[part][rest] = stream.get_tensor(name)
+            part, _, name_within = name.partition("/")
+            parts[part][name_within] = stream.get_tensor(name)
     model.load_state_dict(parts["model"])
     if averaged:
         averaged.module.load_state_dict(parts["averaged"])
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {int(index): values for index, values in rest["state"].items()}
     for name, tensor in parts["optimizer"].items():
         index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        state[int(index)][key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
+    log: list[dict[str, float]] = rest["log"]
     return log
 
 

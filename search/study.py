@@ -38,6 +38,7 @@ class Study:
         }
         self._space = space
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        _drop_partial_record(journal)
         self._study = optuna.create_study(
             study_name=STUDY_NAME,
             storage=JournalStorage(JournalFileBackend(str(journal))),
@@ -83,3 +84,12 @@ class Study:
             arch = json.dumps({key: trial.arch.to_dict()[key] for key in ("stages", "pools")})
             writer.writerow([trial.number, trial.score, *costs, self._space.index(trial.arch), arch])
         return text.getvalue()
+
+
+def _drop_partial_record(journal: Path) -> None:
+    """Cut off what a process that died while it wrote left of a record; a whole one ends with a line break."""
+    if not journal.exists():
+        return
+    with journal.open("rb+") as stream:
+        content = stream.read()
+        stream.truncate(content.rfind(b"\n") + 1)

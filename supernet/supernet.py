@@ -66,7 +66,7 @@ class Supernet(nn.Module):
                 layers.append(nn.Identity())
                 continue
             width = max(max(stage.embed_dim) for stage in users)
-            hidden = max(int(max(stage.embed_dim) * max(stage.mlp_ratio)) for stage in users)
+            hidden = max(round(max(stage.embed_dim) * max(stage.mlp_ratio)) for stage in users)
             layers.append(Layer(width, width // space.head_dim, hidden, shares=False))
         self.layers = nn.ModuleList(layers)
         self.pools = _pool_weights(space)

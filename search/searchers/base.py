@@ -48,15 +48,17 @@ def draw_unseen(
     """
     feasible = feasible_set(space, budget)
     drawn: list[Architecture] = []
-    while len(drawn) < n and len(seen) < feasible.count:
-        if 2 * len(seen) >= feasible.count:
-            # Most have been seen, so drawing would mostly repeat; what is left is few enough to list.
-            rest = [arch for arch in feasible.take(rng.permutation(feasible.count)) if arch not in seen]
-            candidates = rest[: n - len(drawn)]
+    while len(drawn) < n:
+        few = 2 * len(seen) >= feasible.count
+        if few:
+            # Most may have been seen, so drawing would mostly repeat; what is left is few enough to list.
+            candidates = [arch for arch in feasible.take(rng.permutation(feasible.count)) if arch not in seen]
         else:
             candidates = list(feasible.sample(rng, n - len(drawn)))
-        for arch in candidates:
+        for arch in candidates[: n - len(drawn)]:
             if arch not in seen:
                 seen.add(arch)
                 drawn.append(arch)
+        if few:
+            break
     return drawn
