@@ -209,12 +209,14 @@ def _save(
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     if averaged:
         tensors |= {f"averaged/{name}": tensor for name, tensor in averaged.module.state_dict().items()}
-    state: dict[str, dict[str, Any]] = {}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": value for key, value in values.items() if torch.is_tensor(value)}
-        state[str(index)] = {key: value for key, value in values.items() if not torch.is_tensor(value)}
-    # Some optimisers count their steps in plain numbers, or in the groups.
-    rest = {"log": log, "state": state, "groups": optimizer.state_dict()["param_groups"]}
+    # Optimisers keep numbers and tensors in both places: by parameter, and by group.
+    saved = optimizer.state_dict()
+    rest: dict[str, Any] = {"log": log}
+    for part, entries in (("state", saved["state"]), ("group", dict(enumerate(saved["param_groups"])))):
+        rest[part] = {}
+        for index, values in entries.items():
+            tensors |= {f"{part}/{index}/{key}": value for key, value in values.items() if torch.is_tensor(value)}
+            rest[part][index] = {key: value for key, value in values.items() if not torch.is_tensor(value)}
     with replacing(path) as temporary:
         # Copies, because safetensors refuses tensors that share memory.
         copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
@@ -225,7 +227,7 @@ def _restore(
     path: Path, model: nn.Module, averaged: ModelEmaV3 | None, optimizer: torch.optim.Optimizer
 ) -> list[dict[str, float]]:
     """Read what `_save` wrote; returns the log."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "state": {}, "group": {}}
     with safe_open(path, framework="pt") as stream:
         rest = json.loads(stream.metadata()["training"])
         for name in stream.keys():  # noqa: SIM118
@@ -234,11 +236,12 @@ def _restore(
     model.load_state_dict(parts["model"])
     if averaged:
         averaged.module.load_state_dict(parts["averaged"])
-    state: dict[int, dict[str, Any]] = {int(index): values for index, values in rest["state"].items()}
-    for name, tensor in parts["optimizer"].items():
-        index, _, key = name.partition("/")
-        state[int(index)][key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
+    for part in ("state", "group"):
+        for name, tensor in parts[part].items():
+            index, _, key = name.partition("/")
+            rest[part][index][key] = tensor
+    state = {int(index): values for index, values in rest["state"].items()}
+    optimizer.load_state_dict({"state": state, "param_groups": list(rest["group"].values())})
     log: list[dict[str, float]] = rest["log"]
     return log
 

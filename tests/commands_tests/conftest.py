@@ -1,0 +1,113 @@
+"""Calling the commands, and what several tests call them on."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psvit.cli import run
+
+MODULES = {
+    "psvit-supernet": "psvit.supernet.cli",
+    "psvit-search": "psvit.search.cli",
+    "psvit-retrain": "psvit.retrain.cli",
+}
+
+BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
+"""Seconds instead of minutes on digits; nothing is learnt, which no test here needs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended and what it printed."""
+
+    command: str
+    status: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        return self.out.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """Calls a command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def in_process(command: str, *arguments: object) -> Outcome:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run(importlib.import_module(MODULES[command]).command, [str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Outcome(command, ended.value.code, out, err)
+
+    return in_process
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], str]:
+    """Where an installed command is."""
+
+    def path(command: str) -> str:
+        found = Path(sysconfig.get_path("scripts")) / command
+        assert found.exists()
+        return str(found)
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, script: Callable[[str], str]) -> Path:
+    """The finished run of a search on digits that trained its own supernet; not to be changed by tests."""
+    place = tmp_path_factory.mktemp("searched")
+    command = (script("psvit-search"), "--data", "digits", "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8")
+    done = subprocess.run([*command, "--out", "run"], cwd=place, capture_output=True, text=True, check=True)
+    # Kept beside the run, for the test that looks at what a command prints in a process of its own.
+    (place / "out.txt").write_text(done.stdout)
+    (place / "err.txt").write_text(done.stderr)
+    return place / "run"
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes an image folder of small images whose classes differ in their pattern."""
+
+    def make(
+        name: str = "images",
+        classes: tuple[str, ...] = ("cat", "dog"),
+        each: int = 20,
+        mode: str = "RGB",
+        sizes: tuple[int, ...] = (8,),
+    ) -> Path:
+        rng = np.random.default_rng(0)
+        for part, count in (("train", each), ("val", each // 2)):
+            for label, class_name in enumerate(classes):
+                folder = tmp_path / name / part / class_name
+                folder.mkdir(parents=True)
+                for index in range(count):
+                    side = sizes[index % len(sizes)]
+                    pixels = (rng.integers(0, 100, size=(side, side, 3)) + 100 * (label == np.arange(3))).astype(
+                        np.uint8
+                    )
+                    Image.fromarray(pixels).convert(mode).save(folder / f"{index:03}.png")
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    """The interpreter that runs the tests."""
+    return sys.executable

@@ -1,0 +1,558 @@
+"""Input that cannot be right ends with status 2 and one line that names it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from psvit.architecture import ArchitectureFile
+from psvit.recipe import shipped_recipes
+from psvit.run_folder import RunFolder
+from psvit.search_space import SearchSpace, shipped_spaces
+from psvit.supernet.supernet import Supernet
+
+SPACE = ("--space", "psvit-2d-digits")
+BUDGET = ("--budget", "1MFLOPs")
+DIGITS = ("--data", "digits")
+BRIEFLY = ("--set", "epochs=1", "--set", "warmup_epochs=0")
+
+
+@pytest.fixture
+def refused(call, tmp_path):
+    """Calls a command that has to be refused; returns the line it says, and makes sure that it left nothing."""
+
+    def run(command, *arguments, out="out"):
+        before = tree(tmp_path)
+        ended = call(command, *arguments, *(("--out", out) if out else ()))
+        assert_one_line(command, ended.status, ended.err)
+        assert tree(tmp_path) == before
+        return ended.err
+
+    return run
+
+
+def tree(folder):
+    """Every path below a folder, hidden ones included, with the contents of files."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def assert_one_line(command, status, err):
+    assert status == 2, err
+    assert err.startswith(f"{command}: ")
+    assert len(err.splitlines()) == 1, err
+    assert "Traceback" not in err
+
+
+def assert_names(line, *expected):
+    missing = [word for word in expected if word not in line]
+    assert not missing, f"{missing} not in: {line}"
+
+
+# --- budgets
+
+
+@pytest.mark.parametrize(
+    ("budgets", "expected"),
+    [
+        (["100kFLOPs"], ["psvit-2d-digits", "231.4 kFLOPs to 3.211 MFLOPs"]),
+        (["4..5MFLOPs"], ["231.4 kFLOPs to 3.211 MFLOPs"]),
+        (["10kparams"], ["30.35 kparams to 414.5 kparams"]),
+        # Each can be met, but not both.
+        (["0.3MFLOPs", "400..414kparams"], ["231.4 kFLOPs to 3.211 MFLOPs", "30.35 kparams to 414.5 kparams"]),
+    ],
+)
+def test_an_impossible_budget_names_what_the_space_reaches(refused, budgets, expected):
+    options = [word for budget in budgets for word in ("--budget", budget)]
+    assert_names(refused("psvit-search", *SPACE, *options), *expected)
+
+
+@pytest.mark.parametrize(("data", "spaces"), [((), ["psvit-2d-tiny", "psvit-2d-base"]), (DIGITS, ["psvit-2d-digits"])])
+def test_a_budget_that_no_space_can_meet_names_what_all_of_them_reach(refused, data, spaces):
+    assert_names(refused("psvit-search", *data, "--budget", "1kFLOPs"), "FLOPs to ", *spaces)
+
+
+def test_a_budget_that_the_supernets_space_cannot_meet_names_what_it_reaches(refused, searched):
+    line = refused("psvit-search", "--supernet", searched / "supernet", "--budget", "100kFLOPs")
+    assert_names(line, "231.4 kFLOPs to 3.211 MFLOPs")
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        "2GB",
+        "-1GFLOPs",
+        "GFLOPs",
+        "2",
+        "",
+        "two GFLOPs",
+        "1..GFLOPs",
+        "1e9FLOPs",
+        "nanGFLOPs",
+        "5ms@toaster",
+        "2GFLOPS!",
+    ],
+)
+def test_a_budget_that_is_none_is_answered_with_examples(refused, budget):
+    assert_names(refused("psvit-search", *SPACE, f"--budget={budget}"), repr(budget), "2GFLOPs", "22Mparams")
+
+
+def test_a_negative_budget_given_as_a_word_of_its_own_is_named(refused):
+    assert_names(refused("psvit-search", *SPACE, "--budget", "-1GFLOPs"), "-1GFLOPs", "2GFLOPs")
+
+
+@pytest.mark.parametrize(
+    ("budgets", "expected"),
+    [
+        (["0GFLOPs"], ["0GFLOPs", "positive"]),
+        (["3..2MFLOPs"], ["3..2MFLOPs", "lower", "upper"]),
+        (["1MFLOPs", "2MMACs"], ["1MFLOPs, 2MMACs", "once"]),
+    ],
+)
+def test_a_budget_that_contradicts_itself_is_named(refused, budgets, expected):
+    options = [word for budget in budgets for word in ("--budget", budget)]
+    assert_names(refused("psvit-search", *SPACE, *options), *expected)
+
+
+def test_a_missing_budget_is_named(refused):
+    assert_names(refused("psvit-search", *SPACE), "--budget")
+
+
+# --- names and options
+
+
+@pytest.mark.parametrize("command", ["psvit-search", "psvit-supernet"])
+def test_an_unknown_space_is_answered_with_the_shipped_ones(refused, command):
+    budget = BUDGET if command == "psvit-search" else ()
+    line = refused(command, *DIGITS, *budget, "--space", "psvit-3d")
+    assert_names(line, "psvit-3d", *shipped_spaces(), ".yaml")
+
+
+def test_an_unknown_searcher_is_answered_with_the_known_ones(refused):
+    line = refused("psvit-search", *SPACE, *BUDGET, "--searcher", "hillclimb")
+    assert_names(line, "hillclimb", "evolution", "random")
+
+
+COMMANDS = {
+    "psvit-supernet": (*DIGITS,),
+    "psvit-search": (*DIGITS, *BUDGET),
+    "psvit-retrain": (*DIGITS, "arch.yaml"),
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def training(request, tmp_path):
+    """A command that trains, with arguments that are right."""
+    SearchSpace.load("psvit-2d-digits").smallest.save(tmp_path / "arch.yaml")
+    return request.param, *COMMANDS[request.param]
+
+
+def test_an_unknown_recipe_is_answered_with_the_shipped_ones(refused, training):
+    assert_names(refused(*training, "--recipe", "alchemy"), "alchemy", *shipped_recipes(), ".yaml")
+
+
+def test_an_unknown_key_of_a_recipe_is_answered_with_the_known_ones(refused, training):
+    assert_names(refused(*training, "--set", "epoch=3"), "epoch", "unknown key", "epochs", "batch_size", "mixup_prob")
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("epochs", ["epochs", "KEY=VALUE"]),
+        ("epochs=many", ["epochs", '"many"']),
+        ("epochs=0", ["epochs", "greater than 0"]),
+        ("warmup_epochs=999", ["warmup_epochs", "fewer than epochs", "999"]),
+        ("lr=-1", ["lr", "greater than 0"]),
+        ("hflip=1.5", ["hflip", "less than or equal to 1"]),
+        ("crop_scale=[0.9, 0.5]", ["crop_scale", "ascend"]),
+        ("interpolation=nearest", ["interpolation", "bilinear", "nearest"]),
+        ("epochs=2024-01-01", ["recipe"]),
+        ("epochs=[1", ["epochs=[1", "YAML"]),
+    ],
+)
+def test_an_impossible_value_of_a_recipe_is_named_with_its_rule(refused, training, setting, expected):
+    assert_names(refused(*training, "--set", setting), *expected)
+
+
+@pytest.mark.parametrize("setting", ["opt=alchemy", "auto_augment=alchemy"])
+def test_a_name_that_timm_does_not_know_is_named(refused, training, setting):
+    assert_names(refused(*training, *BRIEFLY, "--set", setting), *setting.split("="))
+
+
+@pytest.mark.parametrize("options", [("--set", "epochs=3"), ("--recipe", "digits")])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_recipe_where_nothing_is_trained_is_refused(refused, searched, options, trained):
+    what = ("--supernet", searched / "supernet") if trained else SPACE
+    assert_names(refused("psvit-search", *what, *BUDGET, *options), "--set", "--recipe", "--supernet", "--data")
+
+
+@pytest.mark.parametrize("device", ["warp", "cuda:99", "meta", "hpu", "mps:7"])
+def test_an_unknown_device_is_named(refused, training, device):
+    line = refused(*training, *BRIEFLY, "--device", device)
+    assert_names(line, f"--device {device}")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--trials", "0"), ("--trials", "many"), ("--seed", "-1"), ("--seed", "0.5")]
+)
+def test_a_number_out_of_range_is_named(refused, option, value):
+    assert_names(refused("psvit-search", *SPACE, *BUDGET, option, value), option, value)
+
+
+@pytest.mark.parametrize("command", ["psvit-supernet", "psvit-search", "psvit-retrain"])
+def test_an_unknown_option_is_named(refused, command):
+    assert_names(refused(command, "--datum", "digits"), "--datum")
+
+
+@pytest.mark.parametrize(("command", "missing"), [("psvit-supernet", "--data"), ("psvit-retrain", "ARCHITECTURE")])
+def test_a_missing_argument_is_named(refused, command, missing):
+    assert_names(refused(command), missing)
+
+
+# --- YAML files
+
+
+@pytest.fixture
+def space_file(tmp_path):
+    """Writes the digits space with something changed in it."""
+
+    def write(change):
+        data = {"schema": "psvit/space/1", **SearchSpace.load("psvit-2d-digits").to_dict()}
+        change(data, data["layouts"][0]["stages"])
+        (tmp_path / "space.yaml").write_text(yaml.safe_dump(data))
+        return tmp_path / "space.yaml"
+
+    return write
+
+
+def put(key, value, stage=None, layout=False):
+    """A change of one key: of a stage, of the layout, or of the whole space."""
+
+    def change(data, stages):
+        where = data["layouts"][0] if layout else data if stage is None else stages[stage]
+        where[key] = value
+
+    return change
+
+
+BAD_SPACES = {
+    "unknown key": (put("colour", "blue"), ["colour: unknown key", "permitted keys", "patch_size", "layouts"]),
+    "unknown key of a stage": (put("width", 3, 1), ["layouts.0.stages.1.width", "embed_dim, depth, max_group"]),
+    "group larger than the stage": (put("max_group", 4, 0), ["max_group", "largest depth 3", "received 4"]),
+    "no multiple of head_dim": (put("embed_dim", [32, 40], 0), ["embed_dim", "multiple of head_dim 16", "40"]),
+    "overlapping stages": (put("begin", 2, 1), ["overlap", "depth up to 3", "begin 2"]),
+    "shrinking": (put("embed_dim", [48, 112], 0), ["embed_dim", "shrink", "[48, 112]", "[48, 64, 80, 96]"]),
+    "no choices": (put("depth", [], 0), ["layouts.0.stages.0.depth", "at least 1 item"]),
+    "unordered": (put("depth", [2, 1], 0), ["depth", "ascending", "[2, 1]"]),
+    "wrong type": (put("patch_size", "two"), ["patch_size", "integer", '"two"']),
+    "fraction of a channel": (put("mlp_ratio", [1.3], 0), ["mlp_ratio", "whole number", "1.3"]),
+    "unknown pooling": (put("pools", [["median"]], layout=True), ["'max', 'avg' or 'conv'", "median"]),
+    "too many poolings": (put("pools", [["max"]] * 2, layout=True), ["pools", "one fewer", "2 pools"]),
+    "missing key": (lambda data, _: data.pop("variant"), ["variant", "required"]),
+    "other schema": (put("schema", "psvit/recipe/1"), ["schema", "psvit/space/1", "psvit/recipe/1"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SPACES)
+def test_a_space_that_breaks_a_rule_is_named_with_file_key_and_rule(refused, space_file, case):
+    change, expected = BAD_SPACES[case]
+    path = space_file(change)
+    assert_names(refused("psvit-search", "--space", path, *BUDGET), str(path), *expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "cannot be read"),
+        (b"", "expected a mapping"),
+        (b"- 1\n- 2\n", "expected a mapping"),
+        (b"schema: [", "not valid YAML"),
+        (b"schema: psvit/space/1\nname: a\nname: b\n", "given twice: name"),
+        (b"\xff\xfe\x00\x01", "not a text file"),
+        (b"!!python/object/apply:os.getcwd []\n", "not valid YAML"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["--space", "--recipe", "architecture"])
+def test_a_file_that_is_no_mapping_is_named(refused, tmp_path, content, expected, kind):
+    path = tmp_path / "given.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    if kind == "architecture":
+        line = refused("psvit-retrain", path, *DIGITS)
+    else:
+        line = refused("psvit-supernet", *DIGITS, kind, path)
+    assert_names(line, str(path), expected)
+
+
+def test_an_unknown_key_of_a_recipe_file_is_named_with_the_file(refused, training, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("schema: psvit/recipe/1\nepochs: 1\nbatch_size: 32\nlr: 0.001\nmomentum: 0.9\n")
+    line = refused(*training, "--recipe", path)
+    assert_names(line, str(path), "momentum: unknown key", "epochs", "weight_decay")
+
+
+def edit(key, value, section=None, stage=None):
+    """A change of one key: of a stage, of a section, or of the whole architecture file."""
+
+    def change(data):
+        where = data["arch"]["stages"][stage] if stage is not None else data[section] if section else data
+        where[key] = value
+
+    return change
+
+
+BAD_ARCHITECTURES = {
+    "unknown key": (edit("colour", "blue", "arch"), ["arch.colour: unknown key", "head_dim", "stages"]),
+    "unknown section": (edit("speed", 3), ["speed: unknown key", "arch", "latency"]),
+    "unknown key of a stage": (edit("depth", 3, stage=0), ["depth: unknown key", "groups"]),
+    "empty group": (edit("groups", [1, 0], stage=0), ["stages.0.groups.1", "greater than 0"]),
+    "no groups": (edit("groups", [], stage=0), ["stages.0.groups", "at least 1 item"]),
+    "no multiple of head_dim": (edit("embed_dim", 40, stage=0), ["embed_dim", "multiple of head_dim 16", "40"]),
+    "shrinking": (edit("embed_dim", 16, stage=1), ["embed_dim", "shrink", "[32, 16]"]),
+    "no pooling": (edit("pools", [], "arch"), ["pools", "one fewer", "0 pools"]),
+    "unknown pooling": (edit("pools", ["median"], "arch"), ["pools.0", "'max', 'avg' or 'conv'", "median"]),
+    "too small an image": (edit("image_size", [1, 1], "arch"), ["image_size", "patch_size 2", "[1, 1]"]),
+    "edited cost": (edit("macs", 7, "cost"), ["cost.macs", "recorded 7", "delete the section"]),
+    "other schema": (edit("schema", "psvit/space/1"), ["schema", "psvit/architecture/1"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARCHITECTURES)
+def test_an_architecture_that_breaks_a_rule_is_named_with_file_key_and_rule(refused, tmp_path, case):
+    change, expected = BAD_ARCHITECTURES[case]
+    path = tmp_path / "arch.yaml"
+    SearchSpace.load("psvit-2d-digits").smallest.save(path)
+    data = yaml.safe_load(path.read_text())
+    change(data)
+    path.write_text(yaml.safe_dump(data))
+    assert_names(refused("psvit-retrain", path, *DIGITS), str(path), *expected)
+
+
+# --- images
+
+
+@pytest.mark.parametrize("command", ["psvit-supernet", "psvit-search"])
+@pytest.mark.parametrize("data", ["nowhere", "digit", "wds/imagenet", "torch/nothing"])
+def test_images_that_are_nowhere_are_named(refused, command, data):
+    budget = BUDGET if command == "psvit-search" else ()
+    assert_names(refused(command, *budget, "--data", data), repr(data))
+
+
+def test_what_can_be_given_as_images_is_said(refused):
+    assert_names(
+        refused("psvit-supernet", "--data", "nowhere"), "nowhere", "train/ and val/", "'digits'", "torch/cifar10"
+    )
+
+
+def damaged(folder, damage):
+    """An image folder with something wrong in it, and what has to be said about that."""
+    one = next((folder / "train" / "dog").iterdir())
+    if damage == "one class":
+        for part in ("train", "val"):
+            shutil.rmtree(folder / part / "dog")
+        return ["at least two classes", "found 1", "cat"]
+    if damage == "no val":
+        shutil.rmtree(folder / "val")
+        return ["train/ and val/", "val/ is missing"]
+    if damage == "empty val":
+        shutil.rmtree(folder / "val")
+        (folder / "val").mkdir()
+        return ["no images in val/"]
+    if damage == "class only in val":
+        (folder / "val/dog").rename(folder / "val/wolf")
+        return ["val/ has classes that train/ has not", "wolf"]
+    if damage == "not an image":
+        one.write_text("this is no image")
+        return [str(one), "not a readable image"]
+    if damage == "cut off":
+        one.write_bytes(one.read_bytes()[:-60])
+        return [str(one), "not a readable image"]
+    if damage == "corrupt in val":
+        one = next((folder / "val" / "cat").iterdir())
+        one.write_bytes(b"\x89PNG\r\n\x1a\n")
+        return [str(one), "not a readable image"]
+    assert damage == "one image of a class"
+    for path in sorted((folder / "train/dog").iterdir())[1:]:
+        path.unlink()
+    return ["too few images", "the rarest with 1"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "one class",
+        "no val",
+        "empty val",
+        "class only in val",
+        "not an image",
+        "cut off",
+        "corrupt in val",
+        "one image of a class",
+    ],
+)
+@pytest.mark.parametrize("sizes", [(8,), (8, 11)], ids=["alike", "of several sizes"])
+def test_an_image_folder_that_cannot_be_used_is_named(refused, training, image_folder, damage, sizes):
+    folder = image_folder(sizes=sizes)
+    expected = damaged(folder, damage)
+    # The last --data counts.
+    assert_names(refused(*training, *BRIEFLY, "--data", folder), str(folder), *expected)
+
+
+def test_a_corrupt_image_among_many_is_found_before_anything_is_trained(refused, image_folder):
+    # More images than are looked at to learn their size, and of several sizes, so that they are not kept in memory.
+    folder = image_folder(each=150, sizes=(8, 11))
+    path = folder / "train/dog/077.png"
+    path.write_bytes(path.read_bytes()[:-60])
+    assert_names(refused("psvit-supernet", *BRIEFLY, "--data", folder), str(path), "not a readable image")
+
+
+# --- supernets
+
+
+@pytest.fixture
+def supernet(tmp_path):
+    """A fresh supernet of the digits space, or of a change of it."""
+
+    def make(name="supernet", **changes):
+        space = SearchSpace.from_dict({**SearchSpace.load("psvit-2d-digits").to_dict(), **changes})
+        Supernet(space).save(tmp_path / name / "supernet.safetensors", {"data": "digits"})
+        return tmp_path / name
+
+    return make
+
+
+def test_a_supernet_of_another_space_is_refused_with_both_names(refused, supernet, space_file):
+    path = space_file(put("name", "mine"))
+    line = refused("psvit-search", "--supernet", supernet(), "--space", path, *BUDGET)
+    assert_names(line, "psvit-2d-digits", "mine")
+
+
+@pytest.mark.parametrize("name", ["psvit-2d-tiny", "psvit-2d-nano", "psvit-1d-tiny"])
+def test_a_supernet_of_another_image_size_is_refused_with_both_names(refused, supernet, name):
+    # The other space's own images are larger, and its patches may not even fit on the supernet's.
+    line = refused("psvit-search", "--supernet", supernet(), "--space", name, "--budget", "0..2GFLOPs")
+    assert_names(line, "psvit-2d-digits", name)
+
+
+@pytest.mark.parametrize(("changes", "expected"), [({"num_classes": 7}, "7 classes"), ({"in_chans": 3}, "3 channels")])
+def test_a_supernet_for_other_images_is_refused(refused, supernet, changes, expected):
+    line = refused("psvit-search", "--supernet", supernet(**changes), *DIGITS, *BUDGET)
+    assert_names(line, expected, "digits", "10 and 1")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("nothing", "supernet.safetensors"),
+        ("empty", "supernet.safetensors"),
+        ("file", "not a readable safetensors file"),
+        ("cut off", "not a readable safetensors file"),
+        ("best.safetensors", "not a supernet"),
+    ],
+)
+def test_a_path_without_a_supernet_is_named(refused, supernet, searched, tmp_path, path, expected):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("no supernet")
+    shutil.copy(searched / "best.safetensors", tmp_path)
+    whole = (supernet() / "supernet.safetensors").read_bytes()
+    (tmp_path / "cut off").write_bytes(whole[: len(whole) // 2])
+    assert_names(refused("psvit-search", "--supernet", path, *BUDGET), path, expected)
+
+
+# --- weights to inherit
+
+
+def test_inheriting_where_there_are_no_weights_is_refused(refused, tmp_path):
+    SearchSpace.load("psvit-2d-digits").smallest.save(tmp_path / "arch.yaml")
+    assert_names(refused("psvit-retrain", "arch.yaml", *DIGITS, "--inherit"), "--inherit", "arch.safetensors")
+
+
+@pytest.mark.parametrize("content", ["other network", "garbage", "cut off"])
+def test_weights_that_do_not_fit_are_named(refused, searched, tmp_path, content):
+    SearchSpace.load("psvit-2d-digits").smallest.save(tmp_path / "arch.yaml")
+    data = {
+        "other network": (searched / "best.safetensors").read_bytes(),
+        "garbage": b"no weights",
+        "cut off": (searched / "best.safetensors").read_bytes()[:-9],
+    }
+    (tmp_path / "arch.safetensors").write_bytes(data[content])
+    line = refused("psvit-retrain", "arch.yaml", *DIGITS, *BRIEFLY, "--inherit")
+    assert_names(line, "arch.safetensors", "does not hold the weights of")
+
+
+# --- where runs go
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "file/far/below", "full", "n" * 300, "/proc/run"])
+def test_a_folder_that_cannot_be_written_is_named(refused, training, tmp_path, out):
+    (tmp_path / "file").write_text("something")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("somebody's")
+    assert_names(refused(*training, *BRIEFLY, out=out), out)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop the superuser")
+def test_a_folder_without_permission_is_named(refused, training, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert_names(refused(*training, *BRIEFLY, out="locked/run"), "locked/run", "cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--budget", "2MFLOPs"), ["budget: ['1MFLOPs'] there, ['2MFLOPs'] here"]),
+        (("--budget", "1MFLOPs", "--seed", "3"), ["seed: 0 there, 3 here"]),
+        (("--budget", "1MFLOPs", "--searcher", "random"), ["searcher: evolution there, random here"]),
+        (("--budget", "1MFLOPs", "--seed", "3", "--trials", "5"), ["seed: 0 there", "trials: 2 there, 5 here"]),
+    ],
+)
+def test_the_folder_of_another_run_is_refused_with_the_differences(refused, call, options, expected):
+    assert call("psvit-search", *SPACE, *BUDGET, "--trials", 2, "--out", "run").status == 0
+    rest = () if "--trials" in options else ("--trials", 2)
+    line = refused("psvit-search", *SPACE, *options, *rest, out="run")
+    assert_names(line, "--out run", *expected)
+    assert "space:" not in line
+
+
+def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, tmp_path):
+    shutil.copytree(searched, tmp_path / "run")
+    settings = ("--set", "epochs=3", "--set", "warmup_epochs=0", "--set", "batch_size=128")
+    line = refused("psvit-search", *DIGITS, *BUDGET, "--trials", 8, *settings, out="run")
+    assert_names(line, "recipe.epochs: 2 there, 3 here")
+
+
+def test_the_folder_of_another_command_is_refused(refused, searched, tmp_path):
+    shutil.copytree(searched, tmp_path / "run")
+    line = refused("psvit-supernet", *DIGITS, out="run")
+    assert_names(line, "command: psvit-search there, psvit-supernet here")
+
+
+def test_the_folder_of_a_run_on_another_winner_is_refused(refused, searched, tmp_path):
+    arch = ArchitectureFile.load(searched / "best.yaml").arch
+    RunFolder(tmp_path / "run", "psvit-retrain", {"arch": arch.to_dict(), "data": "digits"})
+    SearchSpace.load("psvit-2d-digits").largest.save(tmp_path / "other.yaml")
+    line = refused("psvit-retrain", "other.yaml", *DIGITS, out="run")
+    assert_names(line, "arch.stages: ", "there", "here")
+
+
+# --- in a process of its own, where libraries' warnings and noise reach standard error
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "expected"),
+    [
+        ("psvit-search", ["--budget", "2GB"], "2GFLOPs"),
+        ("psvit-search", [*SPACE, "--budget", "100kFLOPs"], "231.4 kFLOPs to 3.211 MFLOPs"),
+        ("psvit-search", [*SPACE, *BUDGET, "--device", "warp"], "warp"),
+        ("psvit-retrain", ["missing.yaml", *DIGITS], "missing.yaml"),
+    ],
+)
+def test_installed_commands_say_one_line_too(script, tmp_path, command, arguments, expected):
+    done = subprocess.run([script(command), *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert_one_line(command, done.returncode, done.stderr)
+    assert expected in done.stderr
+    assert done.stdout == ""
+    assert tree(tmp_path) == {}

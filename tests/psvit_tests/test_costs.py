@@ -1,0 +1,195 @@
+"""Costs, three ways: by hand, against the built module, and against an independent counter."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from psvit import costs
+from psvit.architecture import Architecture, Stage
+from psvit.costs import Cost, cost
+from psvit.model import PSViT
+from psvit.search_space import SearchSpace, shipped_spaces
+
+
+@pytest.fixture(scope="module")
+def measured(fused_attention):
+    """A function that asks PyTorch's counter and the built module; on the meta device nothing is computed."""
+
+    def measure(arch: Architecture) -> Cost:
+        # Fused kernels would hide their products from the counter.
+        with torch.device("meta"), fused_attention(False):
+            model = PSViT(arch).eval()
+            images = torch.empty(1, arch.in_chans, *arch.image_size)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(images)
+        flops = counter.get_total_flops()
+        # The counter counts a multiplication and an addition for every multiply-accumulate.
+        assert flops % 2 == 0
+        return Cost(macs=flops // 2, num_params=sum(parameter.numel() for parameter in model.parameters()))
+
+    return measure
+
+
+def members(space: SearchSpace, n: int, seed: int) -> list[Architecture]:
+    rng = np.random.default_rng(seed)
+    return [space[int(number)] for number in rng.integers(space.size, size=n)]
+
+
+# --- by hand
+
+
+def test_a_small_1d_network_number_by_number():
+    arch = Architecture(
+        variant="1d",
+        image_size=(4, 6),
+        in_chans=3,
+        num_classes=5,
+        patch_size=2,
+        patch_stride=2,
+        head_dim=2,
+        stages=(Stage(embed_dim=4, groups=(2,), mlp_ratio=2), Stage(embed_dim=6, groups=(1,), mlp_ratio=1)),
+        pools=("conv",),
+    )
+    # 2 x 3 patches and a class token are 7 tokens; pooling leaves 3 patches, so 4 tokens.
+    stem = 6 * (3 * 2 * 2) * 4
+    # Queries, keys and values; scores; weighted values; projection; the two layers of the MLP.
+    producer = 7 * 4 * 12 + 7 * 7 * 4 + 7 * 7 * 4 + 7 * 4 * 4 + 7 * 4 * 8 + 7 * 8 * 4
+    # Values; weighted values; projection; MLP.
+    sharer = 7 * 4 * 4 + 7 * 7 * 4 + 7 * 4 * 4 + 7 * 4 * 8 + 7 * 8 * 4
+    # Depthwise convolution of width 3; the patches' linear layer; the class token's own.
+    pooling = 3 * 3 * 4 + 3 * 4 * 6 + 1 * 4 * 6
+    second = 4 * 6 * 18 + 4 * 4 * 6 + 4 * 4 * 6 + 4 * 6 * 6 + 4 * 6 * 6 + 4 * 6 * 6
+    head = 6 * 5
+    assert (stem, producer, sharer, pooling, second, head) == (288, 1288, 868, 132, 1056, 30)
+    assert cost(arch).macs == 3662
+
+    # Patch embedding; class token; positions.
+    stem = (12 * 4 + 4) + 4 + 7 * 4
+    # Two norms; queries, keys and values; projection; MLP.
+    producer = 2 * 8 + (4 * 12 + 12) + (4 * 4 + 4) + (4 * 8 + 8) + (8 * 4 + 4)
+    sharer = 2 * 8 + (4 * 4 + 4) + (4 * 4 + 4) + (4 * 8 + 8) + (8 * 4 + 4)
+    pooling = (3 * 4 + 4) + (4 * 6 + 6) + (4 * 6 + 6)
+    second = 2 * 12 + (6 * 18 + 18) + (6 * 6 + 6) + (6 * 6 + 6) + (6 * 6 + 6)
+    head = 12 + (6 * 5 + 5)
+    assert (stem, producer, sharer, pooling, second, head) == (84, 172, 132, 76, 276, 47)
+    assert cost(arch).num_params == 787
+
+
+def test_a_small_2d_network_number_by_number():
+    arch = Architecture(
+        variant="2d",
+        image_size=(5, 6),
+        in_chans=1,
+        num_classes=2,
+        patch_size=2,
+        patch_stride=1,
+        head_dim=2,
+        stages=(Stage(embed_dim=2, groups=(1,), mlp_ratio=1), Stage(embed_dim=2, groups=(2, 1), mlp_ratio=1.5)),
+        pools=("conv",),
+    )
+    # Overlapping patches: a grid of 4 x 5, pooled to 2 x 3. Widths agree, so no linear layer follows the pooling.
+    macs = 20 * 4 * 2
+    macs += 20 * 2 * 6 + 2 * (20 * 20 * 2) + 20 * 2 * 2 + 2 * (20 * 2 * 2)
+    macs += 6 * 9 * 2
+    macs += 2 * (6 * 2 * 6 + 2 * (6 * 6 * 2) + 6 * 2 * 2 + 2 * (6 * 2 * 3))  # two producers
+    macs += 6 * 2 * 2 + 6 * 6 * 2 + 6 * 2 * 2 + 2 * (6 * 2 * 3)  # one sharer
+    macs += 2 * 2
+    assert macs == 160 + 2080 + 108 + 624 + 192 + 4
+    params = (4 * 2 + 2) + 20 * 2
+    params += 2 * 4 + (2 * 6 + 6) + (2 * 2 + 2) + 2 * (2 * 2 + 2)
+    params += 9 * 2 + 2
+    params += 2 * (2 * 4 + (2 * 6 + 6) + (2 * 2 + 2) + (2 * 3 + 3) + (3 * 2 + 2))
+    params += 2 * 4 + (2 * 2 + 2) + (2 * 2 + 2) + (2 * 3 + 3) + (3 * 2 + 2)
+    params += 4 + (2 * 2 + 2)
+    assert params == 50 + 44 + 20 + 98 + 37 + 10
+    assert cost(arch) == Cost(macs=macs, num_params=params)
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "num_params", "gmacs"),
+    [("tiny", 192, 5_717_416, 1.25), ("small", 384, 22_050_664, 4.60), ("base", 768, 86_567_656, 17.56)],
+)
+def test_deits_cost_what_is_known_of_them(size, width, num_params, gmacs):
+    # Parameters as timm lists them for deit_{tiny,small,base}_patch16_224; MACs without biases, norms and softmax.
+    space = SearchSpace.load(f"psvit-1d-{size}")
+    arch = space.build([Stage(embed_dim=width, groups=(1,) * 12, mlp_ratio=4)], [])
+    assert cost(arch).num_params == num_params
+    assert round(cost(arch).macs / 1e9, 2) == gmacs
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_a_sharer_saves_queries_keys_and_one_product(generated_spaces, data):
+    space = data.draw(generated_spaces)
+    arch = space[data.draw(st.integers(0, space.size - 1))]
+    alone = space.build([stage.model_copy(update={"groups": (1,) * stage.depth}) for stage in arch.stages], arch.pools)
+    macs = num_params = 0
+    for stage, grid in zip(arch.stages, arch.grids, strict=True):
+        sharers = stage.depth - len(stage.groups)
+        n, d = math.prod(grid) + (space.variant == "1d"), stage.embed_dim
+        macs += sharers * (2 * n * d * d + n * n * d)
+        num_params += sharers * (2 * d * d + 2 * d)
+    assert cost(alone).macs - cost(arch).macs == macs
+    assert cost(alone).num_params - cost(arch).num_params == num_params
+
+
+def test_arrays_are_priced_like_numbers():
+    rng = np.random.default_rng(0)
+    columns = rng.integers(1, 50, size=(5, 20))
+    macs, num_params = costs.layers(*columns)
+    singly = [costs.layers(*map(int, row)) for row in columns.T]
+    assert list(zip(macs.tolist(), num_params.tolist(), strict=True)) == singly
+
+
+# --- against the built module and the counter
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_random_members_of_shipped_spaces_cost_what_is_measured(name, measured):
+    for arch in members(SearchSpace.load(name), 10, seed=1):
+        assert cost(arch) == measured(arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_many_random_members_of_shipped_spaces_cost_what_is_measured(name, measured):
+    for arch in members(SearchSpace.load(name), 200, seed=2):
+        assert cost(arch) == measured(arch)
+
+
+def test_members_all_over_a_small_space_cost_what_is_measured(small_space, measured):
+    for number in range(0, small_space.size, 8):
+        assert cost(small_space[number]) == measured(small_space[number])
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.data())
+def test_odd_and_rectangular_grids_cost_what_is_measured(generated_spaces, measured, data):
+    space = data.draw(generated_spaces)
+    arch = space[data.draw(st.integers(0, space.size - 1))]
+    assert cost(arch) == measured(arch)
+
+
+@pytest.mark.parametrize("variant", ["1d", "2d"])
+@pytest.mark.parametrize("pool", ["max", "avg", "conv"])
+@pytest.mark.parametrize("image_size", [(14, 14), (10, 26), (6, 30), (2, 10), (22, 18)])
+def test_poolings_of_awkward_grids_cost_what_is_measured(variant, pool, image_size, measured):
+    arch = Architecture(
+        variant=variant,
+        image_size=image_size,
+        in_chans=1,
+        num_classes=0,
+        patch_size=2,
+        patch_stride=2,
+        head_dim=4,
+        stages=tuple(Stage(embed_dim=width, groups=(2,), mlp_ratio=2) for width in (4, 8, 8)),
+        pools=(pool, pool),
+    )
+    assert cost(arch) == measured(arch)

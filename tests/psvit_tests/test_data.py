@@ -1,0 +1,552 @@
+"""Images: the three-way split, folders that cannot be used, and batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from psvit.data import (
+    Batches,
+    Decoded,
+    Files,
+    Inputs,
+    Labelled,
+    accuracy,
+    logistic_regression_accuracy,
+    open_data,
+    stratified_split,
+    training_loader,
+)
+from psvit.errors import InputError
+from psvit.recipe import Recipe
+from psvit.seeding import seeded
+
+CPU = torch.device("cpu")
+
+
+def make_folder(root, *, classes=("cat", "dog"), train=10, val=2, size=(8, 8), mode="L"):
+    """An image folder; every image has a grey level of its own, so that images can be told apart."""
+    level = 0
+    for part, number in (("train", train), ("val", val)):
+        for name in classes:
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for index in range(number):
+                level += 1
+                colour = level if mode == "L" else (level, 255 - level, 7)
+                Image.new(mode, size, colour).save(folder / f"{index}.png")
+    return root
+
+
+def pixels_of(images: Labelled) -> list[bytes]:
+    return [np.asarray(images[index][0]).tobytes() for index in range(len(images))]
+
+
+# --- the digits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_data("digits")
+
+
+def test_digits_are_split_in_three(digits):
+    # A fifth of 1,797 for validation, then a tenth of the rest for comparing candidates, both rounded up.
+    assert (len(digits.train), len(digits.search), len(digits.val)) == (1293, 144, 360)
+    assert digits.classes == tuple("0123456789")
+    assert (digits.in_chans, digits.image_size) == (1, 8)
+
+
+def test_every_digit_is_in_exactly_one_part(digits):
+    together = [image for part in (digits.train, digits.search, digits.val) for image in pixels_of(part)]
+    # No two of scikit-learn's digits are alike, so equal pixels would be the same image twice.
+    assert len(set(together)) == len(together) == 1797
+    levels = np.round(load_digits().images * 255 / 16).astype(np.uint8)
+    assert {image.tobytes() for image in levels} == set(together)
+
+
+def test_digits_keep_their_labels(digits):
+    source = load_digits()
+    levels = np.round(source.images * 255 / 16).astype(np.uint8)
+    label_of = {image.tobytes(): int(label) for image, label in zip(levels, source.target, strict=True)}
+    for part in (digits.train, digits.search, digits.val):
+        assert [label_of[image] for image in pixels_of(part)] == part.labels.tolist()
+        assert [part[index][1] for index in range(len(part))] == part.labels.tolist()
+
+
+def test_classes_are_in_proportion_in_every_part(digits):
+    shares = np.bincount(load_digits().target) / 1797
+    for part in (digits.train, digits.search, digits.val):
+        counts = np.bincount(part.labels, minlength=10)
+        assert np.abs(counts - shares * len(part)).max() <= 2
+
+
+def test_the_split_belongs_to_the_data_and_not_to_a_run(digits):
+    for seed in (1, 2):
+        with seeded(seed):
+            other = open_data("digits")
+        for name in ("train", "search", "val"):
+            assert np.array_equal(getattr(digits, name).rows, getattr(other, name).rows)
+            assert pixels_of(getattr(digits, name)) == pixels_of(getattr(other, name))
+
+
+def test_statistics_are_those_of_the_training_images(digits):
+    pixels = np.stack([np.asarray(digits.train[index][0]) for index in range(len(digits.train))]) / 255
+    assert digits.mean == (round(float(pixels.mean()), 4),)
+    assert digits.std == (round(float(pixels.std()), 4),)
+
+
+def test_logistic_regression_reads_the_digits(digits):
+    # On raw pixels it is right well above nine times of ten; pixels or labels out of place would show.
+    found = logistic_regression_accuracy(digits.all_train, digits.val)
+    assert 90 < found < 100
+
+
+def test_logistic_regression_declines_what_would_take_long():
+    pixels = np.zeros((100, 64, 64, 3), dtype=np.uint8)
+    many = Labelled(Decoded(pixels), np.arange(100) % 2)
+    assert many.pictures.pixels[0].size * len(many) < 2_000_000
+    large = Labelled(Decoded(np.zeros((200, 64, 64, 3), dtype=np.uint8)), np.arange(200) % 2)
+    assert logistic_regression_accuracy(large, many) is None
+    in_files = Labelled(Files(["nowhere.png"] * 10, "L"), np.arange(10) % 2)
+    assert logistic_regression_accuracy(in_files, in_files) is None
+
+
+def test_what_is_known_of_the_data_travels_as_json(digits):
+    found = digits.describe()
+    assert found == {
+        "name": "digits",
+        "mean": list(digits.mean),
+        "std": list(digits.std),
+        "classes": list("0123456789"),
+    }
+
+
+# --- splitting
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_a_stratified_split_cuts_in_two(fraction):
+    labels = np.repeat([0, 1, 2], [100, 50, 50])
+    first, second = stratified_split(labels, fraction, seed=0)
+    assert sorted([*first, *second]) == list(range(200))
+    assert list(first) == sorted(first)
+    assert list(second) == sorted(second)
+    assert np.bincount(labels[second]).tolist() == [100 * fraction, 50 * fraction, 50 * fraction]
+    again, _ = stratified_split(labels, fraction, seed=0)
+    other, _ = stratified_split(labels, fraction, seed=1)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("labels", [[0] * 30 + [1], [0, 0, 1, 1, 2, 2], [0] * 9 + [1] * 9])
+def test_too_few_images_to_split_are_an_input_error(labels):
+    with pytest.raises(InputError, match=r"^data 'mine': too few images to hold 10% out") as error:
+        stratified_split(np.array(labels), 0.1, seed=0, name="mine")
+    assert "\n" not in str(error.value)
+
+
+# --- labelled images
+
+
+def labelled(n=6):
+    pixels = (np.arange(n, dtype=np.uint8) * 10)[:, None, None] * np.ones((1, 4, 4), dtype=np.uint8)
+    return Labelled(Decoded(pixels), np.arange(n) % 3)
+
+
+def levels(images):
+    return [int(np.asarray(images[index][0])[0, 0]) for index in range(len(images))]
+
+
+def test_parts_are_taken_by_position_in_the_part():
+    some = labelled().take(np.array([4, 2, 5]))
+    assert levels(some) == [40, 20, 50]
+    assert some.labels.tolist() == [1, 2, 2]
+    assert [label for _, label in (some[0], some[1], some[2])] == [1, 2, 2]
+    again = some.take(np.array([2, 0]))
+    assert levels(again) == [50, 40]
+    assert again.labels.tolist() == [2, 1]
+
+
+def test_a_union_is_in_the_order_of_the_images():
+    whole = labelled()
+    one, other = whole.take(np.array([5, 0, 3])), whole.take(np.array([4, 1]))
+    assert levels(one.union(other)) == levels(other.union(one)) == [0, 10, 30, 40, 50]
+    assert one.union(other).labels.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_all_training_images_do_not_depend_on_the_split(digits):
+    assert len(digits.all_train) == 1437
+    assert np.array_equal(digits.all_train.rows, np.arange(1437))
+
+
+def test_a_transform_leaves_the_other_views_alone():
+    images = labelled()
+    shown = images.transformed(lambda picture: picture.size)
+    assert shown[2] == ((4, 4), 2)
+    assert isinstance(images[2][0], Image.Image)
+    assert isinstance(shown.transformed(None)[2][0], Image.Image)
+
+
+# --- folders
+
+
+def test_a_folder_is_read(tmp_path):
+    data = open_data(str(make_folder(tmp_path, train=20, val=3)))
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train), len(data.search), len(data.val)) == (36, 4, 6)
+    assert np.bincount(data.search.labels).tolist() == [2, 2]
+    assert data.val.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    together = pixels_of(data.train) + pixels_of(data.search) + pixels_of(data.val)
+    assert len(set(together)) == 46
+    # Every image is where its class is: the first 20 levels were written for cats.
+    for part in (data.train, data.search):
+        assert [label == 0 for label in part.labels] == [image[0] <= 20 for image in pixels_of(part)]
+
+
+@pytest.mark.parametrize(("mode", "in_chans"), [("L", 1), ("1", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
+def test_grey_images_have_one_channel(tmp_path, mode, in_chans):
+    root = make_folder(tmp_path)
+    for path in root.rglob("*.png"):
+        Image.open(path).convert("RGB").convert(mode).save(path)
+    data = open_data(str(root))
+    assert data.in_chans == in_chans
+    assert len(data.mean) == len(data.std) == in_chans
+    assert data.train[0][0].mode == ("L" if in_chans == 1 else "RGB")
+
+
+def test_one_colour_image_makes_all_images_colour(tmp_path):
+    root = make_folder(tmp_path)
+    Image.new("RGB", (8, 8), (9, 8, 7)).save(root / "train" / "dog" / "3.png")
+    data = open_data(str(root))
+    assert data.in_chans == 3
+    assert {data.train[index][0].mode for index in range(len(data.train))} == {"RGB"}
+    assert {data.val[index][0].mode for index in range(len(data.val))} == {"RGB"}
+
+
+def test_images_of_one_size_are_kept_and_others_stay_in_files(tmp_path):
+    same = open_data(str(make_folder(tmp_path / "same", size=(12, 9))))
+    assert isinstance(same.train.pictures, Decoded)
+    assert isinstance(same.val.pictures, Decoded)
+    assert same.image_size == 9  # the smaller side
+    assert same.train[0][0].size == (12, 9)
+
+    root = make_folder(tmp_path / "mixed")
+    Image.new("L", (20, 30), 5).save(root / "train" / "cat" / "0.png")
+    mixed = open_data(str(root))
+    assert isinstance(mixed.train.pictures, Files)
+    assert isinstance(mixed.val.pictures, Decoded)
+    assert mixed.image_size == 8  # the median
+    assert (mixed.mean, mixed.std) == ((0.5,), (0.5,))
+    assert {mixed.all_train[index][0].size for index in range(20)} == {(8, 8), (20, 30)}
+
+
+def test_kept_images_and_files_are_the_same_images(tmp_path):
+    root = make_folder(tmp_path, mode="RGB")
+    data = open_data(str(root))
+    files = sorted((root / "train").rglob("*.png"))
+    expected = {np.asarray(Image.open(path)).tobytes() for path in files}
+    assert set(pixels_of(data.all_train)) == expected
+    read = Files([str(path) for path in files], "RGB")
+    assert {np.asarray(read[index]).tobytes() for index in range(len(read))} == expected
+
+
+def test_statistics_of_kept_colour_images_are_by_channel(tmp_path):
+    data = open_data(str(make_folder(tmp_path, mode="RGB")))
+    pixels = np.stack([np.asarray(data.train[index][0]) for index in range(len(data.train))]) / 255
+    assert data.mean == pytest.approx(tuple(pixels.mean(axis=(0, 1, 2))), abs=1e-4)
+    assert data.std == pytest.approx(tuple(pixels.std(axis=(0, 1, 2))), abs=1e-4)
+
+
+def one_class(root):
+    make_folder(root, classes=("cat",), train=20)
+    return ["at least two classes", "cat"]
+
+
+def without(part):
+    def spoil(root):
+        make_folder(root)
+        (root / part).rename(root / "elsewhere")
+        return ["train/ and val/", f"{part}/ is missing"]
+
+    return spoil
+
+
+def unknown_class(root):
+    make_folder(root)
+    (root / "val" / "bird").mkdir()
+    Image.new("L", (8, 8)).save(root / "val" / "bird" / "0.png")
+    return ["val/ has classes that train/ has not: bird"]
+
+
+def empty(part):
+    def spoil(root):
+        make_folder(root)
+        for path in (root / part).rglob("*.png"):
+            path.unlink()
+        # A class without training images is no class; without any, nothing else can be said.
+        for folder in (root / "val").iterdir():
+            if part == "train":
+                for path in folder.iterdir():
+                    path.unlink()
+                folder.rmdir()
+        return [f"no images in {part}/"]
+
+    return spoil
+
+
+def corrupt(part, damage):
+    def spoil(root):
+        make_folder(root)
+        path = root / part / "dog" / "1.png"
+        damage(path)
+        return [f"{path}: not a readable image"]
+
+    return spoil
+
+
+def cut(path):
+    # Only the pixels end here: the last 20 bytes hold checksums and the end mark.
+    path.write_bytes(path.read_bytes()[:-24])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) - 26] ^= 0xFF
+    path.write_bytes(content)
+
+
+def replace_by_text(path):
+    path.write_text("no image")
+
+
+def replace_by_nothing(path):
+    path.write_bytes(b"")
+
+
+def too_few(root):
+    make_folder(root, train=3)
+    return ["too few images to hold 10% out"]
+
+
+def a_single_one(root):
+    make_folder(root, train=20)
+    for path in sorted((root / "train" / "dog").iterdir())[1:]:
+        path.unlink()
+    return ["too few images", "the rarest with 1"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        one_class,
+        without("train"),
+        without("val"),
+        unknown_class,
+        empty("train"),
+        empty("val"),
+        corrupt("train", cut),
+        corrupt("train", flip),
+        corrupt("train", replace_by_text),
+        corrupt("train", replace_by_nothing),
+        corrupt("val", cut),
+        corrupt("val", replace_by_text),
+        too_few,
+        a_single_one,
+    ],
+)
+def test_an_unusable_folder_is_one_line_that_says_why(tmp_path, spoil):
+    expected = spoil(tmp_path)
+    with pytest.raises(InputError) as error:
+        open_data(str(tmp_path))
+    assert all(part in str(error.value) for part in expected)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_class_without_validation_images_is_no_error(tmp_path):
+    root = make_folder(tmp_path)
+    for path in (root / "val" / "cat").iterdir():
+        path.unlink()
+    assert open_data(str(root)).val.labels.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg"])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_images_that_stay_in_their_files_are_read_through_at_once(tmp_path, part, format):
+    root = make_folder(tmp_path)
+    for folder in ("train", "val"):
+        # Of another size than the rest, so that nothing is kept.
+        Image.new("L", (40, 30), 5).save(root / folder / "cat" / "0.png")
+    path = root / part / "dog" / f"broken.{format}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
+    assert isinstance(open_data(str(root)).val.pictures, Files)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=rf"broken\.{format}: not a readable image"):
+        open_data(str(root))
+
+
+def test_in_large_folders_a_corrupt_image_is_named_when_it_is_met(tmp_path, monkeypatch):
+    monkeypatch.setattr("psvit.data.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("psvit.data.CHECKED_LIMIT", 1)
+    root = make_folder(tmp_path)
+    cut(root / "val" / "dog" / "1.png")
+    data = open_data(str(root))
+    with pytest.raises(InputError, match=r"1\.png: not a readable image"):
+        pixels_of(data.val)
+
+
+@pytest.mark.parametrize("name", ["mnist", "no/such/folder", "wds/imagenet"])
+def test_an_unknown_name_is_answered_with_the_permitted_forms(name):
+    with pytest.raises(InputError) as error:
+        open_data(name)
+    assert repr(name) in str(error.value)
+    for form in ("train/ and val/", "'digits'", "'torch/cifar10'"):
+        assert form in str(error.value)
+
+
+def test_a_data_set_that_its_library_does_not_know_is_an_input_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"data 'torch/no_such_set': cannot be opened") as error:
+        open_data("torch/no_such_set")
+    assert "\n" not in str(error.value)
+
+
+# --- batches
+
+
+def noise(n=10, size=(8, 8), colour=False):
+    shape = (n, *size, 3) if colour else (n, *size)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return Labelled(Decoded(pixels), np.arange(n) % 3)
+
+
+GREY = Inputs(image_size=(8, 8), in_chans=1, mean=(0.4,), std=(0.3,))
+COLOUR = Inputs(image_size=(8, 8), in_chans=3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize(("inputs", "colour"), [(GREY, False), (COLOUR, True)])
+def test_batches_are_normalised_images_in_order(inputs, colour):
+    images = noise(colour=colour)
+    batches = list(Batches(images, inputs, 4, CPU))
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    pixels = torch.tensor(images.pictures.pixels).reshape(10, 8, 8, -1).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (inputs.mean, inputs.std))
+    torch.testing.assert_close(torch.cat([batch for batch, _ in batches]), (pixels - mean) / std)
+    assert torch.cat([labels for _, labels in batches]).tolist() == images.labels.tolist()
+
+
+def test_batches_are_the_same_every_time():
+    batches = Batches(noise(), GREY, 4, CPU)
+    first = list(batches)
+    with seeded(1):
+        second = list(batches)
+        fresh = list(Batches(noise(), GREY, 4, CPU))
+    for one, other in ((first, second), (first, fresh)):
+        for (images, labels), (others, other_labels) in zip(one, other, strict=True):
+            assert torch.equal(images, others)
+            assert torch.equal(labels, other_labels)
+
+
+def test_batches_that_do_not_fit_in_memory_are_the_same_too(monkeypatch):
+    kept = list(Batches(noise(), GREY, 4, CPU))
+    monkeypatch.setattr("psvit.data.MEMORY_LIMIT", 0)
+    passing = Batches(noise(), GREY, 4, CPU)
+    for _ in range(2):
+        for (images, labels), (others, other_labels) in zip(kept, passing, strict=True):
+            assert torch.equal(images, others)
+            assert torch.equal(labels, other_labels)
+
+
+def test_images_are_resized_to_what_the_network_takes():
+    inputs = Inputs(image_size=(16, 12), in_chans=1, mean=(0.0,), std=(1.0,))
+    grey = Labelled(Decoded(np.full((3, 9, 9), 51, dtype=np.uint8)), np.zeros(3, dtype=np.int64))
+    (images, _) = next(iter(Batches(grey, inputs, 3, CPU)))
+    assert images.shape == (3, 1, 16, 12)
+    torch.testing.assert_close(images, torch.full_like(images, 0.2))
+
+
+def test_accuracy_counts_the_highest_logits():
+    images = noise()
+    wrong = {1, 4, 7}
+    logits = torch.full((10, 3), -5.0)
+    for index, label in enumerate(images.labels):
+        logits[index, (label + 1) % 3 if index in wrong else label] = 5.0
+    position = iter(range(0, 12, 4))
+
+    def answer(batch):
+        start = next(position)
+        return logits[start : start + len(batch)]
+
+    assert accuracy(answer, Batches(images, GREY, 4, CPU)) == 70.0
+
+
+def test_inputs_follow_the_data(digits):
+    inputs = Inputs.of(digits, (8, 8))
+    assert (inputs.in_chans, inputs.mean, inputs.std) == (1, digits.mean, digits.std)
+    assert inputs.workers == 0  # so small that other processes would only cost time
+    assert Inputs.of(digits, (32, 32)).workers > 0
+
+
+# --- training batches
+
+RECIPE = Recipe(epochs=1, batch_size=4, lr=0.1, crop_scale=(0.5, 1.0), hflip=0.5)
+
+
+def epoch(loader, seed):
+    with seeded(seed):
+        return [(images.clone(), labels.clone()) for images, labels in loader]
+
+
+@pytest.mark.parametrize(("inputs", "colour"), [(GREY, False), (COLOUR, True)])
+def test_training_batches_are_whole_shuffled_and_repeatable(inputs, colour):
+    recipe = RECIPE.override({"auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5, "color_jitter": 0.3})
+    loader = training_loader(noise(30, colour=colour), inputs, recipe)
+    first = epoch(loader, 0)
+    assert len(first) == len(loader) == 7  # the last, incomplete one is left out
+    for images, labels in first:
+        assert images.shape == (4, inputs.in_chans, 8, 8)
+        assert images.dtype == torch.float32
+        assert labels.shape == (4,)
+    for (images, labels), (others, other_labels) in zip(first, epoch(loader, 0), strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+    order = [label for _, labels in first for label in labels.tolist()]
+    assert order != [label for _, labels in epoch(loader, 1) for label in labels.tolist()]
+
+
+def test_without_augmentation_training_images_are_the_images():
+    images = noise(12)
+    recipe = Recipe(epochs=1, batch_size=4, lr=0.1, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    batches = epoch(training_loader(images, GREY, recipe), 0)
+    found = torch.cat([batch for batch, _ in batches])
+    labels = torch.cat([labels for _, labels in batches])
+    expected = (torch.tensor(images.pictures.pixels)[:, None] / 255 - 0.4) / 0.3
+    # In some order every image once, with its own label.
+    distance = (found[:, None] - expected[None]).abs().amax(dim=(2, 3, 4))
+    assert distance.min(dim=1).values.max() < 1e-5
+    rows = distance.argmin(dim=1)
+    assert sorted(rows.tolist()) == list(range(12))
+    assert rows.tolist() != list(range(12))
+    assert labels.tolist() == images.labels[rows].tolist()
+
+
+def test_a_set_smaller_than_a_batch_is_one_even_batch():
+    (batch,) = epoch(training_loader(noise(7), GREY, RECIPE.override({"batch_size": 64})), 0)
+    assert len(batch[0]) == 6
+
+
+def test_a_loader_leaves_the_images_as_they_were():
+    images = noise()
+    training_loader(images, GREY, RECIPE)
+    assert images.transform is None
+    assert isinstance(images[0][0], Image.Image)
+
+
+def test_an_unknown_augmentation_is_an_input_error():
+    # Where it is found out does not matter, as long as it is before training.
+    with pytest.raises(InputError, match="no-such-policy"):
+        training_loader(noise(), GREY, RECIPE.override({"auto_augment": "no-such-policy"}))

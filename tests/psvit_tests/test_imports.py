@@ -1,0 +1,159 @@
+"""Which room may import which, and what a command's help waits for."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Folders at the repository's top, as setup.cfg maps them, and the rooms that each may import beside itself.
+PACKAGES = {"psvit": "psvit", "supernet": "psvit.supernet", "search": "psvit.search", "retrain": "psvit.retrain"}
+MAY_IMPORT = {
+    "psvit": set(),
+    "supernet": {"psvit"},
+    "search": {"psvit", "supernet"},
+    "retrain": {"psvit"},
+}
+HEAVY = ("torch", "timm", "ray", "optuna", "matplotlib", "plotly", "sklearn", "torchvision", "onnxruntime")
+
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+COMMANDS = dict(
+    line.split(" = ") for line in SETUP["options.entry_points"]["console_scripts"].strip().splitlines() if line
+)
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file names in its imports, wherever they stand; relative ones begin with a point."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            # `from psvit import supernet` names a module as well.
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(module: str) -> str | None:
+    """The room that a module belongs to, nothing for modules from elsewhere."""
+    for room, package in PACKAGES.items():
+        if room != "psvit" and (module == package or module.startswith(f"{package}.")):
+            return room
+    return "psvit" if module == "psvit" or module.startswith("psvit.") else None
+
+
+FILES = [(room, path) for room in PACKAGES for path in sources(room)]
+
+
+def test_all_rooms_are_found():
+    for room in PACKAGES:
+        assert len(sources(room)) > 1, room
+    # A package that is added must be put into the table above.
+    top = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert top == {*PACKAGES, "configs"}
+
+
+@pytest.mark.parametrize(("room", "path"), FILES, ids=[str(path.relative_to(ROOT)) for _, path in FILES])
+def test_arrows_point_one_way(room, path):
+    used = {other for name in imported(path) if (other := room_of(name))} - {room}
+    assert used <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", [path for _, path in FILES], ids=[str(path.relative_to(ROOT)) for _, path in FILES])
+def test_imports_are_absolute_and_by_the_installed_name(path):
+    names = imported(path)
+    assert not [name for name in names if name.startswith(".")]
+    # At the repository's root the folders can be imported too, which would make second, unequal classes.
+    assert not [name for name in names if name.split(".")[0] in {*PACKAGES, "configs"} - {"psvit"}]
+
+
+@pytest.mark.parametrize("path", [path for _, path in FILES], ids=[str(path.relative_to(ROOT)) for _, path in FILES])
+def test_only_cli_files_know_the_command_line_library(path):
+    knows = any(name.split(".")[0] == "click" for name in imported(path))
+    assert not knows or path.name == "cli.py"
+    if path.name == "cli.py":
+        assert knows
+
+
+def test_imports_have_no_circles():
+    # Of whole modules at run time: what stands under TYPE_CHECKING or inside a function does not count.
+    modules = {}
+    for room, path in FILES:
+        parts = path.relative_to(ROOT / room).with_suffix("").parts
+        name = ".".join([PACKAGES[room], *(part for part in parts if part != "__init__")])
+        names = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        modules[name] = names
+    modules = {
+        name: {other for other in names if other in modules and other != name} for name, names in modules.items()
+    }
+    while leaves := [name for name, names in modules.items() if not names]:
+        modules = {name: names - set(leaves) for name, names in modules.items() if name not in leaves}
+    assert not modules
+
+
+def loaded_by(code: str) -> list[str]:
+    """The heavy libraries that a fresh interpreter has loaded after some code."""
+    report = f"import json, sys; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    # Away from the repository's root, where the package is the installed one.
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], cwd="/", capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_by("import psvit; dir(psvit); psvit.__version__") == []
+
+
+def test_values_load_nothing_heavy():
+    # Files of architectures and spaces are read by tools that have no use for a deep-learning library.
+    code = "import psvit; psvit.Architecture, psvit.Budget, psvit.cost, psvit.SearchSpace.load('psvit-2d-tiny').size"
+    assert loaded_by(code) == []
+
+
+def test_all_public_names_are_there():
+    code = "import psvit\nfor name in psvit.__all__: assert getattr(psvit, name) is not None, name"
+    assert "torch" in loaded_by(code)
+
+
+def test_an_unknown_public_name_is_answered_with_the_known_ones():
+    import psvit
+
+    with pytest.raises(AttributeError, match=r"no attribute 'Architektur'; it offers Architecture, Budget"):
+        _ = psvit.Architektur
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_nothing_heavy(command):
+    module, function = COMMANDS[command].split(":")
+    code = f"""
+import sys
+sys.argv = [{command!r}, "--help"]
+from {module} import {function}
+try:
+    {function}()
+except SystemExit as end:
+    assert not end.code, end.code
+else:
+    raise AssertionError("a command ends by exiting")
+"""
+    assert loaded_by(code) == []

@@ -1,0 +1,172 @@
+"""Recipes as values and files."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psvit.documents import dump_yaml
+from psvit.errors import InputError
+from psvit.recipe import Recipe, default_recipe, shipped_recipes
+
+PLAIN = {"epochs": 10, "batch_size": 32, "lr": 0.001}
+
+
+def write(path, **values):
+    path.write_text(yaml.safe_dump({"schema": "psvit/recipe/1", **values}))
+    return path
+
+
+# --- round trips
+
+fractions = st.floats(0, 1)
+positive = st.floats(1e-9, 1e3)
+
+
+@st.composite
+def recipes(draw) -> Recipe:
+    epochs = draw(st.integers(1, 1000))
+    return Recipe(
+        epochs=epochs,
+        batch_size=2 * draw(st.integers(1, 2048)),
+        opt=draw(st.sampled_from(["adamw", "sgd", "lamb"])),
+        lr=draw(positive),
+        min_lr=draw(st.floats(0, 1)),
+        warmup_epochs=draw(st.integers(0, epochs - 1)),
+        clip_grad=draw(st.none() | positive),
+        smoothing=draw(fractions),
+        ema_decay=draw(st.none() | fractions),
+        crop_scale=tuple(sorted(draw(st.tuples(positive, positive)))),
+        crop_ratio=tuple(sorted(draw(st.tuples(positive, positive)))),
+        auto_augment=draw(st.none() | st.just("rand-m9-mstd0.5-inc1")),
+        mixup=draw(st.floats(0, 2)),
+        cutmix=draw(st.floats(0, 2)),
+        interpolation=draw(st.sampled_from(["bilinear", "bicubic", "random"])),
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(recipes())
+def test_round_trips(tmp_path_factory, recipe):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(dump_yaml({"schema": "psvit/recipe/1", **recipe.to_dict()}))
+    assert Recipe.load(path) == recipe
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert Recipe.from_dict(recipe.to_dict()).digest == recipe.digest
+
+
+# --- shipped recipes
+
+
+def test_every_recipe_ships_for_networks_and_for_supernets():
+    names = shipped_recipes()
+    assert {"digits", "cifar", "imagenet"} <= set(names)
+    assert {f"supernet-{name}" for name in names if not name.startswith("supernet-")} <= set(names)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_read(name):
+    recipe = Recipe.load(name)
+    assert recipe.epochs > recipe.warmup_epochs
+    # Drawn depths are a supernet's stochastic depth, and averaged weights would mix networks of many shapes.
+    if name.startswith("supernet-"):
+        assert recipe.drop_path_rate == 0
+        assert recipe.ema_decay is None
+
+
+def test_digits_are_not_mirrored():
+    assert all(Recipe.load(name).hflip == 0 for name in ("digits", "supernet-digits"))
+
+
+@pytest.mark.parametrize(
+    ("image_size", "name"),
+    [(8, "digits"), (15, "digits"), (16, "cifar"), (32, "cifar"), (95, "cifar"), (96, "imagenet"), (224, "imagenet")],
+)
+def test_the_default_goes_by_the_size_of_the_images(image_size, name):
+    assert default_recipe(image_size, supernet=False) == name
+    assert default_recipe(image_size, supernet=True) == f"supernet-{name}"
+    assert {name, f"supernet-{name}"} <= set(shipped_recipes())
+
+
+def test_an_unknown_name_is_answered_with_the_shipped_ones():
+    with pytest.raises(InputError, match=r"recipe 'cigar': unknown; permitted are .*cifar.*, or a .yaml file$"):
+        Recipe.load("cigar")
+
+
+# --- values
+
+
+def test_overriding_replaces_values_and_leaves_the_rest():
+    recipe = Recipe(**PLAIN)
+    other = recipe.override({"lr": 0.01, "crop_scale": [0.5, 1.0]})
+    assert other == Recipe(epochs=10, batch_size=32, lr=0.01, crop_scale=(0.5, 1.0))
+    assert recipe == Recipe(**PLAIN)
+    assert recipe.override({}) == recipe
+
+
+@pytest.mark.parametrize(
+    ("mixup", "cutmix", "mixes"), [(0, 0, False), (0.8, 0, True), (0, 1.0, True), (1.0, 1.0, True)]
+)
+def test_either_alpha_mixes(mixup, cutmix, mixes):
+    assert Recipe(**PLAIN, mixup=mixup, cutmix=cutmix).mixes is mixes
+
+
+BROKEN = [
+    ({"epochs": 0}, "epochs", "greater than 0"),
+    ({"epochs": "10"}, "epochs", 'valid integer, received "10"'),
+    ({"epochs": 1.5}, "epochs", "valid integer, received 1.5"),
+    ({"batch_size": -1}, "batch_size", "greater than 0"),
+    ({"lr": 0.0}, "lr", "greater than 0"),
+    ({"lr": "fast"}, "lr", 'valid number, received "fast"'),
+    ({"lr": math.nan}, "lr", "received NaN"),
+    ({"min_lr": -1e-5}, "min_lr", "greater than or equal to 0"),
+    ({"warmup_epochs": 10}, "", "warmup_epochs must be fewer than epochs 10, received 10"),
+    ({"smoothing": 1.1}, "smoothing", "less than or equal to 1"),
+    ({"hflip": -0.1}, "hflip", "greater than or equal to 0"),
+    ({"clip_grad": 0.0}, "clip_grad", "greater than 0"),
+    ({"mixup": 0.8, "batch_size": 31}, "", "batch_size must be even for mixup and cutmix, received 31"),
+    ({"interpolation": "nearest"}, "", "interpolation must be bilinear, bicubic or random, received 'nearest'"),
+    ({"crop_scale": [1.0, 0.5]}, "", "crop_scale must ascend, received [1.0, 0.5]"),
+    ({"crop_ratio": [2.0, 1.0]}, "", "crop_ratio must ascend, received [2.0, 1.0]"),
+    ({"crop_scale": 0.5}, "crop_scale", "valid array, received 0.5"),
+    ({"crop_scale": [0.5]}, "crop_scale.1", "required"),
+    ({"learning_rate": 0.1}, "learning_rate", "unknown key; permitted keys: epochs, batch_size, opt, lr"),
+]
+
+
+@pytest.mark.parametrize(("values", "key", "message"), BROKEN)
+def test_a_file_that_breaks_a_rule_is_answered_with_file_key_and_rule(tmp_path, values, key, message):
+    path = write(tmp_path / "recipe.yaml", **{**PLAIN, **values})
+    with pytest.raises(InputError) as error:
+        Recipe.load(path)
+    assert str(error.value).startswith(f"{path}: {key}: " if key else f"{path}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("values", "key", "message"), BROKEN)
+def test_overriding_keeps_to_the_same_rules(values, key, message):
+    with pytest.raises(InputError) as error:
+        Recipe(**PLAIN).override(values)
+    assert str(error.value).startswith(f"recipe: {key}: " if key else "recipe: ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["lr", "min_lr", "weight_decay", "clip_grad", "mixup"])
+def test_nothing_is_infinite(key):
+    with pytest.raises(InputError, match=f"recipe: {key}: .*finite"):
+        Recipe(**PLAIN).override({key: math.inf})
+
+
+def test_what_is_needed_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"recipe\.yaml: lr: Field required$"):
+        Recipe.load(write(tmp_path / "recipe.yaml", epochs=10, batch_size=32))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.yaml: cannot be read: No such file"):
+        Recipe.load(tmp_path / "nowhere.yaml")

@@ -1,0 +1,395 @@
+"""The one training loop: its schedule, its log, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from psvit.architecture import Architecture, Stage
+from psvit.data import Decoded, Inputs, Labelled, training_loader
+from psvit.errors import DivergedError, InputError
+from psvit.model import PSViT
+from psvit.recipe import Recipe
+from psvit.seeding import seeded
+from psvit.training import Classification, train
+
+CPU = torch.device("cpu")
+CLASSES = 4
+ARCH = Architecture(
+    variant="2d",
+    image_size=(8, 8),
+    in_chans=1,
+    num_classes=CLASSES,
+    patch_size=2,
+    patch_stride=2,
+    head_dim=4,
+    stages=(Stage(embed_dim=8, groups=(2,), mlp_ratio=2), Stage(embed_dim=12, groups=(1,), mlp_ratio=1)),
+    pools=("conv",),
+)
+INPUTS = Inputs(image_size=(8, 8), in_chans=1, mean=(0.5,), std=(0.25,))
+PLAIN = Recipe(epochs=4, batch_size=8, lr=0.003, warmup_epochs=1, drop_path_rate=0.2, crop_scale=(0.5, 1.0), hflip=0.5)
+
+
+class ProcessEnds(Exception):
+    """Stands for whatever may end one."""
+
+
+class Interrupted(Classification):
+    """A classification that is interrupted before a step."""
+
+    def __init__(self, model, at):
+        super().__init__(model)
+        object.__setattr__(self, "at", at)  # the class is frozen
+
+    def loss(self, images, targets, smoothing, step):
+        if step == self.at:
+            raise ProcessEnds
+        return super().loss(images, targets, smoothing, step)
+
+
+def images(n=40):
+    rng = np.random.default_rng(0)
+    return Labelled(Decoded(rng.integers(0, 256, (n, 8, 8), dtype=np.uint8)), np.arange(n) % CLASSES)
+
+
+def network(seed=0):
+    with seeded(seed):
+        return PSViT(ARCH, drop_path_rate=0.2)
+
+
+def run(folder, recipe, *, task=None, seed=7, held_out=None, n=40):
+    return train(
+        task or Classification(network()),
+        training_loader(images(n), INPUTS, recipe),
+        recipe,
+        num_classes=CLASSES,
+        seed=seed,
+        device=CPU,
+        folder=folder,
+        description="training",
+        held_out=held_out,
+    )
+
+
+def weights(trained):
+    return {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one) and set(one) == set(other)
+
+
+def stable(log):
+    """The log without what the clock says."""
+    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in log]
+
+
+def interrupt_in_epoch(folder, recipe, epoch, where):
+    """Train until something ends the process in this epoch: between two steps, or after the last."""
+    if where == "between steps":
+        # Two of an epoch's five steps are done and must not count.
+        with pytest.raises(ProcessEnds):
+            run(folder, recipe, task=Interrupted(network(), at=5 * (epoch - 1) + 2))
+        return
+    calls = []
+
+    def held_out(model):
+        calls.append(model)
+        if len(calls) == epoch:
+            raise ProcessEnds
+        return {}
+
+    with pytest.raises(ProcessEnds):
+        run(folder, recipe, held_out=held_out)
+
+
+RECIPES = {
+    "plain": PLAIN,
+    "averaged": PLAIN.override({"ema_decay": 0.9}),
+    "mixed": PLAIN.override({"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1}),
+    "averaged and mixed": PLAIN.override({"ema_decay": 0.9, "mixup": 0.8, "smoothing": 0.1, "clip_grad": 0.5}),
+    "augmented": PLAIN.override({"auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5}),
+    "sgd": PLAIN.override({"opt": "sgd", "clip_grad": 1.0}),
+    # These keep numbers beside tensors, or count steps beside the parameters.
+    "lamb": PLAIN.override({"opt": "lamb"}),
+    "adan": PLAIN.override({"opt": "adan"}),
+    "adafactor": PLAIN.override({"opt": "adafactor"}),
+}
+
+
+@pytest.mark.parametrize("where", ["between steps", "after the last step"])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, recipe, where):
+    whole = run(tmp_path / "whole", recipe)
+    interrupt_in_epoch(tmp_path / "parts", recipe, 3, where)
+    # Another process begins with other weights, which the checkpoint must replace altogether.
+    continued = run(tmp_path / "parts", recipe, task=Classification(network(seed=99)))
+    assert same(weights(whole), weights(continued))
+    assert stable(whole.log) == stable(continued.log)
+
+
+def test_several_interruptions_change_nothing(tmp_path):
+    recipe = RECIPES["averaged and mixed"]
+    whole = run(tmp_path / "whole", recipe)
+    for epoch in (1, 2, 4):
+        # Until there is a checkpoint, the beginning is that of the whole run.
+        task = Interrupted(network(seed=0 if epoch <= 2 else 99), at=5 * (epoch - 1) + 4)
+        with pytest.raises(ProcessEnds):
+            run(tmp_path / "parts", recipe, task=task)
+    assert same(weights(whole), weights(run(tmp_path / "parts", recipe)))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = run(tmp_path, PLAIN)
+    steps = []
+
+    class Counting(Classification):
+        def loss(self, images, targets, smoothing, step):
+            steps.append(step)
+            return super().loss(images, targets, smoothing, step)
+
+    again = run(tmp_path, PLAIN, task=Counting(network(seed=99)))
+    assert not steps
+    assert same(weights(first), weights(again))
+    assert first.log == again.log
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path):
+    torch.manual_seed(1)
+    one = weights(run(tmp_path / "a", PLAIN))
+    torch.manual_seed(2)  # what was drawn before does not matter
+    assert same(one, weights(run(tmp_path / "b", PLAIN)))
+    assert not same(one, weights(run(tmp_path / "c", PLAIN, seed=8)))
+
+
+def test_training_leaves_global_generators_alone(tmp_path):
+    before = torch.random.get_rng_state(), str(np.random.get_state())
+    run(tmp_path, RECIPES["mixed"])
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == before[1]
+
+
+def test_every_epoch_draws_anew(tmp_path):
+    seen = []
+
+    class Recording(Classification):
+        def loss(self, images, targets, smoothing, step):
+            seen.append(targets.tolist())
+            return super().loss(images, targets, smoothing, step)
+
+    run(tmp_path, PLAIN, task=Recording(network()))
+    epochs = [str(seen[start : start + 5]) for start in range(0, 20, 5)]
+    assert len(set(epochs)) == 4
+
+
+# --- what is trained
+
+
+def test_one_step_of_sgd_by_hand(tmp_path):
+    # One epoch of one batch, where momentum has nothing to carry on yet: the new weights are the old ones less lr times
+    # the gradient.
+    recipe = Recipe(epochs=1, batch_size=8, opt="momentum", lr=0.1, min_lr=0.0, weight_decay=0.0, smoothing=0.1)
+    model = network().eval()
+    seen = []
+
+    class Recording(Classification):
+        def loss(self, images, targets, smoothing, step):
+            seen.append((images, targets, smoothing, step))
+            return super().loss(images, targets, smoothing, step)
+
+    with seeded(0):
+        plain = PSViT(ARCH)
+    before = {name: parameter.detach().clone() for name, parameter in plain.named_parameters()}
+    trained = run(tmp_path, recipe, task=Recording(plain), n=8)
+    ((batch, targets, smoothing, step),) = seen
+    assert (len(batch), smoothing, step) == (8, 0.1, 0)
+
+    # Nothing random is left in the network, so its loss can be had again.
+    model.load_state_dict(before)
+    logits = model(batch)
+    hard = -logits.log_softmax(dim=1)[torch.arange(8), targets]
+    loss = (0.9 * hard - 0.1 * logits.log_softmax(dim=1).mean(dim=1)).mean()
+    loss.backward()
+    assert trained.log[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        expected = before[name] - 0.1 * parameter.grad
+        torch.testing.assert_close(trained.model.state_dict()[name], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_learning_rate_warms_up_and_follows_a_cosine(tmp_path):
+    recipe = Recipe(epochs=10, batch_size=8, lr=0.01, min_lr=0.0001, warmup_epochs=2)
+    log = run(tmp_path, recipe).log
+    rates = []
+    for epoch in range(10):
+        last = 5 * epoch + 4  # the last of an epoch's five steps
+        if last < 10:
+            rates.append(0.0001 + (0.01 - 0.0001) * last / 10)
+        else:
+            rates.append(0.0001 + (0.01 - 0.0001) * (1 + math.cos(math.pi * last / 50)) / 2)
+    assert [row["lr"] for row in log] == pytest.approx(rates, rel=1e-6)
+
+
+def test_weight_decay_leaves_norms_biases_and_positions_alone(tmp_path):
+    class Indifferent(Classification):
+        """Gradients are zero, so that decay alone moves weights."""
+
+        def loss(self, images, targets, smoothing, step):
+            return 0.0 * super().loss(images, targets, smoothing, step)
+
+    model = network()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    after = weights(run(tmp_path, PLAIN.override({"weight_decay": 0.5}), task=Indifferent(model)))
+    decayed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert decayed == {name for name, tensor in before.items() if tensor.ndim > 1 and name != "pos_embed"}
+
+
+def test_averaged_weights_are_the_result_and_are_held_out_tested(tmp_path):
+    tested = []
+    recipe = RECIPES["averaged"]
+    task = Classification(network())
+    trained = run(tmp_path, recipe, task=task, held_out=lambda model: tested.append(model) or {})
+    assert all(model is trained.model for model in tested)
+    assert len(tested) == 4
+    assert trained.model is not task.model
+    assert not same(trained.model.state_dict(), task.model.state_dict())
+    # An average lies between what it averages, near the last weights after a few steps of a small rate.
+    distance = max(
+        (a - b).abs().max() for a, b in zip(trained.model.parameters(), task.model.parameters(), strict=True)
+    )
+    assert 0 < distance < 0.1
+
+
+def test_averaging_leaves_the_first_weights_behind_soon(tmp_path):
+    # With such a decay and no warm-up, twenty steps would leave the average at the weights it began with.
+    task = Classification(network())
+    first = [parameter.detach().clone() for parameter in task.model.parameters()]
+    averaged = run(tmp_path, PLAIN.override({"ema_decay": 0.9999}), task=task).model
+    last = list(task.model.parameters())
+
+    def distance(one, other):
+        return sum((a - b).square().sum() for a, b in zip(one, other, strict=True)).sqrt()
+
+    assert distance(averaged.parameters(), last) < 0.5 * distance(first, last)
+
+
+def test_without_averaging_the_trained_module_is_the_result(tmp_path):
+    task = Classification(network())
+    tested = []
+    assert run(tmp_path, PLAIN, task=task, held_out=lambda model: tested.append(model) or {}).model is task.model
+    assert all(model is task.model for model in tested)
+
+
+def test_mixing_gives_the_task_probabilities(tmp_path):
+    seen = []
+
+    class Recording(Classification):
+        def loss(self, images, targets, smoothing, step):
+            seen.append((targets, smoothing))
+            return super().loss(images, targets, smoothing, step)
+
+    run(tmp_path, RECIPES["mixed"], task=Recording(network()))
+    assert len(seen) == 4 * 5
+    for targets, smoothing in seen:
+        assert smoothing == 0.0  # already in the targets
+        assert targets.shape == (8, CLASSES)
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+    assert any(len(set(targets.flatten().tolist())) > 2 for targets, _ in seen)
+
+
+def test_a_network_learns(tmp_path):
+    # Bright left halves against bright right ones.
+    pixels = np.zeros((64, 8, 8), dtype=np.uint8)
+    labels = np.arange(64) % 2
+    pixels[labels == 0, :, :4] = 255
+    pixels[labels == 1, :, 4:] = 255
+    recipe = Recipe(epochs=15, batch_size=16, lr=0.01, warmup_epochs=1)
+    model = network()
+    log = train(
+        Classification(model),
+        training_loader(Labelled(Decoded(pixels), labels), INPUTS, recipe),
+        recipe,
+        num_classes=CLASSES,
+        seed=0,
+        device=CPU,
+        folder=tmp_path,
+        description="",
+    ).log
+    assert log[-1]["loss"] < 0.3 < log[0]["loss"]
+
+
+# --- the log
+
+
+def test_the_log_has_a_row_for_every_epoch(tmp_path):
+    calls = []
+
+    def held_out(model):
+        assert isinstance(model, nn.Module)
+        calls.append(model)
+        return {"accuracy": 10.0 * len(calls)}
+
+    trained = run(tmp_path, PLAIN, held_out=held_out)
+    with (tmp_path / "log.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["epoch", "lr", "loss", "images_per_second", "accuracy"]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert [float(row["accuracy"]) for row in rows] == [10.0, 20.0, 30.0, 40.0]
+    assert [{key: float(value) for key, value in row.items()} for row in rows] == trained.log
+    # Before anything is learnt, four classes cost about log 4.
+    assert float(rows[0]["loss"]) == pytest.approx(math.log(CLASSES), abs=0.3)
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+
+
+def test_the_log_is_continued(tmp_path):
+    interrupt_in_epoch(tmp_path, PLAIN, 3, "after the last step")
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
+    run(tmp_path, PLAIN)
+    with (tmp_path / "log.csv").open() as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3", "4"]
+
+
+def test_only_checkpoint_and_log_are_left(tmp_path):
+    run(tmp_path, RECIPES["averaged"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "log.csv"]
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_divergence_is_an_error_of_its_own(tmp_path, value):
+    class Diverging(Classification):
+        def loss(self, images, targets, smoothing, step):
+            loss = super().loss(images, targets, smoothing, step)
+            return loss * value if step == 14 else loss
+
+    with pytest.raises(DivergedError, match=f"the loss is {value} in epoch 3; try a smaller lr") as error:
+        run(tmp_path, PLAIN, task=Diverging(network()))
+    assert "\n" not in str(error.value)
+    # The checkpoint of the last epoch that went well is still there.
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
+
+
+def test_an_unknown_optimiser_is_an_input_error(tmp_path):
+    # Where it is found out does not matter, as long as it is before training.
+    with pytest.raises(InputError, match="adamz"):
+        run(tmp_path, PLAIN.override({"opt": "adamz"}))
+
+
+def test_loss_of_a_classification_is_cross_entropy():
+    model = network().eval()
+    batch, targets = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
+    loss = Classification(model).loss(batch, targets, smoothing=0.0, step=0)
+    expected = -model(batch).softmax(dim=1)[torch.arange(6), targets].log().mean()
+    torch.testing.assert_close(loss, expected)
+    soft = F.one_hot(targets, CLASSES).float()
+    torch.testing.assert_close(Classification(model).loss(batch, soft, 0.0, 0), expected)
