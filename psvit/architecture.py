@@ -131,8 +131,13 @@ def stage_grids(
     """
     if min(image_size) < patch_size:
         raise ValueError(f"image_size must be at least patch_size {patch_size}, received {list(image_size)}")
+    # Pixels that no patch sees, and a stride that is never taken, would let two descriptions build one network.
+    if patch_stride > patch_size or (set(image_size) == {patch_size} and patch_stride != patch_size):
+        raise ValueError(
+            f"patch_stride must be at most patch_size {patch_size}, and equal to it for a single patch, "
+            f"received {patch_stride}"
+        )
     if any((side - patch_size) % patch_stride for side in image_size):
-        # Pixels that no patch sees would let two image sizes describe one network.
         raise ValueError(
             f"patches of {patch_size} pixels, {patch_stride} apart, must cover the image exactly, "
             f"received image_size {list(image_size)}"

@@ -96,7 +96,7 @@ class Budget(Value):
         ]
 
     def spent(self, fraction: float) -> Self:
-        """The same budget with a lower end, this fraction of the upper, for the first limit that has none.
+        """The same budget with a lower end, this fraction of the upper, for its first limit if that has none.
 
         A range that was given stays as it is: `0..2GFLOPs` asks for everything up to the limit.
         """

@@ -106,7 +106,7 @@ def read_yaml(path: Path, schema: str) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file; expected YAML with 'schema: {schema}'") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none, numbers without end, ...
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping with 'schema: {schema}', found {type(data).__name__}")

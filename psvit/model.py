@@ -179,7 +179,13 @@ class PSViT(nn.Module):
         )
 
     def embed(self, x: Tensor) -> Tensor:
-        """From images (B, C, height, width) to the first stage's tokens (B, N, D), positions added."""
+        """From images (B, C, height, width) to the first stage's tokens (B, N, D), positions added.
+
+        Raises:
+            ValueError: images of another size, whose tokens would get positions that are not theirs.
+        """
+        if tuple(x.shape[-2:]) != self.arch.image_size:
+            raise ValueError(f"images must be {self.arch.image_size} pixels, received {tuple(x.shape[-2:])}")
         x = self.patch_embed(x)
         if self.has_class_token:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from psvit.documents import Value, read_yaml
-from psvit.errors import InputError
+from psvit.shipped import find, shipped
 
 SCHEMA = "psvit/recipe/1"
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -91,12 +90,7 @@ class Recipe(Value):
         Raises:
             InputError: no such recipe, or the file breaks a rule.
         """
-        path = Path(name_or_path)
-        if path.suffix not in (".yaml", ".yml"):
-            if str(name_or_path) not in shipped_recipes():
-                known = ", ".join(shipped_recipes())
-                raise InputError(f"recipe {str(name_or_path)!r}: unknown; permitted are {known}, or a .yaml file")
-            path = _shipped_folder() / f"{name_or_path}.yaml"
+        path = find("recipe", name_or_path)
         return cls.from_dict(read_yaml(path, SCHEMA), source=str(path))
 
     def override(self, settings: dict[str, Any]) -> Self:
@@ -125,13 +119,9 @@ def _check_names(opt: str, auto_augment: str | None) -> None:
             ) from None
 
 
-def _shipped_folder() -> Path:
-    return Path(str(files("psvit.configs"))) / "recipes"
-
-
 def shipped_recipes() -> list[str]:
     """The names of the recipes that come with the package."""
-    return sorted(path.stem for path in _shipped_folder().glob("*.yaml"))
+    return shipped("recipe")
 
 
 def default_recipe(image_size: int, supernet: bool) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -25,6 +24,7 @@ from psvit.budget import Budget, format_cost
 from psvit.costs import METRICS, cost
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
+from psvit.shipped import find, shipped
 
 if TYPE_CHECKING:
     from psvit.feasible import Batch
@@ -160,12 +160,7 @@ class SearchSpace(Value):
         Raises:
             InputError: no such space, or the file breaks a rule.
         """
-        path = Path(name_or_path)
-        if path.suffix not in (".yaml", ".yml"):
-            if str(name_or_path) not in shipped_spaces():
-                known = ", ".join(shipped_spaces())
-                raise InputError(f"space {str(name_or_path)!r}: unknown; permitted are {known}, or a .yaml file")
-            path = _shipped_folder() / f"{name_or_path}.yaml"
+        path = find("space", name_or_path)
         return cls.from_dict(read_yaml(path, SCHEMA), source=str(path))
 
     def save(self, path: str | Path) -> None:
@@ -174,9 +169,8 @@ class SearchSpace(Value):
 
     def with_data(self, num_classes: int, in_chans: int, image_size: tuple[int, int] | None = None) -> SearchSpace:
         """The same space for other images and classes, which the data decide."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        changed = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size or self.image_size}
-        return type(self)(**{**fields, **changed})
+        changed = {"num_classes": num_classes, "in_chans": in_chans, "image_size": list(image_size or self.image_size)}
+        return type(self).from_dict({**self.to_dict(), **changed}, source=self.name)
 
     def differs_in_data_only(self, other: SearchSpace) -> bool:
         """Whether two spaces are the same but for classes, channels and size of the images."""
@@ -515,13 +509,9 @@ class SearchSpace(Value):
         return self.sample(rng, 1, budget)[0]
 
 
-def _shipped_folder() -> Path:
-    return Path(str(files("psvit.configs"))) / "spaces"
-
-
 def shipped_spaces() -> list[str]:
     """The names of the spaces that come with the package."""
-    return sorted(path.stem for path in _shipped_folder().glob("*.yaml"))
+    return shipped("space")
 
 
 def default_space(budget: Budget, image_size: int) -> SearchSpace:

@@ -55,7 +55,7 @@ def architectures(draw) -> Architecture:
     head_dim = draw(st.integers(1, 8))
     widths = sorted(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
     patch_size = draw(st.integers(1, 4))
-    patch_stride = draw(st.integers(1, 6))
+    patch_stride = draw(st.integers(1, patch_size))
     # Grids of 3 patches a side and more leave two tokens or more before each of two poolings.
     sides = [(draw(st.integers(3, 9)) - 1) * patch_stride + patch_size for _ in range(2)]
     stages = tuple(
@@ -209,6 +209,8 @@ IMPOSSIBLE = [
     (changed(image_size=[16, 3]), "", "image_size must be at least patch_size 4, received [16, 3]"),
     (changed(image_size=[16, 18]), "", "must cover the image exactly, received image_size [16, 18]"),
     (changed(image_size=[4, 4]), "", "a pooling needs 2 tokens or more, but 2 stages leave it 1"),
+    (changed(patch_stride=5), "", "patch_stride must be at most patch_size 4"),
+    (changed(image_size=[4, 4], patch_stride=2), "", "equal to it for a single patch, received 2"),
     (changed(image_size=[16]), "image_size.1", "required"),
     (changed(image_size=[16, 16, 16]), "image_size", "at most 2"),
     (changed(in_chans=0), "in_chans", "greater than 0"),

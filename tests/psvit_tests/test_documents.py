@@ -146,6 +146,10 @@ def test_read_yaml_returns_what_stands_beside_the_schema(tmp_path):
         (b"schema: this/1\none: 1\none: 1\n", r"not valid YAML: key given twice: one"),
         (b"schema: this/1\none: {two: {three: 1, three: 2}}\n", r"not valid YAML: key given twice: three"),
         (b"schema: this/1\none: !!python/object/apply:os.getcwd []\n", r"not valid YAML"),
+        # Well-formed text whose values cannot be made: no such day, more digits and more levels than Python takes.
+        (b"schema: this/1\none: 2024-13-45\n", r"not valid YAML"),
+        (b"schema: this/1\none: " + b"9" * 5000 + b"\n", r"not valid YAML"),
+        (b"schema: this/1\none: " + b"[" * 3000 + b"]" * 3000 + b"\n", r"not valid YAML"),
     ],
 )
 def test_an_unusable_document_is_one_line_that_names_the_file(tmp_path, content, message):
