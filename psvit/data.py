@@ -44,6 +44,9 @@ CHECKED_LIMIT = 20_000
 """Folders of at most as many images are read through before anything is trained, so that a corrupt image is known at
 once; in larger ones it is named when it is met."""
 
+WORKERS = 2
+"""Processes that prepare batches: a fixed number, because each draws for itself and a seed shall mean one result."""
+
 _PROBED = 64
 """Images looked at to learn the size and the channels of a folder's images."""
 
@@ -399,7 +402,7 @@ class Inputs:
             in_chans=data.in_chans,
             mean=data.mean,
             std=data.std,
-            workers=0 if small else min(4, max(1, (torch.get_num_threads() + 1) // 2)),
+            workers=0 if small else WORKERS,
         )
 
 

@@ -7,9 +7,11 @@ from it.
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
@@ -41,7 +43,7 @@ class Study:
         _drop_partial_record(journal)
         self._study = optuna.create_study(
             study_name=STUDY_NAME,
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=cast(Any, _Lock(journal)))),
             direction="maximize",
             # Our searchers propose; Optuna's is named so that it does not depend on Optuna's version.
             sampler=optuna.samplers.RandomSampler(seed=0),
@@ -84,6 +86,29 @@ class Study:
             arch = json.dumps({key: trial.arch.to_dict()[key] for key in ("stages", "pools")})
             writer.writerow([trial.number, trial.score, *costs, self._space.index(trial.arch), arch])
         return text.getvalue()
+
+
+class _Lock:
+    """A lock on the journal itself, which the kernel frees when a process dies.
+
+    Optuna's own is a link that a killed process leaves behind, and with a relative path nobody takes it over.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._stream: BinaryIO | None = None
+
+    def acquire(self) -> bool:
+        """Wait until no other process holds the journal."""
+        self._stream = self._journal.open("ab")
+        fcntl.flock(self._stream, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
 def _drop_partial_record(journal: Path) -> None:
