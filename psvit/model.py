@@ -128,17 +128,7 @@ class PSViT(nn.Module):
         self.head = _classifier(self.embed_dim, self.num_classes, dd)
         # On the meta device there is nothing to initialise, and a supernet builds thousands of such networks.
         if not self.pos_embed.is_meta:
-            self.init_weights()
-
-    def init_weights(self) -> None:
-        """DeiT's initialisation: truncated normal of 0.02 for linear layers and positions, zero biases."""
-        trunc_normal_(self.pos_embed, std=0.02)
-        if self.has_class_token:
-            nn.init.normal_(self.cls_token, std=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+            init_weights(self)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay leaves alone."""
@@ -210,6 +200,23 @@ class PSViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From images (B, C, height, width) to logits (B, classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def init_weights(network: nn.Module) -> None:
+    """DeiT's initialisation: truncated normal of 0.02 for linear layers and positions, zero biases.
+
+    A supernet is initialised by it too, so that each of its slices is distributed like a network of its own.
+
+    Args:
+        network: has `pos_embed` and, in 1d, `cls_token`.
+    """
+    trunc_normal_(network.get_parameter("pos_embed"), std=0.02)
+    if hasattr(network, "cls_token"):
+        nn.init.normal_(network.get_parameter("cls_token"), std=1e-6)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
 
 
 def _check_pool(global_pool: str, own_pool: str) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -28,7 +27,7 @@ from psvit.architecture import Architecture, Pool, stage_grids
 from psvit.documents import digest_of_file, replacing
 from psvit.errors import InputError
 from psvit.layers import Layer, PatchEmbed
-from psvit.model import PSViT
+from psvit.model import PSViT, init_weights
 from psvit.search_space import SearchSpace, StageChoices
 
 SCHEMA = "psvit/supernet/1"
@@ -72,17 +71,7 @@ class Supernet(nn.Module):
         self.pools = _pool_weights(space)
         self.norm = nn.LayerNorm(last, eps=1e-6)
         self.head = nn.Linear(last, space.num_classes)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        """As `PSViT.init_weights`; every slice of it is distributed like a network of its own."""
-        trunc_normal_(self.pos_embed, std=0.02)
-        if self.space.variant == "1d":
-            nn.init.normal_(self.cls_token, std=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        init_weights(self)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay leaves alone."""
