@@ -155,7 +155,7 @@ def groups(bench: Bench) -> None:
 def forms(bench: Bench) -> None:
     """The time of a whole group with the map relative to that with queries and keys."""
     print("| mode | N | batch | width | layers | map, MiB | map / qk | auto |\n|---|---|---|---|---|---|---|---|")
-    cells = itertools.product(MODES.items(), (49, 196, 576), (1, 8, 32), (192, 384), (2, 3, 4))
+    cells = itertools.product(MODES.items(), (16, 49, 98, 196, 576), (1, 8, 32), (192, 384), (2, 3, 4))
     for (mode, step), tokens, batch, width, length in cells:
         heads = width // 64
         sides = {
@@ -164,7 +164,7 @@ def forms(bench: Bench) -> None:
         }
         x = bench.randn(batch, tokens, width)
         found = bench.ratio(*(step(bench.ready(group), x) for group in sides.values()))
-        chosen = psvit.layers.choose_sharing(batch, tokens, heads, length, bench.device.type)
+        chosen = psvit.layers.choose_sharing(batch, tokens, heads, bench.device.type)
         size = batch * heads * tokens**2 * x.element_size() / 2**20
         print(
             f"| {mode} | {tokens} | {batch} | {width} | {length} | {size:.1f} | {shown(found)} | {chosen} |", flush=True
