@@ -178,8 +178,9 @@ class AttentionGroup(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (B, N, D) to (B, N, D)."""
         B, N, _ = x.shape
-        form = choose_sharing(B, N, self.num_heads, x.device.type) if self.sharing == "auto" else self.sharing
-        hand_on = form if len(self.layers) > 1 else None
+        hand_on: Literal["map", "qk"] | None = None
+        if len(self.layers) > 1:
+            hand_on = choose_sharing(B, N, self.num_heads, x.device.type) if self.sharing == "auto" else self.sharing
         shared: Shared | None = None
         for layer in self.layers:
             x, shared = layer(x, shared, hand_on)
