@@ -334,10 +334,11 @@ def nearest(space: SearchSpace, budget: Budget) -> Architecture:
     within = feasible_set(space, budget)
     if within.count:
         return within.take(np.zeros(1, dtype=np.int64))[0]
-    members = Batch(space, np.stack([space.encode(arch) for arch in (space.smallest, space.largest)]))
-    deviations = budget.deviation(members)
-    best, least = members[int(deviations.argmin())], float(deviations.min())
-    # The least deviation is more than `low` and at most `high`.
+    numbers = np.random.default_rng(0).integers(space.size, size=256)
+    some = [space.smallest, space.largest, *(space[int(number)] for number in numbers)]
+    best = min(some, key=lambda arch: float(budget.deviation(costs.cost(arch))))
+    least = float(budget.deviation(costs.cost(best)))
+    # The least deviation of all is more than `low` and at most `high`.
     low, high = 0.0, least
     left = FeasibleSet(space, budget.relaxed(high))
     while left.count > FEW and high - low > 1e-12 * high:
@@ -348,7 +349,7 @@ def nearest(space: SearchSpace, budget: Budget) -> Architecture:
             continue
         left = tighter
         # Some of what is left may deviate much less than what was asked for.
-        members = left.take(np.linspace(0, left.count - 1, 64).astype(np.int64))
+        members = left.take(np.linspace(0, left.count - 1, FEW).astype(np.int64))
         deviations = budget.deviation(members)
         if deviations.min() < least:
             best, least = members[int(deviations.argmin())], float(deviations.min())

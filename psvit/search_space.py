@@ -21,7 +21,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from psvit import compositions
 from psvit.architecture import Architecture, Pool, Stage, Variant, stage_grids
 from psvit.budget import Budget, format_cost
-from psvit.costs import cost
+from psvit.costs import ADDITIVE, cost
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
 from psvit.shipped import find, shipped
@@ -532,8 +532,8 @@ def shipped_spaces() -> list[str]:
 def default_space(budget: Budget, image_size: int) -> SearchSpace:
     """The smallest shipped 2d space for images of about this size that holds the budget.
 
-    A space holds a budget when it has members within it and reaches up to its upper limits; where none reaches so
-    far, the largest has to do.
+    A space holds a budget when it has members within it and reaches up to its upper limits on MACs and parameters;
+    where none reaches so far, the largest has to do.
 
     Raises:
         InputError: no space for this image size has a member within the budget; names the ranges.
@@ -543,7 +543,9 @@ def default_space(budget: Budget, image_size: int) -> SearchSpace:
     nearest = [space for space, distance in zip(spaces, distances, strict=True) if distance == min(distances)]
     nearest.sort(key=lambda space: space.reach("macs")[1])
     holding = [
-        space for space in nearest if all(limit.upper <= space.reach(limit.metric)[1] for limit in budget.limits)
+        space
+        for space in nearest
+        if all(limit.upper <= space.reach(limit.metric)[1] for limit in budget.limits if limit.metric in ADDITIVE)
     ]
     for space in [*holding, *reversed(nearest)]:
         if space.count(budget):

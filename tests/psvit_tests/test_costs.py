@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from psvit import costs
 from psvit.architecture import Architecture, Stage
 from psvit.costs import Cost, cost
-from psvit.layers import choose_sharing
 from psvit.model import PSViT
 from psvit.search_space import SearchSpace, shipped_spaces
 
@@ -60,9 +59,9 @@ class LiveTensors(TorchDispatchMode):
         return out
 
 
-def build(arch: Architecture, device: str = "meta") -> PSViT:
+def build(arch: Architecture, device: str = "meta", sharing: str = "map") -> PSViT:
     with torch.device(device):
-        return PSViT(arch, sharing="map").eval()
+        return PSViT(arch, sharing=sharing).eval()
 
 
 def peak_of(model: PSViT) -> int:
@@ -328,6 +327,4 @@ def test_the_default_form_of_sharing_of_one_image_is_the_one_that_is_counted():
     sharing = arch.model_copy(
         update={"stages": tuple(stage.model_copy(update={"groups": (2,)}) for stage in arch.stages)}
     )
-    for stage, grid in zip(sharing.stages, sharing.grids, strict=True):
-        heads = stage.embed_dim // arch.head_dim
-        assert choose_sharing(1, math.prod(grid), heads, 2, "cpu") == "map"
+    assert peak_of(build(sharing, sharing="auto")) == peak_of(build(sharing)) == cost(sharing).activation_bytes

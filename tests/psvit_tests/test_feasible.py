@@ -372,7 +372,7 @@ def test_the_nearest_in_generated_spaces(generated_spaces, brute_force, data):
 
 
 def test_the_nearest_is_found_where_more_are_left_than_are_compared(monkeypatch, small_space, priced):
-    monkeypatch.setattr("psvit.feasible.FEW", 0)
+    monkeypatch.setattr("psvit.feasible.FEW", 1)
     for texts in (["1FLOPs"], ["1B"], ["1TFLOPs", "1params"], ["1..2FLOPs", "1..2Gparams"]):
         budget = Budget.parse(*texts)
         assert float(budget.deviation(cost(small_space.nearest(budget)))) == least_deviation(priced, budget)

@@ -405,6 +405,9 @@ def test_images_that_leave_nothing_to_pool_are_refused():
         (["17GFLOPs"], 224, "psvit-2d-base"),
         (["1GFLOPs", "90Mparams"], 224, "psvit-2d-small"),
         (["100GFLOPs"], 224, "psvit-2d-base"),
+        # No space reaches so much memory, so this leaves everything; so little only the smallest space has.
+        (["1GFLOPs", "300MB"], 224, "psvit-2d-tiny"),
+        (["4GFLOPs", "1.6MB"], 224, "psvit-2d-tiny"),
         (["20MFLOPs"], 32, "psvit-2d-nano"),
         (["20MFLOPs"], 28, "psvit-2d-nano"),
         (["1MFLOPs"], 8, "psvit-2d-digits"),
