@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psvit import compositions, costs
-from psvit.architecture import Architecture, stage_grids
-from psvit.search_space import GENES_PER_STAGE, SearchSpace
+from psvit.architecture import Architecture, Pool, stage_grids
+from psvit.search_space import GENES_PER_STAGE, SearchSpace, StageChoices
 
 Ints = NDArray[np.int64]
 
@@ -74,11 +74,15 @@ class StageTable(NamedTuple):
         Args:
             width_before: position of the width of the stage before among its choices, 0 where there is none, (n,).
             genes: the encoded stages, (genes per stage, n).
+
+        Raises:
+            ValueError: a width is less than the one before.
         """
         pool, embed_dim, depth, mlp_ratio, grouping = genes
         _, pools, widths = self.blocks.shape
         rows = self.blocks.ravel().take((width_before * pools + pool) * widths + embed_dim)
-        assert (rows >= 0).all(), "embed_dim never shrinks"
+        if (rows < 0).any():
+            raise ValueError("embed_dim never shrinks from stage to stage, but in some rows it does")
         rows += self.parts.ravel().take(depth * self.parts.shape[1] + mlp_ratio)
         rows += self.runs.ravel().take(depth * self.runs.shape[1] + grouping)
         return rows
@@ -96,70 +100,45 @@ def stage_tables(space: SearchSpace) -> tuple[tuple[StageTable, ...], ...]:
 def _stage_table(space: SearchSpace, layout: int, position: int) -> StageTable:
     stages = space.layouts[layout].stages
     choices = stages[position]
-    before: tuple[int, ...] = stages[position - 1].embed_dim if position else (0,)
-    pools = space.layouts[layout].pools[position - 1] if position else (None,)
+    widths_before: tuple[int, ...] = stages[position - 1].embed_dim if position else (0,)
+    pools: tuple[Pool | None, ...] = space.layouts[layout].pools[position - 1] if position else (None,)
     grids = stage_grids(space.variant, space.image_size, space.patch_size, space.patch_stride, len(stages))
     patches = [math.prod(grid) for grid in grids]
     tokens = [count + costs.has_class_token(space.variant) for count in patches]
 
-    # Blocks: what depends on the widths and the pooling between them.
-    block_genes: list[tuple[int, int, int]] = []
-    block_terms: list[costs.Terms] = []
-    blocks = np.full((len(before), len(pools), len(choices.embed_dim)), -1, dtype=np.int64)
-    for width_gene, width in enumerate(choices.embed_dim):
-        for before_gene, width_before in enumerate(before):
-            for pool_gene, pool in enumerate(pools):
-                if width_before <= width:
-                    blocks[before_gene, pool_gene, width_gene] = len(block_genes)
-                    block_genes.append((before_gene, pool_gene, width_gene))
-                    if pool is None:
-                        terms = costs.stem(space.variant, patches[0], space.in_chans, space.patch_size, width)
-                    else:
-                        terms = costs.pooling(space.variant, pool, patches[position], width_before, width)
-                    block_terms.append(terms)
-
-    # Parts of a block: depth, MLP ratio, and groupings with equally many groups.
-    part_genes: list[tuple[int, int, int, int, int]] = []
-    parts = np.zeros((len(choices.depth), len(choices.mlp_ratio)), dtype=np.int64)
-    runs = np.zeros((len(choices.depth), max(compositions.size(d, choices.max_group) for d in choices.depth)), np.int64)
-    for depth_gene, depth in enumerate(choices.depth):
-        counts = compositions.counts(depth, choices.max_group)
-        fewer = [0, *itertools.accumulate(number for _, number in counts)]
-        for run, (begin, end) in enumerate(itertools.pairwise(fewer)):
-            runs[depth_gene, begin:end] = run
-        for mlp_gene in range(len(choices.mlp_ratio)):
-            parts[depth_gene, mlp_gene] = len(part_genes)
-            part_genes += [
-                (depth_gene, mlp_gene, first, groups, number)
-                for first, (groups, number) in zip(fewer, counts, strict=False)
-            ]
-
-    before_gene, pool_gene, width_gene = np.repeat(np.array(block_genes), len(part_genes), axis=0).T
-    depth_gene, mlp_gene, first, groups, ways = np.tile(np.array(part_genes), (len(block_genes), 1)).T
+    # A block for the widths and the pooling between them; in each of them a part for the rest.
+    blocks, block_genes = _blocks(widths_before, pools, choices.embed_dim)
+    parts, runs, part_genes = _parts(choices)
     blocks[blocks >= 0] *= len(part_genes)
-    hidden_dims = np.array([[round(width * ratio) for ratio in choices.mlp_ratio] for width in choices.embed_dim])
-    n, d, h = tokens[position], np.array(choices.embed_dim)[width_gene], hidden_dims[width_gene, mlp_gene]
-    sharers = np.array(choices.depth)[depth_gene] - groups
-    d_before = np.array(before)[before_gene]
+    before_gene, pool_gene, width_gene = np.repeat(block_genes, len(part_genes), axis=0).T
+    depth_gene, mlp_gene, first, groups, ways = np.tile(part_genes, (len(block_genes), 1)).T
 
-    cost = np.stack(costs.layers(n, d, h, groups, sharers), axis=1)
-    cost += np.repeat(np.array(block_terms), len(part_genes), axis=0)
+    between = [
+        costs.stem(space.variant, patches[0], space.in_chans, space.patch_size, choices.embed_dim[width])
+        if pool is None
+        else costs.pooling(space.variant, pool, patches[position], widths_before[before], choices.embed_dim[width])
+        for before, pool_index, width in block_genes.tolist()
+        for pool in [pools[pool_index]]
+    ]
+    hidden_dims = np.array([[round(width * ratio) for ratio in choices.mlp_ratio] for width in choices.embed_dim])
+    d_before, d = np.array(widths_before)[before_gene], np.array(choices.embed_dim)[width_gene]
+    n, h = tokens[position], hidden_dims[width_gene, mlp_gene]
+    sharers = np.array(choices.depth)[depth_gene] - groups
+    cost = np.stack(costs.layers(n, d, h, groups, sharers), axis=1) + np.repeat(between, len(part_genes), axis=0)
+
     plain, sharing = (costs.group_elements(n, d, h, d // space.head_dim, shares) for shares in (False, True))
     group = np.where(sharers > 0, sharing, plain)
     if position:
-        elements = last_elements = group + tokens[position - 1] * d_before
+        peak = last_peak = group + tokens[position - 1] * d_before
     else:
-        # A group after the first has the stage's input beside its own. The last of several groupings with equally many
-        # groups is the one whose first group is the largest, so that no other shares if it can hold all sharers.
-        elements = group + np.where(groups > 1, n * d, 0)
-        last_elements = np.where((sharers > 0) & (sharers < choices.max_group), group, elements)
+        # A group after the first has the stage's input beside its own. The last of the groupings is the one with the
+        # largest first group; where that can hold all sharers no other shares, and one without needs less even so.
+        peak = group + np.where(groups > 1, n * d, 0)
+        last_peak = np.where((sharers > 0) & (sharers < choices.max_group), group, peak)
     if position == len(stages) - 1:
-        heads = np.array([costs.head(width, space.num_classes) for width in choices.embed_dim])
-        cost += heads[width_gene]
-        elements, last_elements = (
-            np.maximum(peak, costs.head_elements(space.variant, n, d, space.num_classes))
-            for peak in (elements, last_elements)
-        )
+        cost += np.array([costs.head(width, space.num_classes) for width in choices.embed_dim])[width_gene]
+        head = costs.head_elements(space.variant, n, d, space.num_classes)
+        peak, last_peak = np.maximum(peak, head), np.maximum(last_peak, head)
     image = costs.image_elements(space.in_chans, space.image_size)
     return StageTable(
         width_in=d_before,
@@ -167,12 +146,58 @@ def _stage_table(space: SearchSpace, layout: int, position: int) -> StageTable:
         genes=np.stack([pool_gene, width_gene, depth_gene, mlp_gene, first], axis=1),
         ways=ways,
         cost=cost,
-        peak=costs.BYTES * (image + elements),
-        last_peak=costs.BYTES * (image + last_elements),
+        peak=costs.BYTES * (image + peak),
+        last_peak=costs.BYTES * (image + last_peak),
         blocks=blocks,
         parts=parts,
         runs=runs,
     )
+
+
+def _blocks(
+    widths_before: tuple[int, ...], pools: tuple[Pool | None, ...], widths: tuple[int, ...]
+) -> tuple[Ints, Ints]:
+    """The possible pairs of widths and poolings between them, and where each of them is.
+
+    Returns:
+        By positions of width before, pooling and width the block's number, -1 where the width would shrink; and those
+        positions of every block, (blocks, 3).
+    """
+    numbers = np.full((len(widths_before), len(pools), len(widths)), -1, dtype=np.int64)
+    genes = [
+        (before, pool, width)
+        for width in range(len(widths))
+        for before in range(len(widths_before))
+        for pool in range(len(pools))
+        if widths_before[before] <= widths[width]
+    ]
+    for number, gene in enumerate(genes):
+        numbers[gene] = number
+    return numbers, np.array(genes, dtype=np.int64)
+
+
+def _parts(choices: StageChoices) -> tuple[Ints, Ints, Ints]:
+    """The depths, MLP ratios and numbers of groups of a stage, and where each of them is.
+
+    Returns:
+        `parts` and `runs` of a `StageTable`; and for every part the positions of depth and MLP ratio, the number of the
+        first grouping, the number of groups and that of groupings, (parts, 5).
+    """
+    groupings = max(compositions.size(depth, choices.max_group) for depth in choices.depth)
+    parts = np.zeros((len(choices.depth), len(choices.mlp_ratio)), dtype=np.int64)
+    runs = np.zeros((len(choices.depth), groupings), dtype=np.int64)
+    genes: list[tuple[int, int, int, int, int]] = []
+    for depth_gene, depth in enumerate(choices.depth):
+        counts = compositions.counts(depth, choices.max_group)
+        ends = list(itertools.accumulate(number for _, number in counts))
+        runs[depth_gene, : ends[-1]] = np.repeat(np.arange(len(counts)), [number for _, number in counts])
+        for mlp_gene in range(len(choices.mlp_ratio)):
+            parts[depth_gene, mlp_gene] = len(genes)
+            genes += [
+                (depth_gene, mlp_gene, end - number, groups, number)
+                for end, (groups, number) in zip(ends, counts, strict=True)
+            ]
+    return parts, runs, np.array(genes, dtype=np.int64)
 
 
 class Batch:
@@ -209,6 +234,9 @@ def price(space: SearchSpace, rows: Ints) -> Ints:
 
     Returns:
         The costs in the order of `METRICS`, (costs, n).
+
+    Raises:
+        ValueError: a row encodes a network whose width shrinks.
     """
     total = np.empty((len(costs.METRICS), len(rows)), dtype=np.int64)
     for start in range(0, len(rows), CHUNK):

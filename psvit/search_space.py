@@ -396,7 +396,11 @@ class SearchSpace(Value):
         return self.build(stages, pools)
 
     def price(self, rows: NDArray[np.int64]) -> Batch:
-        """Members in encoded form, (n, genes), with their costs: a million takes a fraction of a second."""
+        """Members in encoded form, (n, genes), with their costs: a million takes a fraction of a second.
+
+        Raises:
+            ValueError: a row encodes a network whose width shrinks.
+        """
         from psvit.pricing import Batch
 
         return Batch(self, rows)

@@ -96,3 +96,11 @@ def test_rows_may_come_in_any_memory_layout(small_space):
     assert np.array_equal(
         small_space.price(np.asfortranarray(rows)[::2]).macs, small_space.price(rows[::2].copy()).macs
     )
+
+
+def test_a_width_that_shrinks_has_no_price(small_space):
+    # The second of the three layouts; widths are the second gene of a stage.
+    row = np.zeros((1, len(small_space.genes)), dtype=np.int64)
+    row[0, 0], row[0, 2] = 1, 1
+    with pytest.raises(ValueError, match="embed_dim never shrinks"):
+        small_space.price(row)
