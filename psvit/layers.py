@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, use_fused_attn
+from timm.layers import DropPath, Mlp, register_notrace_module, use_fused_attn
 from torch import Tensor, nn
 
 from psvit.architecture import Pool, Variant
@@ -148,6 +148,7 @@ class Layer(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x))), shared
 
 
+@register_notrace_module
 class AttentionGroup(nn.Module):
     """Neighbouring layers that use one attention map: a producer, then any number of sharers.
 

@@ -9,13 +9,15 @@ Importing this module registers the family with timm: `psvit`, which builds any 
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import global_pool_nlc, resample_abs_pos_embed, trunc_normal_
+from timm.layers import global_pool_nlc, register_notrace_function, resample_abs_pos_embed, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
@@ -25,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from psvit.architecture import Architecture, Stage, stage_grids
 from psvit.errors import InputError
 from psvit.layers import AttentionGroup, PatchEmbed, Sharing, TokenPool
-from psvit.vit_weights import Source, in_block, lay, same_place
+from psvit.vit_weights import Source, in_block, is_vit, lay, stem_and_head
 
 # timm looks here for the entry points of a module that registers models.
 __all__ = [
@@ -101,6 +103,8 @@ class PSViT(nn.Module):
         device: where to make the parameters.
         dtype: their type.
 
+    `torch.jit.script` is not supported; tracing, `torch.compile` and `torch.export` are.
+
     Raises:
         InputError: the architecture breaks a rule.
     """
@@ -120,6 +124,7 @@ class PSViT(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self._given_args: dict[str, Any] = {}
         self.arch = arch = resolve(arch, num_classes, in_chans, img_size)
         self.num_classes = arch.num_classes
         self.in_chans = arch.in_chans
@@ -199,9 +204,9 @@ class PSViT(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one; 0 classes leave it out."""
-        if global_pool is not None:
-            self.global_pool = self._permitted_pool(global_pool)
+        pool = self.global_pool if global_pool is None else self._permitted_pool(global_pool)
         self.arch = resolve(self.arch, num_classes)
+        self.global_pool = pool
         self.num_classes = num_classes
         dd = {"device": self.pos_embed.device, "dtype": self.pos_embed.dtype}
         self.head = _classifier(self.num_features, num_classes, dd).train(self.training)
@@ -239,8 +244,7 @@ class PSViT(nn.Module):
         Raises:
             ValueError: images of another size, whose tokens would get positions that are not theirs.
         """
-        if tuple(x.shape[-2:]) != self.arch.image_size:
-            raise ValueError(f"images must be {self.arch.image_size} pixels, received {tuple(x.shape[-2:])}")
+        check_size(x, self.arch.image_size)
         x = self.patch_embed(x)
         if self.has_class_token:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
@@ -361,6 +365,13 @@ def init_weights(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+@register_notrace_function
+def check_size(x: Tensor, image_size: tuple[int, int]) -> None:
+    """Refuse images of another size; a function of its own, because symbolic tracing must not look inside."""
+    if tuple(x.shape[-2:]) != image_size:
+        raise ValueError(f"images must be {image_size} pixels, received {tuple(x.shape[-2:])}")
+
+
 def _taken(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
     """The wanted stages as numbers from 0, and the last of them."""
     return feature_take_indices(stages, indices if indices is None or isinstance(indices, int) else list(indices))
@@ -402,28 +413,45 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[st
     Args:
         state_dict: the checkpoint, bare or under the key `model` or `state_dict`.
         model: the network that they are for.
+
+    Raises:
+        InputError: positions of which neither the checkpoint nor their number says the grid.
     """
-    weights = state_dict.get("model", state_dict.get("state_dict", state_dict))
-    assert isinstance(weights, dict)
-    if "blocks.0.attn.qkv.weight" in weights:
+    weights: Any = dict(state_dict)
+    weights = dict(weights.get("model", weights.get("state_dict", weights)))
+    if is_vit(weights):
         parameters = dict(model.named_parameters())
         return lay(weights, parameters, _vit_sources(model), _patch_grid(model.arch)).weights
-    positions = weights.get("pos_embed")
-    if positions is not None and positions.shape[1] != model.pos_embed.shape[1]:
-        # Trained on images of another size; a square grid, or the file would not say which.
-        resampled = resample_abs_pos_embed(positions, list(_patch_grid(model.arch)), None, model.num_prefix_tokens)
-        weights = {**weights, "pos_embed": resampled}
+    if "pos_embed" in weights:
+        grid, old = _patch_grid(model.arch), _source_grid(model, weights["pos_embed"])
+        if old != grid:
+            weights["pos_embed"] = resample_abs_pos_embed(
+                weights["pos_embed"], list(grid), list(old), model.num_prefix_tokens
+            )
     return weights
+
+
+def _source_grid(model: PSViT, positions: Tensor) -> tuple[int, int]:
+    """The grid of a checkpoint's positions: as timm recorded it, else the network's own, else a square."""
+    number = positions.shape[1] - model.num_prefix_tokens
+    args = getattr(model, "pretrained_model_args", {})
+    size = args.get("img_size") or getattr(model, "pretrained_cfg", {}).get("input_size", (0,))[1:]
+    grids = []
+    with contextlib.suppress(InputError):
+        # The size that is recorded may be another network's.
+        source = resolve(args.get("arch", model.arch), img_size=tuple(size) if isinstance(size, Sequence) else size)
+        grids.append(_patch_grid(source))
+    side = math.isqrt(number)
+    for rows, columns in (*grids, _patch_grid(model.arch), (side, side)):
+        if rows * columns == number:
+            return rows, columns
+    raise InputError(f"checkpoint: {number} positions fit neither the network's grid nor a square one")
 
 
 def _vit_sources(model: PSViT) -> dict[str, Source]:
     """Where each parameter of a network comes from in a vision transformer: blocks laid onto layers in order."""
-    sources = {}
+    sources = stem_and_head(name for name, _ in model.named_parameters())
     block = 0
-    for name, _ in model.named_parameters():
-        source = same_place(name)
-        if source:
-            sources[name] = source
     for i, stage in enumerate(model.arch.stages):
         for j, length in enumerate(stage.groups):
             for k in range(length):
@@ -471,25 +499,30 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_psvit(variant: str, pretrained: bool, arch: Any, **kwargs: Any) -> PSViT:
-    arch = resolve(arch, *(kwargs.pop(name, None) for name in ("num_classes", "in_chans", "img_size")))
+    given = resolve(arch)
+    arch = resolve(given, *(kwargs.pop(name, None) for name in ("num_classes", "in_chans", "img_size")))
     if kwargs.get("features_only") and arch.variant == "1d":
         raise InputError("features_only: a pooled sequence has no grid, so 1d networks give no feature maps")
-    if kwargs.get("pretrained_cfg") is None:
-        # Without weights of its own, what a network is made for says how to prepare images.
-        grey = {"mean": (0.5,) * arch.in_chans, "std": (0.5,) * arch.in_chans} if arch.in_chans != 3 else {}
+    if not pretrained or kwargs.get("pretrained_cfg") is None:
+        # The cfg describes the weights: those of a file belong to the architecture as it was given. Without any, what
+        # the network is made for says how to prepare images.
+        described = given if pretrained else arch
+        other = (0.5,) * described.in_chans
         kwargs["pretrained_cfg_overlay"] = {
-            "num_classes": arch.num_classes,
-            "input_size": (arch.in_chans, *arch.image_size),
-            **grey,
+            "num_classes": described.num_classes,
+            "input_size": (described.in_chans, *described.image_size),
+            **({"mean": other, "std": other} if described.in_chans != 3 else {}),
             **(kwargs.get("pretrained_cfg_overlay") or {}),
         }
-    out_indices = kwargs.pop("out_indices", tuple(range(len(arch.stages))))
+    feature_cfg = {"out_indices": kwargs.pop("out_indices", tuple(range(len(arch.stages)))), "feature_cls": "getter"}
+    if kwargs.get("features_only") and "output_fmt" in kwargs:
+        feature_cfg["output_fmt"] = kwargs.pop("output_fmt")
     model: PSViT = build_model_with_cfg(
         PSViT,
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+        feature_cfg=feature_cfg,
         arch=arch,
         # Said again, because timm fills in what is not given from the cfg of the weights.
         num_classes=arch.num_classes,

@@ -2,8 +2,9 @@
 
 A network of one 1d stage without sharing takes DeiT's weights (arXiv 2012.12877) whole. For every other network they
 are a warm start: blocks are laid onto layers in order, a layer that shares its neighbour's map leaves the block's
-queries and keys behind, and where widths differ the leading channels are taken, in attention the leading heads. What
-a vision transformer does not have (poolings, layers beyond its depth, channels beyond its width) stays as it was.
+queries and keys behind, and where widths differ the leading channels are taken, in attention the leading heads. Where
+heads have other widths, the same channels are divided into heads anew. What a vision transformer does not have
+(poolings, layers beyond its depth, channels beyond its width) stays as it was.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,32 @@ from psvit.errors import InputError
 Weights = dict[str, Tensor]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+_SOURCES = ("hf-hub:", "local-dir:")
 _STEM_AND_HEAD = ("cls_token", "pos_embed", "patch_embed", "norm", "head")
+
+
+@dataclass(frozen=True)
+class Vit:
+    """A vision transformer's weights.
+
+    Attributes:
+        name: where they come from.
+        weights: its state.
+        head_dim: channels of a head; not known of a file.
+    """
+
+    name: str
+    weights: Weights
+    head_dim: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """A digest of names and values, to tell whether two runs began with the same weights."""
+        hashed = hashlib.sha256()
+        for name, tensor in sorted(self.weights.items()):
+            hashed.update(f"{name} {tuple(tensor.shape)}".encode())
+            hashed.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return hashed.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -50,114 +76,140 @@ class Laid:
         whole: parameters that were filled completely.
         partly: parameters whose leading part was filled.
         fresh: parameters that stay as they were.
-        unused: parameters of the vision transformer that found no place.
+        cut: parameters of the vision transformer of which only a part found a place.
+        unused: those that found none.
     """
 
     weights: Weights
     whole: tuple[str, ...]
     partly: tuple[str, ...]
     fresh: tuple[str, ...]
+    cut: tuple[str, ...]
     unused: tuple[str, ...]
 
     def report(self) -> dict[str, list[str]]:
         """The names, for a file."""
-        return {name: list(getattr(self, name)) for name in ("whole", "partly", "fresh", "unused")}
+        return {name: list(getattr(self, name)) for name in ("whole", "partly", "fresh", "cut", "unused")}
 
     def __str__(self) -> str:
         parts = [f"filled {len(self.whole)} parameters whole and {len(self.partly)} in their leading part"]
         parts += [f"left {_abbreviated(self.fresh)} as initialised"] if self.fresh else []
+        parts += [f"used {_abbreviated(self.cut)} in part"] if self.cut else []
         parts += [f"did not use {_abbreviated(self.unused)}"] if self.unused else []
         return "; ".join(parts)
 
 
-def read_vit(name_or_file: str) -> Weights:
-    """The weights of a vision transformer: a name that timm knows, or a file that timm or torch wrote.
+def read_vit(name_or_file: str) -> Vit:
+    """A vision transformer: a name that timm knows, or a file that timm or torch wrote.
+
+    A file's averaged weights are preferred to its last ones, as timm does.
 
     Raises:
         InputError: no such model or file, no weights to be had, or weights of something else.
     """
     path = Path(name_or_file)
-    if path.suffix in _SUFFIXES or path.exists():
+    if path.suffix in _SUFFIXES or path.is_file():
         if not path.is_file():
             raise InputError(f"weights {name_or_file!r}: no such file; expected a .safetensors or .pth file, or a name")
         try:
-            weights: Weights = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
+            vit = Vit(name_or_file, load_state_dict(str(path), device="cpu", weights_only=True))
         except Exception as error:
             # Every format has errors of its own, and torch's unpickler any; what they have in common is the file.
             raise InputError(f"weights {name_or_file!r}: cannot be read: {_first_line(error)}") from None
+    elif name_or_file.startswith(_SOURCES) or is_model(name_or_file):
+        vit = _download(name_or_file)
     else:
-        if not is_model(name_or_file):
-            raise InputError(
-                f"weights {name_or_file!r}: neither a file nor a model of timm; expected for example "
-                "deit_small_patch16_224, or a .safetensors or .pth file"
-            )
-        hub = logging.getLogger("huggingface_hub")
-        level = hub.level
-        try:
-            # It would warn of every attempt; the error below says what came of them.
-            hub.setLevel(logging.ERROR)
-            weights = create_model(name_or_file, pretrained=True).state_dict()
-        except Exception as error:
-            # Downloads fail with the errors of whatever library does them.
-            raise InputError(
-                f"weights {name_or_file!r}: cannot be had ({_first_line(error)}); a .safetensors or .pth file works too"
-            ) from None
-        finally:
-            hub.setLevel(level)
-    check_vit(weights, name_or_file)
-    return weights
+        raise InputError(
+            f"weights {name_or_file!r}: neither a file nor a model of timm; expected for example "
+            "deit_small_patch16_224, or a .safetensors or .pth file"
+        )
+    check_vit(vit.weights, name_or_file)
+    return vit
+
+
+def _download(name: str) -> Vit:
+    """The weights that timm has for a name."""
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    try:
+        # It would warn of every attempt; the error below says what came of them.
+        hub.setLevel(logging.ERROR)
+        model = create_model(name, pretrained=True)
+    except Exception as error:
+        # Downloads fail with the errors of whatever library does them.
+        raise InputError(
+            f"weights {name!r}: cannot be had ({_first_line(error)}); a .safetensors or .pth file works too"
+        ) from None
+    finally:
+        hub.setLevel(level)
+    heads = getattr(getattr(next(iter(getattr(model, "blocks", [])), None), "attn", None), "num_heads", None)
+    return Vit(name, model.state_dict(), model.embed_dim // heads if heads else None)
+
+
+def is_vit(weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights have the names of a vision transformer of timm."""
+    return "blocks.0.attn.qkv.weight" in weights
 
 
 def check_vit(weights: Weights, name: str) -> None:
-    """Refuse weights that are not a vision transformer's.
+    """Refuse weights that are not a plain vision transformer's.
 
     Raises:
-        InputError: they have no blocks with fused queries, keys and values.
+        InputError: no blocks with fused queries, keys and values, all of one width, or positions of another kind.
     """
-    if "blocks.0.attn.qkv.weight" not in weights:
+    if not is_vit(weights):
         raise InputError(f"weights {name!r}: not those of a vision transformer of timm: no blocks.0.attn.qkv.weight")
+    shapes = {tuple(weight.shape) for key, weight in weights.items() if key.endswith("attn.qkv.weight")}
+    width = weights["blocks.0.attn.qkv.weight"].shape[-1]
+    if shapes != {(3 * width, width)}:
+        raise InputError(f"weights {name!r}: not those of a plain vision transformer: attn.qkv.weight has {shapes}")
+    for key, dims in (("pos_embed", 3), ("patch_embed.proj.weight", 4)):
+        if key in weights and weights[key].dim() != dims:
+            raise InputError(f"weights {name!r}: not those of a plain vision transformer: {key} has another form")
 
 
-def digest(weights: Weights) -> str:
-    """A digest of names and values, to tell whether two runs began with the same weights."""
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        hashed.update(f"{name} {tuple(tensor.shape)}".encode())
-        hashed.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return hashed.hexdigest()[:16]
-
-
-def lay(weights: Weights, model: Mapping[str, Tensor], sources: dict[str, Source], grid: tuple[int, int]) -> Laid:
+def lay(
+    weights: Mapping[str, Tensor],
+    model: Mapping[str, Tensor],
+    sources: Mapping[str, Source],
+    grid: tuple[int, int],
+) -> Laid:
     """Lay a vision transformer's weights onto a model's parameters.
 
     Args:
         weights: the vision transformer's state.
-        model: the parameters to fill; not changed.
+        model: the parameters to fill; not changed. A `cls_token` among them has a position before the patches'.
         sources: where each comes from; those not named stay as they are.
         grid: rows and columns of the model's patch tokens.
     """
+    prepared = _prepared(weights)
+    prefix = int("cls_token" in model)
     filled: Weights = {}
     whole: list[str] = []
     partly: list[str] = []
-    used = set()
+    used: dict[str, int] = {}
     for name, parameter in model.items():
         source = sources.get(name)
-        if source is None or source.name not in weights:
+        value = _fitted(source.name, prepared, parameter, grid, prefix) if source else None
+        if source is None or value is None:
             continue
-        value = _fitted(source.name, weights, parameter, grid)
-        if value is None:
-            continue
-        filled[name], is_whole = _with_leading(parameter, value, source.qkv)
-        (whole if is_whole else partly).append(name)
-        used.add(source.name)
-    fresh = tuple(name for name in model if name not in filled)
-    unused = tuple(name for name in weights if name not in used)
-    return Laid(filled, tuple(whole), tuple(partly), fresh, unused)
+        filled[name], taken = _with_leading(parameter, value, source.qkv)
+        (whole if taken == parameter.numel() else partly).append(name)
+        # Values that are resampled count as they are afterwards.
+        used[source.name] = used.get(source.name, 0) + prepared[source.name].numel() * taken // value.numel()
+    return Laid(
+        weights=filled,
+        whole=tuple(whole),
+        partly=tuple(partly),
+        fresh=tuple(name for name in model if name not in filled),
+        cut=tuple(name for name in weights if 0 < used.get(name, 0) < weights[name].numel()),
+        unused=tuple(name for name in weights if name not in used and not name.endswith(_FOLDED)),
+    )
 
 
-def same_place(name: str) -> Source | None:
-    """The source of a parameter outside the layers, which has the name it has in a vision transformer."""
-    return Source(name) if name.split(".")[0] in _STEM_AND_HEAD else None
+def stem_and_head(names: Iterable[str]) -> dict[str, Source]:
+    """The sources of parameters outside the layers, which have the names they have in a vision transformer."""
+    return {name: Source(name) for name in names if name.split(".")[0] in _STEM_AND_HEAD}
 
 
 def in_block(block: int, name: str) -> Source:
@@ -167,43 +219,96 @@ def in_block(block: int, name: str) -> Source:
     return Source(f"blocks.{block}.{name}", slice(0, 3) if name.startswith("attn.qkv.") else None)
 
 
-def _fitted(name: str, weights: Weights, parameter: Tensor, grid: tuple[int, int]) -> Tensor | None:
-    """A weight made for other images or classes, made to fit; nothing where that is not possible."""
-    value = weights[name]
+_FOLDED = (".ls1.gamma", ".ls2.gamma", ".gamma_1", ".gamma_2")
+"""Layer scales, which are multiplied into the layers before them."""
+
+_LAYERS = tuple(f".{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
+
+
+def _prepared(weights: Mapping[str, Tensor]) -> Weights:
+    """The same vision transformer without what this family has other forms for, as far as that is exact."""
+    prepared = dict(weights)
+    for name, gamma in weights.items():
+        if not name.endswith(_FOLDED):
+            continue
+        block = name.removesuffix(".gamma").rpartition(".")[0]
+        layer = f"{block}.attn.proj" if name.endswith((".ls1.gamma", ".gamma_1")) else f"{block}.mlp.fc2"
+        for part in ("weight", "bias"):
+            if f"{layer}.{part}" in prepared:
+                value = prepared[f"{layer}.{part}"]
+                prepared[f"{layer}.{part}"] = value * (gamma[:, None] if value.dim() == 2 else gamma)
+    blocks = {name.rpartition(".")[0]: weight for name, weight in weights.items() if name.endswith(_LAYERS)}
+    for layer, weight in blocks.items():
+        # A layer without a bias is one with a bias of zero.
+        prepared.setdefault(f"{layer}.bias", weight.new_zeros(weight.shape[0]))
+    for first, weight in blocks.items():
+        second = f"{first.removesuffix('.fc1')}.fc2"
+        if first.endswith(".fc1") and (second not in blocks or blocks[second].shape[1] != weight.shape[0]):
+            # A gated MLP: its rows mean something else.
+            for layer in (first, second):
+                prepared.pop(f"{layer}.weight", None)
+                prepared.pop(f"{layer}.bias", None)
+    return prepared
+
+
+def _fitted(
+    name: str, weights: Mapping[str, Tensor], parameter: Tensor, grid: tuple[int, int], prefix: int
+) -> Tensor | None:
+    """A weight made for other images or classes, made to fit; nothing where there is none or that is not possible."""
+    value = weights.get(name)
+    if value is None:
+        return None
     if name.startswith("head."):
         # Other classes: the classifier of the source means nothing.
         return value if value.shape[0] == parameter.shape[0] else None
-    if name == "patch_embed.proj.weight":
-        if value.shape[2:] != parameter.shape[2:]:
-            value = resample_patch_embed(value, list(parameter.shape[2:]))
-        if value.shape[1] != parameter.shape[1]:
-            adapted: Tensor = adapt_input_conv(parameter.shape[1], value)
-            return adapted
-    if name == "pos_embed":
-        prefix = int(parameter.shape[1] != math.prod(grid))
-        side = math.isqrt(value.shape[1])
-        others = value.shape[1] - side**2
-        patches = resample_abs_pos_embed(value[:, others:], list(grid), [side, side], num_prefix_tokens=0)
-        if prefix and not others:
-            # A source without a position for its class token; the first patch's would be no substitute.
-            return torch.cat([parameter[:, :1, : patches.shape[2]].new_zeros(1, 1, patches.shape[2]), patches], dim=1)
-        return torch.cat([value[:, :prefix], patches], dim=1)
-    return value
+    if name.startswith("patch_embed."):
+        if any(key.startswith("patch_embed.") and not key.startswith("patch_embed.proj.") for key in weights):
+            # A stem of several layers, of which this is the last.
+            return None
+        return _patches(value, parameter) if name == "patch_embed.proj.weight" else value
+    return _positions(value, weights, grid, prefix) if name == "pos_embed" else value
 
 
-def _with_leading(parameter: Tensor, value: Tensor, qkv: slice | None) -> tuple[Tensor, bool]:
-    """A parameter with its leading part replaced by that of a value, and whether that is all of it."""
+def _patches(value: Tensor, parameter: Tensor) -> Tensor:
+    """The patch embedding's kernels for patches of another size and images of other channels."""
+    if value.shape[2:] != parameter.shape[2:]:
+        value = resample_patch_embed(value, list(parameter.shape[2:]))
+    in_chans = parameter.shape[1]
+    if value.shape[1] == 1:
+        return value.expand(-1, in_chans, -1, -1) / in_chans
+    adapted: Tensor = adapt_input_conv(in_chans, value, base_chans=value.shape[1])
+    return adapted
+
+
+def _positions(value: Tensor, weights: Mapping[str, Tensor], grid: tuple[int, int], prefix: int) -> Tensor | None:
+    """Position embeddings for another grid; those of a source do not say its grid, so a square one is assumed."""
+    extra = sum(weights[name].shape[1] for name in ("cls_token", "dist_token", "reg_token") if name in weights)
+    for others in (extra, 0):
+        patches = value[:, others:]
+        side = math.isqrt(patches.shape[1])
+        if patches.shape[1] == math.prod(grid):
+            break
+        if side > 0 and side**2 == patches.shape[1]:
+            patches = resample_abs_pos_embed(patches, list(grid), [side, side], num_prefix_tokens=0)
+            break
+    else:
+        return None
+    if not prefix:
+        return patches
+    # Where only patches have positions, the class token has none, which is one of zero.
+    first = value[:, :1] if others and "cls_token" in weights else patches.new_zeros(1, 1, patches.shape[2])
+    return torch.cat([first, patches], dim=1)
+
+
+def _with_leading(parameter: Tensor, value: Tensor, qkv: slice | None) -> tuple[Tensor, int]:
+    """A parameter with its leading part replaced by that of a value, and how many numbers that are."""
     result = parameter.detach().clone()
-    if qkv is None:
-        common = tuple(slice(min(sizes)) for sizes in zip(result.shape, value.shape, strict=True))
-        result[common] = value[common].to(result)
-        return result, value[common].shape == result.shape
     # Queries, keys and values are stacked: of each, the leading heads.
-    into = result.unflatten(0, (qkv.stop - qkv.start, -1))
-    out_of = value.unflatten(0, (3, -1))[qkv]
+    into = result if qkv is None else result.unflatten(0, (qkv.stop - qkv.start, -1))
+    out_of = value if qkv is None else value.unflatten(0, (3, -1))[qkv]
     common = tuple(slice(min(sizes)) for sizes in zip(into.shape, out_of.shape, strict=True))
     into[common] = out_of[common].to(result)
-    return result, out_of[common].shape == into.shape
+    return result, into[common].numel()
 
 
 def _abbreviated(names: tuple[str, ...], shown: int = 4) -> str:

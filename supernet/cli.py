@@ -57,7 +57,7 @@ def command(
     from psvit.search_space import SearchSpace, default_space
     from psvit.supernet.train import train_supernet
     from psvit.supernet.warm_start import plan
-    from psvit.vit_weights import digest, read_vit
+    from psvit.vit_weights import read_vit
 
     space = SearchSpace.load(space_name) if space_name else None
     images = open_data(data)
@@ -65,29 +65,23 @@ def command(
     space = space.with_data(len(images.classes), images.in_chans)
     chosen = read_recipe(recipe, settings, min(space.image_size), supernet=True)
     place = read_device(device)
-    weights = read_vit(init) if init else None
+    vit = read_vit(init) if init else None
     config = {
         "data": data,
         "space": space.name,
         "space_digest": space.digest,
-        "init": {"weights": init, "digest": digest(weights)} if weights else None,
+        "init": {"weights": vit.name, "digest": vit.digest} if vit else None,
         "recipe": chosen.to_dict(),
         "seed": seed,
         "device": place.type,
     }
     folder = RunFolder(out or default_folder(f"supernet-{space.name}", config), "psvit-supernet", config)
     click.echo(f"run: {folder.path}")
-    if weights:
-        click.echo(f"warm start from {init}: {plan(space, weights)}; all names are in {folder / 'warm_start.yaml'}")
-    file = train_supernet(
-        space,
-        images,
-        chosen,
-        seed=seed,
-        device=place,
-        folder=folder.path,
-        init=(init, weights) if init and weights else None,
-    )
+    if vit:
+        click.echo(f"warm start from {vit.name}: {plan(space, vit.weights)}; all names: {folder / 'warm_start.yaml'}")
+        if vit.head_dim not in (None, space.head_dim):
+            click.echo(f"its heads of {vit.head_dim} channels are divided anew into heads of {space.head_dim}")
+    file = train_supernet(space, images, chosen, seed=seed, device=place, folder=folder.path, init=vit)
     click.echo(
         f"trained a supernet of the {space.size:,} architectures of {space.name}: {file}; "
         f"next: psvit-search --supernet {quote(str(folder.path))} --budget ..."

@@ -19,7 +19,7 @@ from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import FILE_NAME, Supernet
 from psvit.supernet.warm_start import warm_start
 from psvit.training import train
-from psvit.vit_weights import Weights
+from psvit.vit_weights import Vit
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def train_supernet(
     seed: int,
     device: torch.device,
     folder: Path,
-    init: tuple[str, Weights] | None = None,
+    init: Vit | None = None,
 ) -> Path:
     """Train a supernet on the training images, or finish an interrupted training in `folder`.
 
@@ -63,7 +63,7 @@ def train_supernet(
         seed: of everything random.
         device: where to compute.
         folder: of the run.
-        init: a vision transformer's name and weights to begin with; what was filled is written to `warm_start.yaml`.
+        init: a vision transformer to begin with; what was filled is written to `warm_start.yaml`.
 
     Returns:
         The supernet's file. One that is there already is finished and returned as it is.
@@ -75,9 +75,9 @@ def train_supernet(
     with seeded(seed):
         supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
     if init:
-        name, weights = init
-        laid = warm_start(supernet, weights)
-        write_atomic(folder / "warm_start.yaml", dump_yaml({"init": name, **laid.report()}))
+        laid = warm_start(supernet, init.weights)
+        about = {"init": init.name, "head_dim": {"there": init.head_dim, "here": space.head_dim}}
+        write_atomic(folder / "warm_start.yaml", dump_yaml({**about, **laid.report()}))
     batches = Batches(data.search, inputs, recipe.batch_size, device)
 
     def held_out(model: nn.Module) -> dict[str, float]:
@@ -102,7 +102,7 @@ def train_supernet(
     assert isinstance(trained.model, Supernet)
     provenance = {
         "data": data.name,
-        "init": init[0] if init else None,
+        "init": init.name if init else None,
         "seed": seed,
         "recipe": recipe.to_dict(),
         "torch": torch.__version__,

@@ -8,7 +8,7 @@ from torch import nn
 from psvit.architecture import stage_grids
 from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
-from psvit.vit_weights import Laid, Source, Weights, in_block, lay, same_place
+from psvit.vit_weights import Laid, Weights, in_block, lay, stem_and_head
 
 
 def warm_start(supernet: Supernet, weights: Weights) -> Laid:
@@ -33,11 +33,7 @@ def plan(space: SearchSpace, weights: Weights) -> Laid:
 
 def _laid(supernet: Supernet, weights: Weights) -> Laid:
     space = supernet.space
-    sources: dict[str, Source] = {}
-    for name, _ in supernet.named_parameters():
-        source = same_place(name)
-        if source:
-            sources[name] = source
+    sources = stem_and_head(name for name, _ in supernet.named_parameters())
     # A gap between stages is no layer.
     places = [place for place, layer in enumerate(supernet.layers) if not isinstance(layer, nn.Identity)]
     for block, place in enumerate(places):

@@ -367,6 +367,44 @@ def test_positions_are_interpolated_when_a_checkpoint_comes_from_another_size(tm
     torch.testing.assert_close(larger(images), model(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(10, 8), (12, 14), (16, 16), (16, 10)])
+@SHARING
+def test_the_grid_of_saved_positions_is_known_and_not_guessed(arch, size, tmp_path):
+    model = timm.create_model("psvit", arch=arch).eval()
+    save_for_hf(model, tmp_path)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=size).eval()
+    model.set_input_size(size)
+    torch.testing.assert_close(again.pos_embed, model.pos_embed)
+
+
+def test_positions_without_a_known_grid_are_refused():
+    model = timm.create_model("psvit", arch=SHARING_2D)
+    with pytest.raises(InputError, match="23 positions fit neither the network's grid nor a square one"):
+        psvit.model.checkpoint_filter_fn({"pos_embed": torch.zeros(1, 23, 8)}, model)
+
+
+@SHARING
+def test_networks_are_traced(arch):
+    model = timm.create_model("psvit", arch=arch).eval()
+    images = torch.randn(2, arch.in_chans, *arch.image_size)
+    graph = timm.models.create_feature_extractor(model, {"head": "out"})
+    torch.testing.assert_close(graph(images)["out"], model(images))
+    traced = torch.jit.trace(model, images)
+    torch.testing.assert_close(traced(images[:1]), model(images[:1]), atol=1e-5, rtol=0)
+
+
+def test_cfgs_that_timms_scripts_pass_describe_the_network_too():
+    args = timm.models.resolve_model_input_args("psvit", {}, arch=SHARING_2D)
+    model = timm.create_model(**args)
+    assert model.pretrained_cfg["input_size"] == (2, 8, 10)
+    assert len(model.pretrained_cfg["mean"]) == 2
+
+
+def test_feature_maps_may_be_sequences():
+    network = timm.create_model("psvit", arch=SHARING_2D, features_only=True, output_fmt="NLC")
+    assert [tuple(maps.shape) for maps in network(torch.randn(1, 2, 8, 10))] == [(1, 20, 8), (1, 6, 12)]
+
+
 @SHARING
 @pytest.mark.parametrize("sharing", ["auto", "map", "qk"])
 def test_a_network_is_one_graph(arch, sharing):

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from psvit import Architecture, InputError, Stage
 from psvit.model import PSViT, checkpoint_filter_fn
-from psvit.vit_weights import lay, read_vit, same_place
+from psvit.vit_weights import lay, read_vit, stem_and_head
 
 D, HEADS, DEPTH, CLASSES = 24, 3, 5, 7
 
@@ -121,12 +121,12 @@ def test_what_found_a_place_and_what_did_not_is_known():
     deit = vit(depth=2, init_values=1e-5).state_dict()
     model = network([Stage(embed_dim=D, groups=(1, 1, 1), mlp_ratio=4)])
     names = dict(model.named_parameters())
-    laid = lay(deit, names, {name: source for name in names if (source := same_place(name))}, (4, 4))
+    laid = lay(deit, names, stem_and_head(names), (4, 4))
     assert {*laid.whole} == {name for name in names if not name.startswith("stages.")}
     assert not laid.partly
     assert {*laid.fresh} == {name for name in names if name.startswith("stages.")}
-    assert {*laid.unused} == {name for name in deit if name.startswith("blocks.")}
-    assert "blocks.0.ls1.gamma" in laid.unused
+    assert {*laid.unused} == {name for name in deit if name.startswith("blocks.") and ".ls" not in name}
+    assert not laid.cut
     assert "left stages.0.groups.0.layers.0.norm1.weight, " in str(laid)
     assert f"and {len(laid.fresh) - 4} more as initialised" in str(laid)
     assert laid.report()["fresh"] == list(laid.fresh)
@@ -154,6 +154,99 @@ def test_without_a_class_token_its_position_is_left_out():
     assert not weights["pos_embed"][:, 0].any()
 
 
+SOURCES = {
+    "layer scale": {"init_values": 0.1},
+    "positions without the class token": {"no_embed_class": True},
+    "no bias of queries, keys and values": {"qkv_bias": False},
+    "no bias at all": {"qkv_bias": False, "proj_bias": False},
+    "a rectangular grid": {"img_size": (24, 16)},
+    "another rectangular grid": {"img_size": (28, 20)},
+    "two by two patches": {"img_size": 8},
+}
+
+
+@pytest.mark.parametrize("kwargs", SOURCES.values(), ids=SOURCES)
+def test_other_forms_of_a_vision_transformer_are_exact_too(kwargs):
+    deit = vit(**kwargs)
+    size = kwargs.get("img_size", 16)
+    size = (size, size) if isinstance(size, int) else size
+    model = deit_like(image_size=size)
+    model.load_state_dict(checkpoint_filter_fn(deit.state_dict(), model), strict=True)
+    images = torch.randn(2, 3, *size)
+    torch.testing.assert_close(model(images), deit(images), atol=1e-5, rtol=0)
+
+
+def test_tokens_beside_the_class_token_have_positions_that_are_left_out():
+    for kwargs in ({"reg_tokens": 4}, {"reg_tokens": 4, "img_size": 8}):
+        deit = vit(**kwargs)
+        side = kwargs.get("img_size", 16)
+        weights = checkpoint_filter_fn(deit.state_dict(), deit_like(image_size=(side, side)))
+        assert torch.equal(weights["pos_embed"][:, :1], deit.pos_embed[:, :1])
+        assert torch.equal(weights["pos_embed"][:, 1:], deit.pos_embed[:, 5:])
+
+
+def test_positions_that_fit_no_grid_stay_as_they_were():
+    deit = vit(img_size=(20, 16)).state_dict()
+    assert "pos_embed" not in checkpoint_filter_fn(deit, deit_like())
+
+
+def test_a_source_that_is_cut_is_said_to_be():
+    wide = vit(embed_dim=2 * D, num_heads=2 * HEADS).state_dict()
+    model = network([Stage(embed_dim=D, groups=(2,), mlp_ratio=4)])
+    names = dict(model.named_parameters())
+    laid = lay(wide, names, stem_and_head(names), (4, 4))
+    assert {*laid.whole} == {name for name in names if not name.startswith("stages.")}
+    assert {*laid.cut} == {*laid.whole} - {"head.bias"}
+    assert "used cls_token, " in str(laid)
+
+
+@pytest.mark.parametrize(("there", "here"), [(1, 3), (3, 1), (4, 2), (2, 4), (3, 3)])
+def test_kernels_for_other_channels_answer_grey_images_alike(there, here):
+    deit = vit(in_chans=there).state_dict()
+    weights = checkpoint_filter_fn(deit, deit_like(in_chans=here))["patch_embed.proj.weight"]
+    assert weights.shape == (D, here, 4, 4)
+    if 1 in (there, here) or there == here:
+        torch.testing.assert_close(weights.sum(dim=1), deit["patch_embed.proj.weight"].sum(dim=1))
+
+
+def test_gated_mlps_and_deep_stems_are_left_out():
+    gated = vit().state_dict()
+    gated["blocks.0.mlp.fc1.weight"] = torch.zeros(8 * D, D)
+    gated["patch_embed.backbone.weight"] = torch.zeros(1)
+    weights = checkpoint_filter_fn(gated, deit_like())
+    prefix = "stages.0.groups.0.layers.0."
+    assert f"{prefix}attn.qkv.weight" in weights
+    assert not [name for name in weights if name.startswith((f"{prefix}mlp", "patch_embed"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("pos_embed", (1, 4, 4, D)), ("blocks.1.attn.qkv.weight", (3 * D, 2 * D)), ("patch_embed.proj.weight", (D, 48))],
+)
+def test_a_transformer_of_another_kind_is_refused(tmp_path, name, shape):
+    save_file({**vit().state_dict(), name: torch.zeros(shape)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="not those of a plain vision transformer"):
+        read_vit(str(tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize("deit", [True, False])
+def test_weights_from_a_file_are_fine_tuned_for_other_classes_channels_and_sizes(tmp_path, deit):
+    source = vit() if deit else deit_like()
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    model = timm.create_model(
+        "psvit",
+        arch=deit_like().arch,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "weights.safetensors")},
+        num_classes=3,
+        in_chans=1,
+        img_size=24,
+    ).eval()
+    assert model(torch.randn(2, 1, 24, 24)).shape == (2, 3)
+    expected = source.state_dict()["patch_embed.proj.weight"].sum(dim=1, keepdim=True)
+    torch.testing.assert_close(model.patch_embed.proj.weight, expected)
+
+
 def test_other_classes_channels_and_patches():
     deit = vit().state_dict()
     model = deit_like(num_classes=3, in_chans=1)
@@ -169,7 +262,7 @@ def test_weights_are_read_from_files(tmp_path):
     save_file(deit, tmp_path / "deit.safetensors")
     torch.save({"model": deit}, tmp_path / "deit.pth")
     for name in ("deit.safetensors", "deit.pth"):
-        read = read_vit(str(tmp_path / name))
+        read = read_vit(str(tmp_path / name)).weights
         assert read.keys() == deit.keys()
         assert all(torch.equal(read[key], deit[key]) for key in deit)
 

@@ -13,6 +13,7 @@ from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, read_provenance
 from psvit.supernet.train import train_supernet
 from psvit.supernet.warm_start import plan, warm_start
+from psvit.vit_weights import Vit
 
 D, DEPTH, CLASSES = 8, 3, 5
 
@@ -50,19 +51,11 @@ def space_1d() -> SearchSpace:
     )
 
 
-def square(weights, size=(5, 3)):
-    """timm's weights do not say the grid of their positions, so a square is assumed; here is one with as many rows."""
-    return {**weights, "pos_embed": torch.randn(1, 1 + size[0] ** 2, weights["pos_embed"].shape[2])}
-
-
 def test_the_vits_own_architecture_gives_the_vits_outputs(space_1d, images):
     model = vit()
     supernet = Supernet(space_1d).eval()
     weights = model.state_dict()
-    laid = warm_start(supernet, square(weights))
-    # The grid of this space is not square; its positions are tested on their own.
-    with torch.no_grad():
-        supernet.pos_embed[:, :, :D] = weights["pos_embed"]
+    laid = warm_start(supernet, weights)
     arch = space_1d.build([Stage(embed_dim=D, groups=(1,) * DEPTH, mlp_ratio=2)], [])
     batch = images(space_1d)
     torch.testing.assert_close(supernet(batch, arch), model(batch), atol=1e-5, rtol=0)
@@ -71,7 +64,7 @@ def test_the_vits_own_architecture_gives_the_vits_outputs(space_1d, images):
 
 
 def test_layers_and_heads_are_laid_in_order_and_the_rest_stays(space_1d):
-    weights = square(vit().state_dict())
+    weights = vit().state_dict()
     supernet = Supernet(space_1d)
     before = {name: parameter.detach().clone() for name, parameter in supernet.named_parameters()}
     laid = warm_start(supernet, weights)
@@ -94,7 +87,7 @@ def test_layers_and_heads_are_laid_in_order_and_the_rest_stays(space_1d):
 
 def test_a_gap_between_stages_takes_no_block(space, images):
     # The space's list of layers has a place that no layout uses; the block after it is not lost.
-    weights = square(vit(depth=6).state_dict())
+    weights = vit(depth=6).state_dict()
     supernet = Supernet(space)
     laid = warm_start(supernet, weights)
     used = [place for place, layer in enumerate(supernet.layers) if next(layer.parameters(), None) is not None]
@@ -105,8 +98,11 @@ def test_a_gap_between_stages_takes_no_block(space, images):
     assert laid.unused == (() if space.variant == "1d" else ("cls_token",))
 
 
-def test_the_plan_is_what_happens(space):
-    weights = square(vit().state_dict())
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"no_embed_class": True}, {"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}]
+)
+def test_the_plan_is_what_happens(space, kwargs):
+    weights = vit(**kwargs).state_dict()
     planned, done = plan(space, weights), warm_start(Supernet(space), weights)
     assert planned.report() == done.report()
     assert {tensor.device.type for tensor in planned.weights.values()} == {"meta"}
@@ -116,13 +112,16 @@ def test_a_training_begins_with_them_and_says_so(tiny_space, tiny_data, tmp_path
     weights = vit(img_size=8, patch_size=4, in_chans=1, num_classes=3).state_dict()
     recipe = Recipe.load("digits").override({"epochs": 1, "batch_size": 12, "lr": 1e-12, "warmup_epochs": 0})
     kwargs = {"seed": 0, "device": torch.device("cpu")}
-    file = train_supernet(tiny_space, tiny_data(), recipe, folder=tmp_path, init=("some_vit", weights), **kwargs)
+    file = train_supernet(
+        tiny_space, tiny_data(), recipe, folder=tmp_path, init=Vit("some_vit", weights, head_dim=4), **kwargs
+    )
     trained = dict(Supernet.load(file).named_parameters())
     torch.testing.assert_close(
         trained["layers.0.mlp.fc1.weight"][:16, :8], weights["blocks.0.mlp.fc1.weight"], atol=1e-4, rtol=0
     )
     report = yaml.safe_load((tmp_path / "warm_start.yaml").read_text())
     assert report["init"] == "some_vit"
+    assert report["head_dim"] == {"there": 4, "here": 4}
     assert "cls_token" in report["unused"]
     assert "layers.0.mlp.fc1.weight" in report["partly"]
     assert read_provenance(file)["init"] == "some_vit"
