@@ -1,0 +1,213 @@
+"""The one function that measures latency, on `torch.utils.benchmark`, and what a measurement is valid for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import PositiveInt, model_validator
+from timm.layers import use_fused_attn
+from torch import nn
+from torch.utils.benchmark import Timer
+
+import psvit
+from psvit.documents import Value
+from psvit.errors import NoisyMachineError
+from psvit.search.latency.runtimes import prepare, runtime_version
+
+log = logging.getLogger(__name__)
+
+Runtime = Literal["eager", "compile", "onnxruntime"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+MAX_SPREAD = 0.1
+"""Interquartile range over median above which the machine counts as too noisy."""
+
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds to wait before each further attempt when the machine was too noisy."""
+
+WARM_UP_SECONDS = 0.05
+"""Small networks take a dozen runs until caches and branch predictors know them, which this allows for."""
+
+SECONDS = 0.3
+"""Time over which one attempt repeats the run, where `REPEATS` do not take longer."""
+
+REPEATS = 7
+"""The fewest repeats that a median and quartiles are taken of."""
+
+
+class Setting(Value):
+    """Where and how a network runs.
+
+    Attributes:
+        device: `cpu`, `cuda`, ...
+        batch_size: images in one forward pass; latencies are of the whole batch.
+        threads: that operators may use; nothing leaves it at PyTorch's own number.
+        precision: the type of weights and activations.
+        runtime: what runs the network: PyTorch as it is, `torch.compile`, or ONNX Runtime.
+    """
+
+    device: str = "cpu"
+    batch_size: PositiveInt = 1
+    threads: PositiveInt | None = None
+    precision: Precision = "float32"
+    runtime: Runtime = "eager"
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.runtime == "onnxruntime" and (self.device != "cpu" or self.precision != "float32"):
+            raise ValueError(
+                f"onnxruntime is measured on cpu in float32 only, received {self.device} in {self.precision}"
+            )
+        return self
+
+    @property
+    def num_threads(self) -> int:
+        """The number of threads, PyTorch's own where none was given."""
+        return self.threads or torch.get_num_threads()
+
+    def __str__(self) -> str:
+        threads = "PyTorch's own threads" if self.threads is None else f"{self.threads} threads"
+        return f"{self.device}, batch {self.batch_size}, {threads}, {self.precision}, {self.runtime}"
+
+
+class Fingerprint(Value):
+    """What has to be equal for a latency to be the same.
+
+    Attributes:
+        processor: the model of the CPU, or of the GPU that is measured.
+        instructions: what PyTorch's CPU kernels are chosen for, such as `AVX512`.
+        cores: that this process may use.
+        threads: that operators may use.
+        platform: operating system and architecture.
+        fused_attention: whether attention without a visible map uses fused kernels.
+        torch: version.
+        psvit: version.
+        runtime: name and version of what runs the network.
+    """
+
+    processor: str
+    instructions: str
+    cores: int
+    threads: int
+    platform: str
+    fused_attention: bool
+    torch: str
+    psvit: str
+    runtime: str
+
+
+class Latency(Value):
+    """How long one forward pass takes.
+
+    Attributes:
+        median_ms: median over the repeats, in milliseconds for the whole batch.
+        iqr_ms: their interquartile range.
+        repeats: timed blocks of runs; each counts with its mean.
+        attempts: measurements until one was quiet enough; the others were noisy and count for nothing.
+        setting: where and how the network ran.
+        fingerprint: on what.
+    """
+
+    median_ms: float
+    iqr_ms: float
+    repeats: int
+    attempts: int
+    setting: Setting
+    fingerprint: Fingerprint
+
+
+def measure(
+    network: nn.Module,
+    input_shape: tuple[int, ...],
+    setting: Setting,
+    *,
+    seconds: float = SECONDS,
+    make_timer: Callable[..., Any] = Timer,
+    pause: Callable[[float], object] = time.sleep,
+) -> Latency:
+    """Measure a network's latency.
+
+    The network is first run in the wanted runtime and its outputs are compared with PyTorch's own; then warmed up;
+    then repeated in blocks, between which the device is synchronised. Where the blocks differ too much, all of this
+    attempt is discarded, and after a pause there is another.
+
+    Args:
+        network: ends in evaluation mode, on the setting's device and in its precision.
+        input_shape: of the input without the batch: (channels, height, width) of an image.
+        setting: where and how.
+        seconds: over which an attempt repeats the run.
+        make_timer: makes what takes the time, with the arguments of `torch.utils.benchmark.Timer`.
+        pause: waits for some seconds.
+
+    Raises:
+        InputError: the runtime is not installed, or does not run here.
+        MismatchError: the runtime gives other outputs than PyTorch does.
+        NoisyMachineError: every attempt was too noisy.
+    """
+    run = prepare(network, input_shape, setting)
+    spreads = []
+    with torch.inference_mode():
+        timer = make_timer(stmt="run()", globals={"run": run}, num_threads=setting.num_threads)
+        for wait in (0.0, *PAUSES):
+            if wait:
+                pause(wait)
+            once = _warm_up(timer)
+            times = timer.blocked_autorange(min_run_time=max(seconds, REPEATS * once)).times
+            low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+            spreads.append((high - low) / median)
+            if spreads[-1] <= MAX_SPREAD:
+                return Latency(
+                    median_ms=1e3 * float(median),
+                    iqr_ms=1e3 * float(high - low),
+                    repeats=len(times),
+                    attempts=len(spreads),
+                    setting=setting,
+                    fingerprint=fingerprint(setting),
+                )
+            log.info("too noisy: the interquartile range is %.0f %% of the median", 100 * spreads[-1])
+    raise NoisyMachineError(
+        f"the machine is too noisy to measure latency: of {len(spreads)} attempts the best has an interquartile range "
+        f"of {100 * min(spreads):.0f} % of the median, permitted are {100 * MAX_SPREAD:.0f} %; "
+        "end what runs beside this, then give the same command"
+    )
+
+
+def _warm_up(timer: Any) -> float:
+    """Run until caches, clocks and branch predictors are warm; returns the seconds of the last run."""
+    spent, once = 0.0, 0.0
+    while spent < WARM_UP_SECONDS:
+        once = timer.timeit(1).median
+        spent += 3 * once  # a Timer runs twice more before it takes the time
+    return once
+
+
+def fingerprint(setting: Setting) -> Fingerprint:
+    """What latencies in this setting depend on here."""
+    device = torch.device(setting.device)
+    return Fingerprint(
+        processor=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=setting.num_threads,
+        platform=f"{platform.system()} {platform.machine()}",
+        fused_attention=bool(use_fused_attn()),
+        torch=torch.__version__,
+        psvit=psvit.__version__,
+        runtime=runtime_version(setting.runtime),
+    )
+
+
+def _processor() -> str:
+    """The name of the processor's model."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
