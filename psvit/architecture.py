@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
+from psvit.shipped import find
 
 Variant = Literal["1d", "2d"]
 Pool = Literal["max", "avg", "conv"]
@@ -109,7 +110,7 @@ class Architecture(Value):
 
     @staticmethod
     def load(path: str | Path) -> Architecture:
-        """Read the architecture from an architecture file.
+        """Read the architecture from an architecture file: its path, or the name of a shipped one such as `deit-tiny`.
 
         Raises:
             InputError: the file cannot be read or breaks a rule.
@@ -172,14 +173,14 @@ class ArchitectureFile(Value):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read and check a file; a recorded cost that is not the architecture's is an error.
+        """Read and check a file or a shipped name; a recorded cost that is not the architecture's is an error.
 
         Raises:
             InputError: the file cannot be read or breaks a rule.
         """
         from psvit.costs import cost
 
-        data = read_yaml(Path(path), SCHEMA)
+        data = read_yaml(find("arch", path), SCHEMA)
         recorded = data.pop("cost", None)
         # `cost` is derived, so it is no field, but a reader who mistypes a key should see it among the permitted ones.
         unknown = sorted(map(str, set(data) - set(cls.model_fields)))

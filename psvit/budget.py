@@ -1,24 +1,48 @@
-"""Budgets: inclusive limits on what a network may cost, as an engineer writes them."""
+"""Budgets: inclusive limits on what a network may cost and on how long it may take, as an engineer writes them."""
 
 from __future__ import annotations
 
 import math
 import re
 from decimal import Decimal
-from typing import Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from psvit.costs import METRICS, Cost
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from psvit.architecture import Architecture
+from psvit.costs import Cost, cost
 from psvit.documents import Value
 from psvit.errors import InputError
+from psvit.shipped import shipped
 
-_UNITS = {"flops": "macs", "macs": "macs", "params": "num_params"}
+if TYPE_CHECKING:
+    from psvit.search_space import SearchSpace
+
+Runtime = Literal["eager", "compile", "onnxruntime"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_NUMBER = r"\d+(?:\.\d+)?"
-_PATTERN = re.compile(
-    rf"(?:(?P<lower>{_NUMBER})\.\.)?(?P<upper>{_NUMBER})(?P<prefix>[kmgt]?)(?P<unit>{'|'.join(_UNITS)})",
-    re.I | re.ASCII,
+_UNITS = {
+    prefix + unit: (metric, scale)
+    for unit, metric in {"flops": "macs", "macs": "macs", "params": "num_params"}.items()
+    for prefix, scale in _PREFIXES.items()
+}
+"""By unit in lower case: the cost, and how much of it one unit is."""
+
+_MILLISECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
+_SETTINGS = {"batch": "batch_size", "threads": "threads", "runtime": "runtime", "precision": "precision"}
+
+_NUMBER = r"\d{1,24}(?:\.\d{1,24})?"
+_RANGE = rf"(?:(?P<lower>{_NUMBER})\.\.)?(?P<upper>{_NUMBER})"
+_COST = re.compile(rf"{_RANGE}(?P<unit>[a-z]+)", re.I | re.ASCII)
+_SHARE = re.compile(rf"{_RANGE}%(?:of(?P<arch>.+))?", re.I | re.ASCII)
+_LATENCY = re.compile(
+    rf"{_RANGE}(?P<unit>{'|'.join(_MILLISECONDS)})@(?P<device>[^:]+(?::\d+)?)(?P<settings>:.*)?", re.I | re.ASCII
 )
-_EXAMPLES = "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 1.2..1.4GFLOPs"
+_EXAMPLES = (
+    "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 1.2..1.4GFLOPs, "
+    "60% (of the space's largest MACs), 60%ofdeit-small, 5ms@cpu, 5ms@cuda:batch=32"
+)
 _SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M")}
 
 
@@ -36,59 +60,206 @@ class Limit(Value):
     upper: int
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read one limit such as `2GFLOPs`, `22Mparams` or `1.2..1.4GFLOPs`; letter case does not matter.
+    def parse(cls, text: str, space: SearchSpace | None = None) -> Self:
+        """Read one limit such as `2GFLOPs`, `22Mparams`, `1.2..1.4GFLOPs` or `60%`; letter case does not matter.
+
+        Args:
+            text: the limit; `60%` is of the MACs of the largest architecture, `60%ofdeit-small` of a shipped one's, or
+                of that in a .yaml file.
+            space: the space whose largest is meant.
 
         Raises:
-            InputError: not a limit; names the forms that are.
+            InputError: not a limit; names the forms that are. Or a share of the largest, and no space.
         """
-        match = _PATTERN.fullmatch(text.strip())
-        if match is None:
+        text = text.strip()
+        match = _COST.fullmatch(text)
+        if match and match["unit"].lower() in _UNITS:
+            metric, scale = _UNITS[match["unit"].lower()]
+        elif match := _SHARE.fullmatch(text):
+            metric, scale = "macs", cost(_reference(text, match["arch"], space)).macs
+        else:
             raise InputError(f"budget {text!r}: not understood; permitted are forms like {_EXAMPLES}")
-        scale = _PREFIXES[match["prefix"].lower()]
-        lower = math.ceil(Decimal(match["lower"]) * scale) if match["lower"] else None
-        upper = math.floor(Decimal(match["upper"]) * scale)
-        if upper <= 0:
-            raise InputError(f"budget {text!r}: must be positive")
-        if lower is not None and lower > upper:
-            raise InputError(f"budget {text!r}: the lower end must not exceed the upper")
-        return cls(metric=_UNITS[match["unit"].lower()], lower=lower, upper=upper)
+        hundredths = 1 if match.re is _COST else 100
+        lower = math.ceil(Decimal(match["lower"]) * scale / hundredths) if match["lower"] else None
+        upper = math.floor(Decimal(match["upper"]) * scale / hundredths)
+        _check_range(text, lower, upper)
+        return cls(metric=metric, lower=lower, upper=upper)
+
+    @property
+    def subject(self) -> str:
+        """What is limited."""
+        return self.metric
+
+    @property
+    def ends(self) -> tuple[int | None, int]:
+        """The lower end, if there is one, and the upper."""
+        return self.lower, self.upper
 
     def __str__(self) -> str:
         lower = "at most " if self.lower is None else f"{format_cost(self.metric, self.lower)} to "
         return lower + format_cost(self.metric, self.upper)
 
 
-class Budget(Value):
-    """Limits that all have to hold; an empty budget holds always."""
+class LatencyLimit(Value):
+    """Inclusive bounds on the time of one forward pass, and where and how it is measured.
 
-    limits: tuple[Limit, ...] = ()
+    Attributes:
+        device: where the network runs: `cpu`, `cuda`, `mps` or `xpu`, with a number where there are several (`cuda:1`).
+        batch_size: images in one forward pass.
+        threads: that it may use; nothing leaves the number to the runtime.
+        runtime: what runs it.
+        precision: the type of weights and activations.
+        lower_ms: the least milliseconds permitted for the whole batch; nothing where none was given.
+        upper_ms: the most milliseconds permitted for the whole batch.
+    """
+
+    device: str
+    batch_size: PositiveInt = 1
+    threads: PositiveInt | None = None
+    runtime: Runtime = "eager"
+    precision: Precision = "float32"
+    lower_ms: NonNegativeFloat | None = None
+    upper_ms: PositiveFloat
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device, re.ASCII):
+            raise ValueError(f"must be cpu, cuda, mps or xpu, or one of several such as cuda:1, received {device!r}")
+        return device
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.lower_ms is not None and self.lower_ms > self.upper_ms:
+            raise ValueError(f"lower_ms must not exceed upper_ms, received {self.lower_ms} and {self.upper_ms}")
+        return self
 
     @classmethod
-    def parse(cls, *texts: str) -> Self:
-        """Read limits as on the command line; the same cost may be limited once.
+    def parse(cls, text: str) -> Self:
+        """Read one limit such as `5ms@cpu`, `4..5ms@cpu` or `5ms@cuda:batch=32,runtime=compile`.
 
         Raises:
-            InputError: a text is not a limit, or two limit the same cost.
+            InputError: not such a limit, or an unknown device or setting; names those that are permitted.
         """
-        limits = tuple(Limit.parse(text) for text in texts)
-        metrics = [limit.metric for limit in limits]
-        for metric in METRICS:
-            if metrics.count(metric) > 1:
-                given = ", ".join(text for text, limit in zip(texts, limits, strict=True) if limit.metric == metric)
-                raise InputError(f"budget: {metric} may be limited once, received {given}; a range is written 1..2G")
-        return cls(limits=limits)
+        text = text.strip()
+        match = _LATENCY.fullmatch(text)
+        if match is None:
+            raise InputError(f"budget {text!r}: not understood; permitted are forms like {_EXAMPLES}")
+        scale = _MILLISECONDS[match["unit"].lower()]
+        lower = Decimal(match["lower"]) * scale if match["lower"] else None
+        upper = Decimal(match["upper"]) * scale
+        _check_range(text, lower, upper)
+        data: dict[str, Any] = {"device": match["device"].lower(), "upper_ms": float(upper)}
+        if lower is not None:
+            data["lower_ms"] = float(lower)
+        for setting in match["settings"][1:].split(",") if match["settings"] else ():
+            key, equals, value = setting.partition("=")
+            if not equals or key not in _SETTINGS or _SETTINGS[key] in data:
+                raise InputError(
+                    f"budget {text!r}: {setting!r} is no setting, or given twice; permitted are "
+                    f"{', '.join(f'{name}=' for name in _SETTINGS)}, each once, as in 5ms@cpu:batch=8,threads=1"
+                )
+            data[_SETTINGS[key]] = int(value) if re.fullmatch(r"\d{1,9}", value, re.ASCII) else value
+        return cls.from_dict(data, source=f"budget {text!r}")
+
+    @property
+    def setting(self) -> str:
+        """Where and how it is measured, as it is written after the `@`; settings at their defaults are left out."""
+        fields = type(self).model_fields
+        changed = [
+            f"{name}={getattr(self, field)}"
+            for name, field in _SETTINGS.items()
+            if getattr(self, field) != fields[field].default
+        ]
+        return ":".join([self.device, *([",".join(changed)] if changed else [])])
+
+    @property
+    def subject(self) -> str:
+        """What is limited."""
+        return f"latency_ms@{self.setting}"
+
+    @property
+    def ends(self) -> tuple[float | None, float]:
+        """The lower end, if there is one, and the upper, in milliseconds."""
+        return self.lower_ms, self.upper_ms
+
+    def __str__(self) -> str:
+        lower = "at most " if self.lower_ms is None else f"{self.lower_ms:g} to "
+        return f"{lower}{self.upper_ms:g} ms@{self.setting}"
+
+
+def _check_range(text: str, lower: Decimal | int | None, upper: Decimal | int) -> None:
+    """Make sure that something can lie between the ends, which both belong to the range."""
+    if upper <= 0:
+        raise InputError(f"budget {text!r}: must be positive")
+    if lower is not None and lower > upper:
+        raise InputError(f"budget {text!r}: the lower end must not exceed the upper")
+
+
+def _reference(text: str, arch: str | None, space: SearchSpace | None) -> Architecture:
+    """The architecture of whose MACs a limit is a share."""
+    if arch is None and space is None:
+        raise InputError(f"budget {text!r}: of which space's largest? name one with --space or --supernet")
+    if arch is None:
+        assert space is not None
+        return space.largest
+    # timm writes deit_small where the files have deit-small.
+    name = arch.lower().replace("_", "-")
+    return Architecture.load(name if name in shipped("arch") else arch)
+
+
+class Budget(Value):
+    """Limits that all have to hold; an empty budget holds always.
+
+    What a network costs follows from its architecture, how long it takes does not: counting, sampling and
+    `satisfied_by` look at the limits on costs only.
+
+    Attributes:
+        limits: on costs.
+        latencies: on latency.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    latencies: tuple[LatencyLimit, ...] = ()
+
+    @classmethod
+    def parse(cls, *texts: str, space: SearchSpace | None = None) -> Self:
+        """Read limits as on the command line; the same thing may be limited once.
+
+        Args:
+            texts: the limits; `Limit.parse` and `LatencyLimit.parse` say how they are written.
+            space: whose largest architecture `60%` is a share of.
+
+        Raises:
+            InputError: a text is not a limit, two limit the same, or a share has no space.
+        """
+        limits = [LatencyLimit.parse(text) if _is_latency(text) else Limit.parse(text, space) for text in texts]
+        subjects = [limit.subject for limit in limits]
+        for subject in subjects:
+            if subjects.count(subject) > 1:
+                given = ", ".join(text for text, other in zip(texts, subjects, strict=True) if other == subject)
+                raise InputError(f"budget: {subject} may be limited once, received {given}; a range is written 1..2G")
+        return cls(
+            limits=tuple(limit for limit in limits if isinstance(limit, Limit)),
+            latencies=tuple(limit for limit in limits if isinstance(limit, LatencyLimit)),
+        )
+
+    @property
+    def resolved(self) -> dict[str, list[float | None]]:
+        """By what is limited, the ends as numbers: what shares such as `60%` came to."""
+        limits: tuple[Limit | LatencyLimit, ...] = (*self.limits, *self.latencies)
+        return {limit.subject: list(limit.ends) for limit in limits}
 
     def limit(self, metric: str) -> Limit | None:
         """The limit on one cost, if there is one."""
         return next((limit for limit in self.limits if limit.metric == metric), None)
 
     def satisfied_by(self, cost: Cost) -> bool:
-        """Whether every limit holds; a cost equal to a limit is within it."""
+        """Whether every limit on costs holds; a cost equal to a limit is within it."""
         return not self.violations(cost)
 
     def violations(self, cost: Cost) -> list[str]:
-        """One sentence for every limit that does not hold."""
+        """One sentence for every limit on a cost that does not hold."""
         return [
             f"{format_cost(limit.metric, getattr(cost, limit.metric))} is not {limit}"
             for limit in self.limits
@@ -104,10 +275,16 @@ class Budget(Value):
             return self
         first, *others = self.limits
         lower = math.ceil(fraction * first.upper)
-        return type(self)(limits=(Limit(metric=first.metric, lower=lower, upper=first.upper), *others))
+        spent = Limit(metric=first.metric, lower=lower, upper=first.upper)
+        return type(self)(limits=(spent, *others), latencies=self.latencies)
 
     def __str__(self) -> str:
-        return " and ".join(str(limit) for limit in self.limits) or "no limit"
+        return " and ".join(str(limit) for limit in (*self.limits, *self.latencies)) or "no limit"
+
+
+def _is_latency(text: str) -> bool:
+    """Whether a text is meant as a limit on latency; the path in `60%of...yaml` may hold an @ as well."""
+    return "@" in text.partition("%")[0]
 
 
 def format_cost(metric: str, value: int) -> str:

@@ -159,6 +159,9 @@ def default_folder(label: str, config: dict[str, Any]) -> Path:
     """Where a run goes when no folder is named: equal configurations meet in the same one."""
     import hashlib
     import json
+    import re
 
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-    return Path("runs") / f"{label}-{digest}"
+    # A budget may hold a path.
+    name = re.sub(r"[^\w.%-]+", "-", label)
+    return Path("runs") / f"{name}-{digest}"

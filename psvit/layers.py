@@ -1,11 +1,15 @@
 """The parts of a PSViT: attention with its own or a shared map, layers, attention groups, token pooling.
 
+The layers of a group use one attention map. There are two ways to hand it on, with equal results: as the map itself
+(`map`), or as the queries and keys that it comes from (`qk`), which each layer then gives to a fused kernel. The map
+saves a matrix product a layer but has to be written to memory, which fused kernels never do.
+
 Letters: B images, N tokens (class token included), H heads, D channels, P patch tokens.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +18,52 @@ from torch import Tensor, nn
 
 from psvit.architecture import Pool, Variant
 
+Sharing = Literal["auto", "map", "qk"]
+"""In which form the layers of a group share attention; `auto` is `choose_sharing`."""
+
+Shared = Tensor | tuple[Tensor, Tensor]
+"""What a producer hands on: the map (B, H, N, N) after softmax, or its queries and keys (B, H, N, D / H)."""
+
+LARGE_MAP = 2**23
+"""Elements of a map that no longer pays for one sharer on a CPU: 32 MiB in float32, about what caches hold."""
+
+
+def choose_sharing(batch: int, tokens: int, num_heads: int, length: int, device_type: str) -> Literal["map", "qk"]:
+    """The form in which a group shares attention, from shapes and device alone, so that equal runs compute alike.
+
+    On a CPU a map within the caches beats recomputing it, and a larger one pays only if enough layers use it; measured
+    in `docs/benchmarks.md`, inference and training alike. On other devices fused kernels are that much faster than
+    their parts that queries and keys are handed on. An exported network may meet any batch: it keeps the map, which
+    is also the form that runtimes without fused attention compute fastest.
+
+    Args:
+        batch: images B.
+        tokens: tokens N.
+        num_heads: heads H.
+        length: layers of the group.
+        device_type: as in `torch.device.type`.
+    """
+    if torch.compiler.is_exporting():
+        return "map"
+    if device_type in ("cpu", "meta"):
+        return "qk" if batch * num_heads * tokens * tokens > LARGE_MAP * (length - 1) else "map"
+    return "qk"
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, fused: bool) -> Tensor:
+    """Softmax attention of queries, keys and values (B, H, N, D / H), fused where permitted."""
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v)
+    return attention_map(q, k) @ v
+
+
+def attention_map(q: Tensor, k: Tensor) -> Tensor:
+    """The attention map (B, H, N, N) of queries and keys (B, H, N, D / H)."""
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+
 
 class Attention(nn.Module):
-    """Self-attention of a producer: computes an attention map, and hands it on where others use it.
+    """Self-attention of a producer: computes its attention, and hands it on where others use it.
 
     Args:
         embed_dim: channels D.
@@ -26,23 +73,22 @@ class Attention(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int, **dd: Any) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (embed_dim // num_heads) ** -0.5
         self.fused_attn = use_fused_attn()
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, **dd)
         self.proj = nn.Linear(embed_dim, embed_dim, **dd)
 
-    def forward(self, x: Tensor, hand_on: bool) -> tuple[Tensor, Tensor | None]:
-        """From x (B, N, D) to the output (B, N, D) and, if it is handed on, the map (B, H, N, N) after softmax."""
+    def forward(self, x: Tensor, hand_on: Literal["map", "qk"] | None) -> tuple[Tensor, Shared | None]:
+        """From x (B, N, D) to the output (B, N, D) and what is handed on, if anything."""
         B, N, D = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        attn = None
-        if self.fused_attn and not hand_on:
-            # Fused kernels never show the map, so only a group of one layer can use them.
-            x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        shared: Shared | None = None
+        if hand_on == "map":
+            shared = attention_map(q, k)
+            x = shared @ v
         else:
-            attn = (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
-            x = attn @ v
-        return self.proj(x.transpose(1, 2).reshape(B, N, D)), attn
+            shared = (q, k) if hand_on else None
+            x = attend(q, k, v, self.fused_attn)
+        return self.proj(x.transpose(1, 2).reshape(B, N, D)), shared
 
 
 class SharedAttention(nn.Module):
@@ -56,14 +102,16 @@ class SharedAttention(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int, **dd: Any) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.fused_attn = use_fused_attn()
         self.v = nn.Linear(embed_dim, embed_dim, **dd)
         self.proj = nn.Linear(embed_dim, embed_dim, **dd)
 
-    def forward(self, x: Tensor, attn: Tensor) -> Tensor:
-        """From x (B, N, D) and the producer's map (B, H, N, N) to the output (B, N, D)."""
+    def forward(self, x: Tensor, shared: Shared) -> Tensor:
+        """From x (B, N, D) and what the producer handed on to the output (B, N, D)."""
         B, N, D = x.shape
         v = self.v(x).reshape(B, N, self.num_heads, -1).transpose(1, 2)
-        return self.proj((attn @ v).transpose(1, 2).reshape(B, N, D))
+        x = shared @ v if isinstance(shared, Tensor) else attend(*shared, v, self.fused_attn)
+        return self.proj(x.transpose(1, 2).reshape(B, N, D))
 
 
 class Layer(nn.Module):
@@ -88,14 +136,16 @@ class Layer(nn.Module):
         self.mlp = Mlp(embed_dim, hidden_dim, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, attn: Tensor | None, hand_on: bool) -> tuple[Tensor, Tensor | None]:
-        """From x (B, N, D) and, for a sharer, the map (B, H, N, N) to the next x and the map to hand on."""
+    def forward(
+        self, x: Tensor, shared: Shared | None, hand_on: Literal["map", "qk"] | None
+    ) -> tuple[Tensor, Shared | None]:
+        """From x (B, N, D) and, for a sharer, what its producer handed on to the next x and what is handed on."""
         if isinstance(self.attn, Attention):
-            branch, attn = self.attn(self.norm1(x), hand_on)
+            branch, shared = self.attn(self.norm1(x), hand_on)
         else:
-            branch = self.attn(self.norm1(x), attn)
+            branch = self.attn(self.norm1(x), shared)
         x = x + self.drop_path1(branch)
-        return x + self.drop_path2(self.mlp(self.norm2(x))), attn
+        return x + self.drop_path2(self.mlp(self.norm2(x))), shared
 
 
 class AttentionGroup(nn.Module):
@@ -104,12 +154,22 @@ class AttentionGroup(nn.Module):
     Args:
         length: number of layers.
         drop_path: one probability for each layer.
+        sharing: in which form attention is shared.
     """
 
     def __init__(
-        self, length: int, embed_dim: int, num_heads: int, hidden_dim: int, drop_path: list[float], **dd: Any
+        self,
+        length: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        drop_path: list[float],
+        sharing: Sharing = "auto",
+        **dd: Any,
     ) -> None:
         super().__init__()
+        self.num_heads = num_heads
+        self.sharing: Sharing = sharing
         self.layers = nn.ModuleList(
             Layer(embed_dim, num_heads, hidden_dim, shares=index > 0, drop_path=drop_path[index], **dd)
             for index in range(length)
@@ -117,9 +177,16 @@ class AttentionGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, N, D) to (B, N, D)."""
-        attn: Tensor | None = None
+        B, N, _ = x.shape
+        length = len(self.layers)
+        hand_on: Literal["map", "qk"] | None = None
+        if length > 1 and self.sharing == "auto":
+            hand_on = choose_sharing(B, N, self.num_heads, length, x.device.type)
+        elif length > 1:
+            hand_on = self.sharing
+        shared: Shared | None = None
         for layer in self.layers:
-            x, attn = layer(x, attn, hand_on=len(self.layers) > 1)
+            x, shared = layer(x, shared, hand_on)
         return x
 
 

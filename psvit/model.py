@@ -3,6 +3,8 @@
 The family is reconstructed from the abstract of arXiv 2108.03428; its authors published no code. In 1d, a network of
 one stage without sharing is DeiT (arXiv 2012.12877), parameter by parameter; norms, initialisation and head are
 DeiT's. In 2d there is no class token: the final norm comes before the mean over the last tokens.
+
+Importing this module registers the family with timm: `psvit`, which builds any architecture, and the named networks.
 """
 
 from __future__ import annotations
@@ -12,15 +14,31 @@ from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import trunc_normal_
-from timm.models import build_model_with_cfg, register_model
+from timm.layers import global_pool_nlc, resample_abs_pos_embed, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from psvit.architecture import Architecture, Stage
-from psvit.layers import AttentionGroup, PatchEmbed, TokenPool
+from psvit.architecture import Architecture, Stage, stage_grids
+from psvit.errors import InputError
+from psvit.layers import AttentionGroup, PatchEmbed, Sharing, TokenPool
+from psvit.vit_weights import Source, in_block, lay, same_place
 
-__all__ = ["PSViT", "create_model", "psvit"]
+# timm looks here for the entry points of a module that registers models.
+__all__ = [
+    "PSViT",
+    "checkpoint_filter_fn",
+    "create_model",
+    "psvit",
+    "psvit_1d_base",
+    "psvit_1d_small",
+    "psvit_1d_tiny",
+    "psvit_2d_base",
+    "psvit_2d_small",
+    "psvit_2d_tiny",
+]
 
 
 class PSViTStage(nn.Module):
@@ -31,9 +49,12 @@ class PSViTStage(nn.Module):
         stage: width, groups and MLP ratio.
         head_dim: channels per head.
         drop_path: one probability for each layer.
+        sharing: in which form attention is shared.
     """
 
-    def __init__(self, pool: nn.Module, stage: Stage, head_dim: int, drop_path: list[float], **dd: Any) -> None:
+    def __init__(
+        self, pool: nn.Module, stage: Stage, head_dim: int, drop_path: list[float], sharing: Sharing, **dd: Any
+    ) -> None:
         super().__init__()
         self.pool = pool
         self.grad_checkpointing = False
@@ -45,6 +66,7 @@ class PSViTStage(nn.Module):
                 stage.embed_dim // head_dim,
                 stage.hidden_dim,
                 [next(rates) for _ in range(length)],
+                sharing,
                 **dd,
             )
             for length in stage.groups
@@ -69,9 +91,12 @@ class PSViT(nn.Module):
         num_classes: outputs of the classifier instead of the architecture's; 0 leaves it out.
         in_chans: channels of the images instead of the architecture's.
         img_size: height and width in pixels instead of the architecture's.
-        global_pool: `token` or `avg` as the variant has it, or empty to hand all tokens to the classifier.
+        global_pool: how tokens become one vector: `token` (1d only, its default), `avg` (the default in 2d), `max`,
+            `avgmax`, or empty to hand all tokens to the classifier. Only the class token is left out of a mean.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last layer; it grows linearly from 0 at the first.
+        sharing: in which form attention is shared, with equal results: as the `map`, as queries and keys (`qk`), or as
+            `choose_sharing` decides (`auto`).
         device: where to make the parameters.
         dtype: their type.
 
@@ -88,6 +113,7 @@ class PSViT(nn.Module):
         global_pool: str | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        sharing: Sharing = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -97,10 +123,10 @@ class PSViT(nn.Module):
         self.num_classes = arch.num_classes
         self.in_chans = arch.in_chans
         self.has_class_token = arch.variant == "1d"
-        own_pool = "token" if self.has_class_token else "avg"
-        self.global_pool = own_pool if global_pool is None else global_pool
-        _check_pool(self.global_pool, own_pool)
+        self.global_pool = self._permitted_pool(global_pool)
         self.num_prefix_tokens = int(self.has_class_token)
+        if sharing not in ("auto", "map", "qk"):
+            raise InputError(f"sharing must be auto, map or qk, received {sharing!r}")
         self.embed_dim = self.num_features = self.head_hidden_size = arch.stages[-1].embed_dim
 
         width = arch.stages[0].embed_dim
@@ -118,7 +144,7 @@ class PSViT(nn.Module):
             if index:
                 before, operator = arch.stages[index - 1].embed_dim, arch.pools[index - 1]
                 pool = TokenPool(arch.variant, operator, arch.grids[index - 1], before, stage.embed_dim, **dd)
-            stages.append(PSViTStage(pool, stage, arch.head_dim, rates[: stage.depth], **dd))
+            stages.append(PSViTStage(pool, stage, arch.head_dim, rates[: stage.depth], sharing, **dd))
             rates = rates[stage.depth :]
             reduction = arch.patch_stride * 2**index
             self.feature_info.append({"num_chs": stage.embed_dim, "reduction": reduction, "module": f"stages.{index}"})
@@ -129,6 +155,19 @@ class PSViT(nn.Module):
         # On the meta device there is nothing to initialise, and a supernet builds thousands of such networks.
         if not self.pos_embed.is_meta:
             init_weights(self)
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """What timm stores beside saved weights to build the network from again."""
+        # Whatever form the architecture was given in, it travels as a dict and as it is by now.
+        args = dict(self._given_args)
+        if "arch" in args:
+            args["arch"] = self.arch.to_dict()
+        return args
+
+    @_model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        self._given_args = args
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay leaves alone."""
@@ -160,13 +199,38 @@ class PSViT(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one; 0 classes leave it out."""
         if global_pool is not None:
-            _check_pool(global_pool, "token" if self.has_class_token else "avg")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
+            self.global_pool = self._permitted_pool(global_pool)
         self.arch = resolve(self.arch, num_classes)
-        self.head = _classifier(
-            self.embed_dim, num_classes, {"device": self.pos_embed.device, "dtype": self.pos_embed.dtype}
+        self.num_classes = num_classes
+        dd = {"device": self.pos_embed.device, "dtype": self.pos_embed.dtype}
+        self.head = _classifier(self.num_features, num_classes, dd).train(self.training)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Take images of another size from now on; position embeddings are interpolated.
+
+        Raises:
+            InputError: the patches do not cover such images exactly, or too few tokens are left to pool.
+        """
+        arch = resolve(self.arch, img_size=img_size)
+        positions = resample_abs_pos_embed(
+            self.pos_embed.detach(), list(_patch_grid(arch)), list(_patch_grid(self.arch)), self.num_prefix_tokens
         )
+        self.pos_embed = nn.Parameter(positions, requires_grad=self.pos_embed.requires_grad)
+        for stage, grid in zip(self.stages, (None, *arch.grids), strict=False):
+            assert isinstance(stage, PSViTStage)
+            if isinstance(stage.pool, TokenPool):
+                assert grid
+                stage.pool.grid = grid
+        self.arch = arch
+        update_model_input_size(self, arch.image_size)
+
+    def _permitted_pool(self, global_pool: str | None) -> str:
+        own = ("token", "avg", "max", "avgmax") if self.has_class_token else ("avg", "max", "avgmax")
+        if global_pool is None:
+            return own[0]
+        if global_pool not in (*own, ""):
+            raise InputError(f"global_pool must be {', '.join(own)} or empty in this variant, received {global_pool!r}")
+        return global_pool
 
     def embed(self, x: Tensor) -> Tensor:
         """From images (B, C, height, width) to the first stage's tokens (B, N, D), positions added.
@@ -188,13 +252,90 @@ class PSViT(nn.Module):
             x = stage(x)
         return self.norm(x)
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str | None = None,
+        intermediates_only: bool = False,
+    ) -> Any:
+        """The tokens after some stages, and those that `forward_features` gives.
+
+        Args:
+            x: images (B, C, height, width).
+            indices: of the stages; a number takes that many of the last, nothing takes all.
+            return_prefix_tokens: in 1d, pair every intermediate with the class token (B, 1, D).
+            norm: apply the final norm to the last stage's intermediate, the only one that it fits.
+            stop_early: leave out the stages after the last wanted one.
+            output_fmt: `NCHW`, in 2d only and its default: (B, D, rows, columns); or `NLC`: (B, P, D).
+            intermediates_only: leave out the final tokens.
+
+        Returns:
+            The intermediates as a list, or a pair of the final tokens (B, N, D) and that list.
+
+        Raises:
+            ValueError: a format that the variant does not have.
+        """
+        formats = ("NLC",) if self.has_class_token else ("NCHW", "NLC")
+        output_fmt = output_fmt or formats[0]
+        if output_fmt not in formats:
+            raise ValueError(
+                f"output_fmt must be {' or '.join(formats)} in {self.arch.variant}, received {output_fmt!r}"
+            )
+        taken, last = feature_take_indices(len(self.stages), indices)
+        final = len(self.stages) - 1
+        intermediates: list[Any] = []
+        x = self.embed(x)
+        for index, stage in enumerate(self.stages):
+            if stop_early and index > last:
+                break
+            x = stage(x)
+            if index in taken:
+                tokens = self.norm(x) if norm and index == final else x
+                prefix, patches = tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
+                if output_fmt == "NCHW":
+                    patches = patches.transpose(1, 2).unflatten(2, self.arch.grids[index]).contiguous()
+                with_prefix = return_prefix_tokens and self.num_prefix_tokens
+                intermediates.append((patches, prefix) if with_prefix else patches)
+        if intermediates_only:
+            return intermediates
+        return x if stop_early and last < final else self.norm(x), intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the stages after the last wanted one, and with them the norm and the classifier made for them.
+
+        What is left is the network of the shorter architecture.
+
+        Args:
+            indices: of the stages whose intermediates are wanted, as in `forward_intermediates`.
+            prune_norm: remove the final norm in any case.
+            prune_head: remove the classifier in any case.
+
+        Returns:
+            The indices as a list of numbers from 0.
+        """
+        taken, last = feature_take_indices(len(self.stages), indices)
+        shortened = last < len(self.stages) - 1
+        if shortened:
+            self.stages = self.stages[: last + 1]
+            whole = self.arch.to_dict()
+            shorter = {"stages": whole["stages"][: last + 1], "pools": whole["pools"][:last]}
+            self.arch = Architecture.from_dict({**whole, **shorter})
+            self.embed_dim = self.num_features = self.head_hidden_size = self.arch.stages[-1].embed_dim
+        if shortened or prune_norm:
+            self.norm = nn.Identity()
+        if shortened or prune_head:
+            self.reset_classifier(0, "")
+        return list(taken)
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From tokens (B, N, D) to logits (B, classes), or to what the classifier sees."""
-        if self.global_pool == "token":
-            x = x[:, 0]
-        elif self.global_pool == "avg":
-            x = x.mean(dim=1)
-        x = self.head_drop(x)
+        x = self.head_drop(global_pool_nlc(x, self.global_pool, num_prefix_tokens=self.num_prefix_tokens))
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,11 +358,6 @@ def init_weights(network: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-
-
-def _check_pool(global_pool: str, own_pool: str) -> None:
-    if global_pool not in ("", own_pool):
-        raise ValueError(f"global_pool must be {own_pool!r} for this variant, or empty, received {global_pool!r}")
 
 
 def _classifier(embed_dim: int, num_classes: int, dd: dict[str, Any]) -> nn.Module:
@@ -251,28 +387,151 @@ def resolve(
     return Architecture.from_dict(data)
 
 
-@register_model
-def psvit(pretrained: bool = False, **kwargs: Any) -> PSViT:
-    """The network of `arch=`, an architecture's value, dict or file; for `timm.create_model("psvit", arch=...)`."""
-    if "arch" not in kwargs:
-        raise TypeError("psvit needs arch=, an architecture as a value, a dict or the path of its file")
-    arch = resolve(kwargs.pop("arch"), *(kwargs.pop(name, None) for name in ("num_classes", "in_chans", "img_size")))
-    cfg = {
-        "num_classes": arch.num_classes,
-        "input_size": (arch.in_chans, *arch.image_size),
+def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[str, Tensor]:
+    """Weights for a network from a checkpoint of its own, or from DeiT or another vision transformer of timm.
+
+    The latter are laid onto the network as `psvit.vit_weights` says; parameters that get none are absent from the
+    result, so only a 1d network of one stage can load it strictly.
+
+    Args:
+        state_dict: the checkpoint, bare or under the key `model` or `state_dict`.
+        model: the network that they are for.
+    """
+    weights = state_dict.get("model", state_dict.get("state_dict", state_dict))
+    assert isinstance(weights, dict)
+    if "blocks.0.attn.qkv.weight" in weights:
+        parameters = dict(model.named_parameters())
+        return lay(weights, parameters, _vit_sources(model), _patch_grid(model.arch)).weights
+    positions = weights.get("pos_embed")
+    if positions is not None and positions.shape[1] != model.pos_embed.shape[1]:
+        # Trained on images of another size; a square grid, or the file would not say which.
+        resampled = resample_abs_pos_embed(positions, list(_patch_grid(model.arch)), None, model.num_prefix_tokens)
+        weights = {**weights, "pos_embed": resampled}
+    return weights
+
+
+def _vit_sources(model: PSViT) -> dict[str, Source]:
+    """Where each parameter of a network comes from in a vision transformer: blocks laid onto layers in order."""
+    sources = {}
+    block = 0
+    for name, _ in model.named_parameters():
+        source = same_place(name)
+        if source:
+            sources[name] = source
+    for i, stage in enumerate(model.arch.stages):
+        for j, length in enumerate(stage.groups):
+            for k in range(length):
+                prefix = f"stages.{i}.groups.{j}.layers.{k}."
+                layer = model.get_submodule(prefix[:-1])
+                sources |= {prefix + name: in_block(block, name) for name, _ in layer.named_parameters()}
+                block += 1
+    return sources
+
+
+def _patch_grid(arch: Architecture) -> tuple[int, int]:
+    """Rows and columns of the patches before any pooling, in 1d too."""
+    return stage_grids("2d", arch.image_size, arch.patch_size, arch.patch_stride, 1)[0]
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
         "fixed_input_size": True,
         "pool_size": None,
-        "crop_pct": 1.0,
+        "crop_pct": 0.9,
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
+        "license": "apache-2.0",
+        **kwargs,
     }
-    kwargs["pretrained_cfg"] = kwargs.get("pretrained_cfg") or cfg
-    # A dict is what timm can store beside the weights and build from again.
-    model: PSViT = build_model_with_cfg(PSViT, "psvit", pretrained, arch=arch.to_dict(), **kwargs)
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "psvit": _cfg(),
+        "psvit_1d_tiny": _cfg(),
+        "psvit_1d_small": _cfg(),
+        "psvit_1d_base": _cfg(),
+        "psvit_2d_tiny": _cfg(),
+        "psvit_2d_small": _cfg(),
+        "psvit_2d_base": _cfg(),
+    }
+)
+
+
+def _create_psvit(variant: str, pretrained: bool, arch: Any, **kwargs: Any) -> PSViT:
+    arch = resolve(arch, *(kwargs.pop(name, None) for name in ("num_classes", "in_chans", "img_size")))
+    if kwargs.get("features_only") and arch.variant == "1d":
+        raise InputError("features_only: a pooled sequence has no grid, so 1d networks give no feature maps")
+    if kwargs.get("pretrained_cfg") is None:
+        # Without weights of its own, what a network is made for says how to prepare images.
+        grey = {"mean": (0.5,) * arch.in_chans, "std": (0.5,) * arch.in_chans} if arch.in_chans != 3 else {}
+        kwargs["pretrained_cfg_overlay"] = {
+            "num_classes": arch.num_classes,
+            "input_size": (arch.in_chans, *arch.image_size),
+            **grey,
+            **(kwargs.get("pretrained_cfg_overlay") or {}),
+        }
+    out_indices = kwargs.pop("out_indices", tuple(range(len(arch.stages))))
+    model: PSViT = build_model_with_cfg(
+        PSViT,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+        arch=arch,
+        **kwargs,
+    )
     return model
+
+
+@register_model
+def psvit(pretrained: bool = False, **kwargs: Any) -> PSViT:
+    """The network of `arch=`, an architecture's value, dict or file; for `timm.create_model("psvit", arch=...)`."""
+    if "arch" not in kwargs:
+        raise InputError("psvit needs arch=, an architecture as a value, a dict or the path of its file")
+    return _create_psvit("psvit", pretrained, **kwargs)
+
+
+@register_model
+def psvit_1d_tiny(pretrained: bool = False, **kwargs: Any) -> PSViT:
+    """PSViT-1D of DeiT-Ti's MACs (1.25 G, 13.5 M parameters); chosen by hand, not searched."""
+    return _create_psvit("psvit_1d_tiny", pretrained, **{"arch": "psvit-1d-tiny", **kwargs})
+
+
+@register_model
+def psvit_1d_small(pretrained: bool = False, **kwargs: Any) -> PSViT:
+    """PSViT-1D of DeiT-S's MACs (4.62 G, 43.5 M parameters); chosen by hand, not searched."""
+    return _create_psvit("psvit_1d_small", pretrained, **{"arch": "psvit-1d-small", **kwargs})
+
+
+@register_model
+def psvit_1d_base(pretrained: bool = False, **kwargs: Any) -> PSViT:
+    """PSViT-1D of DeiT-B's MACs (17.7 G, 160 M parameters); chosen by hand, not searched."""
+    return _create_psvit("psvit_1d_base", pretrained, **{"arch": "psvit-1d-base", **kwargs})
+
+
+@register_model
+def psvit_2d_tiny(pretrained: bool = False, **kwargs: Any) -> PSViT:
+    """PSViT-2D of DeiT-Ti's MACs (1.25 G, 19.5 M parameters); chosen by hand, not searched."""
+    return _create_psvit("psvit_2d_tiny", pretrained, **{"arch": "psvit-2d-tiny", **kwargs})
+
+
+@register_model
+def psvit_2d_small(pretrained: bool = False, **kwargs: Any) -> PSViT:
+    """PSViT-2D of DeiT-S's MACs (4.61 G, 75.5 M parameters); chosen by hand, not searched."""
+    return _create_psvit("psvit_2d_small", pretrained, **{"arch": "psvit-2d-small", **kwargs})
+
+
+@register_model
+def psvit_2d_base(pretrained: bool = False, **kwargs: Any) -> PSViT:
+    """PSViT-2D of DeiT-B's MACs (17.6 G, 256 M parameters); chosen by hand, not searched."""
+    return _create_psvit("psvit_2d_base", pretrained, **{"arch": "psvit-2d-base", **kwargs})
 
 
 def create_model(arch: Architecture | dict[str, Any] | str | Path, **kwargs: Any) -> PSViT:

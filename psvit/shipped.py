@@ -8,7 +8,7 @@ from typing import Literal
 
 from psvit.errors import InputError
 
-Kind = Literal["space", "recipe"]
+Kind = Literal["arch", "recipe", "space"]
 
 
 def shipped(kind: Kind) -> list[str]:
@@ -17,12 +17,12 @@ def shipped(kind: Kind) -> list[str]:
 
 
 def find(kind: Kind, name_or_path: str | Path) -> Path:
-    """The file of a shipped name, or the path of a YAML file as it is.
+    """The file of a shipped name, or a path as it is: what ends like a YAML file, or is a file.
 
     Raises:
         InputError: neither; names those that are shipped.
     """
-    if Path(name_or_path).suffix in (".yaml", ".yml"):
+    if Path(name_or_path).suffix in (".yaml", ".yml") or Path(name_or_path).is_file():
         return Path(name_or_path)
     if str(name_or_path) not in shipped(kind):
         known = ", ".join(shipped(kind))

@@ -27,8 +27,9 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "budgets",
     multiple=True,
     required=True,
-    help="A limit such as 2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams or 1.2..1.4GFLOPs; "
-    "may be given several times. 2GFLOPs alone searches 1.8 to 2, 0..2GFLOPs everything up to it.",
+    help="A limit such as 2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 1.2..1.4GFLOPs, 60% "
+    "(of the MACs of the space's largest), 60%ofdeit_small; may be given several times. 2GFLOPs alone searches 1.8 to "
+    "2, 0..2GFLOPs everything up to it.",
 )
 @click.option("--supernet", default=None, help="The run of psvit-supernet whose weights score candidates.")
 @click.option(
@@ -77,25 +78,32 @@ def command(
     from psvit.search_space import SearchSpace
 
     # Whatever can be wrong is found out before anything is trained or written, what is quick to check first.
-    budget = Budget.parse(*budgets)
     space = SearchSpace.load(space_name) if space_name else None
-    if space:
-        space.check(budget)
+    if supernet:
+        from psvit.supernet.supernet import read_space
+
+        known: SearchSpace | None = read_space(supernet)
+    else:
+        known = space
+    budget = Budget.parse(*budgets, space=known)
+    if budget.latencies:
+        raise InputError(f"budget {budget.latencies[0]}: latency budgets: not supported yet")
+    if known and (supernet or not data):  # otherwise the data change what an architecture costs
+        known.check(budget)
     if (recipe or settings) and (supernet or not data):
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
     from psvit.run_folder import RunFolder
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
-    from psvit.supernet.supernet import read_provenance, read_space
+    from psvit.supernet.supernet import read_provenance
 
     make_searcher(searcher)
     place = read_device(device)
     if supernet:
-        read_space(supernet).check(budget)
         data = data or read_provenance(supernet).get("data")
     images = open_data(data) if data else None
-    space = choose_space(space, supernet, images, budget)
+    space = choose_space(space, supernet, images, budgets)
     request = SearchRun(
         space=space,
         budget=budgets,

@@ -68,6 +68,7 @@ class SearchRun:
         """All that decides the result, JSON-serialisable."""
         return {
             "budget": list(self.budget),
+            "limits": Budget.parse(*self.budget, space=self.space).resolved,
             "space": self.space.name,
             "space_digest": self.space.digest,
             "data": self.data.name if self.data else None,
@@ -82,7 +83,7 @@ class SearchRun:
     @property
     def limits(self) -> Budget:
         """The limits that candidates keep: those given, spent where they leave it open."""
-        given = Budget.parse(*self.budget)
+        given = Budget.parse(*self.budget, space=self.space)
         spent = given.spent(SPENT)
         return spent if self.space.count(spent) else given
 
@@ -105,9 +106,11 @@ class Found:
 
 
 def choose_space(
-    wanted: SearchSpace | None, supernet: str | None, data: ImageData | None, budget: Budget
+    wanted: SearchSpace | None, supernet: str | None, data: ImageData | None, budget: tuple[str, ...]
 ) -> SearchSpace:
     """The space to search: the supernet's, the wanted one, or the smallest shipped one that holds the budget.
+
+    The limits come as given, because `60%` is of what the space holds, which the data may change.
 
     Raises:
         InputError: the supernet belongs to another space or other images, or nothing is within the budget.
@@ -122,10 +125,10 @@ def choose_space(
         if wanted and not wanted.differs_in_data_only(space):
             raise InputError(f"supernet {supernet!r}: belongs to the space {space.name}, not to {wanted.name}")
     else:
-        space = wanted or default_space(budget, data.image_size if data else IMAGE_SIZE)
+        space = wanted or default_space(Budget.parse(*budget), data.image_size if data else IMAGE_SIZE)
         if data:
             space = space.with_data(len(data.classes), data.in_chans)
-    space.check(budget)
+    space.check(Budget.parse(*budget, space=space))
     return space
 
 
@@ -193,6 +196,7 @@ def _write_winner(
             "trials": trials,
             "trial": winner.number,
             "seed": run.seed,
+            "limits": run.limits.resolved,
             "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
         },
     ).save(file)

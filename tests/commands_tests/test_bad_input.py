@@ -92,12 +92,30 @@ def test_a_budget_that_the_supernets_space_cannot_meet_names_what_it_reaches(ref
         "1..GFLOPs",
         "1e9FLOPs",
         "nanGFLOPs",
-        "5ms@toaster",
+        "5ms",
         "2GFLOPS!",
     ],
 )
 def test_a_budget_that_is_none_is_answered_with_examples(refused, budget):
     assert_names(refused("psvit-search", *SPACE, f"--budget={budget}"), repr(budget), "2GFLOPs", "22Mparams")
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ("5ms@toaster", ["5ms@toaster", "cpu, cuda, mps or xpu"]),
+        ("5ms@cpu:images=8", ["images=8", "batch=", "threads="]),
+        ("60%ofdeit_huge", ["deit_huge", "deit-tiny, "]),
+        ("1%", ["231.4 kFLOPs to 3.211 MFLOPs"]),
+    ],
+)
+def test_a_budget_with_something_unknown_is_answered_with_what_is_permitted(refused, budget, expected):
+    assert_names(refused("psvit-search", *SPACE, "--budget", budget), *expected)
+
+
+@pytest.mark.parametrize("data", [(), DIGITS])
+def test_a_share_of_no_known_space_is_refused(refused, data):
+    assert_names(refused("psvit-search", *data, "--budget", "60%"), "60%", "--space or --supernet")
 
 
 def test_a_negative_budget_given_as_a_word_of_its_own_is_named(refused):

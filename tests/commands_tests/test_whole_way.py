@@ -18,6 +18,7 @@ from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.retrain import train as retrain_module
 from psvit.search.evaluator import InheritedAccuracy
+from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
@@ -48,6 +49,7 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
     assert 900_000 <= cost(found.arch).macs <= 1_000_000
     assert (found.arch.num_classes, found.arch.in_chans, found.arch.image_size) == (10, 1, (8, 8))
     assert found.budget == ("1MFLOPs",)
+    assert found.provenance["limits"] == {"macs": [900_000, 1_000_000]}
     assert found.provenance["data"]["name"] == "digits"
     assert found.provenance["seed"] == 0
     with (searched / "history.csv").open(newline="") as stream:
@@ -179,6 +181,15 @@ def test_every_searcher_stays_within_several_budgets(call, tmp_path, searcher):
     assert len({row["index"] for row in rows}) == 40
     assert all(900_000 <= int(row["macs"]) <= 1_100_000 for row in rows)
     assert all(90_000 <= int(row["num_params"]) <= 100_000 for row in rows)
+
+
+def test_a_share_of_the_largest_is_recorded_as_given_and_as_a_number(call, tmp_path):
+    done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "50%", "--trials", 2, "--out", "run")
+    assert done.status == 0, done.err
+    upper = SearchSpace.load("psvit-2d-digits").reach("macs")[1] // 2
+    assert ArchitectureFile.load(tmp_path / "run/best.yaml").provenance["limits"]["macs"][1] == upper
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (config["budget"], config["limits"]) == (["50%"], {"macs": [None, upper]})
 
 
 def test_a_budget_that_leaves_few_ends_with_all_of_them(call, tmp_path):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psvit.budget import Budget, Limit, format_cost
-from psvit.costs import Cost
+from psvit.architecture import Architecture
+from psvit.budget import Budget, LatencyLimit, Limit, format_cost
+from psvit.costs import Cost, cost
 from psvit.errors import InputError
+from psvit.search_space import SearchSpace
+from psvit.shipped import shipped
 
 
 @pytest.mark.parametrize(
@@ -71,6 +77,12 @@ def test_several_limits_keep_their_order():
         "nanGFLOPs",
         "infGFLOPs",
         "2GFLOPs 22Mparams",
+        "2" * 400 + "FLOPs",
+        "60",
+        "60%of",
+        "60%deit-small",
+        "60%params",
+        "60%..70%",
         # Ignoring case, Unicode's long s counts as an s.
         "2GFLOP\N{LATIN SMALL LETTER LONG S}",
     ],
@@ -87,6 +99,188 @@ def test_nonsense_is_answered_with_the_permitted_forms(text):
 def test_a_limit_of_nothing_is_refused(text):
     with pytest.raises(InputError, match=f"^budget '{text}': must be positive$"):
         Budget.parse(text)
+
+
+# --- shares of an architecture's MACs
+
+
+@pytest.mark.parametrize(
+    ("text", "lower", "upper"),
+    [
+        ("60%", None, "0.6"),
+        ("100%", None, "1"),
+        ("12.5%", None, "0.125"),
+        ("50..60%", "0.5", "0.6"),
+        ("150%", None, "1.5"),
+    ],
+)
+def test_a_share_is_of_the_largest_macs(text, lower, upper):
+    space = SearchSpace.load("psvit-2d-digits")
+    whole = Decimal(space.reach("macs")[1])
+    (limit,) = Budget.parse(text, space=space).limits
+    assert limit.metric == "macs"
+    assert limit.lower == (None if lower is None else math.ceil(Decimal(lower) * whole))
+    assert limit.upper == math.floor(Decimal(upper) * whole)
+
+
+def test_the_whole_share_of_the_largest_leaves_everything():
+    space = SearchSpace.load("psvit-2d-digits")
+    assert space.count(Budget.parse("100%", space=space)) == space.size
+    assert space.count(Budget.parse("100..100%", space=space)) >= 1
+
+
+@pytest.mark.parametrize("name", ["deit-small", "deit_small", "DeiT_Small"])
+def test_a_share_of_a_shipped_architecture_needs_no_space(name):
+    macs = 4_598_882_304
+    assert Budget.parse(f"60%of{name}") == Budget.parse(f"{macs * 60 // 100}FLOPs")
+    assert Budget.parse(f"100..100%of{name}") == Budget.parse(f"{macs}..{macs}FLOPs")
+
+
+def test_a_share_of_an_architecture_in_a_file(tmp_path):
+    arch = SearchSpace.load("psvit-2d-digits")[1000]
+    (tmp_path / "MY_best@home").mkdir()
+    path = tmp_path / "MY_best@home" / "Best_one.yaml"
+    arch.save(path)
+    assert Budget.parse(f"100%of{path}") == Budget.parse(f"{cost(arch).macs}FLOPs")
+
+
+def test_a_share_of_the_largest_needs_a_space():
+    with pytest.raises(
+        InputError, match=r"^budget '60%': of which space's largest\? name one with --space or --superne"
+    ):
+        Budget.parse("60%")
+
+
+def test_a_share_of_an_unknown_architecture_is_answered_with_the_shipped_ones():
+    with pytest.raises(InputError, match="arch 'resnet_50': unknown") as error:
+        Budget.parse("60%ofresnet_50")
+    assert all(name in str(error.value) for name in shipped("arch"))
+    with pytest.raises(InputError, match=r"missing\.yaml: cannot be read"):
+        Budget.parse("60%ofmissing.yaml")
+
+
+def test_every_shipped_architecture_can_be_named():
+    for name in shipped("arch"):
+        assert Budget.parse(f"100%of{name}").limits[0].upper == cost(Architecture.load(name)).macs
+
+
+def test_shares_limit_macs_once():
+    with pytest.raises(InputError, match="macs may be limited once, received 2GFLOPs, 60%ofdeit-tiny"):
+        Budget.parse("2GFLOPs", "60%ofdeit-tiny")
+
+
+# --- latency
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5ms@cpu", LatencyLimit(device="cpu", upper_ms=5)),
+        (" 5MS@CPU ", LatencyLimit(device="cpu", upper_ms=5)),
+        ("4..5ms@cpu", LatencyLimit(device="cpu", lower_ms=4, upper_ms=5)),
+        ("0..5.5ms@cpu", LatencyLimit(device="cpu", lower_ms=0, upper_ms=5.5)),
+        ("700us@cuda", LatencyLimit(device="cuda", upper_ms=0.7)),
+        ("1.5s@mps", LatencyLimit(device="mps", upper_ms=1500)),
+        ("5ms@cuda:1", LatencyLimit(device="cuda:1", upper_ms=5)),
+        ("5ms@cuda:batch=32", LatencyLimit(device="cuda", batch_size=32, upper_ms=5)),
+        ("5ms@cuda:1:batch=32", LatencyLimit(device="cuda:1", batch_size=32, upper_ms=5)),
+        (
+            "5ms@cpu:batch=8,threads=1,runtime=onnxruntime",
+            LatencyLimit(device="cpu", batch_size=8, threads=1, runtime="onnxruntime", upper_ms=5),
+        ),
+        (
+            "5ms@cuda:precision=bfloat16,runtime=compile",
+            LatencyLimit(device="cuda", runtime="compile", precision="bfloat16", upper_ms=5),
+        ),
+    ],
+)
+def test_parse_latency(text, expected):
+    assert LatencyLimit.parse(text) == expected
+    assert Budget.parse(text) == Budget(latencies=(expected,))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5ms@toaster", "device: must be cpu, cuda, mps or xpu, or one of several such as cuda:1, received 'toaster'"),
+        ("5ms@", "not understood"),
+        ("5@cpu", "not understood"),
+        ("5min@cpu", "not understood"),
+        ("-5ms@cpu", "not understood"),
+        ("4ms..5ms@cpu", "not understood"),
+        ("5ms@cpu:", "'' is no setting"),
+        ("5ms@cpu:8", "received 'cpu:8'"),
+        ("5ms@cpu:batch", "'batch' is no setting"),
+        ("5ms@cpu:images=8", "'images=8' is no setting"),
+        ("5ms@cpu:batch=8,batch=9", "'batch=9' is no setting, or given twice"),
+        ("5ms@cpu:upper_ms=8", "'upper_ms=8' is no setting"),
+        ("5ms@cpu:batch=0", "batch_size: Input should be greater than 0, received 0"),
+        ("5ms@cpu:batch=many", 'batch_size: Input should be a valid integer, received "many"'),
+        ("5ms@cpu:threads=" + "9" * 5000, "threads: Input should be a valid integer"),
+        ("5ms@cpu:runtime=tvm", "runtime: Input should be 'eager', 'compile' or 'onnxruntime', received \"tvm\""),
+        ("5ms@cpu:precision=int8", "precision: Input should be 'float32', 'bfloat16' or 'float16'"),
+        ("0ms@cpu", "must be positive"),
+        ("5..4ms@cpu", "the lower end must not exceed the upper"),
+    ],
+)
+def test_a_latency_that_is_none_is_named(text, expected):
+    with pytest.raises(InputError) as error:
+        Budget.parse(text)
+    assert str(error.value).startswith(f"budget {text!r}: ")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("5ms@cpu", "at most 5 ms@cpu"),
+        ("700us@cuda:0", "at most 0.7 ms@cuda:0"),
+        ("4..5ms@cuda:threads=2,batch=32", "4 to 5 ms@cuda:batch=32,threads=2"),
+        ("5ms@cpu:batch=1,runtime=eager", "at most 5 ms@cpu"),
+    ],
+)
+def test_latencies_are_shown_with_what_is_not_a_default(text, shown):
+    assert str(Budget.parse(text)) == shown
+
+
+def test_every_setting_may_have_a_latency_of_its_own():
+    budget = Budget.parse("5ms@cpu", "2GFLOPs", "20ms@cpu:batch=8", "1ms@cuda")
+    assert [limit.setting for limit in budget.latencies] == ["cpu", "cpu:batch=8", "cuda"]
+    assert [limit.metric for limit in budget.limits] == ["macs"]
+    assert str(budget) == "at most 2 GFLOPs and at most 5 ms@cpu and at most 20 ms@cpu:batch=8 and at most 1 ms@cuda"
+    # The same setting is the same however it is written.
+    with pytest.raises(
+        InputError, match=r"^budget: latency_ms@cpu may be limited once, received 5ms@cpu, 4ms@cpu:batch=1;"
+    ):
+        Budget.parse("5ms@cpu", "4ms@cpu:batch=1")
+
+
+def test_a_latency_must_ascend():
+    assert LatencyLimit(device="cpu", lower_ms=5.0, upper_ms=5.0)
+    with pytest.raises(ValueError, match="lower_ms must not exceed upper_ms"):
+        LatencyLimit(device="cpu", lower_ms=6.0, upper_ms=5.0)
+
+
+def test_costs_alone_do_not_answer_for_latency():
+    budget = Budget.parse("5ms@cpu", "2kFLOPs")
+    assert budget.satisfied_by(Cost(macs=2000, num_params=1))
+    assert not budget.satisfied_by(Cost(macs=2001, num_params=1))
+    space = SearchSpace.load("psvit-2d-digits")
+    assert space.count(Budget.parse("5ms@cpu", "1MFLOPs")) == space.count(Budget.parse("1MFLOPs"))
+    assert Budget.parse("5ms@cpu", "2GFLOPs").spent(0.9) == Budget.parse("5ms@cpu", "1.8..2GFLOPs")
+
+
+def test_what_the_limits_came_to():
+    budget = Budget.parse("60%ofdeit_small", "1..22Mparams", "4..5ms@cpu", "1ms@cuda:batch=8")
+    assert budget.resolved == {
+        "macs": [None, 2_759_329_382],
+        "num_params": [1_000_000, 22_000_000],
+        "latency_ms@cpu": [4.0, 5.0],
+        "latency_ms@cuda:batch=8": [None, 1.0],
+    }
+
+
+# --- ranges and limits
 
 
 # Between 1.1 and 1.9 there is no whole number of parameters.

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from timm.layers import use_fused_attn
 from torch import nn
 
-from psvit.layers import Attention, AttentionGroup, Layer, PatchEmbed, SharedAttention, TokenPool
+import psvit.layers
+from psvit.layers import Attention, AttentionGroup, Layer, PatchEmbed, SharedAttention, TokenPool, choose_sharing
 
 GRIDS = [(2, 2), (7, 7), (14, 14), (5, 3), (4, 6), (1, 5), (6, 1), (3, 8)]
 
@@ -212,11 +213,11 @@ def test_the_fused_and_the_visible_map_give_the_same_output(fused_attention):
     assert (fused.fused_attn, visible.fused_attn) == (True, False)
     fused.load_state_dict(visible.state_dict())
     x = torch.randn(2, 7, 12)
-    (one, handed_on), (other, attn) = fused(x, hand_on=False), visible(x, hand_on=True)
+    (one, handed_on), (other, attn) = fused(x, hand_on=None), visible(x, hand_on="map")
     assert handed_on is None
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
     # A producer that hands its map on shows it, fused or not.
-    torch.testing.assert_close(fused(x, hand_on=True), (other, attn))
+    torch.testing.assert_close(fused(x, hand_on="map"), (other, attn))
     torch.testing.assert_close(attn, torch.stack(maps_by_hand(x, visible, 3), dim=1), atol=1e-5, rtol=0)
     torch.testing.assert_close(attn.sum(dim=-1), torch.ones(2, 3, 7))
 
@@ -230,6 +231,70 @@ def test_only_a_map_that_nobody_shares_is_left_to_a_fused_kernel(fused_attention
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **kw: seen.append(1) or kernel(*a, **kw))
     group(torch.randn(2, 5, 8))
     assert len(seen) == calls
+
+
+# --- two forms of sharing
+
+
+def outputs_and_gradients(group, x, sharing):
+    group.sharing = sharing
+    group.zero_grad()
+    x = x.clone().requires_grad_()
+    out = group(x)
+    out.square().mean().backward()
+    return out.detach(), x.grad, {name: p.grad.clone() for name, p in group.named_parameters()}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("length", "tokens", "heads"), [(2, 5, 1), (3, 17, 3), (4, 50, 2)])
+def test_both_forms_of_sharing_give_equal_outputs_and_gradients(fused_attention, fused, length, tokens, heads):
+    with fused_attention(fused):
+        group = spread(AttentionGroup(length, 8 * heads, heads, 16, drop_path=[0.0] * length))
+    x = torch.randn(3, tokens, 8 * heads)
+    torch.testing.assert_close(
+        outputs_and_gradients(group, x, "map"), outputs_and_gradients(group, x, "qk"), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("length", "sharing", "calls"), [(1, "map", 1), (1, "qk", 1), (3, "map", 0), (3, "qk", 3)])
+def test_queries_and_keys_are_given_to_the_fused_kernel_again(fused_attention, monkeypatch, length, sharing, calls):
+    with fused_attention(True):
+        group = AttentionGroup(length, 8, 2, 8, drop_path=[0.0] * length, sharing=sharing)
+    seen = []
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v: seen.append((q, k)) or kernel(q, k, v))
+    group(torch.randn(2, 5, 8))
+    assert len(seen) == calls
+    # All layers use the producer's.
+    assert all(q is seen[0][0] and k is seen[0][1] for q, k in seen)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_on_a_cpu_a_map_is_kept_up_to_a_size_for_each_sharer(length):
+    at = dict(tokens=2**10, num_heads=2**3, length=length)  # 2**23 elements an image
+    for device in ("cpu", "meta"):
+        assert choose_sharing(length - 1, **at, device_type=device) == "map"
+        assert choose_sharing(length, **at, device_type=device) == "qk"
+    assert choose_sharing(1, 5, 1, length, "cuda") == "qk"
+
+
+def test_auto_takes_the_form_that_the_rule_names(monkeypatch):
+    asked = []
+
+    def rule(*shapes):
+        asked.append(shapes)
+        return "qk"
+
+    monkeypatch.setattr(psvit.layers, "choose_sharing", rule)
+    with monkeypatch.context() as patch:
+        forms = []
+        forward = Attention.forward
+        patch.setattr(Attention, "forward", lambda self, x, hand_on: forms.append(hand_on) or forward(self, x, hand_on))
+        AttentionGroup(3, 8, 2, 8, drop_path=[0.0] * 3)(torch.randn(4, 5, 8))
+        AttentionGroup(1, 8, 2, 8, drop_path=[0.0])(torch.randn(4, 5, 8))
+        AttentionGroup(2, 8, 2, 8, drop_path=[0.0] * 2, sharing="map")(torch.randn(4, 5, 8))
+    assert asked == [(4, 5, 2, 3, "cpu")]
+    assert forms == ["qk", None, "map"]
 
 
 def test_the_switch_for_fused_attention_is_put_back(fused_attention):
@@ -256,9 +321,9 @@ def test_gradients_reach_the_producer_through_its_sharers():
 def test_stochastic_depth_skips_both_branches(shares):
     layer = Layer(8, 2, 8, shares=shares, drop_path=1 - 1e-9).train()
     x, attn = torch.randn(4, 5, 8), torch.full((4, 2, 5, 5), 0.2)
-    out, _ = layer(x, attn if shares else None, hand_on=False)
+    out, _ = layer(x, attn if shares else None, hand_on=None)
     assert torch.equal(out, x)
-    assert not torch.equal(layer.eval()(x, attn if shares else None, hand_on=False)[0], x)
+    assert not torch.equal(layer.eval()(x, attn if shares else None, hand_on=None)[0], x)
 
 
 # --- patches

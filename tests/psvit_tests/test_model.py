@@ -313,11 +313,21 @@ def test_reset_classifier(arch):
     torch.testing.assert_close(model.forward_features(images), before)
     model.reset_classifier(0, global_pool="")
     assert model(images).shape == before.shape
-    own, foreign = ("token", "avg") if arch.variant == "1d" else ("avg", "token")
-    model.reset_classifier(3, global_pool=own)
-    assert model(images).shape == (2, 3)
-    with pytest.raises(ValueError, match=f"global_pool must be '{own}' for this variant, or empty"):
-        model.reset_classifier(3, global_pool=foreign)
+    patches = before[:, 1:] if arch.variant == "1d" else before
+    references = {
+        "avg": patches.mean(dim=1),
+        "max": patches.max(dim=1).values,
+        "avgmax": (patches.mean(dim=1) + patches.max(dim=1).values) / 2,
+    }
+    if arch.variant == "1d":
+        references["token"] = before[:, 0]
+    for pool, reference in references.items():
+        model.reset_classifier(0, pool)
+        torch.testing.assert_close(model(images), reference, atol=1e-5, rtol=0)
+        model.reset_classifier(3, pool)
+        assert model(images).shape == (2, 3)
+    with pytest.raises(InputError, match=r"global_pool must be .* or empty in this variant"):
+        model.reset_classifier(3, global_pool="catavgmax" if arch.variant == "1d" else "token")
 
 
 @BOTH
