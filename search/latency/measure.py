@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,19 +19,27 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 import psvit
+from psvit.budget import LatencyLimit, Precision, Runtime
 from psvit.documents import Value
 from psvit.errors import NoisyMachineError
 from psvit.search.latency.runtimes import prepare, runtime_version
 
 log = logging.getLogger(__name__)
 
-Runtime = Literal["eager", "compile", "onnxruntime"]
-Precision = Literal["float32", "bfloat16", "float16"]
-
 MAX_SPREAD = 0.1
 """Interquartile range over median above which the machine counts as too noisy."""
 
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+MAX_PREEMPTIONS = 0.25
+"""Times that the operating system takes a core away, per run, above which the machine counts as too noisy.
+
+Threads of an operator wait for one another, so that a single busy process beside them can slow them down a hundredfold,
+and so evenly that the spread shows nothing of it.
+"""
+
+QUIET = 10.0
+"""Preemptions per second that are no sign of noise: the operating system's own."""
+
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds to wait before each further attempt when the machine was too noisy."""
 
 WARM_UP_SECONDS = 0.05
@@ -59,6 +68,16 @@ class Setting(Value):
     threads: PositiveInt | None = None
     precision: Precision = "float32"
     runtime: Runtime = "eager"
+
+    @classmethod
+    def of(cls, limit: LatencyLimit) -> Self:
+        """The setting of a limit.
+
+        Raises:
+            InputError: nothing can be measured in it.
+        """
+        fields = {name: getattr(limit, name) for name in cls.model_fields}
+        return cls.from_dict(fields, source=f"budget {limit}")
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -131,13 +150,14 @@ def measure(
     *,
     seconds: float = SECONDS,
     make_timer: Callable[..., Any] = Timer,
+    preemptions: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
     pause: Callable[[float], object] = time.sleep,
 ) -> Latency:
     """Measure a network's latency.
 
     The network is first run in the wanted runtime and its outputs are compared with PyTorch's own; then warmed up;
-    then repeated in blocks, between which the device is synchronised. Where the blocks differ too much, all of this
-    attempt is discarded, and after a pause there is another.
+    then repeated in blocks, between which the device is synchronised. Where the blocks differ too much, or other
+    processes took the cores away too often, the whole attempt is discarded, and after a pause there is another.
 
     Args:
         network: ends in evaluation mode, on the setting's device and in its precision.
@@ -145,39 +165,58 @@ def measure(
         setting: where and how.
         seconds: over which an attempt repeats the run.
         make_timer: makes what takes the time, with the arguments of `torch.utils.benchmark.Timer`.
+        preemptions: how often the operating system has taken a core away from this process so far.
         pause: waits for some seconds.
 
     Raises:
-        InputError: the runtime is not installed, or does not run here.
+        InputError: the runtime is not installed.
         MismatchError: the runtime gives other outputs than PyTorch does.
         NoisyMachineError: every attempt was too noisy.
     """
     run = prepare(network, input_shape, setting)
-    spreads = []
+    noises = []
     with torch.inference_mode():
         timer = make_timer(stmt="run()", globals={"run": run}, num_threads=setting.num_threads)
         for wait in (0.0, *PAUSES):
-            if wait:
-                pause(wait)
+            pause(wait)
             once = _warm_up(timer)
-            times = timer.blocked_autorange(min_run_time=max(seconds, REPEATS * once)).times
+            before = preemptions()
+            measured = timer.blocked_autorange(min_run_time=max(seconds, REPEATS * once))
+            preempted = preemptions() - before
+            times = np.array(measured.times)
             low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-            spreads.append((high - low) / median)
-            if spreads[-1] <= MAX_SPREAD:
+            noise = _noise((high - low) / median, preempted, len(times) * measured.number_per_run, times.mean())
+            if not noise:
                 return Latency(
                     median_ms=1e3 * float(median),
                     iqr_ms=1e3 * float(high - low),
                     repeats=len(times),
-                    attempts=len(spreads),
+                    attempts=len(noises) + 1,
                     setting=setting,
                     fingerprint=fingerprint(setting),
                 )
-            log.info("too noisy: the interquartile range is %.0f %% of the median", 100 * spreads[-1])
+            log.info("too noisy: %s", noise)
+            noises.append(noise)
     raise NoisyMachineError(
-        f"the machine is too noisy to measure latency: of {len(spreads)} attempts the best has an interquartile range "
-        f"of {100 * min(spreads):.0f} % of the median, permitted are {100 * MAX_SPREAD:.0f} %; "
+        f"the machine is too noisy to measure latency: {noises[-1]} in the last of {len(noises)} attempts; "
         "end what runs beside this, then give the same command"
     )
+
+
+def _noise(spread: float, preempted: int, runs: int, seconds: float) -> str:
+    """What is wrong with an attempt; empty if nothing is.
+
+    Args:
+        spread: interquartile range over median.
+        preempted: how often a core was taken away.
+        runs: how often the network ran.
+        seconds: that a run took.
+    """
+    if spread > MAX_SPREAD:
+        return f"an interquartile range of {100 * spread:.0f} % of the median, permitted are {100 * MAX_SPREAD:.0f} %,"
+    if preempted > max(MAX_PREEMPTIONS, QUIET * seconds) * runs:
+        return f"{preempted} interruptions by other processes during {runs} runs"
+    return ""
 
 
 def _warm_up(timer: Any) -> float:

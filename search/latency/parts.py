@@ -9,7 +9,6 @@ calibration on whole networks.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -71,17 +70,20 @@ def parts_of(arch: Architecture) -> Iterator[Part]:
     yield Part(kind="head", **common)
 
 
+def stage_tokens(space: SearchSpace) -> tuple[int, ...]:
+    """Tokens of each stage, class token included; layouts with fewer stages have the first of them."""
+    stages = max(len(layout.stages) for layout in space.layouts)
+    grids = stage_grids(space.variant, space.image_size, space.patch_size, space.patch_stride, stages)
+    return tuple(rows * columns + costs.has_class_token(space.variant) for rows, columns in grids)
+
+
 def parts_in(space: SearchSpace) -> list[Part]:
     """All parts that a space's members have, each once."""
     parts: dict[Part, None] = {}
     for layout in space.layouts:
-        numbers = stage_grids(
-            space.variant, space.image_size, space.patch_size, space.patch_stride, len(layout.stages)
-        )
         for index, choices in enumerate(layout.stages):
-            tokens = math.prod(numbers[index]) + costs.has_class_token(space.variant)
             for width in choices.embed_dim:
-                common: dict[str, Any] = {"stage": index, "tokens": tokens, "embed_dim": width}
+                common: dict[str, Any] = {"stage": index, "tokens": stage_tokens(space)[index], "embed_dim": width}
                 if index == 0:
                     parts[Part(kind="stem", **common)] = None
                 else:
@@ -155,8 +157,7 @@ class Bench:
         if part.kind == "stem":
             return Turns(modules), (self._space.in_chans, *self._space.image_size), COPIES
         if part.kind == "pooling":
-            host = self._host(part, 1)
-            before = math.prod(host.grids[part.stage - 1]) + costs.has_class_token(host.variant)
+            before = stage_tokens(self._space)[part.stage - 1]
             return Turns(modules), (before, part.embed_dim_before or part.embed_dim), COPIES
         return Turns(modules), (part.tokens, part.embed_dim), COPIES
 
