@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from psvit.errors import InputError as InputError
     from psvit.model import PSViT as PSViT
     from psvit.model import create_model as create_model
+    from psvit.picture import draw as draw
     from psvit.search_space import SearchSpace as SearchSpace
 
 _PUBLIC = {
@@ -32,6 +33,7 @@ _PUBLIC = {
     "Stage": "psvit.architecture",
     "cost": "psvit.costs",
     "create_model": "psvit.model",
+    "draw": "psvit.picture",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -24,29 +24,29 @@ Sharing = Literal["auto", "map", "qk"]
 Shared = Tensor | tuple[Tensor, Tensor]
 """What a producer hands on: the map (B, H, N, N) after softmax, or its queries and keys (B, H, N, D / H)."""
 
-LARGE_MAP = 2**23
-"""Elements of a map that no longer pays for one sharer on a CPU: 32 MiB in float32, about what caches hold."""
+LARGE_MAP = 6 * 2**20
+"""Elements of a map that no longer pays on a CPU: 24 MiB in float32."""
 
 
-def choose_sharing(batch: int, tokens: int, num_heads: int, length: int, device_type: str) -> Literal["map", "qk"]:
+def choose_sharing(batch: int, tokens: int, num_heads: int, device_type: str) -> Literal["map", "qk"]:
     """The form in which a group shares attention, from shapes and device alone, so that equal runs compute alike.
 
-    On a CPU a map within the caches beats recomputing it, and a larger one pays only if enough layers use it; measured
-    in `docs/benchmarks.md`, inference and training alike. On other devices fused kernels are that much faster than
-    their parts that queries and keys are handed on. An exported network may meet any batch: it keeps the map, which
-    is also the form that runtimes without fused attention compute fastest.
+    On a CPU handing the map on is as fast or faster until it outgrows the caches; from there on a fused kernel computes
+    it again in less time than memory takes to give it back, by 5 to 50 % of a whole group, whatever its length and in
+    training as in inference (`docs/benchmarks.md`). On other devices queries and keys are handed on, because fused
+    kernels are further ahead there; that was not measured. An exported network may meet any batch: it keeps the map,
+    which is also what runtimes without fused attention compute fastest.
 
     Args:
         batch: images B.
         tokens: tokens N.
         num_heads: heads H.
-        length: layers of the group.
         device_type: as in `torch.device.type`.
     """
     if torch.compiler.is_exporting():
         return "map"
     if device_type in ("cpu", "meta"):
-        return "qk" if batch * num_heads * tokens * tokens > LARGE_MAP * (length - 1) else "map"
+        return "qk" if batch * num_heads * tokens * tokens > LARGE_MAP else "map"
     return "qk"
 
 
@@ -178,12 +178,10 @@ class AttentionGroup(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (B, N, D) to (B, N, D)."""
         B, N, _ = x.shape
-        length = len(self.layers)
         hand_on: Literal["map", "qk"] | None = None
-        if length > 1 and self.sharing == "auto":
-            hand_on = choose_sharing(B, N, self.num_heads, length, x.device.type)
-        elif length > 1:
-            hand_on = self.sharing
+        if len(self.layers) > 1:
+            automatic = self.sharing == "auto"
+            hand_on = choose_sharing(B, N, self.num_heads, x.device.type) if automatic else self.sharing
         shared: Shared | None = None
         for layer in self.layers:
             x, shared = layer(x, shared, hand_on)

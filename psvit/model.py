@@ -485,6 +485,10 @@ def _create_psvit(variant: str, pretrained: bool, arch: Any, **kwargs: Any) -> P
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
         arch=arch,
+        # Said again, because timm fills in what is not given from the cfg of the weights.
+        num_classes=arch.num_classes,
+        in_chans=arch.in_chans,
+        img_size=arch.image_size,
         **kwargs,
     )
     return model

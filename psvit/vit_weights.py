@@ -8,6 +8,8 @@ a vision transformer does not have (poolings, layers beyond its depth, channels 
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,10 @@ class Laid:
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
 
+    def report(self) -> dict[str, list[str]]:
+        """The names, for a file."""
+        return {name: list(getattr(self, name)) for name in ("whole", "partly", "fresh", "unused")}
+
     def __str__(self) -> str:
         parts = [f"filled {len(self.whole)} parameters whole and {len(self.partly)} in their leading part"]
         parts += [f"left {_abbreviated(self.fresh)} as initialised"] if self.fresh else []
@@ -84,13 +90,19 @@ def read_vit(name_or_file: str) -> Weights:
                 f"weights {name_or_file!r}: neither a file nor a model of timm; expected for example "
                 "deit_small_patch16_224, or a .safetensors or .pth file"
             )
+        hub = logging.getLogger("huggingface_hub")
+        level = hub.level
         try:
+            # It would warn of every attempt; the error below says what came of them.
+            hub.setLevel(logging.ERROR)
             weights = create_model(name_or_file, pretrained=True).state_dict()
         except Exception as error:
             # Downloads fail with the errors of whatever library does them.
             raise InputError(
                 f"weights {name_or_file!r}: cannot be had ({_first_line(error)}); a .safetensors or .pth file works too"
             ) from None
+        finally:
+            hub.setLevel(level)
     check_vit(weights, name_or_file)
     return weights
 
@@ -103,6 +115,15 @@ def check_vit(weights: Weights, name: str) -> None:
     """
     if "blocks.0.attn.qkv.weight" not in weights:
         raise InputError(f"weights {name!r}: not those of a vision transformer of timm: no blocks.0.attn.qkv.weight")
+
+
+def digest(weights: Weights) -> str:
+    """A digest of names and values, to tell whether two runs began with the same weights."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        hashed.update(f"{name} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
 
 
 def lay(weights: Weights, model: dict[str, Tensor], sources: dict[str, Source], grid: tuple[int, int]) -> Laid:

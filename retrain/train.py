@@ -12,15 +12,17 @@ from safetensors.torch import load_file, save_file
 import psvit
 from psvit.architecture import ArchitectureFile
 from psvit.data import Batches, ImageData, Inputs, accuracy, logistic_regression_accuracy, training_loader
-from psvit.documents import replacing
+from psvit.documents import replacing, write_atomic
 from psvit.errors import InputError
 from psvit.model import PSViT, resolve
+from psvit.picture import draw
 from psvit.recipe import Recipe
 from psvit.seeding import seeded
 from psvit.training import Classification, train
 
 NETWORK_FILE = "network.yaml"
 WEIGHTS_FILE = "network.safetensors"
+PICTURE_FILE = "network.svg"
 
 
 def retrain(
@@ -37,7 +39,7 @@ def retrain(
     """Train a network on all training images, search images included, then look at the validation images once.
 
     Nothing is chosen by the validation images: the weights after the last epoch count. They are written to `folder`,
-    and beside them the architecture file that is returned. A run that is finished is returned as it is.
+    and beside them a picture and the architecture file that is returned. A run that is finished is returned as it is.
 
     Args:
         found: the architecture and what is known about it; classes and channels become the data's.
@@ -102,6 +104,8 @@ def retrain(
     with replacing(folder / WEIGHTS_FILE) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
         save_file(tensors, temporary, {"format": "pt"})
+    title = f"Trained on {data.name}: {score['value']:.2f} % top-1"
+    write_atomic(folder / PICTURE_FILE, draw(arch, titles=[title]))
     # Last, because its presence says that the run is finished.
     result.save(folder / NETWORK_FILE)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)

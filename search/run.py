@@ -15,6 +15,7 @@ from psvit.budget import Budget
 from psvit.data import Batches, ImageData, Inputs
 from psvit.documents import replacing, write_atomic
 from psvit.errors import InputError
+from psvit.picture import draw
 from psvit.recipe import Recipe
 from psvit.run_folder import RunFolder
 from psvit.search.evaluator import Evaluator, InheritedAccuracy
@@ -176,13 +177,15 @@ def _write_winner(
     trials: int,
     supernet: Supernet | None,
 ) -> Path:
-    """Write `best.yaml` and, where there is a supernet, `best.safetensors`; equal searches write equal bytes."""
+    """Write `best.yaml`, its picture and, where there is a supernet, its weights; equal searches write equal bytes."""
     file = folder / "best.yaml"
     digest = None
     if supernet is not None:
         digest = supernet_digest(run.supernet or folder / "supernet")
         with replacing(file.with_suffix(".safetensors")) as temporary:
             save_file(supernet.extract(winner.arch).cpu().state_dict(), temporary, {"format": "pt"})
+    title = f"Found for {' and '.join(run.budget) or 'any budget'} in {run.space.name}"
+    write_atomic(file.with_suffix(".svg"), draw(winner.arch, titles=[title]))
     ArchitectureFile(
         arch=winner.arch,
         score={"value": winner.score, **description},

@@ -27,11 +27,18 @@ from psvit.cli import (
     default=None,
     help="A shipped space or a .yaml file. [default: the smallest shipped 2d space for the images' size]",
 )
+@click.option(
+    "--init",
+    default=None,
+    metavar="NAME_OR_FILE",
+    help="Begin with the weights of DeiT or another ViT: a name that timm knows, or a .safetensors or .pth file.",
+)
 @recipe_options("the supernet")
 @run_options
 def command(
     data: str,
     space_name: str | None,
+    init: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
     seed: int,
@@ -49,6 +56,8 @@ def command(
     from psvit.run_folder import RunFolder
     from psvit.search_space import SearchSpace, default_space
     from psvit.supernet.train import train_supernet
+    from psvit.supernet.warm_start import plan
+    from psvit.vit_weights import digest, read_vit
 
     space = SearchSpace.load(space_name) if space_name else None
     images = open_data(data)
@@ -56,17 +65,29 @@ def command(
     space = space.with_data(len(images.classes), images.in_chans)
     chosen = read_recipe(recipe, settings, min(space.image_size), supernet=True)
     place = read_device(device)
+    weights = read_vit(init) if init else None
     config = {
         "data": data,
         "space": space.name,
         "space_digest": space.digest,
+        "init": {"weights": init, "digest": digest(weights)} if weights else None,
         "recipe": chosen.to_dict(),
         "seed": seed,
         "device": place.type,
     }
     folder = RunFolder(out or default_folder(f"supernet-{space.name}", config), "psvit-supernet", config)
     click.echo(f"run: {folder.path}")
-    file = train_supernet(space, images, chosen, seed=seed, device=place, folder=folder.path)
+    if weights:
+        click.echo(f"warm start from {init}: {plan(space, weights)}; all names are in {folder / 'warm_start.yaml'}")
+    file = train_supernet(
+        space,
+        images,
+        chosen,
+        seed=seed,
+        device=place,
+        folder=folder.path,
+        init=(init, weights) if init and weights else None,
+    )
     click.echo(
         f"trained a supernet of the {space.size:,} architectures of {space.name}: {file}; "
         f"next: psvit-search --supernet {quote(str(folder.path))} --budget ..."

@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psvit.data import Batches, ImageData, Inputs, accuracy, training_loader
+from psvit.documents import dump_yaml, write_atomic
 from psvit.recipe import Recipe
 from psvit.search_space import SearchSpace
 from psvit.seeding import seeded
 from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import FILE_NAME, Supernet
+from psvit.supernet.warm_start import warm_start
 from psvit.training import train
+from psvit.vit_weights import Weights
 
 _logger = logging.getLogger(__name__)
 
@@ -40,11 +43,27 @@ class UniformPaths:
 
 
 def train_supernet(
-    space: SearchSpace, data: ImageData, recipe: Recipe, *, seed: int, device: torch.device, folder: Path
+    space: SearchSpace,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    init: tuple[str, Weights] | None = None,
 ) -> Path:
     """Train a supernet on the training images, or finish an interrupted training in `folder`.
 
     Logged after every epoch is the accuracy on the search images of the smallest and the largest architecture.
+
+    Args:
+        space: with the data's classes and channels.
+        data: the images.
+        recipe: how to train.
+        seed: of everything random.
+        device: where to compute.
+        folder: of the run.
+        init: a vision transformer's name and weights to begin with; what was filled is written to `warm_start.yaml`.
 
     Returns:
         The supernet's file. One that is there already is finished and returned as it is.
@@ -55,6 +74,10 @@ def train_supernet(
     inputs = Inputs.of(data, space.image_size)
     with seeded(seed):
         supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
+    if init:
+        name, weights = init
+        laid = warm_start(supernet, weights)
+        write_atomic(folder / "warm_start.yaml", dump_yaml({"init": name, **laid.report()}))
     batches = Batches(data.search, inputs, recipe.batch_size, device)
 
     def held_out(model: nn.Module) -> dict[str, float]:
@@ -77,7 +100,13 @@ def train_supernet(
         held_out=held_out,
     )
     assert isinstance(trained.model, Supernet)
-    provenance = {"data": data.name, "seed": seed, "recipe": recipe.to_dict(), "torch": torch.__version__}
+    provenance = {
+        "data": data.name,
+        "init": init[0] if init else None,
+        "seed": seed,
+        "recipe": recipe.to_dict(),
+        "torch": torch.__version__,
+    }
     trained.model.save(file, provenance)
     (folder / "checkpoint.safetensors").unlink()
     return file

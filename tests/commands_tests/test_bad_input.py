@@ -142,6 +142,16 @@ def test_a_missing_budget_is_named(refused):
 # --- names and options
 
 
+def test_weights_to_begin_with_that_are_none_are_named(refused, tmp_path):
+    (tmp_path / "notes.pth").write_text("no weights")
+    for given, expected in [
+        ("deit_gigantic", "neither a file nor a model of timm"),
+        ("missing.safetensors", "no such file"),
+        (tmp_path / "notes.pth", "cannot be read"),
+    ]:
+        assert_names(refused("psvit-supernet", *DIGITS, *SPACE, "--init", given), f"{given}", expected)
+
+
 @pytest.mark.parametrize("command", ["psvit-search", "psvit-supernet"])
 def test_an_unknown_space_is_answered_with_the_shipped_ones(refused, command):
     budget = BUDGET if command == "psvit-search" else ()

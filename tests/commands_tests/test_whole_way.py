@@ -40,6 +40,7 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
         "config.yaml",
         "best.yaml",
         "best.safetensors",
+        "best.svg",
         "history.csv",
         "study.journal",
         "supernet/supernet.safetensors",
@@ -88,7 +89,7 @@ def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, cal
     # The first search ran in a process of its own, so neither hashes of strings nor what was drawn before are equal.
     torch.rand(5)
     assert call("psvit-search", "--data", "digits", *SEARCH, *BRIEFLY, "--out", "another").status == 0
-    for name in ("best.safetensors", "history.csv", "best.yaml"):
+    for name in ("best.safetensors", "best.svg", "history.csv", "best.yaml"):
         assert (tmp_path / "another" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
@@ -118,7 +119,13 @@ def test_the_line_that_a_search_ends_with_retrains_the_winner(searched, call, tm
     command = next_command((searched.parent / "out.txt").read_text().strip().splitlines()[-1])
     done = call(*command, *BRIEFLY, "--out", "retrained")
     assert done.status == 0
-    assert set(contents(tmp_path / "retrained")) == {"config.yaml", "log.csv", "network.yaml", "network.safetensors"}
+    assert set(contents(tmp_path / "retrained")) == {
+        "config.yaml",
+        "log.csv",
+        "network.yaml",
+        "network.safetensors",
+        "network.svg",
+    }
     result = ArchitectureFile.load(tmp_path / "retrained/network.yaml")
     assert result.arch == ArchitectureFile.load(searched / "best.yaml").arch
     assert set(result.score) >= {"value", "inherited", "logistic_regression"}
@@ -163,7 +170,7 @@ def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
     done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 5, "--out", "run")
     assert done.status == 0
-    assert set(contents(tmp_path / "run")) == {"config.yaml", "best.yaml", "history.csv", "study.journal"}
+    assert set(contents(tmp_path / "run")) == {"config.yaml", "best.yaml", "best.svg", "history.csv", "study.journal"}
     assert "training-free indicator" in done.out
     assert "training-free indicator" in ArchitectureFile.load(tmp_path / "run/best.yaml").score["kind"]
     assert next_command(done.last_line) == ["psvit-retrain", "run/best.yaml", "--data", "DATA"]

@@ -95,6 +95,7 @@ def test_what_is_written_rebuilds_the_reported_accuracy(found, make_data, tmp_pa
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "log.csv",
         "network.safetensors",
+        "network.svg",
         "network.yaml",
     ]
 

@@ -1,0 +1,48 @@
+"""Warm start: a supernet that begins with the weights of a vision transformer instead of random ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from psvit.architecture import stage_grids
+from psvit.search_space import SearchSpace
+from psvit.supernet.supernet import Supernet
+from psvit.vit_weights import Laid, Source, Weights, in_block, lay, same_place
+
+
+def warm_start(supernet: Supernet, weights: Weights) -> Laid:
+    """Fill the supernet's leading slice: blocks onto the list of layers in order, leading channels and heads.
+
+    A layer that shares its neighbour's map does so in the drawn architecture; the supernet keeps queries and keys for
+    the others. So DeiT's own architecture, where the space holds it, gives DeiT's outputs from DeiT's weights.
+
+    Returns:
+        What was filled and what was not.
+    """
+    laid = _laid(supernet, weights)
+    supernet.load_state_dict(laid.weights, strict=False)
+    return laid
+
+
+def plan(space: SearchSpace, weights: Weights) -> Laid:
+    """What a warm start would fill, without making the supernet; the values mean nothing."""
+    with torch.device("meta"):
+        return _laid(Supernet(space), weights)
+
+
+def _laid(supernet: Supernet, weights: Weights) -> Laid:
+    space = supernet.space
+    sources: dict[str, Source] = {}
+    for name, _ in supernet.named_parameters():
+        source = same_place(name)
+        if source:
+            sources[name] = source
+    # A gap between stages is no layer.
+    places = [place for place, layer in enumerate(supernet.layers) if not isinstance(layer, nn.Identity)]
+    for block, place in enumerate(places):
+        for name, _ in supernet.layers[place].named_parameters():
+            sources[f"layers.{place}.{name}"] = in_block(block, name)
+    # The grid of patches, which in 1d is pooled as a sequence but embedded as a grid too.
+    grid, *_ = stage_grids("2d", space.image_size, space.patch_size, space.patch_stride, 1)
+    return lay(weights, dict(supernet.named_parameters()), sources, grid)
