@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 could not come to its end, 2 bad input, 130 interrupted; errors take one line."""
+    """Run a command and exit: 0 done, 1 not brought to its end, 2 bad input, 130 interrupted; errors take one line."""
     try:
         status = command.main(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -7,14 +7,14 @@ slows down parts and networks of all kinds alike, and medians leave it out.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import kendalltau
 from sklearn.linear_model import RidgeCV
@@ -23,23 +23,26 @@ from sklearn.preprocessing import StandardScaler
 
 from psvit.architecture import Architecture
 from psvit.costs import METRICS, cost
-from psvit.errors import InputError
+from psvit.errors import InputError, NoisyMachineError
 from psvit.progress import progress_bar
 from psvit.run_folder import differences
 from psvit.search.latency.journal import Journal
 from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint, measure
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import Bench, Part, parts_in, parts_of
+from psvit.search.latency.tables import Floats
 from psvit.search_space import SearchSpace
 from psvit.supernet.sampling import draw
 
-Floats = NDArray[np.float64]
-
 PRIOR = 0.003
-"""How strongly factors are drawn towards 1, in shares of the evidence that one architecture of the calibration gives."""
+"""How strongly factors are drawn towards 1, in shares of the evidence that one architecture gives."""
 
 SECONDS = 0.1
 """Time over which a round repeats each run; the rounds together repeat it as long as a measurement by itself."""
+
+
+PATIENCE = 4
+"""Measurements in a row for which the machine may be too noisy, so that a build outlasts a busy minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ class LatencyPlan:
 
     def config(self, here: Fingerprint) -> dict[str, Any]:
         """All that decides the model, JSON-serialisable."""
+        calibration, held_out = self.architectures
         return {
             "space": self.space.name,
             "space_digest": self.space.digest,
@@ -77,10 +81,11 @@ class LatencyPlan:
             "fingerprint": here.to_dict(),
             "seed": self.seed,
             "rounds": self.rounds,
-            "calibrated_on": self.calibrated_on,
-            "held_out": self.held_out,
+            "calibrated_on": len(calibration),
+            "held_out": len(held_out),
         }
 
+    @cached_property
     def architectures(self) -> tuple[list[Architecture], list[Architecture]]:
         """The architectures for the calibration and those for the validation; none is in both.
 
@@ -91,12 +96,16 @@ class LatencyPlan:
         known = set(held_out)
         return self._distinct(self.calibrated_on, known, lambda n: draw(self.space, self.seed, n)), held_out
 
-    def _distinct(self, count: int, seen: set[Architecture], drawn: Callable[[int], Architecture]) -> list[Architecture]:
+    def _distinct(
+        self, count: int, seen: set[Architecture], drawn: Callable[[int], Architecture]
+    ) -> list[Architecture]:
         """Different architectures, as many as wanted or as a small space yields."""
         found: dict[Architecture, None] = {}
         for attempt in range(20 * count):
+            if len(found) == min(count, self.space.size // 2):
+                break
             arch = drawn(attempt)
-            if arch not in seen and len(found) < min(count, self.space.size // 2):
+            if arch not in seen:
                 found[arch] = None
         return list(found)
 
@@ -128,7 +137,7 @@ def build_latency_model(
                 f"{out}: holds a latency model of something else ({'; '.join(found)}); name another file, or delete it"
             )
         return model, True
-    calibration, held_out = plan.architectures()
+    calibration, held_out = plan.architectures
     journal = Journal(out.with_name(f"{out.name}.journal"), config)
     parts = parts_in(plan.space)
     ms = _measured(plan, [*parts, *calibration, *held_out], journal, measure)
@@ -153,14 +162,23 @@ def _measured(
     everything = len(subjects) * plan.rounds
     with progress_bar("latency", everything, "measurements", done=len(known)) as advance:
         for number in range(plan.rounds):
-            for index in _generator(plan.seed, 2, number).permutation(len(subjects)):
-                subject = subjects[index]
-                if (number, _name(subject)) in known:
-                    continue
+            order = _generator(plan.seed, 2, number).permutation(len(subjects))
+            waiting = deque(subjects[i] for i in order if (number, _name(subjects[i])) not in known)
+            failures = 0
+            while waiting:
+                subject = waiting.popleft()
                 network, input_shape, copies = (
                     bench.part(subject) if isinstance(subject, Part) else bench.network(subject)
                 )
-                latency = measure(network, input_shape, plan.setting, seconds=SECONDS)
+                try:
+                    latency = measure(network, input_shape, plan.setting, seconds=SECONDS)
+                except NoisyMachineError:
+                    failures += 1
+                    if failures == PATIENCE:
+                        raise
+                    waiting.append(subject)
+                    continue
+                failures = 0
                 record = {"round": number, "what": _name(subject), "ms": latency.median_ms / copies}
                 journal.add(record)
                 known[number, record["what"]] = record["ms"]
@@ -216,7 +234,9 @@ def fit(
         ridge=figures(baseline, test),
         held_out=tuple(
             HeldOut(index=plan.space.index(arch), measured_ms=one, predicted_ms=two, ridge_ms=three)
-            for arch, one, two, three in zip(held_out, test.tolist(), predicted.tolist(), baseline.tolist(), strict=True)
+            for arch, one, two, three in zip(
+                held_out, test.tolist(), predicted.tolist(), baseline.tolist(), strict=True
+            )
         ),
         parts=tuple(TimedPart(part=part, ms=time) for part, time in ms.items() if isinstance(part, Part)),
     )
@@ -238,7 +258,9 @@ def calibrate(sums: Floats, measured: Floats) -> Floats:
     relative = sums / measured[:, None]
     share = np.sqrt(PRIOR * len(measured)) * relative.mean(axis=0)
     towards = np.array([0.0, *np.ones(sums.shape[1] - 1)])
-    factors, _ = nnls(np.vstack([relative, np.diag(share)]), np.concatenate([np.ones(len(measured)), share * towards]))
+    factors: Floats = nnls(
+        np.vstack([relative, np.diag(share)]), np.concatenate([np.ones(len(measured)), share * towards])
+    )[0]
     return factors
 
 
@@ -268,4 +290,4 @@ def _costs(archs: list[Architecture]) -> Floats:
 
 
 def _generator(*key: int) -> np.random.Generator:
-    return np.random.default_rng(key)
+    return np.random.default_rng(list(key))

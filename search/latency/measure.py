@@ -174,7 +174,7 @@ def measure(
         NoisyMachineError: every attempt was too noisy.
     """
     run = prepare(network, input_shape, setting)
-    noises = []
+    noises: list[str] = []
     with torch.inference_mode():
         timer = make_timer(stmt="run()", globals={"run": run}, num_threads=setting.num_threads)
         for wait in (0.0, *PAUSES):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from psvit import compositions
 from psvit.architecture import Architecture
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
 from psvit.run_folder import differences
 from psvit.search.latency.measure import Fingerprint, Setting
-from psvit.search.latency.parts import Part, parts_of, stage_tokens
-from psvit.search_space import GENES_PER_STAGE, SearchSpace
+from psvit.search.latency.parts import Part, part_macs, parts_of
+from psvit.search.latency.tables import Floats, Ints, PartSums
+from psvit.search_space import SearchSpace
 
 SCHEMA = "psvit/latency/1"
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+
+PRICES = tuple(2.0 ** (exponent / 2) for exponent in range(-8, 9))
+"""Prices that `macs_within` tries, relative to the milliseconds per MAC between the extremes of the space."""
 
 
 class TimedPart(Value):
@@ -181,7 +181,7 @@ class LatencyModel(Value):
         Raises:
             ValueError: another space.
         """
-        return _predictor(self, space).predict(rows)
+        return self.calibration.constant_ms + _part_sums(self, space).of(rows)
 
     def reach(self, space: SearchSpace) -> tuple[float, float]:
         """The least and the greatest latency that is predicted for a member of the space in milliseconds, exact.
@@ -189,133 +189,45 @@ class LatencyModel(Value):
         Raises:
             ValueError: another space.
         """
-        return _predictor(self, space).reach()
+        least, greatest = _part_sums(self, space).reach()
+        return self.calibration.constant_ms + least, self.calibration.constant_ms + greatest
 
+    def macs_within(self, space: SearchSpace, lower_ms: float, upper_ms: float) -> tuple[int, int]:
+        """Limits on MACs that every member keeps whose predicted latency is between two limits.
 
-class _StageTables:
-    """What a stage of a layout takes, by the genes of an encoded architecture.
+        For any price in milliseconds per MAC, no member's latency less the price of its MACs is below the least of
+        the space, so a latency of at most `upper_ms` leaves at most (upper_ms - least) / price MACs; and the other
+        way round. The tightest of some prices are taken.
 
-    Attributes:
-        counts: groups of each length from 1 on, for all groupings of all depths, (groupings, lengths).
-        begin: place of a depth's first grouping in `counts`, (depths,).
-        group_ms: one group, (widths, MLP ratios, lengths).
-        before_ms: what stands before the stage: the stem, (widths,), or the pooling, (operators, widths before,
-            widths), infinite where the width would shrink.
-    """
+        Args:
+            space: the model's space.
+            lower_ms: the least latency.
+            upper_ms: the greatest.
 
-    def __init__(self, model: LatencyModel, space: SearchSpace, layout: int, stage: int) -> None:
-        choices = space.layouts[layout].stages[stage]
-        common = {"stage": stage, "tokens": stage_tokens(space)[stage]}
-        groupings = [
-            [compositions.unrank_any(number, depth, choices.max_group) for number in range(size)]
-            for depth in choices.depth
-            for size in [compositions.size(depth, choices.max_group)]
-        ]
-        self.begin = np.cumsum([0, *map(len, groupings)])[:-1]
-        self.counts = np.array(
-            [np.bincount(groups, minlength=choices.max_group + 1)[1:] for of_depth in groupings for groups in of_depth]
-        )
-
-        def ms(**fields: Any) -> float:
-            return model.part_ms[Part(**common, **fields)]
-
-        self.group_ms = np.array(
-            [
-                [
-                    [
-                        ms(kind="group", embed_dim=width, hidden_dim=round(width * ratio), length=length)
-                        for length in range(1, choices.max_group + 1)
-                    ]
-                    for ratio in choices.mlp_ratio
-                ]
-                for width in choices.embed_dim
-            ]
-        )
-        if stage == 0:
-            self.before_ms = np.array([ms(kind="stem", embed_dim=width) for width in choices.embed_dim])
-            return
-        self.before_ms = np.array(
-            [
-                [
-                    [
-                        ms(kind="pooling", pool=pool, embed_dim_before=before, embed_dim=width)
-                        if before <= width
-                        else np.inf
-                        for width in choices.embed_dim
-                    ]
-                    for before in space.layouts[layout].stages[stage - 1].embed_dim
-                ]
-                for pool in space.layouts[layout].pools[stage - 1]
-            ]
-        )
-
-    def layers_ms(self, width: Ints, depth: Ints, mlp_ratio: Ints, grouping: Ints) -> Floats:
-        """The groups of a stage for many architectures, genes (n,) to (n,) milliseconds."""
-        counts = self.counts[self.begin[depth] + grouping]
-        return np.einsum("nl,nl->n", counts, self.group_ms[width, mlp_ratio])
-
-    def extremes(self) -> tuple[Floats, Floats]:
-        """The least and the greatest that the groups can take, by width, (widths,) each."""
-        every = np.einsum("gl,wrl->wgr", self.counts, self.group_ms)
-        return every.min(axis=(1, 2)), every.max(axis=(1, 2))
-
-
-class _Predictor:
-    """The tables of a latency model for the encoded members of its space."""
-
-    def __init__(self, model: LatencyModel, space: SearchSpace) -> None:
-        if model.space_digest != space.digest:
-            raise ValueError(f"a latency model of {model.space} ({model.space_digest}), received {space.name}")
-        self._constant_ms = model.calibration.constant_ms
-        self._layouts = [
-            [_StageTables(model, space, layout, stage) for stage in range(len(choices.stages))]
-            for layout, choices in enumerate(space.layouts)
-        ]
-        self._heads = [
-            np.array(
-                [
-                    model.part_ms[Part(kind="head", stage=last, tokens=stage_tokens(space)[last], embed_dim=width)]
-                    for width in choices.stages[last].embed_dim
-                ]
-            )
-            for choices in space.layouts
-            for last in [len(choices.stages) - 1]
-        ]
-
-    def predict(self, rows: Ints) -> Floats:
-        """Encoded architectures (n, genes) to milliseconds (n,)."""
-        total = np.full(len(rows), self._constant_ms)
-        for layout, (stages, head_ms) in enumerate(zip(self._layouts, self._heads, strict=True)):
-            mine = np.flatnonzero(rows[:, 0] == layout)
-            genes = rows[mine, 1:].reshape(len(mine), -1, len(GENES_PER_STAGE))
-            for index, tables in enumerate(stages):
-                pool, width, depth, mlp_ratio, grouping = genes[:, index].T
-                before = tables.before_ms[pool, genes[:, index - 1, 1], width] if index else tables.before_ms[width]
-                total[mine] += before + tables.layers_ms(width, depth, mlp_ratio, grouping)
-            total[mine] += head_ms[width]
-        return total
-
-    def reach(self) -> tuple[float, float]:
-        """The least and the greatest total, stage by stage: what comes later depends on the width alone."""
-        ends = []
-        for stages, head_ms in zip(self._layouts, self._heads, strict=True):
-            # By width at the end so far.
-            first = stages[0]
-            least, greatest = (first.before_ms + layers for layers in first.extremes())
-            for tables in stages[1:]:
-                low, high = tables.extremes()
-                shortest = tables.before_ms.min(axis=0)
-                longest = np.where(np.isinf(tables.before_ms), -np.inf, tables.before_ms).max(axis=0)
-                least = (least[:, None] + shortest).min(axis=0) + low
-                greatest = (greatest[:, None] + longest).max(axis=0) + high
-            ends.append(((least + head_ms).min(), (greatest + head_ms).max()))
-        return (
-            self._constant_ms + float(min(low for low, _ in ends)),
-            self._constant_ms + float(max(high for _, high in ends)),
-        )
+        Raises:
+            ValueError: another space.
+        """
+        macs = {part: part_macs(space, part) for part in self.part_ms}
+        fewest, most = PartSums(space, macs).reach()
+        fastest, slowest = self.reach(space)
+        low, high = fewest, most
+        for tilt in PRICES if most > fewest else ():
+            price = tilt * (slowest - fastest) / (most - fewest)
+            if price > 0:
+                rest = PartSums(space, {part: ms - price * macs[part] for part, ms in self.part_ms.items()})
+                least, greatest = (self.calibration.constant_ms + end for end in rest.reach())
+                low, high = max(low, (lower_ms - greatest) / price), min(high, (upper_ms - least) / price)
+        # A limit may be passed over by rounding alone, so there is one MAC of room.
+        return math.floor(low) - 1, math.ceil(high) + 1
 
 
 @lru_cache(maxsize=8)
-def _predictor(model: LatencyModel, space: SearchSpace) -> _Predictor:
-    """The tables, kept because searches ask again and again."""
-    return _Predictor(model, space)
+def _part_sums(model: LatencyModel, space: SearchSpace) -> PartSums:
+    """The tables, kept because searches ask again and again.
+
+    Raises:
+        ValueError: another space than the model's.
+    """
+    if model.space_digest != space.digest:
+        raise ValueError(f"a latency model of {model.space} ({model.space_digest}), received {space.name}")
+    return PartSums(space, model.part_ms)

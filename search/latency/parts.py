@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from psvit import costs
 from psvit.architecture import Architecture, Pool, Stage, stage_grids
-from psvit.costs import cost
 from psvit.documents import Value
 from psvit.model import PSViT, PSViTStage
 from psvit.search_space import SearchSpace
@@ -95,6 +94,22 @@ def parts_in(space: SearchSpace) -> list[Part]:
                 if index == len(layout.stages) - 1:
                     parts[Part(kind="head", **common)] = None
     return list(parts)
+
+
+def part_macs(space: SearchSpace, part: Part) -> int:
+    """Multiply-accumulates of a part; those of a network's parts add up to the network's."""
+    patches = part.tokens - costs.has_class_token(space.variant)
+    if part.kind == "stem":
+        return costs.stem(space.variant, patches, space.in_chans, space.patch_size, part.embed_dim).macs
+    if part.kind == "head":
+        return costs.head(part.embed_dim, space.num_classes).macs
+    if part.kind == "pooling":
+        assert part.pool is not None
+        assert part.embed_dim_before is not None
+        return costs.pooling(space.variant, part.pool, patches, part.embed_dim_before, part.embed_dim).macs
+    assert part.hidden_dim is not None
+    assert part.length is not None
+    return costs.layers(part.tokens, part.embed_dim, part.hidden_dim, 1, part.length - 1)[0]
 
 
 class Chain(nn.Sequential):
@@ -177,8 +192,7 @@ class Bench:
 
     def _group_copies(self, part: Part) -> int:
         """As deep as a typical network where that costs no more MACs than one, at least two."""
-        macs = cost(self._host(part, 2)).macs - cost(self._host(part, 1)).macs
-        return max(2, min(round(self._depth / (part.length or 1)), self._macs // macs))
+        return max(2, min(round(self._depth / (part.length or 1)), self._macs // part_macs(self._space, part)))
 
     def _host(self, part: Part, copies: int) -> Architecture:
         """The smallest network that has a part where it belongs, seldom a member of the space."""
@@ -193,8 +207,9 @@ def fresh(arch: Architecture) -> PSViT:
     network = PSViT(arch, device="meta").to_empty(device="cpu")
     with seeded(0):
         for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
         nn.init.normal_(network.pos_embed, std=0.02)
         if network.has_class_token:
             nn.init.normal_(network.cls_token, std=0.02)
