@@ -23,7 +23,7 @@ from psvit.search.evaluator import Evaluator, InheritedAccuracy
 from psvit.search.indicators import DSS
 from psvit.search.latency.build import LatencyPlan, build_latency_model
 from psvit.search.latency.limits import Finalist, PredictedLimit, check_hopeful, first_within
-from psvit.search.latency.measure import Setting, fingerprint
+from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.search import search
 from psvit.search.searchers import make_searcher
@@ -128,7 +128,7 @@ class SearchRun:
             if limit.setting in models:
                 PredictedLimit(limit, models[limit.setting]).check(self.space)
             else:
-                check_hopeful(limit, self.space)
+                check_hopeful(limit, self.space, measure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ def run_search(run: SearchRun, folder: RunFolder) -> Found:
             f"{'; '.join(latency.reach(run.space) for latency in latencies)}"
         )
     finalist = (
-        first_within(study.history, latencies, folder / "finalists.journal")
+        first_within(study.history, latencies, folder / "finalists.journal", measure)
         if latencies
         else Finalist(trial=best(study.history)[0], latencies={}, passed_over=0)
     )
@@ -239,7 +239,7 @@ def _predicted_limits(run: SearchRun, folder: RunFolder) -> list[PredictedLimit]
         model = models.get(limit.setting)
         if model is None:
             plan = LatencyPlan.of(run.space, Setting.of(limit), run.seed)
-            model, _ = build_latency_model(plan, folder / f"latency-{number}.yaml")
+            model, _ = build_latency_model(plan, folder / f"latency-{number}.yaml", measure)
         limits.append(PredictedLimit(limit, model))
     return limits
 

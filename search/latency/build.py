@@ -27,7 +27,7 @@ from psvit.errors import InputError, NoisyMachineError
 from psvit.progress import progress_bar
 from psvit.run_folder import differences
 from psvit.search.latency.journal import Journal
-from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint, measure
+from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import Bench, Part, parts_in, parts_of
 from psvit.search.latency.tables import Floats
@@ -110,9 +110,7 @@ class LatencyPlan:
         return list(found)
 
 
-def build_latency_model(
-    plan: LatencyPlan, out: Path, measure: Callable[..., Latency] = measure
-) -> tuple[LatencyModel, bool]:
+def build_latency_model(plan: LatencyPlan, out: Path, measure: Callable[..., Latency]) -> tuple[LatencyModel, bool]:
     """Build a latency model and write it, or find it written.
 
     What is measured is kept in a journal beside the file, so that a build that was stopped continues.
@@ -182,7 +180,7 @@ def _measured(
                 record = {"round": number, "what": _name(subject), "ms": latency.median_ms / copies}
                 journal.add(record)
                 known[number, record["what"]] = record["ms"]
-                advance(1)
+                advance(1, f"{record['ms']:.3g} ms")
     return {
         subject: float(np.median([known[number, _name(subject)] for number in range(plan.rounds)]))
         for subject in subjects
@@ -256,7 +254,8 @@ def calibrate(sums: Floats, measured: Floats) -> Floats:
     A weak pull towards a constant of 0 and factors of 1 decides what the architectures leave open.
     """
     relative = sums / measured[:, None]
-    share = np.sqrt(PRIOR * len(measured)) * relative.mean(axis=0)
+    # What no architecture has gets a share too, or nothing would say that its factor is 1.
+    share = np.sqrt(PRIOR * len(measured)) * np.maximum(relative.mean(axis=0), 1e-6)
     towards = np.array([0.0, *np.ones(sums.shape[1] - 1)])
     factors: Floats = nnls(
         np.vstack([relative, np.diag(share)]), np.concatenate([np.ones(len(measured)), share * towards])

@@ -59,7 +59,7 @@ def command(
     set_up_logging(verbose)
     from psvit.cli import read_device
     from psvit.search.latency.build import LatencyPlan, build_latency_model
-    from psvit.search.latency.measure import Setting
+    from psvit.search.latency.measure import Setting, measure
     from psvit.search_space import SearchSpace
 
     space = SearchSpace.load(space_name)
@@ -72,7 +72,7 @@ def command(
     }
     setting = Setting.from_dict(options, source="options")
     read_device(device)
-    model, there = build_latency_model(LatencyPlan.of(space, setting, seed), out)
+    model, there = build_latency_model(LatencyPlan.of(space, setting, seed), out, measure)
     if there:
         click.echo(f"{out}: holds this latency model already; nothing was measured")
     least, greatest = model.reach(space)

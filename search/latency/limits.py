@@ -12,7 +12,7 @@ from psvit.architecture import Architecture
 from psvit.budget import LatencyLimit
 from psvit.errors import InputError, UnmetBudgetError
 from psvit.search.latency.journal import Journal
-from psvit.search.latency.measure import Latency, Setting, fingerprint, measure
+from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh
 from psvit.search.latency.tables import Bools, Ints
@@ -73,8 +73,13 @@ class PredictedLimit:
         return f"the space reaches {least:.4g} to {greatest:.4g} ms@{self.limit.setting} as predicted"
 
 
-def check_hopeful(limit: LatencyLimit, space: SearchSpace, measure: Callable[..., Latency] = measure) -> None:
+def check_hopeful(limit: LatencyLimit, space: SearchSpace, measure: Callable[..., Latency]) -> None:
     """Refuse a limit far below what the smallest architecture takes, which saves building a model to learn it.
+
+    Args:
+        limit: the limit.
+        space: where it shall be kept.
+        measure: the measuring function.
 
     Raises:
         InputError: the smallest takes more than `HOPELESS` times the limit.
@@ -106,7 +111,7 @@ def first_within(
     history: list[Trial],
     limits: Sequence[PredictedLimit],
     path: Path,
-    measure: Callable[..., Latency] = measure,
+    measure: Callable[..., Latency],
 ) -> Finalist:
     """Measure the best trials in the order of their scores until one keeps all limits.
 

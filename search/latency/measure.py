@@ -21,7 +21,7 @@ from torch.utils.benchmark import Timer
 import psvit
 from psvit.budget import LatencyLimit, Precision, Runtime
 from psvit.documents import Value
-from psvit.errors import NoisyMachineError
+from psvit.errors import InputError, NoisyMachineError
 from psvit.search.latency.runtimes import prepare, runtime_version
 
 log = logging.getLogger(__name__)
@@ -229,8 +229,16 @@ def _warm_up(timer: Any) -> float:
 
 
 def fingerprint(setting: Setting) -> Fingerprint:
-    """What latencies in this setting depend on here."""
+    """What latencies in this setting depend on here.
+
+    Raises:
+        InputError: there is no such device, or the runtime is not installed.
+    """
     device = torch.device(setting.device)
+    try:
+        torch.zeros(1, device=device).item()  # some are only found missing when they compute
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"device {device}: cannot compute: {str(error).splitlines()[0]}") from None
     return Fingerprint(
         processor=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         instructions=torch.backends.cpu.get_cpu_capability(),

@@ -35,9 +35,10 @@ class PartSums:
     def of(self, rows: Ints) -> Floats:
         """Encoded architectures (n, genes) to their sums (n,)."""
         total = np.zeros(len(rows))
+        slots = rows.shape[1] // len(GENES_PER_STAGE)
         for layout, stages in enumerate(self._layouts):
             mine = np.flatnonzero(rows[:, 0] == layout)
-            genes = rows[mine, 1:].reshape(len(mine), -1, len(GENES_PER_STAGE))
+            genes = rows[mine, 1:].reshape(len(mine), slots, len(GENES_PER_STAGE))
             width_before: Ints | None = None
             for index, stage in enumerate(stages):
                 pool, width, depth, mlp_ratio, grouping = genes[:, index].T
