@@ -27,7 +27,7 @@ from psvit.errors import InputError, NoisyMachineError
 from psvit.progress import progress_bar
 from psvit.run_folder import differences
 from psvit.search.latency.journal import Journal
-from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint
+from psvit.search.latency.measure import SECONDS, Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import Bench, Part, parts_in, parts_of
 from psvit.search.latency.tables import Floats
@@ -36,9 +36,6 @@ from psvit.supernet.sampling import draw
 
 PRIOR = 0.003
 """How strongly factors are drawn towards 1, in shares of the evidence that one architecture gives."""
-
-SECONDS = 0.1
-"""Time over which a round repeats each run; the rounds together repeat it as long as a measurement by itself."""
 
 
 PATIENCE = 4
@@ -53,8 +50,7 @@ class LatencyPlan:
         space: the space.
         setting: where and how networks run.
         seed: of the architectures that are measured.
-        rounds: how often everything is measured. Exporting and compiling take longer than measuring, so runtimes that
-            need it are measured once.
+        rounds: how often everything is measured.
         calibrated_on: architectures for the calibration.
         held_out: architectures for the validation.
     """
@@ -68,8 +64,10 @@ class LatencyPlan:
 
     @classmethod
     def of(cls, space: SearchSpace, setting: Setting, seed: int) -> LatencyPlan:
-        """The plan with the usual number of rounds."""
-        return cls(space=space, setting=setting, seed=seed, rounds=3 if setting.runtime == "eager" else 1)
+        """The usual plan. Where each network has to be exported or compiled, that is what takes the time."""
+        if setting.runtime == "eager":
+            return cls(space=space, setting=setting, seed=seed, rounds=3)
+        return cls(space=space, setting=setting, seed=seed, rounds=1, calibrated_on=32, held_out=32)
 
     def config(self, here: Fingerprint) -> dict[str, Any]:
         """All that decides the model, JSON-serialisable."""
@@ -155,7 +153,7 @@ def _measured(
     plan: LatencyPlan, subjects: list[Part | Architecture], journal: Journal, measure: Callable[..., Latency]
 ) -> dict[Part | Architecture, float]:
     """The latency of every part and architecture by itself in milliseconds, the median of the rounds."""
-    bench = Bench(plan.space)
+    bench = Bench(plan.space, eager=plan.setting.runtime == "eager")
     known = {(record["round"], record["what"]): record["ms"] for record in journal.records}
     everything = len(subjects) * plan.rounds
     with progress_bar("latency", everything, "measurements", done=len(known)) as advance:
@@ -169,7 +167,7 @@ def _measured(
                     bench.part(subject) if isinstance(subject, Part) else bench.network(subject)
                 )
                 try:
-                    latency = measure(network, input_shape, plan.setting, seconds=SECONDS)
+                    latency = measure(network, input_shape, plan.setting, seconds=SECONDS / plan.rounds)
                 except NoisyMachineError:
                     failures += 1
                     if failures == PATIENCE:

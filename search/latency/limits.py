@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from psvit.architecture import Architecture
@@ -22,7 +23,11 @@ from psvit.search_space import SearchSpace
 log = logging.getLogger(__name__)
 
 FINALISTS = 16
-"""Trials that are measured, in the order of their scores, before a search gives up on its limits on latency."""
+"""Trials that are measured before a search gives up on its limits on latency."""
+
+UNCORRECTED = 8
+"""Trials that are measured strictly in the order of their scores. Searches crowd at a limit, so if all of these are
+beyond it, predictions are corrected by what was measured, and trials that are now predicted beyond it are left out."""
 
 HOPELESS = 2.0
 """A limit this many times below the smallest architecture's latency is refused before a model is built for it."""
@@ -46,7 +51,11 @@ class PredictedLimit:
 
     def permits(self, arch: Architecture) -> bool:
         """Whether a member of the model's space is predicted to keep the limit."""
-        return self._lower_ms <= self.model.predict(arch) <= self.limit.upper_ms
+        return self.includes(self.model.predict(arch))
+
+    def includes(self, latency_ms: float) -> bool:
+        """Whether a latency keeps the limit."""
+        return self._lower_ms <= latency_ms <= self.limit.upper_ms
 
     def permits_rows(self, space: SearchSpace, rows: Ints) -> Bools:
         """The same for encoded members, (n, genes) to (n,)."""
@@ -115,6 +124,8 @@ def first_within(
 ) -> Finalist:
     """Measure the best trials in the order of their scores until one keeps all limits.
 
+    See `FINALISTS` and `UNCORRECTED` for how many.
+
     What is measured is kept in a journal, so that the same call gives the same finalist again.
 
     Args:
@@ -126,7 +137,7 @@ def first_within(
     Raises:
         InputError: the journal was begun on another device or for other limits; what differs is named.
         NoisyMachineError: the machine was too noisy; the same call continues.
-        UnmetBudgetError: none of the best `FINALISTS` keeps the limits.
+        UnmetBudgetError: none that was measured keeps the limits.
     """
     journal = Journal(
         path,
@@ -136,8 +147,21 @@ def first_within(
         },
     )
     known = {(record["trial"], record["limit"]): record for record in journal.records}
-    finalists = best(history, FINALISTS)
-    for passed_over, trial in enumerate(finalists):
+    ratios: dict[str, list[float]] = {limit.limit.setting: [] for limit in limits}
+
+    def hopeful(trial: Trial) -> bool:
+        corrections = (median(ratios[limit.limit.setting] or [1.0]) for limit in limits)
+        return all(
+            limit.includes(ratio * limit.model.predict(trial.arch))
+            for limit, ratio in zip(limits, corrections, strict=True)
+        )
+
+    passed_over = 0
+    for trial in best(history, len(history)):
+        if passed_over == FINALISTS:
+            break
+        if passed_over >= UNCORRECTED and not hopeful(trial):
+            continue
         latencies: dict[str, Any] = {}
         for limit in limits:
             name = limit.limit.setting
@@ -145,16 +169,18 @@ def first_within(
                 journal.add(_measured(trial, limit, measure))
                 known[trial.number, name] = journal.records[-1]
             record = known[trial.number, name]
+            ratios[name].append(record["measured_ms"] / record["predicted_ms"])
             if not record["within"]:
                 log.info("trial %d takes %.4g ms, which is not %s", trial.number, record["measured_ms"], limit.limit)
+                passed_over += 1
                 break
             latencies[name] = {key: value for key, value in record.items() if key not in ("trial", "limit", "within")}
         else:
             return Finalist(trial=trial, latencies=latencies, passed_over=passed_over)
     raise UnmetBudgetError(
-        f"budget: of the best {len(finalists)} architectures none was measured within "
+        f"budget: of the best architectures {passed_over} were measured and none keeps "
         f"{' and '.join(str(limit.limit) for limit in limits)}; {path} says what they take; "
-        "try a slightly lower limit, or more trials in another folder"
+        "name a slightly lower limit, or more trials in another folder"
     )
 
 
@@ -165,7 +191,7 @@ def _measured(trial: Trial, limit: PredictedLimit, measure: Callable[..., Latenc
     return {
         "trial": trial.number,
         "limit": limit.limit.setting,
-        "within": (limit.limit.lower_ms or 0.0) <= latency.median_ms <= limit.limit.upper_ms,
+        "within": limit.includes(latency.median_ms),
         "predicted_ms": limit.model.predict(arch),
         "measured_ms": latency.median_ms,
         "iqr_ms": latency.iqr_ms,

@@ -16,7 +16,6 @@ import torch
 from pydantic import PositiveInt, model_validator
 from timm.layers import use_fused_attn
 from torch import nn
-from torch.utils.benchmark import Timer
 
 import psvit
 from psvit.budget import LatencyLimit, Precision, Runtime
@@ -143,13 +142,26 @@ class Latency(Value):
     fingerprint: Fingerprint
 
 
+def torch_timer(**arguments: Any) -> Any:
+    """A `torch.utils.benchmark.Timer`."""
+    # Its import looks for a CUDA compiler, and warns where there is one but no GPU; users of a CPU need not read that.
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.setLevel(level)
+    return Timer(**arguments)
+
+
 def measure(
     network: nn.Module,
     input_shape: tuple[int, ...],
     setting: Setting,
     *,
     seconds: float = SECONDS,
-    make_timer: Callable[..., Any] = Timer,
+    make_timer: Callable[..., Any] = torch_timer,
     preemptions: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
     pause: Callable[[float], object] = time.sleep,
 ) -> Latency:
@@ -181,11 +193,15 @@ def measure(
             pause(wait)
             once = _warm_up(timer)
             before = preemptions()
-            measured = timer.blocked_autorange(min_run_time=max(seconds, REPEATS * once))
+            times: list[float] = []
+            runs = 0
+            while len(times) < REPEATS:
+                measured = timer.blocked_autorange(min_run_time=max(seconds, REPEATS * once))
+                times += measured.times
+                runs += len(measured.times) * measured.number_per_run
             preempted = preemptions() - before
-            times = np.array(measured.times)
             low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-            noise = _noise((high - low) / median, preempted, len(times) * measured.number_per_run, times.mean())
+            noise = _noise((high - low) / median, preempted, runs, float(np.mean(times)))
             if not noise:
                 return Latency(
                     median_ms=1e3 * float(median),

@@ -153,12 +153,18 @@ class Head(nn.Module):
 
 
 class Bench:
-    """Builds what is measured in place of the parts and members of a space."""
+    """Builds what is measured in place of the parts and members of a space.
 
-    def __init__(self, space: SearchSpace) -> None:
+    Args:
+        space: the space.
+        eager: whether operators are called one by one; chains of groups are long then, and short where they have to
+            be exported or compiled.
+    """
+
+    def __init__(self, space: SearchSpace, eager: bool) -> None:
         self._space = space
         typical = space.sample(np.random.default_rng(0), TYPICAL)
-        self._depth = int(np.median([arch.depth for arch in typical]))
+        self._depth = int(np.median([arch.depth for arch in typical])) if eager else COPIES
         self._macs = int(np.median(typical.macs))
 
     def part(self, part: Part) -> tuple[nn.Module, tuple[int, ...], int]:
@@ -191,7 +197,7 @@ class Bench:
         return stage.pool
 
     def _group_copies(self, part: Part) -> int:
-        """As deep as a typical network where that costs no more MACs than one, at least two."""
+        """As deep as a typical network (or `COPIES` deep) where that costs no more MACs than one, at least two."""
         return max(2, min(round(self._depth / (part.length or 1)), self._macs // part_macs(self._space, part)))
 
     def _host(self, part: Part, copies: int) -> Architecture:

@@ -240,9 +240,34 @@ def test_all_of_several_limits_have_to_be_kept(digits_space, made_up_model, cloc
 def test_where_none_is_within_the_limit_there_is_no_winner(digits_space, made_up_model, clock, history, tmp_path):
     limit = PredictedLimit(LatencyLimit.parse("0.5ms@cpu"), made_up_model(digits_space))
     measure = timed(clock, digits_space, history, {0: 0.1})
-    with pytest.raises(UnmetBudgetError, match=r"of the best 16 architectures none .* at most 0.5 ms@cpu"):
+    with pytest.raises(UnmetBudgetError, match=r"8 were measured and none keeps at most 0.5 ms@cpu"):
+        first_within(history, [limit], tmp_path / "journal", measure)
+    # By then it is known that predictions are far off, and no other trial is predicted within the limit.
+    assert len(measure.measured) == limits_module.UNCORRECTED < len(history)
+
+
+def test_no_more_than_so_many_are_measured(digits_space, made_up_model, clock, history, tmp_path, monkeypatch):
+    limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=100.0), made_up_model(digits_space))
+    # However predictions are corrected, all seem to be within the limit, and none is.
+    monkeypatch.setattr(limits_module, "median", lambda ratios: 1.0)
+    measure = timed(clock, digits_space, history, {trial.number: 101.0 for trial in history})
+    with pytest.raises(UnmetBudgetError, match="16 were measured and none keeps"):
         first_within(history, [limit], tmp_path / "journal", measure)
     assert len(measure.measured) == limits_module.FINALISTS < len(history)
+
+
+def test_predictions_that_were_all_too_low_are_corrected(digits_space, made_up_model, clock, history, tmp_path):
+    model = made_up_model(digits_space)
+    predicted = sorted(model.predict(trial.arch) for trial in history)
+    # Everything takes a third longer than predicted, and only the few fastest still keep the limit.
+    limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=1.34 * predicted[2]), model)
+    slowest_first = sorted(history, key=lambda trial: model.predict(trial.arch))
+    ranked = [Trial(number=i, arch=t.arch, cost=t.cost, score=float(i)) for i, t in enumerate(slowest_first)]
+    measure = timed(clock, digits_space, ranked, {t.number: 4 / 3 * model.predict(t.arch) for t in ranked})
+    finalist = first_within(ranked, [limit], tmp_path / "journal", measure)
+    assert finalist.trial == ranked[2]
+    assert finalist.passed_over == limits_module.UNCORRECTED
+    assert len(measure.measured) == limits_module.UNCORRECTED + 1
 
 
 def test_noise_loses_no_finalist(digits_space, made_up_model, clock, history, tmp_path):

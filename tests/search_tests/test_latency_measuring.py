@@ -121,6 +121,12 @@ def test_it_repeats_for_a_while_and_often_enough_for_quartiles(time_it, seconds)
     assert timer.min_run_time == max(seconds, REPEATS * RUN_SECONDS)
 
 
+def test_where_blocks_are_long_there_are_more_of_them(time_it):
+    timer = MadeUpTimer([spread(0.01, n=4), spread(0.01, n=5)])
+    latency, _ = time_it(timer)
+    assert (latency.repeats, latency.attempts) == (9, 1)
+
+
 def test_a_noisy_attempt_is_repeated_after_a_pause_and_counted(time_it):
     latency, pauses = time_it(MadeUpTimer([NOISY, NOISY, QUIET]))
     assert latency.attempts == 3
