@@ -7,15 +7,18 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from psvit.architecture import Architecture
-from psvit.costs import Cost, cost
+from psvit.costs import ADDITIVE, Cost, cost
 from psvit.documents import Value
 from psvit.errors import InputError
 from psvit.shipped import shipped
 
 if TYPE_CHECKING:
+    from psvit.pricing import Batch
     from psvit.search_space import SearchSpace
 
 Runtime = Literal["eager", "compile", "onnxruntime"]
@@ -24,9 +27,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS = {
     prefix + unit: (metric, scale)
-    for unit, metric in {"flops": "macs", "macs": "macs", "params": "num_params"}.items()
+    for unit, metric in {"flops": "macs", "macs": "macs", "params": "num_params", "b": "activation_bytes"}.items()
     for prefix, scale in _PREFIXES.items()
-}
+} | {f"{prefix}ib": ("activation_bytes", 2 ** (10 * power)) for power, prefix in enumerate("kmgt", start=1)}
 """By unit in lower case: the cost, and how much of it one unit is."""
 
 _MILLISECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
@@ -40,10 +43,10 @@ _LATENCY = re.compile(
     rf"{_RANGE}(?P<unit>{'|'.join(_MILLISECONDS)})@(?P<device>[^:]+(?::\d+)?)(?P<settings>:.*)?", re.I | re.ASCII
 )
 _EXAMPLES = (
-    "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 1.2..1.4GFLOPs, "
+    "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 300MB (of activations), 1.2..1.4GFLOPs, "
     "60% (of the space's largest MACs), 60%ofdeit-small, 5ms@cpu, 5ms@cuda:batch=32"
 )
-_SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M")}
+_SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M"), "activation_bytes": ("B", 10**9, "G")}
 
 
 class Limit(Value):
@@ -51,17 +54,24 @@ class Limit(Value):
 
     Attributes:
         metric: the name of the cost.
-        lower: the least permitted; nothing where none was given, which is not the same as a given 0.
+        lower: the least permitted; nothing where none was given, which is not the same as a given 0. Activation memory
+            has none.
         upper: the most permitted.
     """
 
-    metric: str
+    metric: Literal["macs", "num_params", "activation_bytes"]
     lower: int | None = None
     upper: int
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.metric == "activation_bytes" and self.lower is not None:
+            raise ValueError("activation memory takes an upper limit only")
+        return self
+
     @classmethod
     def parse(cls, text: str, space: SearchSpace | None = None) -> Self:
-        """Read one limit such as `2GFLOPs`, `22Mparams`, `1.2..1.4GFLOPs` or `60%`; letter case does not matter.
+        """Read one limit such as `2GFLOPs`, `22Mparams`, `300MB`, `1.2..1.4GFLOPs` or `60%`, in upper or lower case.
 
         Args:
             text: the limit; `60%` is of the MACs of the largest architecture, `60%ofdeit-small` of a shipped one's, or
@@ -83,6 +93,8 @@ class Limit(Value):
         lower = math.ceil(Decimal(match["lower"]) * scale / hundredths) if match["lower"] else None
         upper = math.floor(Decimal(match["upper"]) * scale / hundredths)
         _check_range(text, lower, upper)
+        if metric == "activation_bytes" and lower is not None:
+            raise InputError(f"budget {text!r}: activation memory takes an upper limit only, such as 300MB")
         return cls(metric=metric, lower=lower, upper=upper)
 
     @property
@@ -94,6 +106,16 @@ class Limit(Value):
     def ends(self) -> tuple[int | None, int]:
         """The lower end, if there is one, and the upper."""
         return self.lower, self.upper
+
+    def deviation(self, value: int | NDArray[np.int64]) -> NDArray[np.float64]:
+        """The least share by which the limit has to be relaxed for costs to be within it; shaped like `value`."""
+        values = np.asarray(value, dtype=np.float64)
+        return np.maximum(1, np.maximum(values / self.upper, (self.lower or 0) / values)) - 1
+
+    def relaxed(self, share: float) -> Self:
+        """The same limit with ends farther apart: the upper multiplied by 1 + share, the lower divided by that."""
+        lower = None if self.lower is None else math.floor(self.lower / (1 + share))
+        return type(self)(metric=self.metric, lower=lower, upper=math.ceil(self.upper * (1 + share)))
 
     def __str__(self) -> str:
         lower = "at most " if self.lower is None else f"{format_cost(self.metric, self.lower)} to "
@@ -266,17 +288,33 @@ class Budget(Value):
             if not (limit.lower or 0) <= getattr(cost, limit.metric) <= limit.upper
         ]
 
+    def deviation(self, cost: Cost | Batch) -> NDArray[np.float64]:
+        """The least share by which the limits have to be relaxed for costs to be within all of them.
+
+        Args:
+            cost: of one network, or of several.
+
+        Returns:
+            Shares, 0 where no limit has to be, () or (n,).
+        """
+        deviations = [limit.deviation(getattr(cost, limit.metric)) for limit in self.limits]
+        return np.maximum.reduce([np.zeros(np.shape(cost.macs)), *deviations])
+
+    def relaxed(self, share: float) -> Self:
+        """The same budget with every limit on a cost relaxed by a share."""
+        return type(self)(limits=tuple(limit.relaxed(share) for limit in self.limits), latencies=self.latencies)
+
     def spent(self, fraction: float) -> Self:
-        """The same budget with a lower end, this fraction of the upper, for its first limit if that has none.
+        """The same budget with a lower end, this fraction of the upper, for its first limit on MACs or parameters.
 
         A range that was given stays as it is: `0..2GFLOPs` asks for everything up to the limit.
         """
-        if not self.limits or self.limits[0].lower is not None:
+        first = next((limit for limit in self.limits if limit.metric in ADDITIVE), None)
+        if first is None or first.lower is not None:
             return self
-        first, *others = self.limits
-        lower = math.ceil(fraction * first.upper)
-        spent = Limit(metric=first.metric, lower=lower, upper=first.upper)
-        return type(self)(limits=(spent, *others), latencies=self.latencies)
+        spent = Limit(metric=first.metric, lower=math.ceil(fraction * first.upper), upper=first.upper)
+        limits = tuple(spent if limit is first else limit for limit in self.limits)
+        return type(self)(limits=limits, latencies=self.latencies)
 
     def __str__(self) -> str:
         return " and ".join(str(limit) for limit in (*self.limits, *self.latencies)) or "no limit"

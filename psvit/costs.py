@@ -1,8 +1,14 @@
-"""What a network costs, in closed form: multiply-accumulates and parameters.
+"""What a network costs, in closed form: multiply-accumulates, parameters and peak activation memory.
 
 FLOPs are multiply-accumulates (MACs) here, as in the DeiT, PiT and AutoFormer papers, whose "1.3 GFLOPs" are 1.3 G
 MACs. Counted are matrix products and convolutions and nothing else: no bias, norm, softmax, activation or pooling
 without weights; layers that share an attention map are priced as reusing it.
+
+Peak activation memory is the largest sum of bytes of tensors that are alive at once in a forward pass of `psvit.model`
+under `torch.inference_mode`, for one image in float32, where groups hand on their map and groups of one layer use fused
+attention. A tensor is alive while anything in our code or its caller refers to it: the image, which the caller holds,
+counts throughout. Weights and what an operator needs inside itself do not count. Unlike the other two it is a maximum,
+not a sum.
 
 The leaf functions work on integers and, element by element, on integer arrays, so that one network and a million
 are priced by the same formulas. Letters: n tokens (class token included), d embed_dim, h hidden width of the MLP.
@@ -21,8 +27,14 @@ from psvit.documents import Value
 
 Count = TypeVar("Count", int, NDArray[np.int64])
 
-METRICS = ("macs", "num_params")
-"""The names of the costs, in the order in which arrays of costs hold them."""
+ADDITIVE = ("macs", "num_params")
+"""The names of the costs that add up over the parts of a network."""
+
+METRICS = (*ADDITIVE, "activation_bytes")
+"""The names of all costs, in the order in which arrays of costs hold them."""
+
+BYTES = 4
+"""Of a number in float32."""
 
 
 class Cost(Value):
@@ -31,10 +43,12 @@ class Cost(Value):
     Attributes:
         macs: multiply-accumulates of one forward pass.
         num_params: trainable parameters.
+        activation_bytes: peak activation memory of one forward pass.
     """
 
     macs: int
     num_params: int
+    activation_bytes: int
 
 
 class Terms(NamedTuple):
@@ -67,7 +81,25 @@ def cost(arch: Architecture) -> Cost:
     for index, pool in enumerate(arch.pools):
         before, after = arch.stages[index : index + 2]
         total += pooling(arch.variant, pool, tokens[index + 1], before.embed_dim, after.embed_dim)
-    return Cost(macs=total.macs, num_params=total.num_params)
+    return Cost(macs=total.macs, num_params=total.num_params, activation_bytes=activation_bytes(arch))
+
+
+def activation_bytes(arch: Architecture) -> int:
+    """The peak activation memory of an architecture, exact.
+
+    Neither the stem nor a pooling is where the peak is: what they have alive, a layer at their output's width exceeds.
+    """
+    tokens = [math.prod(grid) + has_class_token(arch.variant) for grid in arch.grids]
+    moments = [head_elements(arch.variant, tokens[-1], arch.stages[-1].embed_dim, arch.num_classes)]
+    for index, (stage, n) in enumerate(zip(arch.stages, tokens, strict=True)):
+        # A stage's input is alive until the stage ends. A pooling makes a new tensor of it; in the first stage it is
+        # the first group's input itself, which is counted there.
+        source = tokens[index - 1] * arch.stages[index - 1].embed_dim if index else n * stage.embed_dim
+        for place, layers in enumerate(stage.groups):
+            held = source if index or place else 0
+            heads = stage.embed_dim // arch.head_dim
+            moments.append(held + group_elements(n, stage.embed_dim, stage.hidden_dim, heads, layers > 1))
+    return BYTES * (image_elements(arch.in_chans, arch.image_size) + max(moments))
 
 
 def has_class_token(variant: Variant) -> bool:
@@ -110,3 +142,36 @@ def pooling(variant: Variant, pool: Pool, patches_out: int, d_in: int, d_out: in
 def head(d: int, num_classes: int) -> Terms:
     """The final norm and the linear classifier, applied to one vector."""
     return Terms(d * num_classes, 2 * d + (d * num_classes + num_classes))
+
+
+def image_elements(in_chans: int, image_size: tuple[int, int]) -> int:
+    """Numbers in an image."""
+    return in_chans * math.prod(image_size)
+
+
+def group_elements(n: int, d: Count, h: Count, heads: Count, shares: bool) -> Count:
+    """The most numbers that are alive at once in an attention group, its input included.
+
+    Where attention is fused: while the output is projected, that, the input, the norm's output, queries, keys, values
+    and attention's output; or while the MLP's activation is computed, the input, attention's branch, their sum, its
+    norm, and the hidden layer twice. Where a map is shared: in the producer, the map beside its logits, or beside
+    attention's output in two layouts while that is projected; or in a sharer the MLP again, with the group's input and
+    the map.
+    """
+    x, hidden, attention_map = n * d, n * h, heads * n * n
+    if not shares:
+        return x + _larger(6 * x, 3 * x + 2 * hidden)
+    producer = _larger(4 * x + 2 * attention_map, 7 * x + attention_map)
+    return x + _larger(producer, 4 * x + 2 * hidden + attention_map)
+
+
+def head_elements(variant: Variant, n: int, d: int, num_classes: int) -> int:
+    """Numbers alive while the classifier runs: its output, and its input, which in 1d is a view of all tokens."""
+    return (n * d if has_class_token(variant) else d) + num_classes
+
+
+def _larger(one: Count, other: Count) -> Count:
+    """The greater of two numbers, or of two arrays element by element."""
+    if isinstance(one, int):
+        return max(one, other)
+    return np.maximum(one, other)

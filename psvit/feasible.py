@@ -1,142 +1,76 @@
 """The part of a search space that a budget leaves: counted exactly, sampled exactly uniformly, never by rejection.
 
 MACs and parameters add up over stages and poolings, and a stage's share depends on its grouping only through the
-number of groups. So each layout is cut into two halves whose possible costs are listed (a few thousand rows, each
+number of groups. So each layout is cut into two halves whose possible costs are listed (up to a million rows, each
 standing for many groupings), with the width at the cut as the only thing the halves must agree on. For a row of the
 first half, the rows of the second that keep the sum within the limits form a rectangle in (MACs, parameters); a
 merge-sort tree counts them and picks the t-th. Counting is then a sum, and drawing a member is drawing one integer.
+
+Activation memory is a maximum over the stages, so a limit on it leaves each stage those groupings that keep it by
+themselves: the halves stay as they are, and their rows stand for fewer groupings, or for none.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit import compositions, costs
-from psvit.architecture import Architecture, stage_grids
+from psvit import costs
+from psvit.architecture import Architecture
 from psvit.budget import Budget
-from psvit.search_space import GENES_PER_STAGE, SearchSpace
-
-Ints = NDArray[np.int64]
+from psvit.pricing import GROUPING, Batch, Ints, StageTable, stage_tables
+from psvit.search_space import SearchSpace
 
 _UNLIMITED = 2**62
-_PARTS = len(GENES_PER_STAGE) - 1
-"""In a row's genes the grouping's place holds its number of groups, until one of that many is drawn."""
 
-
-class Batch:
-    """Members of a space in encoded form with their costs; indexing decodes one.
-
-    Attributes:
-        rows: encoded architectures, (n, genes).
-        macs: multiply-accumulates, (n,).
-        num_params: parameters, (n,).
-    """
-
-    def __init__(self, space: SearchSpace, rows: Ints, cost: Ints) -> None:
-        self._space = space
-        self.rows = rows
-        self.macs, self.num_params = cost.T
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> Architecture:
-        return self._space.decode(self.rows[position])
-
-    def __iter__(self) -> Iterator[Architecture]:
-        return (self[position] for position in range(len(self)))
+FEW = 4096
+"""Members that are compared one by one when the nearest to a budget is looked for."""
 
 
 class _Half(NamedTuple):
-    """The possible choices of some neighbouring stages, one row for all groupings with equally many groups.
+    """The possible choices of some neighbouring stages that agree on the widths between them.
 
     Attributes:
-        width_in: `embed_dim` of the stage before, 0 where there is none, (rows,).
-        width_out: `embed_dim` of the last of these stages, (rows,).
-        cost: MACs and parameters, poolings before these stages included, (rows, 2).
-        ways: number of architectures' parts that a row stands for, (rows,).
-        genes: the choices, (rows, stages, genes per stage).
+        rows: of the stages' tables, (n, stages).
+        cost: the additive costs, (n, 2).
     """
 
-    width_in: Ints
-    width_out: Ints
+    rows: Ints
     cost: Ints
-    ways: Ints
-    genes: Ints
 
-    def take(self, rows: NDArray[np.bool_] | Ints) -> _Half:
-        """Some of the rows."""
-        return _Half(*(column[rows] for column in self))
+    def take(self, chosen: NDArray[np.bool_] | Ints) -> _Half:
+        """Some of the choices."""
+        return _Half(self.rows[chosen], self.cost[chosen])
 
-
-def _stage_rows(space: SearchSpace, layout: int, position: int) -> _Half:
-    """All choices of one stage, with the pooling before it, the stem before the first and the head after the last."""
-    stages = space.layouts[layout].stages
-    choices = stages[position]
-    grids = stage_grids(space.variant, space.image_size, space.patch_size, space.patch_stride, len(stages))
-    patches = math.prod(grids[position])
-    tokens = patches + costs.has_class_token(space.variant)
-    pools = space.layouts[layout].pools[position - 1] if position else ()
-
-    # What depends on depth, grouping and MLP only, for one width.
-    parts = [
-        (depth, mlp_ratio, groups, number)
-        for depth in range(len(choices.depth))
-        for mlp_ratio in range(len(choices.mlp_ratio))
-        for groups, number in compositions.counts(choices.depth[depth], choices.max_group)
-    ]
-    depth_gene, mlp_gene, groups, ways = np.array(parts, dtype=np.int64).T
-    depths = np.array(choices.depth, dtype=np.int64)[depth_gene]
-    halves = []
-    for width_gene, width in enumerate(choices.embed_dim):
-        hidden = np.array([round(width * ratio) for ratio in choices.mlp_ratio], dtype=np.int64)[mlp_gene]
-        layers = np.stack(costs.layers(tokens, width, hidden, groups, depths - groups), axis=1)
-        if position == len(stages) - 1:
-            layers = layers + costs.head(width, space.num_classes)
-        entries: list[tuple[int, int, costs.Terms]]
-        if position == 0:
-            entries = [(0, 0, costs.stem(space.variant, patches, space.in_chans, space.patch_size, width))]
-        else:
-            entries = [
-                (before, gene, costs.pooling(space.variant, pool, patches, before, width))
-                for before in stages[position - 1].embed_dim
-                if before <= width
-                for gene, pool in enumerate(pools)
-            ]
-        for before, pool_gene, terms in entries:
-            n = len(ways)
-            genes = np.stack(
-                [np.full(n, pool_gene), np.full(n, width_gene), depth_gene, mlp_gene, groups], axis=1, dtype=np.int64
-            )
-            halves.append(
-                _Half(np.full(n, before), np.full(n, width), layers + np.array(terms), ways, genes[:, None, :])
-            )
-    return _Half(*(np.concatenate(columns) for columns in zip(*halves, strict=True)))
+    def ways(self, ways: Sequence[Ints]) -> Ints:
+        """The number of groupings that each choice stands for, from that of each row of the stages' tables, (n,)."""
+        total = np.ones(len(self.rows), dtype=np.int64)
+        for column, of_stage in zip(self.rows.T, ways, strict=True):
+            total *= of_stage.take(column)
+        return total
 
 
-def _join(first: _Half, second: _Half) -> _Half:
-    """All pairs of rows that agree on the width between them."""
-    pairs = [
-        [array.ravel() for array in np.meshgrid(ends, begins, indexing="ij")]
-        for width in np.unique(first.width_out)
-        for ends in [np.flatnonzero(first.width_out == width)]
-        for begins in [np.flatnonzero(second.width_in == width)]
-    ]
-    a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return _Half(
-        first.width_in[a],
-        second.width_out[b],
-        first.cost[a] + second.cost[b],
-        first.ways[a] * second.ways[b],
-        np.concatenate([first.genes[a], second.genes[b]], axis=1),
-    )
+def _chains(tables: Sequence[StageTable]) -> _Half:
+    """All choices for neighbouring stages; for no stages one choice, of nothing."""
+    if not tables:
+        return _Half(np.zeros((1, 0), dtype=np.int64), np.zeros((1, len(costs.ADDITIVE)), dtype=np.int64))
+    half = _Half(np.arange(len(tables[0].cost))[:, None], tables[0].cost)
+    for before, table in itertools.pairwise(tables):
+        width_out = before.width_out[half.rows[:, -1]]
+        pairs = [
+            [array.ravel() for array in np.meshgrid(ends, begins, indexing="ij")]
+            for width in np.unique(width_out)
+            for ends in [np.flatnonzero(width_out == width)]
+            for begins in [np.flatnonzero(table.width_in == width)]
+        ]
+        a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        half = _Half(np.concatenate([half.rows[a], b[:, None]], axis=1), half.cost[a] + table.cost[b])
+    return half
 
 
 class _RectangleTree:
@@ -224,85 +158,122 @@ class _Part(NamedTuple):
     layout: int
     first: _Half
     second: _Half
-    tree: _RectangleTree
-
-
-@lru_cache(maxsize=32)
-def reach(space: SearchSpace) -> dict[str, tuple[int, int]]:
-    """The smallest and the largest value of every cost in a space, stage by stage without joining any rows."""
-    found: dict[str, tuple[int, int]] = {}
-    for layout, choices in enumerate(space.layouts):
-        # By width at the end so far: least and greatest costs of all ways to get there.
-        least, greatest = (
-            {0: np.zeros(len(costs.METRICS), dtype=np.int64)},
-            {0: np.zeros(len(costs.METRICS), dtype=np.int64)},
-        )
-        for position in range(len(choices.stages)):
-            rows = _stage_rows(space, layout, position)
-            ends: dict[int, list[tuple[Ints, Ints]]] = {}
-            for width_in, width_out in {*zip(rows.width_in.tolist(), rows.width_out.tolist(), strict=True)}:
-                cost = rows.cost[(rows.width_in == width_in) & (rows.width_out == width_out)]
-                pair = (least[width_in] + cost.min(axis=0), greatest[width_in] + cost.max(axis=0))
-                ends.setdefault(width_out, []).append(pair)
-            least = {width: np.min([low for low, _ in pairs], axis=0) for width, pairs in ends.items()}
-            greatest = {width: np.max([high for _, high in pairs], axis=0) for width, pairs in ends.items()}
-        for index, metric in enumerate(costs.METRICS):
-            low = int(min(cost[index] for cost in least.values()))
-            high = int(max(cost[index] for cost in greatest.values()))
-            known = found.get(metric, (low, high))
-            found[metric] = (min(low, known[0]), max(high, known[1]))
-    return found
 
 
 @lru_cache(maxsize=8)
 def _parts(space: SearchSpace) -> tuple[_Part, ...]:
     """The halves of every layout; they do not depend on the budget."""
     parts = []
-    for layout, choices in enumerate(space.layouts):
-        rows = [_stage_rows(space, layout, position) for position in range(len(choices.stages))]
-        cut = -(-len(rows) // 2)
-        first = rows[0]
-        for half in rows[1:cut]:
-            first = _join(first, half)
-        second = _nothing(choices.stages[-1].embed_dim)
-        for position, half in enumerate(rows[cut:]):
-            second = half if position == 0 else _join(second, half)
-        for width in np.unique(first.width_out):
-            ends, begins = first.take(first.width_out == width), second.take(second.width_in == width)
-            parts.append(_Part(layout, ends, begins, _RectangleTree(begins.cost, begins.ways)))
+    for layout, tables in enumerate(stage_tables(space)):
+        cut = -(-len(tables) // 2)
+        first, second = _chains(tables[:cut]), _chains(tables[cut:])
+        ends = tables[cut - 1].width_out[first.rows[:, -1]]
+        for width in np.unique(ends):
+            begins = tables[cut].width_in[second.rows[:, 0]] if cut < len(tables) else np.full(1, width)
+            parts.append(_Part(layout, first.take(ends == width), second.take(begins == width)))
     return tuple(parts)
 
 
-def _nothing(widths: tuple[int, ...]) -> _Half:
-    """The second half of a layout of one stage: no choices, no cost."""
-    n = len(widths)
-    width = np.array(widths, dtype=np.int64)
-    genes = np.zeros((n, 0, len(GENES_PER_STAGE)), dtype=np.int64)
-    return _Half(width, width, np.zeros((n, 2), dtype=np.int64), np.ones(n, dtype=np.int64), genes)
+@lru_cache(maxsize=32)
+def reach(space: SearchSpace) -> dict[str, tuple[int, int]]:
+    """The smallest and the largest value of every cost in a space, stage by stage without joining any rows."""
+    ends = []
+    for tables in stage_tables(space):
+        # By width at the end so far: least and greatest costs of all ways to get there.
+        least = greatest = {0: np.zeros(len(costs.METRICS), dtype=np.int64)}
+        for table in tables:
+            low = np.column_stack([table.cost, np.minimum(table.peak, table.last_peak)])
+            high = np.column_stack([table.cost, np.maximum(table.peak, table.last_peak)])
+            least, greatest = _extended(least, table, low, np.min), _extended(greatest, table, high, np.max)
+        ends.append((np.min([*least.values()], axis=0), np.max([*greatest.values()], axis=0)))
+    lows, highs = zip(*ends, strict=True)
+    return {
+        metric: (int(min(low[index] for low in lows)), int(max(high[index] for high in highs)))
+        for index, metric in enumerate(costs.METRICS)
+    }
+
+
+def _extended(reached: dict[int, Ints], table: StageTable, cost: Ints, extreme: Callable[..., Ints]) -> dict[int, Ints]:
+    """The least or greatest costs by width after one more stage."""
+    found: dict[int, list[Ints]] = {}
+    for before, after in {*zip(table.width_in.tolist(), table.width_out.tolist(), strict=True)}:
+        here = extreme(cost[(table.width_in == before) & (table.width_out == after)], axis=0)
+        both = reached[before] + here
+        both[-1] = max(reached[before][-1], here[-1])  # memory does not add up
+        found.setdefault(after, []).append(both)
+    return {width: extreme(choices, axis=0) for width, choices in found.items()}
+
+
+class _Slice(NamedTuple):
+    """What a budget leaves of a part.
+
+    Attributes:
+        first: choices of the first half that can be completed, (n,).
+        completions: the number of ways to complete each, (n,).
+        before: the number of networks before each, and of all, (n + 1,).
+        second: choices of the second half, in the order of the tree's points.
+        tree: of the costs of the second half's choices.
+    """
+
+    first: Ints
+    completions: Ints
+    before: Ints
+    second: Ints
+    tree: _RectangleTree
 
 
 class FeasibleSet:
-    """The members of a space within a budget.
+    """The members of a space within a budget's limits on costs.
+
+    Args:
+        space: the space.
+        budget: the limits.
+        within: a set that is known to contain this one; what it lacks is not looked at.
 
     Attributes:
-        count: how many there are, exact.
+        count: how many members there are, exact.
     """
 
-    def __init__(self, space: SearchSpace, budget: Budget) -> None:
+    def __init__(self, space: SearchSpace, budget: Budget, within: FeasibleSet | None = None) -> None:
         self._space = space
-        limits = [budget.limit(metric) for metric in costs.METRICS]
+        limits = [budget.limit(metric) for metric in costs.ADDITIVE]
         self._lower = np.array(
             [min((limit.lower or 0) if limit else 0, _UNLIMITED) for limit in limits], dtype=np.int64
         )
         self._upper = np.array(
             [min(limit.upper, _UNLIMITED) if limit else _UNLIMITED for limit in limits], dtype=np.int64
         )
-        self._completions = [part.tree.count(*self._limits(part.first.cost)) for part in _parts(space)]
-        weights = [part.first.ways * n for part, n in zip(_parts(space), self._completions, strict=True)]
-        self._before = [np.concatenate([[0], np.cumsum(weight)]) for weight in weights]
-        totals = [int(before[-1]) for before in self._before]
-        self._parts_before = np.array([0, *itertools.accumulate(totals)], dtype=np.int64)
+        memory = budget.limit("activation_bytes")
+        self._fitting = [
+            [table.fitting(memory.upper if memory else None) for table in tables] for tables in stage_tables(space)
+        ]
+        self._slices: list[_Slice] = [
+            self._slice(part, within._slices[index].first if within else np.arange(len(part.first.cost)))
+            for index, part in enumerate(_parts(space))
+        ]
+        totals = [int(piece.before[-1]) for piece in self._slices]
+        self._before = np.array([0, *itertools.accumulate(totals)], dtype=np.int64)
         self.count = sum(totals)
+
+    def _slice(self, part: _Part, first: Ints) -> _Slice:
+        """What the budget leaves of a part, looking at some choices of the first half only."""
+        ways = [number for _, number in self._fitting[part.layout]]
+        cut = part.first.rows.shape[1]
+        second = np.flatnonzero(part.second.ways(ways[cut:]))
+        cost = part.second.cost[second]
+        if len(second):
+            # Most limits are met by few first halves even with the best of all second halves.
+            spent = part.first.cost[first]
+            possible = (spent + cost.min(axis=0) <= self._upper) & (spent + cost.max(axis=0) >= self._lower)
+            first = first[possible.all(axis=1)]
+        else:
+            first = first[:0]
+        tree = _RectangleTree(cost, part.second.take(second).ways(ways[cut:]))
+        completions = tree.count(*self._limits(part.first.cost[first]))
+        weights = completions * part.first.take(first).ways(ways[:cut])
+        kept = np.flatnonzero(weights)
+        before = np.concatenate([[0], np.cumsum(weights[kept])])
+        return _Slice(first[kept], completions[kept], before, second, tree)
 
     def _limits(self, spent: Ints) -> tuple[Ints, Ints]:
         """What the second half may cost when the first has cost this much."""
@@ -314,54 +285,76 @@ class FeasibleSet:
 
     def take(self, numbers: Ints) -> Batch:
         """The members with these numbers, each 0 <= number < count; every member has exactly one."""
-        slots = max(len(layout.stages) for layout in self._space.layouts)
-        rows = np.zeros((len(numbers), 1 + slots * len(GENES_PER_STAGE)), dtype=np.int64)
-        cost = np.zeros((len(numbers), len(costs.METRICS)), dtype=np.int64)
-        owner = np.searchsorted(self._parts_before, numbers, side="right") - 1
-        for index, part in enumerate(_parts(self._space)):
+        rows = np.zeros((len(numbers), len(self._space.genes)), dtype=np.int64)
+        owner = np.searchsorted(self._before, numbers, side="right") - 1
+        for index, (part, piece) in enumerate(zip(_parts(self._space), self._slices, strict=True)):
             mine = np.flatnonzero(owner == index)
             if not len(mine):
                 continue
-            number = numbers[mine] - self._parts_before[index]
-            a = np.searchsorted(self._before[index], number, side="right") - 1
-            way, number = np.divmod(number - self._before[index][a], self._completions[index][a])
-            b, way_b = part.tree.pick(*self._limits(part.first.cost[a]), number)
-            genes = np.concatenate(
-                [
-                    self._with_groupings(part.layout, 0, part.first.genes[a], way),
-                    self._with_groupings(part.layout, part.first.genes.shape[1], part.second.genes[b], way_b),
-                ],
-                axis=1,
-            ).reshape(len(mine), -1)
+            number = numbers[mine] - self._before[index]
+            a = np.searchsorted(piece.before, number, side="right") - 1
+            way, number = np.divmod(number - piece.before[a], piece.completions[a])
+            first = part.first.take(piece.first[a])
+            b, way_second = piece.tree.pick(*self._limits(first.cost), number)
+            second = part.second.take(piece.second[b])
+            cut = first.rows.shape[1]
+            members = [
+                self._stages(part.layout, 0, first.rows, way),
+                self._stages(part.layout, cut, second.rows, way_second),
+            ]
+            genes = np.concatenate(members, axis=1)
             rows[mine, 0] = part.layout
             rows[mine, 1 : 1 + genes.shape[1]] = genes
-            cost[mine] = part.first.cost[a] + part.second.cost[b]
-        return Batch(self._space, rows, cost)
+        return Batch(self._space, rows)
 
-    def _with_groupings(self, layout: int, position: int, genes: Ints, way: Ints) -> Ints:
-        """Replace numbers of groups by numbers of groupings: the `way`-th choice of one for every stage."""
-        genes = genes.copy()
-        for offset in range(genes.shape[1]):
-            stage = self._space.layouts[layout].stages[position + offset]
-            ways, fewer = _grouping_tables(stage.depth, stage.max_group)
-            depth, parts = genes[:, offset, 2], genes[:, offset, _PARTS]
-            way, here = np.divmod(way, ways[depth, parts])
-            genes[:, offset, _PARTS] = fewer[depth, parts] + here
-        return genes
-
-
-@lru_cache
-def _grouping_tables(depths: tuple[int, ...], max_group: int) -> tuple[Ints, Ints]:
-    """For every depth choice and number of groups: how many groupings have it, and how many have fewer groups."""
-    ways = np.zeros((len(depths), max(depths) + 1), dtype=np.int64)
-    for gene, depth in enumerate(depths):
-        for parts, number in compositions.counts(depth, max_group):
-            ways[gene, parts] = number
-    fewer = np.cumsum(ways, axis=1) - ways
-    return ways, fewer
+    def _stages(self, layout: int, position: int, rows: Ints, way: Ints) -> Ints:
+        """Encoded stages: rows of their tables (n, stages), with the `way`-th choice of a grouping for each stage."""
+        genes = []
+        for offset, row in enumerate(rows.T):
+            first, ways = self._fitting[layout][position + offset]
+            stage = stage_tables(self._space)[layout][position + offset].genes[row]
+            way, here = np.divmod(way, ways[row])
+            stage[:, GROUPING] = first[row] + here
+            genes.append(stage)
+        return np.concatenate([np.zeros((len(rows), 0), dtype=np.int64), *genes], axis=1)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def feasible_set(space: SearchSpace, budget: Budget) -> FeasibleSet:
     """The members of `space` within `budget`; kept, because searches ask again and again."""
     return FeasibleSet(space, budget)
+
+
+def nearest(space: SearchSpace, budget: Budget) -> Architecture:
+    """A member that deviates least from a budget: one within it, or the first within it when it is relaxed.
+
+    By how much it has to be is found by bisection over exact counts, each of which looks only at what the one before
+    has left.
+    """
+    within = feasible_set(space, budget)
+    if within.count:
+        return within.take(np.zeros(1, dtype=np.int64))[0]
+    numbers = np.random.default_rng(0).integers(space.size, size=256)
+    some = [space.smallest, space.largest, *(space[int(number)] for number in numbers)]
+    best = min(some, key=lambda arch: float(budget.deviation(costs.cost(arch))))
+    least = float(budget.deviation(costs.cost(best)))
+    # The least deviation of all is more than `low` and at most `high`.
+    low, high = 0.0, least
+    left = FeasibleSet(space, budget.relaxed(high))
+    while left.count > FEW and high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        tighter = FeasibleSet(space, budget.relaxed(middle), within=left)
+        if not tighter.count:
+            low = middle
+            continue
+        left = tighter
+        # Some of what is left may deviate much less than what was asked for.
+        members = left.take(np.linspace(0, left.count - 1, FEW).astype(np.int64))
+        deviations = budget.deviation(members)
+        if deviations.min() < least:
+            best, least = members[int(deviations.argmin())], float(deviations.min())
+        high = min(middle, least)
+    if left.count <= FEW:
+        members = left.take(np.arange(left.count))
+        best = members[int(budget.deviation(members).argmin())]
+    return best

@@ -180,8 +180,7 @@ class AttentionGroup(nn.Module):
         B, N, _ = x.shape
         hand_on: Literal["map", "qk"] | None = None
         if len(self.layers) > 1:
-            automatic = self.sharing == "auto"
-            hand_on = choose_sharing(B, N, self.num_heads, x.device.type) if automatic else self.sharing
+            hand_on = choose_sharing(B, N, self.num_heads, x.device.type) if self.sharing == "auto" else self.sharing
         shared: Shared | None = None
         for layer in self.layers:
             x, shared = layer(x, shared, hand_on)

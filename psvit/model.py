@@ -9,6 +9,7 @@ Importing this module registers the family with timm: `psvit`, which builds any 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class PSViT(nn.Module):
             reduction = arch.patch_stride * 2**index
             self.feature_info.append({"num_chs": stage.embed_dim, "reduction": reduction, "module": f"stages.{index}"})
         self.stages = nn.ModuleList(stages)
-        self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6, **dd)
+        self.norm: nn.Module = nn.LayerNorm(self.embed_dim, eps=1e-6, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = _classifier(self.embed_dim, self.num_classes, dd)
         # On the meta device there is nothing to initialise, and a supernet builds thousands of such networks.
@@ -255,7 +256,7 @@ class PSViT(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: int | Sequence[int] | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
@@ -285,7 +286,7 @@ class PSViT(nn.Module):
             raise ValueError(
                 f"output_fmt must be {' or '.join(formats)} in {self.arch.variant}, received {output_fmt!r}"
             )
-        taken, last = feature_take_indices(len(self.stages), indices)
+        taken, last = _taken(len(self.stages), indices)
         final = len(self.stages) - 1
         intermediates: list[Any] = []
         x = self.embed(x)
@@ -305,7 +306,7 @@ class PSViT(nn.Module):
         return x if stop_early and last < final else self.norm(x), intermediates
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove the stages after the last wanted one, and with them the norm and the classifier made for them.
 
@@ -319,7 +320,7 @@ class PSViT(nn.Module):
         Returns:
             The indices as a list of numbers from 0.
         """
-        taken, last = feature_take_indices(len(self.stages), indices)
+        taken, last = _taken(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         if shortened:
             self.stages = self.stages[: last + 1]
@@ -358,6 +359,11 @@ def init_weights(network: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
+
+
+def _taken(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    """The wanted stages as numbers from 0, and the last of them."""
+    return feature_take_indices(stages, indices if indices is None or isinstance(indices, int) else list(indices))
 
 
 def _classifier(embed_dim: int, num_classes: int, dd: dict[str, Any]) -> nn.Module:

@@ -21,13 +21,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from psvit import compositions
 from psvit.architecture import Architecture, Pool, Stage, Variant, stage_grids
 from psvit.budget import Budget, format_cost
-from psvit.costs import METRICS, cost
+from psvit.costs import ADDITIVE, cost
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
 from psvit.shipped import find, shipped
 
 if TYPE_CHECKING:
-    from psvit.feasible import Batch
+    from psvit.pricing import Batch
 
 SCHEMA = "psvit/space/1"
 
@@ -395,10 +395,20 @@ class SearchSpace(Value):
                 pools.append(layout.pools[position - 1][pool])
         return self.build(stages, pools)
 
+    def price(self, rows: NDArray[np.int64]) -> Batch:
+        """Members in encoded form, (n, genes), with their costs: a million takes a fraction of a second.
+
+        Raises:
+            ValueError: a row encodes a network whose width shrinks.
+        """
+        from psvit.pricing import Batch
+
+        return Batch(self, rows)
+
     # --- budgets
 
     def count(self, budget: Budget) -> int:
-        """The exact number of members within a budget."""
+        """The exact number of members within a budget's limits on costs."""
         from psvit.feasible import feasible_set
 
         for limit in budget.limits:
@@ -411,7 +421,7 @@ class SearchSpace(Value):
         """Draw `n` members within the budget, exactly uniformly and with replacement.
 
         Raises:
-            InputError: no member is within the budget; names the reachable range.
+            InputError: no member is within the budget; names the reachable range and the nearest member's costs.
         """
         from psvit.feasible import feasible_set
 
@@ -424,20 +434,29 @@ class SearchSpace(Value):
 
         return reach(self)[metric]
 
+    def nearest(self, budget: Budget) -> Architecture:
+        """A member that deviates least from a budget, by `Budget.deviation`; one within it where there is one."""
+        from psvit.feasible import nearest
+
+        return nearest(self, budget)
+
     def check(self, budget: Budget) -> None:
-        """Make sure that a member is within the budget.
+        """Make sure that a member is within the budget's limits on costs.
 
         Raises:
-            InputError: none is; names the reachable range.
+            InputError: none is; names the reachable range and what the nearest member costs.
         """
         if self.count(budget) == 0:
-            metrics = [limit.metric for limit in budget.limits] or list(METRICS)
+            metrics = [limit.metric for limit in budget.limits]
             reach = ", ".join(
                 " to ".join(format_cost(metric, value) for value in self.reach(metric)) for metric in metrics
             )
             together = " (each alone)" if len(metrics) > 1 else ""
+            closest = cost(self.nearest(budget))
+            costs = ", ".join(format_cost(metric, getattr(closest, metric)) for metric in metrics)
             raise InputError(
-                f"budget: no architecture of {self.name} costs {budget}; the space reaches {reach}{together}"
+                f"budget: no architecture of {self.name} costs {Budget(limits=budget.limits)}; "
+                f"the space reaches {reach}{together}, and the nearest costs {costs}"
             )
 
     # --- extremes and variation
@@ -517,8 +536,8 @@ def shipped_spaces() -> list[str]:
 def default_space(budget: Budget, image_size: int) -> SearchSpace:
     """The smallest shipped 2d space for images of about this size that holds the budget.
 
-    A space holds a budget when it has members within it and reaches up to its upper limits; where none reaches so
-    far, the largest has to do.
+    A space holds a budget when it has members within it and reaches up to its upper limits on MACs and parameters;
+    where none reaches so far, the largest has to do.
 
     Raises:
         InputError: no space for this image size has a member within the budget; names the ranges.
@@ -528,7 +547,9 @@ def default_space(budget: Budget, image_size: int) -> SearchSpace:
     nearest = [space for space, distance in zip(spaces, distances, strict=True) if distance == min(distances)]
     nearest.sort(key=lambda space: space.reach("macs")[1])
     holding = [
-        space for space in nearest if all(limit.upper <= space.reach(limit.metric)[1] for limit in budget.limits)
+        space
+        for space in nearest
+        if all(limit.upper <= space.reach(limit.metric)[1] for limit in budget.limits if limit.metric in ADDITIVE)
     ]
     for space in [*holding, *reversed(nearest)]:
         if space.count(budget):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def digest(weights: Weights) -> str:
     return hashed.hexdigest()[:16]
 
 
-def lay(weights: Weights, model: dict[str, Tensor], sources: dict[str, Source], grid: tuple[int, int]) -> Laid:
+def lay(weights: Weights, model: Mapping[str, Tensor], sources: dict[str, Source], grid: tuple[int, int]) -> Laid:
     """Lay a vision transformer's weights onto a model's parameters.
 
     Args:
@@ -136,7 +137,9 @@ def lay(weights: Weights, model: dict[str, Tensor], sources: dict[str, Source], 
         grid: rows and columns of the model's patch tokens.
     """
     filled: Weights = {}
-    whole, partly, used = [], [], set()
+    whole: list[str] = []
+    partly: list[str] = []
+    used = set()
     for name, parameter in model.items():
         source = sources.get(name)
         if source is None or source.name not in weights:

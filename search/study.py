@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from psvit.architecture import Architecture
-from psvit.costs import METRICS, Cost, cost
+from psvit.costs import METRICS, cost
 from psvit.search.trial import Trial
 from psvit.search_space import SearchSpace
 
@@ -69,12 +69,8 @@ class Study:
 
     def _read(self, trial: optuna.trial.FrozenTrial) -> Trial:
         assert trial.value is not None
-        return Trial(
-            number=trial.number,
-            arch=self._space.decode([trial.params[name] for name in self._genes]),
-            cost=Cost(**{metric: trial.user_attrs[metric] for metric in METRICS}),
-            score=trial.value,
-        )
+        arch = self._space.decode([trial.params[name] for name in self._genes])
+        return Trial(number=trial.number, arch=arch, cost=cost(arch), score=trial.value)
 
     def to_csv(self) -> str:
         """The history as comma-separated values: number, score, costs, number in the space, architecture as JSON."""

@@ -61,6 +61,7 @@ def assert_names(line, *expected):
         (["100kFLOPs"], ["psvit-2d-digits", "231.4 kFLOPs to 3.211 MFLOPs"]),
         (["4..5MFLOPs"], ["231.4 kFLOPs to 3.211 MFLOPs"]),
         (["10kparams"], ["30.35 kparams to 414.5 kparams"]),
+        (["10kB"], ["16.64 kB to 53.5 kB", "the nearest costs 16.64 kB"]),
         # Each can be met, but not both.
         (["0.3MFLOPs", "400..414kparams"], ["231.4 kFLOPs to 3.211 MFLOPs", "30.35 kparams to 414.5 kparams"]),
     ],
@@ -83,7 +84,7 @@ def test_a_budget_that_the_supernets_space_cannot_meet_names_what_it_reaches(ref
 @pytest.mark.parametrize(
     "budget",
     [
-        "2GB",
+        "2Gbit",
         "-1GFLOPs",
         "GFLOPs",
         "2",
@@ -128,6 +129,7 @@ def test_a_negative_budget_given_as_a_word_of_its_own_is_named(refused):
         (["0GFLOPs"], ["0GFLOPs", "positive"]),
         (["3..2MFLOPs"], ["3..2MFLOPs", "lower", "upper"]),
         (["1MFLOPs", "2MMACs"], ["1MFLOPs, 2MMACs", "once"]),
+        (["20..30kB"], ["20..30kB", "upper limit only"]),
     ],
 )
 def test_a_budget_that_contradicts_itself_is_named(refused, budgets, expected):
@@ -572,7 +574,7 @@ def test_the_folder_of_a_run_on_another_winner_is_refused(refused, searched, tmp
 @pytest.mark.parametrize(
     ("command", "arguments", "expected"),
     [
-        ("psvit-search", ["--budget", "2GB"], "2GFLOPs"),
+        ("psvit-search", ["--budget", "2Gbit"], "2GFLOPs"),
         ("psvit-search", [*SPACE, "--budget", "100kFLOPs"], "231.4 kFLOPs to 3.211 MFLOPs"),
         ("psvit-search", [*SPACE, *BUDGET, "--device", "warp"], "warp"),
         ("psvit-retrain", ["missing.yaml", *DIGITS], "missing.yaml"),

@@ -180,7 +180,7 @@ def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_p
 def test_every_searcher_stays_within_several_budgets(call, tmp_path, searcher):
     done = call(
         *("psvit-search", "--space", "psvit-2d-digits", "--searcher", searcher, "--trials", 40),
-        *("--budget", "0.9..1.1MFLOPs", "--budget", "90..100kparams", "--out", "run"),
+        *("--budget", "0.9..1.1MFLOPs", "--budget", "90..100kparams", "--budget", "36kB", "--out", "run"),
     )  # fmt: skip
     assert done.status == 0
     with (tmp_path / "run/history.csv").open(newline="") as stream:
@@ -188,6 +188,16 @@ def test_every_searcher_stays_within_several_budgets(call, tmp_path, searcher):
     assert len({row["index"] for row in rows}) == 40
     assert all(900_000 <= int(row["macs"]) <= 1_100_000 for row in rows)
     assert all(90_000 <= int(row["num_params"]) <= 100_000 for row in rows)
+    assert all(int(row["activation_bytes"]) <= 36_000 for row in rows)
+
+
+def test_a_share_of_the_largest_is_recorded_as_given_and_as_a_number(call, tmp_path):
+    done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "50%", "--trials", 2, "--out", "run")
+    assert done.status == 0, done.err
+    upper = SearchSpace.load("psvit-2d-digits").reach("macs")[1] // 2
+    assert ArchitectureFile.load(tmp_path / "run/best.yaml").provenance["limits"]["macs"][1] == upper
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (config["budget"], config["limits"]) == (["50%"], {"macs": [None, upper]})
 
 
 def test_a_share_of_the_largest_is_recorded_as_given_and_as_a_number(call, tmp_path):

@@ -35,6 +35,14 @@ from psvit.shipped import shipped
         ("1.2..1.4GFLOPs", "macs", 1_200_000_000, 1_400_000_000),
         ("0..2GFLOPs", "macs", 0, 2_000_000_000),
         ("3..3Mparams", "num_params", 3_000_000, 3_000_000),
+        ("300MB", "activation_bytes", None, 300_000_000),
+        ("300mb", "activation_bytes", None, 300_000_000),
+        ("12345B", "activation_bytes", None, 12_345),
+        ("1.5kB", "activation_bytes", None, 1_500),
+        ("1.5GB", "activation_bytes", None, 1_500_000_000),
+        ("1.5KiB", "activation_bytes", None, 1_536),
+        ("1MiB", "activation_bytes", None, 2**20),
+        ("0.5GiB", "activation_bytes", None, 2**29),
         # In binary floating point 1.005 * 1000 is less than 1005.
         ("1.005..1.005kparams", "num_params", 1005, 1005),
         # Limits are whole numbers, rounded to the inside of what was asked.
@@ -59,7 +67,9 @@ def test_several_limits_keep_their_order():
         "",
         "2",
         "GFLOPs",
-        "2GB",
+        "2GiFLOPs",
+        "2Gb/s",
+        "2GBytes",
         "2 G FLOPs",
         "-1GFLOPs",
         "+1GFLOPs",
@@ -263,8 +273,8 @@ def test_a_latency_must_ascend():
 
 def test_costs_alone_do_not_answer_for_latency():
     budget = Budget.parse("5ms@cpu", "2kFLOPs")
-    assert budget.satisfied_by(Cost(macs=2000, num_params=1))
-    assert not budget.satisfied_by(Cost(macs=2001, num_params=1))
+    assert budget.satisfied_by(Cost(macs=2000, num_params=1, activation_bytes=10**6))
+    assert not budget.satisfied_by(Cost(macs=2001, num_params=1, activation_bytes=10**6))
     space = SearchSpace.load("psvit-2d-digits")
     assert space.count(Budget.parse("5ms@cpu", "1MFLOPs")) == space.count(Budget.parse("1MFLOPs"))
     assert Budget.parse("5ms@cpu", "2GFLOPs").spent(0.9) == Budget.parse("5ms@cpu", "1.8..2GFLOPs")
@@ -303,7 +313,7 @@ def test_one_cost_is_limited_once(texts):
 )
 def test_limits_are_inclusive(macs, within):
     budget = Budget.parse("1..2kFLOPs")
-    cost = Cost(macs=macs, num_params=10**9)
+    cost = Cost(macs=macs, num_params=10**9, activation_bytes=10**6)
     assert budget.satisfied_by(cost) is within
     assert len(budget.violations(cost)) == (not within)
 
@@ -312,29 +322,96 @@ def test_limits_are_inclusive(macs, within):
 @given(st.integers(1, 10**15), st.integers(1, 10**15), st.integers(0, 10**15), st.integers(0, 10**15))
 def test_satisfied_means_that_every_limit_holds(macs_limit, params_limit, macs, num_params):
     budget = Budget.parse(f"{macs_limit}FLOPs", f"{params_limit}params")
-    cost = Cost(macs=macs, num_params=num_params)
+    cost = Cost(macs=macs, num_params=num_params, activation_bytes=10**6)
     assert budget.satisfied_by(cost) == (macs <= macs_limit and num_params <= params_limit)
     assert len(budget.violations(cost)) == (macs > macs_limit) + (num_params > params_limit)
 
 
 def test_violations_say_what_was_found_and_what_is_permitted():
     budget = Budget.parse("1..2GFLOPs", "22Mparams")
-    assert budget.violations(Cost(macs=2_500_000_000, num_params=5_717_416)) == [
+    assert budget.violations(Cost(macs=2_500_000_000, num_params=5_717_416, activation_bytes=10**6)) == [
         "2.5 GFLOPs is not 1 GFLOPs to 2 GFLOPs"
     ]
-    assert budget.violations(Cost(macs=500_000_000, num_params=23_000_000)) == [
+    assert budget.violations(Cost(macs=500_000_000, num_params=23_000_000, activation_bytes=10**6)) == [
         "500 MFLOPs is not 1 GFLOPs to 2 GFLOPs",
         "23 Mparams is not at most 22 Mparams",
     ]
 
 
+@pytest.mark.parametrize("text", ["200..300MB", "0..300MB", "1..1GiB"])
+def test_activation_memory_takes_an_upper_limit_only(text):
+    with pytest.raises(
+        InputError, match=f"^budget '{text}': activation memory takes an upper limit only, such as 300MB$"
+    ):
+        Budget.parse(text)
+    with pytest.raises(ValueError, match="upper limit only"):
+        Limit(metric="activation_bytes", lower=0, upper=1)
+
+
+@pytest.mark.parametrize(("activation_bytes", "within"), [(2**20 - 1, True), (2**20, True), (2**20 + 1, False)])
+def test_a_limit_on_memory_is_inclusive(activation_bytes, within):
+    cost = Cost(macs=1, num_params=1, activation_bytes=activation_bytes)
+    assert Budget.parse("1MiB", "2GFLOPs").satisfied_by(cost) is within
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(ValueError, match="metric"):
+        Limit(metric="watts", upper=1)
+
+
+# --- distance
+
+
+@pytest.mark.parametrize(
+    ("macs", "num_params", "deviation"),
+    [
+        (1000, 1, 0.0),
+        (2000, 500, 0.0),
+        (2500, 500, 0.25),
+        (800, 500, 0.25),
+        (2500, 750, 0.5),
+        (3000, 750, 0.5),
+    ],
+)
+def test_deviation_is_the_share_by_which_the_limits_have_to_be_relaxed(macs, num_params, deviation):
+    budget = Budget.parse("1..2kFLOPs", "500params")
+    assert budget.deviation(Cost(macs=macs, num_params=num_params, activation_bytes=10**9)) == deviation
+    assert (deviation == 0) == budget.satisfied_by(Cost(macs=macs, num_params=num_params, activation_bytes=10**9))
+
+
+def test_without_limits_nothing_deviates():
+    assert Budget().deviation(Cost(macs=1, num_params=1, activation_bytes=1)) == 0
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**12), st.integers(1, 10**12), st.integers(1, 10**12))
+def test_a_budget_relaxed_by_its_deviation_holds(one, other, macs):
+    budget = Budget.parse(f"{min(one, other)}..{max(one, other)}FLOPs")
+    cost = Cost(macs=macs, num_params=1, activation_bytes=1)
+    assert budget.relaxed(float(budget.deviation(cost))).satisfied_by(cost)
+
+
+def test_a_relaxed_budget_keeps_what_it_does_not_limit():
+    budget = Budget.parse("2kFLOPs", "100..200params", "5ms@cpu", "1kB")
+    assert budget.relaxed(0.5) == Budget.parse("3kFLOPs", "66..300params", "5ms@cpu", "1.5kB")
+    assert budget.relaxed(0.0) == budget
+
+
 def test_an_empty_budget_always_holds():
     assert Budget.parse() == Budget()
-    assert Budget().satisfied_by(Cost(macs=10**18, num_params=10**18))
+    assert Budget().satisfied_by(Cost(macs=10**18, num_params=10**18, activation_bytes=10**6))
 
 
 def test_a_budget_is_spent_from_a_fraction_of_its_upper_end():
     assert Budget.parse("2GFLOPs", "22Mparams").spent(0.9) == Budget.parse("1.8..2GFLOPs", "22Mparams")
+
+
+def test_what_is_spent_first_is_what_can_be_a_range():
+    assert Budget.parse("300MB", "2GFLOPs").spent(0.9) == Budget.parse("300MB", "1.8..2GFLOPs")
+    assert Budget.parse("300MB").spent(0.9) == Budget.parse("300MB")
+    assert Budget.parse("300MB", "1..2GFLOPs", "22Mparams").spent(0.9) == Budget.parse(
+        "300MB", "1..2GFLOPs", "22Mparams"
+    )
 
 
 @pytest.mark.parametrize("text", ["1..2GFLOPs", "0..2GFLOPs"])
@@ -362,6 +439,7 @@ def test_a_spent_budget_contains_its_upper_end_and_nothing_beyond(upper, fractio
         (("2GFLOPs",), "at most 2 GFLOPs"),
         (("1.2..1.4GMACs",), "1.2 GFLOPs to 1.4 GFLOPs"),
         (("0..2GFLOPs", "22Mparams"), "0 kFLOPs to 2 GFLOPs and at most 22 Mparams"),
+        (("300MB",), "at most 300 MB"),
     ],
 )
 def test_str(texts, shown):
@@ -378,6 +456,7 @@ def test_str(texts, shown):
         ("macs", 12, "0.012 kFLOPs"),
         ("num_params", 5_717_416, "5.717 Mparams"),
         ("num_params", 63_562, "63.56 kparams"),
+        ("activation_bytes", 2**20, "1.049 MB"),
     ],
 )
 def test_costs_are_shown_with_four_digits(metric, value, shown):

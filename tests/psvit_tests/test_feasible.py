@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from psvit.budget import Budget
-from psvit.costs import cost
+from psvit.costs import METRICS, cost
 from psvit.errors import InputError
 from psvit.feasible import feasible_set
 from psvit.search_space import Layout, SearchSpace, StageChoices, shipped_spaces
@@ -23,20 +23,22 @@ def priced(small_space, brute_force):
     return [(arch, cost(arch)) for arch in brute_force(small_space)]
 
 
-def within(priced, macs=(0, 10**18), num_params=(0, 10**18)):
+def within(priced, macs=(0, 10**18), num_params=(0, 10**18), activation_bytes=10**18):
     return [
         arch
         for arch, value in priced
-        if macs[0] <= value.macs <= macs[1] and num_params[0] <= value.num_params <= num_params[1]
+        if macs[0] <= value.macs <= macs[1]
+        and num_params[0] <= value.num_params <= num_params[1]
+        and value.activation_bytes <= activation_bytes
     ]
 
 
-def budget_of(macs=None, num_params=None) -> Budget:
+def budget_of(macs=None, num_params=None, activation_bytes=None) -> Budget:
     texts = []
     for window, unit in ((macs, "FLOPs"), (num_params, "params")):
         if window:
             texts.append(f"{window[0]}..{window[1]}{unit}")
-    return Budget.parse(*texts)
+    return Budget.parse(*texts, *([f"{activation_bytes}B"] if activation_bytes else []))
 
 
 def windows(values, rng, n):
@@ -90,6 +92,29 @@ def test_counts_within_both_windows(small_space, priced):
     assert len(set(counted)) > 20
 
 
+def test_counts_within_a_limit_on_memory(small_space, priced):
+    values = sorted({value.activation_bytes for _, value in priced})
+    for end in [value + step for value in values for step in (-1, 0, 1)]:
+        assert small_space.count(budget_of(activation_bytes=end)) == len(within(priced, activation_bytes=end))
+
+
+def test_counts_within_limits_on_every_cost(small_space, priced):
+    rng = np.random.default_rng(3)
+    memory = [value.activation_bytes for _, value in priced]
+    windowed = zip(
+        windows([value.macs for _, value in priced], rng, 120),
+        windows([value.num_params for _, value in priced], rng, 120),
+        rng.choice(memory, size=120).tolist(),
+        strict=True,
+    )
+    counted = []
+    for ends in windowed:
+        counted.append(small_space.count(budget_of(*ends)))
+        assert counted[-1] == len(within(priced, *ends))
+    assert 0 in counted
+    assert len(set(counted)) > 20
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_counts_in_generated_spaces(generated_spaces, brute_force, data):
@@ -102,6 +127,8 @@ def test_counts_in_generated_spaces(generated_spaces, brute_force, data):
         low, high = sorted(data.draw(st.tuples(st.sampled_from(values), st.sampled_from(values))))
         if data.draw(st.booleans()):
             ends[metric] = (low, high)
+    if data.draw(st.booleans()):
+        ends["activation_bytes"] = data.draw(st.sampled_from(sorted({value.activation_bytes for _, value in priced})))
     expected = within(priced, **ends)
     budget = budget_of(**ends)
     found = feasible_set(space, budget)
@@ -149,19 +176,21 @@ def test_limits_that_exclude_each_other_count_nothing(small_space, priced):
     budget = Budget.parse(f"{macs}FLOPs", f"{num_params}..{num_params}params")
     assert all(small_space.count(Budget(limits=(limit,))) > 0 for limit in budget.limits)
     assert small_space.count(budget) == 0
-    with pytest.raises(InputError, match=r"FLOPs, .*params \(each alone\)$"):
+    with pytest.raises(InputError, match=r"FLOPs, .*params \(each alone\), and the nearest costs .*FLOPs, .*params$"):
         small_space.sample(np.random.default_rng(0), 1, budget)
 
 
 # --- numbering
 
 
-@pytest.mark.parametrize("kind", ["no limit", "macs", "num_params", "both"])
+@pytest.mark.parametrize("kind", ["no limit", "macs", "num_params", "activation_bytes", "all"])
 def test_numbers_enumerate_each_feasible_member_once(small_space, priced, kind):
-    macs = tuple(int(value) for value in np.quantile([value.macs for _, value in priced], [0.2, 0.8]))
-    num_params = tuple(int(value) for value in np.quantile([value.num_params for _, value in priced], [0.3, 0.9]))
-    both = {"macs": macs, "num_params": num_params}
-    ends = {name: window for name, window in both.items() if kind in (name, "both")}
+    limits = {
+        "macs": tuple(int(value) for value in np.quantile([value.macs for _, value in priced], [0.2, 0.8])),
+        "num_params": tuple(int(value) for value in np.quantile([value.num_params for _, value in priced], [0.3, 0.9])),
+        "activation_bytes": int(np.quantile([value.activation_bytes for _, value in priced], 0.7)),
+    }
+    ends = {name: window for name, window in limits.items() if kind in (name, "all")}
     expected = within(priced, **ends)
     found = feasible_set(small_space, budget_of(**ends))
     members = list(found.take(np.arange(found.count)))
@@ -195,14 +224,16 @@ def test_groupings_of_different_stages_are_chosen_independently(brute_force, sta
 
 def test_a_budget_that_a_handful_meet(small_space, priced):
     # Every cost that few have, one budget each.
-    frequency = Counter((value.macs, value.num_params) for _, value in priced)
+    frequency = Counter((value.macs, value.num_params, value.activation_bytes) for _, value in priced)
     rare = [ends for ends, number in frequency.items() if number <= 3]
     assert len(rare) > 10
-    for macs, num_params in rare[:40]:
-        found = feasible_set(small_space, budget_of((macs, macs), (num_params, num_params)))
-        expected = within(priced, (macs, macs), (num_params, num_params))
+    for macs, num_params, memory in rare[:40]:
+        ends = ((macs, macs), (num_params, num_params), memory)
+        found = feasible_set(small_space, budget_of(*ends))
+        expected = within(priced, *ends)
         assert found.count == len(expected)
         assert set(found.take(np.arange(found.count))) == set(expected)
+        assert {small_space.decode(row) for row in found.sample(np.random.default_rng(0), 50).rows} == set(expected)
 
 
 def test_numbers_may_come_in_any_order(small_space):
@@ -232,18 +263,9 @@ def test_the_ends_of_the_numbering_of_a_shipped_space(name):
 def test_batches_carry_the_costs_of_their_members(small_space, priced):
     macs = tuple(int(value) for value in np.quantile([value.macs for _, value in priced], [0.2, 0.8]))
     batch = small_space.sample(np.random.default_rng(0), 100, budget_of(macs))
-    assert len(batch) == len(batch.macs) == len(batch.num_params) == 100
-    for arch, macs, num_params in zip(batch, batch.macs, batch.num_params, strict=True):
-        assert (macs, num_params) == (cost(arch).macs, cost(arch).num_params)
-
-
-@pytest.mark.parametrize("name", shipped_spaces())
-def test_batches_of_shipped_spaces_carry_the_costs_of_their_members(name):
-    space = SearchSpace.load(name)
-    batch = space.sample(np.random.default_rng(0), 50)
-    costs = [cost(arch) for arch in batch]
-    assert batch.macs.tolist() == [value.macs for value in costs]
-    assert batch.num_params.tolist() == [value.num_params for value in costs]
+    assert len(batch) == len(batch.macs) == len(batch.num_params) == len(batch.activation_bytes) == 100
+    for arch, *costs in zip(batch, batch.macs, batch.num_params, batch.activation_bytes, strict=True):
+        assert costs == [getattr(cost(arch), metric) for metric in METRICS]
 
 
 def test_rows_of_a_batch_are_encoded_members(small_space):
@@ -257,12 +279,14 @@ def test_an_empty_batch(small_space):
     assert list(batch) == []
 
 
-@pytest.mark.parametrize("kind", ["no limit", "macs", "both"])
+@pytest.mark.parametrize("kind", ["no limit", "macs", "activation_bytes", "all"])
 def test_samples_are_uniform(small_space, priced, kind):
-    macs = tuple(int(value) for value in np.quantile([value.macs for _, value in priced], [0.3, 0.8]))
-    num_params = tuple(int(value) for value in np.quantile([value.num_params for _, value in priced], [0.1, 0.7]))
-    both = {"macs": macs, "num_params": num_params}
-    ends = {name: window for name, window in both.items() if kind in (name, "both")}
+    limits = {
+        "macs": tuple(int(value) for value in np.quantile([value.macs for _, value in priced], [0.2, 0.9])),
+        "num_params": tuple(int(value) for value in np.quantile([value.num_params for _, value in priced], [0.1, 0.8])),
+        "activation_bytes": int(np.quantile([value.activation_bytes for _, value in priced], 0.7)),
+    }
+    ends = {name: window for name, window in limits.items() if kind in (name, "all")}
     expected = within(priced, **ends)
     n = 100 * len(expected)
     rows, frequency = np.unique(
@@ -286,3 +310,82 @@ def test_samples_of_a_large_space_are_uniform_over_its_layouts():
     drawn = space.sample(np.random.default_rng(0), n, budget).rows[:, 0]
     frequency = np.bincount(drawn, minlength=len(stages))
     assert chisquare(frequency, expected / expected.sum() * n).pvalue > 0.01
+
+
+# --- the nearest to a budget that nothing meets
+
+
+def least_deviation(priced, budget) -> float:
+    return min(float(budget.deviation(value)) for _, value in priced)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["1FLOPs"],
+        ["1params"],
+        ["1B"],
+        ["1TFLOPs", "1params", "1B"],
+        ["1..2TFLOPs"],
+        ["100000000..200000000TFLOPs"],
+        ["1..2FLOPs", "1..2Gparams"],
+    ],
+)
+def test_the_nearest_to_a_budget_far_from_everything(small_space, priced, texts):
+    budget = Budget.parse(*texts)
+    assert small_space.count(budget) == 0
+    arch = small_space.nearest(budget)
+    assert small_space.contains(arch)
+    assert float(budget.deviation(cost(arch))) == least_deviation(priced, budget)
+
+
+def test_the_nearest_to_a_budget_in_a_gap_or_against_itself(small_space, priced):
+    rng = np.random.default_rng(4)
+    memory = [value.activation_bytes for _, value in priced]
+    tried = 0
+    while tried < 60:
+        (macs,) = windows([value.macs for _, value in priced], rng, 1)
+        (num_params,) = windows([value.num_params for _, value in priced], rng, 1)
+        budget = budget_of(macs, num_params, int(rng.choice(memory)))
+        if small_space.count(budget):
+            assert budget.satisfied_by(cost(small_space.nearest(budget)))
+        else:
+            tried += 1
+            nearest = small_space.nearest(budget)
+            assert float(budget.deviation(cost(nearest))) == least_deviation(priced, budget)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_the_nearest_in_generated_spaces(generated_spaces, brute_force, data):
+    space = data.draw(generated_spaces)
+    assume(space.size <= 600)
+    priced = [(arch, cost(arch)) for arch in brute_force(space)]
+    texts = []
+    for metric, unit in (("macs", "FLOPs"), ("num_params", "params")):
+        values = sorted({getattr(value, metric) for _, value in priced})
+        end = data.draw(st.sampled_from(values)) + data.draw(st.integers(-1, 1))
+        texts.append(f"{end}..{end}{unit}")
+    texts.append(f"{data.draw(st.sampled_from([value.activation_bytes for _, value in priced])) - 1}B")
+    budget = Budget.parse(*texts)
+    assert float(budget.deviation(cost(space.nearest(budget)))) == least_deviation(priced, budget)
+
+
+def test_the_nearest_is_found_where_more_are_left_than_are_compared(monkeypatch, small_space, priced):
+    monkeypatch.setattr("psvit.feasible.FEW", 1)
+    for texts in (["1FLOPs"], ["1B"], ["1TFLOPs", "1params"], ["1..2FLOPs", "1..2Gparams"]):
+        budget = Budget.parse(*texts)
+        assert float(budget.deviation(cost(small_space.nearest(budget)))) == least_deviation(priced, budget)
+
+
+def test_an_impossible_budget_names_what_is_reached_and_the_nearest():
+    space = SearchSpace.load("psvit-2d-digits")
+    budget = Budget.parse("300kFLOPs", "10kB", "5ms@cpu")
+    nearest = cost(space.nearest(budget))
+    with pytest.raises(InputError) as error:
+        space.check(budget)
+    assert str(error.value) == (
+        "budget: no architecture of psvit-2d-digits costs at most 300 kFLOPs and at most 10 kB; the space reaches "
+        "231.4 kFLOPs to 3.211 MFLOPs, 16.64 kB to 53.5 kB (each alone), and the nearest costs "
+        f"{nearest.macs / 1000:.4g} kFLOPs, 16.64 kB"
+    )

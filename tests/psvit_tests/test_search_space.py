@@ -14,7 +14,7 @@ from torch import nn
 
 from psvit.architecture import Architecture, Stage
 from psvit.budget import Budget
-from psvit.costs import METRICS, cost
+from psvit.costs import ADDITIVE, METRICS, cost
 from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.search_space import Layout, SearchSpace, StageChoices, default_space, shipped_spaces
@@ -35,12 +35,12 @@ def draw_space(data: st.DataObject, generated: st.SearchStrategy[SearchSpace]) -
 def budget_around(data: st.DataObject, space: SearchSpace) -> Budget:
     """A budget that at least one member meets exactly at its upper ends, with or without lower ones."""
     costs = cost(space[data.draw(numbers(space))])
-    metrics = data.draw(st.lists(st.sampled_from(METRICS), unique=True, max_size=2))
-    units = {"macs": "FLOPs", "num_params": "params"}
+    metrics = data.draw(st.lists(st.sampled_from(METRICS), unique=True, max_size=3))
+    units = {"macs": "FLOPs", "num_params": "params", "activation_bytes": "B"}
     texts = []
     for metric in metrics:
         upper = getattr(costs, metric)
-        lower = data.draw(st.none() | st.integers(0, upper))
+        lower = data.draw(st.none() | st.integers(0, upper)) if metric in ADDITIVE else None
         texts.append(f"{upper}{units[metric]}" if lower is None else f"{lower}..{upper}{units[metric]}")
     return Budget.parse(*texts)
 
@@ -302,7 +302,7 @@ def test_a_budget_that_nothing_meets_is_an_error_with_the_reachable_range(vary):
         calls[vary]()
     assert str(error.value) == (
         "budget: no architecture of psvit-2d-tiny costs 5 GFLOPs to 6 GFLOPs; "
-        "the space reaches 107 MFLOPs to 2.526 GFLOPs"
+        "the space reaches 107 MFLOPs to 2.526 GFLOPs, and the nearest costs 2.526 GFLOPs"
     )
 
 
@@ -405,6 +405,9 @@ def test_images_that_leave_nothing_to_pool_are_refused():
         (["17GFLOPs"], 224, "psvit-2d-base"),
         (["1GFLOPs", "90Mparams"], 224, "psvit-2d-small"),
         (["100GFLOPs"], 224, "psvit-2d-base"),
+        # No space reaches so much memory, so this leaves everything; so little only the smallest space has.
+        (["1GFLOPs", "300MB"], 224, "psvit-2d-tiny"),
+        (["4GFLOPs", "1.6MB"], 224, "psvit-2d-tiny"),
         (["20MFLOPs"], 32, "psvit-2d-nano"),
         (["20MFLOPs"], 28, "psvit-2d-nano"),
         (["1MFLOPs"], 8, "psvit-2d-digits"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -375,6 +376,25 @@ def test_a_network_is_one_graph(arch, sharing):
     for n in (2, 5):
         images = torch.randn(n, arch.in_chans, *arch.image_size)
         torch.testing.assert_close(compiled(images), model(images))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
+@SHARING
+def test_the_compiled_graph_computes_the_same(arch):
+    model = timm.create_model("psvit", arch=arch)
+    compiled = torch.compile(model, fullgraph=True)
+    images = torch.randn(2, arch.in_chans, *arch.image_size)
+    for mode in (True, False):
+        model.train(mode)
+        torch.testing.assert_close(compiled(images), model(images), atol=1e-5, rtol=0)
+    model.zero_grad()
+    compiled.train()
+    compiled(images).square().mean().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model.train()(images).square().mean().backward()
+    torch.testing.assert_close(gradients, [p.grad for p in model.parameters()], atol=1e-5, rtol=0)
 
 
 @every_network

@@ -113,7 +113,7 @@ def test_the_history_as_csv_says_everything(tiny_space, archs, tmp_path):
 
 
 def test_an_empty_history_as_csv_is_its_header(tiny_space, tmp_path):
-    header = "number,score,macs,num_params,index,arch"
+    header = "number,score,macs,num_params,activation_bytes,index,arch"
     assert Study(tiny_space, tmp_path / "journal").to_csv().splitlines() == [header]
 
 
