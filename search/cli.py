@@ -28,8 +28,8 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     multiple=True,
     required=True,
     help="A limit such as 2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 300MB of activations, "
-    "1.2..1.4GFLOPs, 60% (of the MACs of the space's largest), 60%ofdeit_small, 5ms@cpu, 20ms@cpu:batch=8,threads=1; may "
-    "be given several times. 2GFLOPs alone searches 1.8 to 2, 0..2GFLOPs everything up to it.",
+    "1.2..1.4GFLOPs, 60% (of the MACs of the space's largest), 60%ofdeit_small, 5ms@cpu, 20ms@cpu:batch=8,threads=1; "
+    "may be given several times. 2GFLOPs alone searches 1.8 to 2, 0..2GFLOPs everything up to it.",
 )
 @click.option("--supernet", default=None, help="The run of psvit-supernet whose weights score candidates.")
 @click.option(

@@ -200,15 +200,6 @@ def test_a_share_of_the_largest_is_recorded_as_given_and_as_a_number(call, tmp_p
     assert (config["budget"], config["limits"]) == (["50%"], {"macs": [None, upper]})
 
 
-def test_a_share_of_the_largest_is_recorded_as_given_and_as_a_number(call, tmp_path):
-    done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "50%", "--trials", 2, "--out", "run")
-    assert done.status == 0, done.err
-    upper = SearchSpace.load("psvit-2d-digits").reach("macs")[1] // 2
-    assert ArchitectureFile.load(tmp_path / "run/best.yaml").provenance["limits"]["macs"][1] == upper
-    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
-    assert (config["budget"], config["limits"]) == (["50%"], {"macs": [None, upper]})
-
-
 def test_a_budget_that_leaves_few_ends_with_all_of_them(call, tmp_path):
     done = call(
         "psvit-search", "--space", "psvit-2d-digits", "--budget", "0..0.26MFLOPs", "--trials", 50, "--out", "run"
