@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from psvit.errors import DivergedError, InputError
+from psvit.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 training diverged, 2 bad input, 130 interrupted; errors take one line."""
+    """Run a command and exit: 0 done, 1 not brought to its end, 2 bad input, 130 interrupted; errors take one line."""
     try:
         status = command.main(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -36,7 +36,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
     except InputError as error:
         # A worker process that prepares batches sends its error with a traceback in front; the last line is ours.
         _fail(command, str(error).strip().splitlines()[-1].removeprefix("psvit.errors.InputError: "), 2)
-    except DivergedError as error:
+    except RunError as error:
         _fail(command, str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         _fail(command, "interrupted; the same command continues", 130)

@@ -15,5 +15,24 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
-class DivergedError(RuntimeError):
-    """Training came to a loss that is no number. Commands print the line and exit with status 1."""
+class RunError(RuntimeError):
+    """A run that could not come to its end although nothing was wrong with its input.
+
+    Commands print the line and exit with status 1.
+    """
+
+
+class DivergedError(RunError):
+    """Training came to a loss that is no number."""
+
+
+class NoisyMachineError(RunError):
+    """Repeated measurements differ too much to say how long something takes."""
+
+
+class MismatchError(RunError):
+    """A runtime gives other outputs than the network it was given."""
+
+
+class UnmetBudgetError(RunError):
+    """Nothing that was found keeps a limit that only measuring can tell."""

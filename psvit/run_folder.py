@@ -39,10 +39,10 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path}: is a file; name a folder, new or of the same run")
         if (path / CONFIG).exists():
-            differences = list(_differences(read_yaml(path / CONFIG, SCHEMA), wanted))
-            if differences:
+            found = differences(read_yaml(path / CONFIG, SCHEMA), wanted)
+            if found:
                 raise InputError(
-                    f"--out {path}: holds a run with another configuration ({'; '.join(differences)}); "
+                    f"--out {path}: holds a run with another configuration ({'; '.join(found)}); "
                     "name another folder, or give the same options to continue it"
                 )
             self.resumed = True
@@ -57,13 +57,13 @@ class RunFolder:
         return self.path / name
 
 
-def _differences(found: Any, wanted: Any, key: str = "") -> list[str]:
+def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
     """The places where two configurations differ, as `key: found there, wanted here`."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         names = list(dict.fromkeys([*found, *wanted]))
         return [
             difference
             for name in names
-            for difference in _differences(found.get(name), wanted.get(name), f"{key}.{name}".lstrip("."))
+            for difference in differences(found.get(name), wanted.get(name), f"{key}.{name}".lstrip("."))
         ]
     return [] if found == wanted else [f"{key}: {found} there, {wanted} here"]

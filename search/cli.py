@@ -28,8 +28,8 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     multiple=True,
     required=True,
     help="A limit such as 2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 300MB of activations, "
-    "1.2..1.4GFLOPs, 60% (of the MACs of the space's largest), 60%ofdeit_small; may be given several times. "
-    "2GFLOPs alone searches 1.8 to 2, 0..2GFLOPs everything up to it.",
+    "1.2..1.4GFLOPs, 60% (of the MACs of the space's largest), 60%ofdeit_small, 5ms@cpu, 20ms@cpu:batch=8,threads=1; "
+    "may be given several times. 2GFLOPs alone searches 1.8 to 2, 0..2GFLOPs everything up to it.",
 )
 @click.option("--supernet", default=None, help="The run of psvit-supernet whose weights score candidates.")
 @click.option(
@@ -42,7 +42,14 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "space_name",
     default=None,
     help="A shipped space or a .yaml file. "
-    "[default: the supernet's, or the smallest shipped 2d space that holds the budget]",
+    "[default: the supernet's, or the smallest shipped 2d space that holds the budget; where latency alone is limited, "
+    "psvit-2d-small for images of 224 pixels]",
+)
+@click.option(
+    "--latency",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A latency model of psvit-latency for a limit such as 5ms@cpu; without one it is built first, inside the run.",
 )
 @click.option("--searcher", default="evolution", show_default=True, help="evolution or random.")
 @click.option(
@@ -58,6 +65,7 @@ def command(
     supernet: str | None,
     data: str | None,
     space_name: str | None,
+    latency: tuple[Path, ...],
     searcher: str,
     trials: int | None,
     recipe: str | None,
@@ -68,6 +76,9 @@ def command(
     verbose: bool,
 ) -> None:
     """Find the best architecture within a budget and write it to best.yaml.
+
+    Under a limit on latency, candidates are proposed by a latency model of this device, and the best of them are
+    measured until one is within the limit. Let nothing else run meanwhile.
 
     Candidates are scored with the weights of a trained supernet, on images held out from training. With neither
     --supernet nor --data they are scored by a training-free indicator, which needs no images and says less.
@@ -86,8 +97,6 @@ def command(
     else:
         known = space
     budget = Budget.parse(*budgets, space=known)
-    if budget.latencies:
-        raise InputError(f"budget {budget.latencies[0]}: latency budgets: not supported yet")
     if known and (supernet or not data):  # otherwise the data change what an architecture costs
         known.check(budget)
     if (recipe or settings) and (supernet or not data):
@@ -114,18 +123,32 @@ def command(
         trials=trials or (SUPERNET_TRIALS if images else INDICATOR_TRIALS),
         seed=seed,
         device=place,
+        latency=latency,
     )
-    folder = RunFolder(
-        out or default_folder(f"search-{'-'.join(budgets)}", request.config), "psvit-search", request.config
-    )
+    place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
+    if not place_of_run.exists():
+        request.check_latencies()
+    folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
+    latencies = request.limits.latencies
     click.echo(
-        f"searching {space.count(request.limits):,} of the {space.size:,} architectures of {space.name}: "
+        f"searching {space.count(request.limits):,} of the {space.size:,} architectures of {space.name}"
+        f"{', those predicted within the limit on latency' if latencies else ''}: "
         f"{request.limits} (FLOPs are multiply-accumulates)"
     )
     if not images:
         click.echo("no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217)")
     found = run_search(request, folder)
+    if found.trials < request.trials:
+        click.echo(f"evaluated {found.trials} of {request.trials}: no more were found within {request.limits}")
+    if found.passed_over:
+        beyond = folder / "finalists.journal"
+        click.echo(f"passed over {found.passed_over} with better scores that were measured beyond a limit: {beyond}")
+    for name, times in found.latencies.items():
+        click.echo(
+            f"measured {times['measured_ms']:.4g} ms@{name} (interquartile range {times['iqr_ms']:.2g} ms), "
+            f"predicted {times['predicted_ms']:.4g} ms"
+        )
     cost = found.trial.cost
     click.echo(
         f"found {format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "

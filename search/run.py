@@ -14,12 +14,17 @@ from psvit.architecture import ArchitectureFile
 from psvit.budget import Budget
 from psvit.data import Batches, ImageData, Inputs
 from psvit.documents import replacing, write_atomic
-from psvit.errors import InputError
+from psvit.errors import InputError, UnmetBudgetError
 from psvit.picture import draw
 from psvit.recipe import Recipe
 from psvit.run_folder import RunFolder
+from psvit.search.candidates import DRAWS, Candidates
 from psvit.search.evaluator import Evaluator, InheritedAccuracy
 from psvit.search.indicators import DSS
+from psvit.search.latency.build import LatencyPlan, build_latency_model
+from psvit.search.latency.limits import Finalist, PredictedLimit, check_hopeful, first_within
+from psvit.search.latency.measure import Setting, fingerprint, measure
+from psvit.search.latency.model import LatencyModel
 from psvit.search.search import search
 from psvit.search.searchers import make_searcher
 from psvit.search.study import Study
@@ -33,6 +38,9 @@ SPENT = 0.9
 
 BATCH_SIZE = 256
 """Images that are scored at once."""
+
+LATENCY_SPACE = "psvit-2d-small"
+"""The space for images of 224 pixels where latency alone is limited."""
 
 IMAGE_SIZE = 224
 """For which images a network is searched where there are none."""
@@ -52,6 +60,7 @@ class SearchRun:
         trials: architectures to evaluate.
         seed: of everything random.
         device: where to compute.
+        latency: files of latency models for limits on latency; for those that no file is for, a model is built first.
     """
 
     space: SearchSpace
@@ -63,6 +72,7 @@ class SearchRun:
     trials: int
     seed: int
     device: torch.device
+    latency: tuple[Path, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -79,6 +89,7 @@ class SearchRun:
             "trials": self.trials,
             "seed": self.seed,
             "device": self.device.type,
+            "latency": [LatencyModel.load(path).digest for path in self.latency],
         }
 
     @property
@@ -87,6 +98,37 @@ class SearchRun:
         given = Budget.parse(*self.budget, space=self.space)
         spent = given.spent(SPENT)
         return spent if self.space.count(spent) else given
+
+    def latency_models(self) -> dict[str, LatencyModel]:
+        """The models that were given, by the setting of the limit that each is for.
+
+        Raises:
+            InputError: one is of another space, device or version than is searched, or for no limit.
+        """
+        models: dict[str, LatencyModel] = {}
+        settings = {Setting.of(limit): limit.setting for limit in self.limits.latencies}
+        for path in self.latency:
+            model = LatencyModel.load(path)
+            if not settings:
+                raise InputError(f"--latency {path}: there is no limit on latency, such as 5ms@cpu, for it to predict")
+            wanted = model.setting if model.setting in settings else next(iter(settings))
+            model.check(self.space, wanted, fingerprint(wanted), source=f"--latency {path}")
+            models[settings[wanted]] = model
+        return models
+
+    def check_latencies(self) -> None:
+        """Refuse what can be told of limits on latency before anything is built, trained or written.
+
+        Raises:
+            InputError: a limit that nothing can keep, a setting that cannot be measured, or a model of something else.
+        """
+        models = self.latency_models()
+        for limit in self.limits.latencies:
+            fingerprint(Setting.of(limit))
+            if limit.setting in models:
+                PredictedLimit(limit, models[limit.setting]).check(self.space)
+            else:
+                check_hopeful(limit, self.space, measure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +140,16 @@ class Found:
         trial: the winner.
         kind: what its score is.
         trials: how many architectures were evaluated.
+        latencies: of the winner, by setting: predicted and measured.
+        passed_over: trials with better scores that were measured beyond a limit on latency.
     """
 
     file: Path
     trial: Trial
     kind: str
     trials: int
+    latencies: dict[str, Any]
+    passed_over: int
 
 
 def choose_space(
@@ -126,7 +172,12 @@ def choose_space(
         if wanted and not wanted.differs_in_data_only(space):
             raise InputError(f"supernet {supernet!r}: belongs to the space {space.name}, not to {wanted.name}")
     else:
-        space = wanted or default_space(Budget.parse(*budget), data.image_size if data else IMAGE_SIZE)
+        limits = Budget.parse(*budget, space=wanted)
+        space = wanted or default_space(limits, data.image_size if data else IMAGE_SIZE)
+        if not wanted and not limits.limits:
+            # Which spaces hold a latency would have to be measured. Where there is a choice, the middle one is taken.
+            middle = SearchSpace.load(LATENCY_SPACE)
+            space = middle if space.image_size == middle.image_size else space
         if data:
             space = space.with_data(len(data.classes), data.in_chans)
     space.check(Budget.parse(*budget, space=space))
@@ -134,10 +185,18 @@ def choose_space(
 
 
 def run_search(run: SearchRun, folder: RunFolder) -> Found:
-    """Train a supernet if there is none, search, and write the winner, its weights and the history.
+    """Build and train what is missing, search, and write the winner, its weights and the history.
 
     A run that was interrupted continues; one that is finished is found finished.
+
+    Raises:
+        InputError: no architecture is within the budget; names the reachable range.
+        NoisyMachineError: the machine was too noisy to measure latency; the same call continues.
+        UnmetBudgetError: no architecture was found or measured within the limits on latency.
     """
+    # Before a supernet is trained, because a limit that nothing can keep shows here.
+    latencies = _predicted_limits(run, folder)
+    candidates = Candidates(run.space, run.limits, latencies)
     supernet = _supernet(run, folder) if run.data else None
     evaluator: Evaluator
     if supernet and run.data:
@@ -147,13 +206,42 @@ def run_search(run: SearchRun, folder: RunFolder) -> Found:
         evaluator = DSS(run.space, run.seed, run.device)
     study = Study(run.space, folder / "study.journal")
     searcher = make_searcher(run.searcher)
-    for _ in search(run.space, run.limits, searcher, evaluator, study, trials=run.trials, seed=run.seed):
+    for _ in search(candidates, searcher, evaluator, study, trials=run.trials, seed=run.seed):
         pass
     write_atomic(folder / "history.csv", study.to_csv())
-    winner = best(study.history)[0]
+    if not study.history:
+        raise UnmetBudgetError(
+            f"budget: of {DRAWS:,} architectures drawn, none is predicted to keep {run.limits}; "
+            f"{'; '.join(latency.reach(run.space) for latency in latencies)}"
+        )
+    finalist = (
+        first_within(study.history, latencies, folder / "finalists.journal", measure)
+        if latencies
+        else Finalist(trial=best(study.history)[0], latencies={}, passed_over=0)
+    )
     description = evaluator.describe()
-    file = _write_winner(run, folder, winner, description, len(study.history), supernet)
-    return Found(file=file, trial=winner, kind=description["kind"], trials=len(study.history))
+    file = _write_winner(run, folder, finalist, description, len(study.history), supernet)
+    return Found(
+        file=file,
+        trial=finalist.trial,
+        kind=description["kind"],
+        trials=len(study.history),
+        latencies=finalist.latencies,
+        passed_over=finalist.passed_over,
+    )
+
+
+def _predicted_limits(run: SearchRun, folder: RunFolder) -> list[PredictedLimit]:
+    """The limits on latency with their models, built inside the run where none was given."""
+    models = run.latency_models()
+    limits = []
+    for number, limit in enumerate(run.limits.latencies, start=1):
+        model = models.get(limit.setting)
+        if model is None:
+            plan = LatencyPlan.of(run.space, Setting.of(limit), run.seed)
+            model, _ = build_latency_model(plan, folder / f"latency-{number}.yaml", measure)
+        limits.append(PredictedLimit(limit, model))
+    return limits
 
 
 def _supernet(run: SearchRun, folder: RunFolder) -> Supernet:
@@ -172,13 +260,17 @@ def _supernet(run: SearchRun, folder: RunFolder) -> Supernet:
 def _write_winner(
     run: SearchRun,
     folder: RunFolder,
-    winner: Trial,
+    finalist: Finalist,
     description: dict[str, Any],
     trials: int,
     supernet: Supernet | None,
 ) -> Path:
-    """Write `best.yaml`, its picture and, where there is a supernet, its weights; equal searches write equal bytes."""
+    """Write `best.yaml`, its picture and, where there is a supernet, its weights.
+
+    Equal searches write equal bytes, except for measured latencies.
+    """
     file = folder / "best.yaml"
+    winner = finalist.trial
     digest = None
     if supernet is not None:
         digest = supernet_digest(run.supernet or folder / "supernet")
@@ -189,6 +281,7 @@ def _write_winner(
     ArchitectureFile(
         arch=winner.arch,
         score={"value": winner.score, **description},
+        latency=finalist.latencies,
         budget=run.budget,
         provenance={
             "space": run.space.name,

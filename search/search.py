@@ -6,18 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from psvit.budget import Budget, format_cost
+from psvit.budget import format_cost
 from psvit.progress import progress_bar
+from psvit.search.candidates import Candidates
 from psvit.search.evaluator import Evaluator
 from psvit.search.searchers import Searcher
 from psvit.search.study import Study
 from psvit.search.trial import Trial, best
-from psvit.search_space import SearchSpace
 
 
 def search(
-    space: SearchSpace,
-    budget: Budget,
+    candidates: Candidates,
     searcher: Searcher,
     evaluator: Evaluator,
     study: Study,
@@ -25,7 +24,7 @@ def search(
     trials: int,
     seed: int,
 ) -> Iterator[Trial]:
-    """Evaluate architectures until the study holds `trials`, or all that the budget leaves.
+    """Evaluate architectures until the study holds `trials`, or all candidates.
 
     Proposals are made batch by batch, each from the whole batches before it and a generator seeded by (seed, their
     number). A search that is continued in the middle of a batch therefore proposes the same one again, and evaluates
@@ -33,16 +32,12 @@ def search(
 
     Yields:
         Every new trial, after it is recorded.
-
-    Raises:
-        InputError: no architecture is within the budget; names the reachable range.
     """
-    space.check(budget)
     with progress_bar("search", trials, "trials", done=len(study.history)) as advance:
         while len(study.history) < trials:
             done = len(study.history) // searcher.batch_size * searcher.batch_size
             rng = np.random.default_rng([seed, done])
-            batch = searcher.propose(searcher.batch_size, study.history[:done], space, budget, rng)
+            batch = searcher.propose(searcher.batch_size, study.history[:done], candidates, rng)
             missing = batch[len(study.history) - done : trials - done]
             if not missing:
                 return

@@ -1,4 +1,4 @@
-"""The interface of searchers, and the draw that all of them fall back on."""
+"""The interface of searchers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from psvit.architecture import Architecture
-from psvit.budget import Budget
-from psvit.feasible import feasible_set
+from psvit.search.candidates import Candidates
 from psvit.search.trial import Trial
-from psvit.search_space import SearchSpace
 
 
 class Searcher(Protocol):
@@ -20,45 +18,18 @@ class Searcher(Protocol):
     """How many architectures are proposed from the same history."""
 
     def propose(
-        self, n: int, history: list[Trial], space: SearchSpace, budget: Budget, rng: np.random.Generator
+        self, n: int, history: list[Trial], candidates: Candidates, rng: np.random.Generator
     ) -> list[Architecture]:
         """What to evaluate next.
 
         Args:
             n: how many architectures.
             history: all trials so far.
-            space: the space they come from.
-            budget: the budget they are within.
+            candidates: what may be proposed.
             rng: the only source of randomness; equal arguments give equal proposals.
 
         Returns:
-            Members of the space within the budget, none of them in the history and no two equal; fewer than `n` only
-            where no more are left.
+            Candidates, none of them in the history and no two equal; fewer than `n` only where no more are left or,
+            under limits on latency, found.
         """
         ...
-
-
-def draw_unseen(
-    n: int, seen: set[Architecture], space: SearchSpace, budget: Budget, rng: np.random.Generator
-) -> list[Architecture]:
-    """Draw members within the budget uniformly from those not seen; adds them to `seen`.
-
-    Returns:
-        `n` architectures, or all that are left.
-    """
-    feasible = feasible_set(space, budget)
-    drawn: list[Architecture] = []
-    while len(drawn) < n:
-        few = 2 * len(seen) >= feasible.count
-        if few:
-            # Most may have been seen, so drawing would mostly repeat; what is left is few enough to list.
-            candidates = [arch for arch in feasible.take(rng.permutation(feasible.count)) if arch not in seen]
-        else:
-            candidates = list(feasible.sample(rng, n - len(drawn)))
-        for arch in candidates[: n - len(drawn)]:
-            if arch not in seen:
-                seen.add(arch)
-                drawn.append(arch)
-        if few:
-            break
-    return drawn

@@ -5,19 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from psvit.architecture import Architecture
-from psvit.budget import Budget
-from psvit.search.searchers.base import Searcher, draw_unseen
+from psvit.search.candidates import Candidates
+from psvit.search.searchers.base import Searcher
 from psvit.search.trial import Trial, best
-from psvit.search_space import SearchSpace
 
 ATTEMPTS = 20
-"""Children bred for each that is wanted before a fresh draw takes the place of one that would repeat another."""
+"""Children bred for each that is wanted before fresh draws take the places of those that repeat or are too slow."""
 
 
 class Evolution(Searcher):
     """Breeds the best architectures so far: half of a generation are mutants, half children of two parents.
 
-    The first generation is drawn uniformly within the budget. Unlike AutoFormer's, which draws until a candidate
+    The first generation is drawn uniformly. Unlike AutoFormer's, which draws until a candidate
     happens to fit, variation here always ends: see `SearchSpace.mutate` and `SearchSpace.crossover`.
 
     Args:
@@ -32,7 +31,7 @@ class Evolution(Searcher):
         self.rate = rate
 
     def propose(
-        self, n: int, history: list[Trial], space: SearchSpace, budget: Budget, rng: np.random.Generator
+        self, n: int, history: list[Trial], candidates: Candidates, rng: np.random.Generator
     ) -> list[Architecture]:
         """A generation."""
         seen = {trial.arch for trial in history}
@@ -43,10 +42,10 @@ class Evolution(Searcher):
                 break
             one, other = (parents[i] for i in rng.integers(len(parents), size=2))
             if len(generation) % 2:
-                child = space.crossover(one, other, rng, budget)
+                child = candidates.crossover(one, other, rng)
             else:
-                child = space.mutate(one, rng, budget, self.rate)
-            if child not in seen:
+                child = candidates.mutate(one, rng, self.rate)
+            if child not in seen and candidates.permits(child):
                 seen.add(child)
                 generation.append(child)
-        return generation + draw_unseen(n - len(generation), seen, space, budget, rng)
+        return generation + candidates.draw_unseen(n - len(generation), seen, rng)

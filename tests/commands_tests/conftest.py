@@ -19,6 +19,7 @@ from psvit.cli import run
 MODULES = {
     "psvit-supernet": "psvit.supernet.cli",
     "psvit-search": "psvit.search.cli",
+    "psvit-latency": "psvit.search.latency.cli",
     "psvit-retrain": "psvit.retrain.cli",
 }
 

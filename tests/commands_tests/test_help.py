@@ -10,6 +10,7 @@ import pytest
 COMMANDS = {
     "psvit-supernet": "psvit.supernet.cli",
     "psvit-search": "psvit.search.cli",
+    "psvit-latency": "psvit.search.latency.cli",
     "psvit-retrain": "psvit.retrain.cli",
 }
 

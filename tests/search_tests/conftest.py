@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from psvit.architecture import Architecture
+from psvit.search.latency.measure import Latency, Setting, fingerprint
+from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
+from psvit.search.latency.parts import parts_in
 from psvit.search_space import SearchSpace
 
 
@@ -66,3 +72,74 @@ def tiny_space() -> SearchSpace:
             ],
         }
     )
+
+
+@pytest.fixture
+def made_up_model() -> Callable[..., LatencyModel]:
+    """A latency model of a space whose parts take arbitrary times, each factor of its calibration another one."""
+
+    def make(space: SearchSpace, setting: Setting | None = None, seed: int = 0) -> LatencyModel:
+        rng, setting = np.random.default_rng(seed), setting or Setting()
+        stages = max(len(layout.stages) for layout in space.layouts)
+        perfect = Figures(mape=0.0, kendall_tau=1.0, r2=1.0)
+        return LatencyModel(
+            space=space.name,
+            space_digest=space.digest,
+            setting=setting,
+            fingerprint=fingerprint(setting),
+            seed=0,
+            rounds=1,
+            calibrated_on=8,
+            calibration=Calibration(
+                constant_ms=0.25, ends=1.5, poolings=0.75, groups=tuple(1 + 0.125 * i for i in range(stages))
+            ),
+            validation=perfect,
+            ridge=perfect,
+            held_out=(HeldOut(index=3, measured_ms=1.0, predicted_ms=1.1, ridge_ms=1.2),),
+            parts=tuple(TimedPart(part=part, ms=float(rng.uniform(0.1, 1))) for part in parts_in(space)),
+        )
+
+    return make
+
+
+class CountingClock:
+    """Stands in for the measuring function: as many milliseconds as a network's operators give elements.
+
+    That adds up over parts as real latency nearly does. Remembers what it measured; `factor` says how much longer
+    something takes than that, and may raise.
+    """
+
+    def __init__(self, factor: Callable[[nn.Module], float] = lambda network: 1.0) -> None:
+        self.factor = factor
+        self.measured: list[nn.Module] = []
+
+    def __call__(
+        self, network: nn.Module, input_shape: tuple[int, ...], setting: Setting, seconds: float = 0.0
+    ) -> Latency:
+        elements = 0
+
+        def count(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            nonlocal elements
+            elements += output.numel()
+
+        operators = (nn.Linear, nn.LayerNorm, nn.Conv1d, nn.Conv2d, nn.MaxPool1d, nn.MaxPool2d)
+        handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, operators)]
+        with torch.inference_mode():
+            network(torch.zeros(setting.batch_size, *input_shape))
+        for handle in handles:
+            handle.remove()
+        factor = self.factor(network)
+        self.measured.append(network)
+        return Latency(
+            median_ms=1e-3 * elements * factor,
+            iqr_ms=1e-6 * elements,
+            repeats=9,
+            attempts=1,
+            setting=setting,
+            fingerprint=fingerprint(setting),
+        )
+
+
+@pytest.fixture
+def clock() -> type[CountingClock]:
+    return CountingClock

@@ -8,6 +8,7 @@ import pytest
 
 from psvit.budget import Budget
 from psvit.errors import InputError
+from psvit.search.candidates import Candidates
 from psvit.search.search import search
 from psvit.search.searchers.evolution import Evolution
 from psvit.search.searchers.random import Random
@@ -33,7 +34,9 @@ def run(digits_space, score):
 
     def session(journal, searcher, trials=TRIALS, seed=0, stop_after=None, evaluator=None):
         study = Study(digits_space, journal)
-        steps = search(digits_space, BUDGET, searcher, evaluator or score(), study, trials=trials, seed=seed)
+        steps = search(
+            Candidates(digits_space, BUDGET), searcher, evaluator or score(), study, trials=trials, seed=seed
+        )
         for _ in itertools.islice(steps, stop_after):
             pass
         return study
@@ -67,7 +70,9 @@ def test_as_many_are_evaluated_as_asked_for_each_once(run, searcher, score, digi
 
 def test_a_trial_is_recorded_before_it_is_handed_out(digits_space, searcher, score, tmp_path):
     study = Study(digits_space, tmp_path / "journal")
-    for count, trial in enumerate(search(digits_space, BUDGET, searcher, score(), study, trials=12, seed=0), start=1):
+    for count, trial in enumerate(
+        search(Candidates(digits_space, BUDGET), searcher, score(), study, trials=12, seed=0), start=1
+    ):
         assert Study(digits_space, tmp_path / "journal").history[-1] == trial
         assert len(study.history) == count
 
@@ -124,11 +129,11 @@ def test_a_finished_search_evaluates_nothing(run, searcher, score, tmp_path, tri
 
 def test_a_search_ends_when_the_budget_leaves_nothing(tiny_space, searcher, score, tmp_path):
     study = Study(tiny_space, tmp_path / "journal")
-    steps = search(tiny_space, Budget(), searcher, score(), study, trials=10 * tiny_space.size, seed=0)
+    steps = search(Candidates(tiny_space, Budget()), searcher, score(), study, trials=10 * tiny_space.size, seed=0)
     assert len(list(steps)) == tiny_space.size
     assert sorted(tiny_space.index(trial.arch) for trial in study.history) == list(range(tiny_space.size))
     # And again, from the exhausted study.
-    assert list(search(tiny_space, Budget(), searcher, score(), study, trials=999, seed=0)) == []
+    assert list(search(Candidates(tiny_space, Budget()), searcher, score(), study, trials=999, seed=0)) == []
 
 
 @pytest.mark.parametrize("text", ["230kFLOPs", "4..5MFLOPs", "10kparams"])
@@ -138,6 +143,6 @@ def test_an_impossible_budget_is_refused_with_the_reach_before_anything_is_evalu
     evaluator, study = score(), Study(digits_space, tmp_path / "journal")
     reach = "30.35 kparams to 414.5 kparams" if "params" in text else "231.4 kFLOPs to 3.211 MFLOPs"
     with pytest.raises(InputError, match=f"the space reaches {reach}"):
-        next(search(digits_space, Budget.parse(text), searcher, evaluator, study, trials=8, seed=0))
+        next(search(Candidates(digits_space, Budget.parse(text)), searcher, evaluator, study, trials=8, seed=0))
     assert evaluator.evaluated == []
     assert study.history == []

@@ -1,0 +1,95 @@
+"""`psvit-latency`: build a latency model of a space on this device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from psvit.cli import run, set_up_logging, show_table
+
+
+@click.command(name="psvit-latency", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--space", "space_name", required=True, help="A shipped space or a .yaml file.")
+@click.option("--device", default="cpu", show_default=True, help="Where networks run: cpu, cuda, ...")
+@click.option(
+    "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True, help="Images in a forward pass."
+)
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="Threads to use. [default: PyTorch's own]")
+@click.option(
+    "--runtime",
+    type=click.Choice(["eager", "compile", "onnxruntime"]),
+    default="eager",
+    show_default=True,
+    help="What runs them; onnxruntime needs pip install 'psvit[onnx]'.",
+)
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The model's file, such as table.yaml; the same command continues a build that was stopped.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the architectures that are measured whole.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+def command(
+    space_name: str,
+    device: str,
+    batch_size: int,
+    threads: int | None,
+    runtime: str,
+    precision: str,
+    out: Path,
+    seed: int,
+    verbose: bool,
+) -> None:
+    """Measure the parts of a space's networks and write a model that predicts their latency on this device.
+
+    The model is calibrated on some random architectures that are measured whole and validated on others; how well it
+    agrees with them stands in the file. Let nothing else run meanwhile. psvit-search takes the file with --latency.
+    """
+    set_up_logging(verbose)
+    from psvit.cli import read_device
+    from psvit.search.latency.build import LatencyPlan, build_latency_model
+    from psvit.search.latency.measure import Setting, measure
+    from psvit.search_space import SearchSpace
+
+    space = SearchSpace.load(space_name)
+    options = {
+        "device": device,
+        "batch_size": batch_size,
+        "threads": threads,
+        "precision": precision,
+        "runtime": runtime,
+    }
+    setting = Setting.from_dict(options, source="options")
+    read_device(device)
+    model, there = build_latency_model(LatencyPlan.of(space, setting, seed), out, measure)
+    if there:
+        click.echo(f"{out}: holds this latency model already; nothing was measured")
+    least, greatest = model.reach(space)
+    rows = [
+        ("setting", str(setting)),
+        ("device", f"{model.fingerprint.processor}, {model.fingerprint.cores} cores"),
+        ("parts measured", f"{len(model.parts)} in {model.rounds} rounds"),
+        ("architectures measured", f"{model.calibrated_on} to calibrate, {len(model.held_out)} held out"),
+        ("predicted over the space", f"{least:.4g} to {greatest:.4g} ms"),
+        ("held out: mean absolute error", f"{model.validation.mape:.2f} % (ridge on costs: {model.ridge.mape:.2f} %)"),
+        ("held out: Kendall tau", f"{model.validation.kendall_tau:.3f} ({model.ridge.kendall_tau:.3f})"),
+        ("held out: R2", f"{model.validation.r2:.3f} ({model.ridge.r2:.3f})"),
+    ]
+    show_table(f"latency model of {space.name}", rows)
+    click.echo(f"wrote {out}" if not there else f"found {out}")
+
+
+def main() -> None:
+    """Entry point of `psvit-latency`."""
+    run(command)

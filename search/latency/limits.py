@@ -1,0 +1,201 @@
+"""Limits on latency in a search: predicted for what is proposed, measured for what is reported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from psvit.architecture import Architecture
+from psvit.budget import LatencyLimit
+from psvit.errors import InputError, UnmetBudgetError
+from psvit.search.latency.journal import Journal
+from psvit.search.latency.measure import Latency, Setting, fingerprint
+from psvit.search.latency.model import LatencyModel
+from psvit.search.latency.parts import fresh
+from psvit.search.latency.tables import Bools, Ints
+from psvit.search.trial import Trial, best
+from psvit.search_space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+FINALISTS = 16
+"""Trials that are measured before a search gives up on its limits on latency."""
+
+UNCORRECTED = 8
+"""Trials that are measured strictly in the order of their scores. Searches crowd at a limit, so if all of these are
+beyond it, predictions are corrected by what was measured, and trials that are now predicted beyond it are left out."""
+
+HOPELESS = 2.0
+"""A limit this many times below the smallest architecture's latency is refused before a model is built for it."""
+
+
+@dataclass(frozen=True)
+class PredictedLimit:
+    """A limit on latency with the model that predicts it.
+
+    Attributes:
+        limit: the limit.
+        model: a latency model in the limit's setting.
+    """
+
+    limit: LatencyLimit
+    model: LatencyModel
+
+    @property
+    def _lower_ms(self) -> float:
+        return self.limit.lower_ms or 0.0
+
+    def permits(self, arch: Architecture) -> bool:
+        """Whether a member of the model's space is predicted to keep the limit."""
+        return self.includes(self.model.predict(arch))
+
+    def includes(self, latency_ms: float) -> bool:
+        """Whether a latency keeps the limit."""
+        return self._lower_ms <= latency_ms <= self.limit.upper_ms
+
+    def permits_rows(self, space: SearchSpace, rows: Ints) -> Bools:
+        """The same for encoded members, (n, genes) to (n,)."""
+        latency_ms = self.model.predict_rows(space, rows)
+        return (self._lower_ms <= latency_ms) & (latency_ms <= self.limit.upper_ms)
+
+    def macs(self, space: SearchSpace) -> tuple[int, int]:
+        """Limits on MACs that follow from this one."""
+        return self.model.macs_within(space, self._lower_ms, self.limit.upper_ms)
+
+    def check(self, space: SearchSpace) -> None:
+        """Make sure that a member of the space is predicted to keep the limit.
+
+        Raises:
+            InputError: none is; names the reachable range.
+        """
+        least, greatest = self.model.reach(space)
+        if self.limit.upper_ms < least or self._lower_ms > greatest:
+            raise InputError(f"budget: no architecture of {space.name} takes {self.limit}; {self.reach(space)}")
+
+    def reach(self, space: SearchSpace) -> str:
+        """The reachable range in words."""
+        least, greatest = self.model.reach(space)
+        return f"the space reaches {least:.4g} to {greatest:.4g} ms@{self.limit.setting} as predicted"
+
+
+def check_hopeful(limit: LatencyLimit, space: SearchSpace, measure: Callable[..., Latency]) -> None:
+    """Refuse a limit far below what the smallest architecture takes, which saves building a model to learn it.
+
+    Args:
+        limit: the limit.
+        space: where it shall be kept.
+        measure: the measuring function.
+
+    Raises:
+        InputError: the smallest takes more than `HOPELESS` times the limit.
+    """
+    arch = space.smallest
+    latency = measure(fresh(arch), (arch.in_chans, *arch.image_size), Setting.of(limit))
+    if latency.median_ms > HOPELESS * limit.upper_ms:
+        raise InputError(
+            f"budget: no architecture of {space.name} takes {limit}; the smallest takes {latency.median_ms:.4g} ms here"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A trial that was measured.
+
+    Attributes:
+        trial: the trial.
+        latencies: by the limit's setting: what was predicted and what was measured, for the architecture file.
+        passed_over: trials with better scores that were measured beyond a limit.
+    """
+
+    trial: Trial
+    latencies: dict[str, Any]
+    passed_over: int
+
+
+def first_within(
+    history: list[Trial],
+    limits: Sequence[PredictedLimit],
+    path: Path,
+    measure: Callable[..., Latency],
+) -> Finalist:
+    """Measure the best trials in the order of their scores until one keeps all limits.
+
+    See `FINALISTS` and `UNCORRECTED` for how many.
+
+    What is measured is kept in a journal, so that the same call gives the same finalist again.
+
+    Args:
+        history: the trials.
+        limits: on latency.
+        path: of the journal.
+        measure: the measuring function.
+
+    Raises:
+        InputError: the journal was begun on another device or for other limits; what differs is named.
+        NoisyMachineError: the machine was too noisy; the same call continues.
+        UnmetBudgetError: none that was measured keeps the limits.
+    """
+    journal = Journal(
+        path,
+        {
+            "limits": [limit.limit.to_dict() for limit in limits],
+            "fingerprints": [fingerprint(Setting.of(limit.limit)).to_dict() for limit in limits],
+        },
+    )
+    known = {(record["trial"], record["limit"]): record for record in journal.records}
+    ratios: dict[str, list[float]] = {limit.limit.setting: [] for limit in limits}
+
+    def hopeful(trial: Trial) -> bool:
+        corrections = (median(ratios[limit.limit.setting] or [1.0]) for limit in limits)
+        return all(
+            limit.includes(ratio * limit.model.predict(trial.arch))
+            for limit, ratio in zip(limits, corrections, strict=True)
+        )
+
+    passed_over = 0
+    for trial in best(history, len(history)):
+        if passed_over == FINALISTS:
+            break
+        if passed_over >= UNCORRECTED and not hopeful(trial):
+            continue
+        latencies: dict[str, Any] = {}
+        for limit in limits:
+            name = limit.limit.setting
+            if (trial.number, name) not in known:
+                journal.add(_measured(trial, limit, measure))
+                known[trial.number, name] = journal.records[-1]
+            record = known[trial.number, name]
+            ratios[name].append(record["measured_ms"] / record["predicted_ms"])
+            if not record["within"]:
+                log.info("trial %d takes %.4g ms, which is not %s", trial.number, record["measured_ms"], limit.limit)
+                passed_over += 1
+                break
+            latencies[name] = {key: value for key, value in record.items() if key not in ("trial", "limit", "within")}
+        else:
+            return Finalist(trial=trial, latencies=latencies, passed_over=passed_over)
+    raise UnmetBudgetError(
+        f"budget: of the best architectures {passed_over} were measured and none keeps "
+        f"{' and '.join(str(limit.limit) for limit in limits)}; {path} says what they take; "
+        "name a slightly lower limit, or more trials in another folder"
+    )
+
+
+def _measured(trial: Trial, limit: PredictedLimit, measure: Callable[..., Latency]) -> dict[str, Any]:
+    """A record of the journal: a trial's latency as predicted and as measured."""
+    arch = trial.arch
+    latency = measure(fresh(arch), (arch.in_chans, *arch.image_size), Setting.of(limit.limit))
+    return {
+        "trial": trial.number,
+        "limit": limit.limit.setting,
+        "within": limit.includes(latency.median_ms),
+        "predicted_ms": limit.model.predict(arch),
+        "measured_ms": latency.median_ms,
+        "iqr_ms": latency.iqr_ms,
+        "repeats": latency.repeats,
+        "setting": latency.setting.to_dict(),
+        "fingerprint": latency.fingerprint.to_dict(),
+    }

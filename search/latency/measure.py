@@ -1,0 +1,276 @@
+"""The one function that measures latency, on `torch.utils.benchmark`, and what a measurement is valid for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import PositiveInt, model_validator
+from timm.layers import use_fused_attn
+from torch import nn
+
+import psvit
+from psvit.budget import LatencyLimit, Precision, Runtime
+from psvit.documents import Value
+from psvit.errors import InputError, NoisyMachineError
+from psvit.search.latency.runtimes import prepare, runtime_version
+
+log = logging.getLogger(__name__)
+
+MAX_SPREAD = 0.1
+"""Interquartile range over median above which the machine counts as too noisy."""
+
+MAX_PREEMPTIONS = 0.25
+"""Times that the operating system takes a core away, per run, above which the machine counts as too noisy.
+
+Threads of an operator wait for one another, so that a single busy process beside them can slow them down a hundredfold,
+and so evenly that the spread shows nothing of it.
+"""
+
+QUIET = 10.0
+"""Preemptions per second that are no sign of noise: the operating system's own."""
+
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds to wait before each further attempt when the machine was too noisy."""
+
+WARM_UP_SECONDS = 0.05
+"""Small networks take a dozen runs until caches and branch predictors know them, which this allows for."""
+
+SECONDS = 0.3
+"""Time over which one attempt repeats the run, where `REPEATS` do not take longer."""
+
+REPEATS = 7
+"""The fewest repeats that a median and quartiles are taken of."""
+
+
+class Setting(Value):
+    """Where and how a network runs.
+
+    Attributes:
+        device: `cpu`, `cuda`, ...
+        batch_size: images in one forward pass; latencies are of the whole batch.
+        threads: that operators may use; nothing leaves it at PyTorch's own number.
+        precision: the type of weights and activations.
+        runtime: what runs the network: PyTorch as it is, `torch.compile`, or ONNX Runtime.
+    """
+
+    device: str = "cpu"
+    batch_size: PositiveInt = 1
+    threads: PositiveInt | None = None
+    precision: Precision = "float32"
+    runtime: Runtime = "eager"
+
+    @classmethod
+    def of(cls, limit: LatencyLimit) -> Self:
+        """The setting of a limit.
+
+        Raises:
+            InputError: nothing can be measured in it.
+        """
+        fields = {name: getattr(limit, name) for name in cls.model_fields}
+        return cls.from_dict(fields, source=f"budget {limit}")
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.runtime == "onnxruntime" and (self.device != "cpu" or self.precision != "float32"):
+            raise ValueError(
+                f"onnxruntime is measured on cpu in float32 only, received {self.device} in {self.precision}"
+            )
+        return self
+
+    @property
+    def num_threads(self) -> int:
+        """The number of threads, PyTorch's own where none was given."""
+        return self.threads or torch.get_num_threads()
+
+    def __str__(self) -> str:
+        threads = "PyTorch's own threads" if self.threads is None else f"{self.threads} threads"
+        return f"{self.device}, batch {self.batch_size}, {threads}, {self.precision}, {self.runtime}"
+
+
+class Fingerprint(Value):
+    """What has to be equal for a latency to be the same.
+
+    Attributes:
+        processor: the model of the CPU, or of the GPU that is measured.
+        instructions: what PyTorch's CPU kernels are chosen for, such as `AVX512`.
+        cores: that this process may use.
+        threads: that operators may use.
+        platform: operating system and architecture.
+        fused_attention: whether attention without a visible map uses fused kernels.
+        torch: version.
+        psvit: version.
+        runtime: name and version of what runs the network.
+    """
+
+    processor: str
+    instructions: str
+    cores: int
+    threads: int
+    platform: str
+    fused_attention: bool
+    torch: str
+    psvit: str
+    runtime: str
+
+
+class Latency(Value):
+    """How long one forward pass takes.
+
+    Attributes:
+        median_ms: median over the repeats, in milliseconds for the whole batch.
+        iqr_ms: their interquartile range.
+        repeats: timed blocks of runs; each counts with its mean.
+        attempts: measurements until one was quiet enough; the others were noisy and count for nothing.
+        setting: where and how the network ran.
+        fingerprint: on what.
+    """
+
+    median_ms: float
+    iqr_ms: float
+    repeats: int
+    attempts: int
+    setting: Setting
+    fingerprint: Fingerprint
+
+
+def torch_timer(**arguments: Any) -> Any:
+    """A `torch.utils.benchmark.Timer`."""
+    # Its import looks for a CUDA compiler, and warns where there is one but no GPU; users of a CPU need not read that.
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.setLevel(level)
+    return Timer(**arguments)
+
+
+def measure(
+    network: nn.Module,
+    input_shape: tuple[int, ...],
+    setting: Setting,
+    *,
+    seconds: float = SECONDS,
+    make_timer: Callable[..., Any] = torch_timer,
+    preemptions: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+    pause: Callable[[float], object] = time.sleep,
+) -> Latency:
+    """Measure a network's latency.
+
+    The network is first run in the wanted runtime and its outputs are compared with PyTorch's own; then warmed up;
+    then repeated in blocks, between which the device is synchronised. Where the blocks differ too much, or other
+    processes took the cores away too often, the whole attempt is discarded, and after a pause there is another.
+
+    Args:
+        network: ends in evaluation mode, on the setting's device and in its precision.
+        input_shape: of the input without the batch: (channels, height, width) of an image.
+        setting: where and how.
+        seconds: over which an attempt repeats the run.
+        make_timer: makes what takes the time, with the arguments of `torch.utils.benchmark.Timer`.
+        preemptions: how often the operating system has taken a core away from this process so far.
+        pause: waits for some seconds.
+
+    Raises:
+        InputError: the runtime is not installed.
+        MismatchError: the runtime gives other outputs than PyTorch does.
+        NoisyMachineError: every attempt was too noisy.
+    """
+    run = prepare(network, input_shape, setting)
+    noises: list[str] = []
+    with torch.inference_mode():
+        timer = make_timer(stmt="run()", globals={"run": run}, num_threads=setting.num_threads)
+        for wait in (0.0, *PAUSES):
+            pause(wait)
+            once = _warm_up(timer)
+            before = preemptions()
+            times: list[float] = []
+            runs = 0
+            while len(times) < REPEATS:
+                measured = timer.blocked_autorange(min_run_time=max(seconds, REPEATS * once))
+                times += measured.times
+                runs += len(measured.times) * measured.number_per_run
+            preempted = preemptions() - before
+            low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+            noise = _noise((high - low) / median, preempted, runs, float(np.mean(times)))
+            if not noise:
+                return Latency(
+                    median_ms=1e3 * float(median),
+                    iqr_ms=1e3 * float(high - low),
+                    repeats=len(times),
+                    attempts=len(noises) + 1,
+                    setting=setting,
+                    fingerprint=fingerprint(setting),
+                )
+            log.info("too noisy: %s", noise)
+            noises.append(noise)
+    raise NoisyMachineError(
+        f"the machine is too noisy to measure latency: {noises[-1]} in the last of {len(noises)} attempts; "
+        "end what runs beside this, then give the same command"
+    )
+
+
+def _noise(spread: float, preempted: int, runs: int, seconds: float) -> str:
+    """What is wrong with an attempt; empty if nothing is.
+
+    Args:
+        spread: interquartile range over median.
+        preempted: how often a core was taken away.
+        runs: how often the network ran.
+        seconds: that a run took.
+    """
+    if spread > MAX_SPREAD:
+        return f"an interquartile range of {100 * spread:.0f} % of the median, permitted are {100 * MAX_SPREAD:.0f} %,"
+    if preempted > max(MAX_PREEMPTIONS, QUIET * seconds) * runs:
+        return f"{preempted} interruptions by other processes during {runs} runs"
+    return ""
+
+
+def _warm_up(timer: Any) -> float:
+    """Run until caches, clocks and branch predictors are warm; returns the seconds of the last run."""
+    spent, once = 0.0, 0.0
+    while spent < WARM_UP_SECONDS:
+        once = timer.timeit(1).median
+        spent += 3 * once  # a Timer runs twice more before it takes the time
+    return once
+
+
+def fingerprint(setting: Setting) -> Fingerprint:
+    """What latencies in this setting depend on here.
+
+    Raises:
+        InputError: there is no such device, or the runtime is not installed.
+    """
+    device = torch.device(setting.device)
+    try:
+        torch.zeros(1, device=device).item()  # some are only found missing when they compute
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"device {device}: cannot compute: {str(error).splitlines()[0]}") from None
+    return Fingerprint(
+        processor=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=setting.num_threads,
+        platform=f"{platform.system()} {platform.machine()}",
+        fused_attention=bool(use_fused_attn()),
+        torch=torch.__version__,
+        psvit=psvit.__version__,
+        runtime=runtime_version(setting.runtime),
+    )
+
+
+def _processor() -> str:
+    """The name of the processor's model."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

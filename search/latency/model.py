@@ -1,0 +1,233 @@
+"""LatencyModel: predicts the latency of a space's members on one device as a calibrated sum over their parts."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Self
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from psvit.architecture import Architecture
+from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.errors import InputError
+from psvit.run_folder import differences
+from psvit.search.latency.measure import Fingerprint, Setting
+from psvit.search.latency.parts import Part, part_macs, parts_of
+from psvit.search.latency.tables import Floats, Ints, PartSums
+from psvit.search_space import SearchSpace
+
+SCHEMA = "psvit/latency/1"
+
+
+PRICES = tuple(2.0 ** (exponent / 2) for exponent in range(-8, 9))
+"""Prices that `macs_within` tries, relative to the milliseconds per MAC between the extremes of the space."""
+
+
+class TimedPart(Value):
+    """A part with its latency in milliseconds, as measured by itself."""
+
+    part: Part
+    ms: PositiveFloat
+
+
+class Calibration(Value):
+    """What the parts, timed by themselves, contribute to whole networks: factors fitted by least squares.
+
+    Attributes:
+        constant_ms: what every network takes beside its parts.
+        ends: factor of stem and head.
+        poolings: factor of poolings.
+        groups: factors of attention groups, by stage.
+    """
+
+    constant_ms: NonNegativeFloat
+    ends: NonNegativeFloat
+    poolings: NonNegativeFloat
+    groups: tuple[NonNegativeFloat, ...]
+
+    def factor(self, part: Part) -> float:
+        """The factor of a part."""
+        if part.kind == "group":
+            return self.groups[part.stage]
+        return self.poolings if part.kind == "pooling" else self.ends
+
+
+class Figures(Value):
+    """How well predictions agree with measurements of architectures that they were not fitted to.
+
+    Attributes:
+        mape: mean absolute percentage error.
+        kendall_tau: rank correlation.
+        r2: share of the variance that is explained.
+    """
+
+    mape: float
+    kendall_tau: float
+    r2: float
+
+
+class HeldOut(Value):
+    """An architecture of the validation.
+
+    Attributes:
+        index: its number in the space.
+        measured_ms: median of the rounds.
+        predicted_ms: by the model.
+        ridge_ms: by the baseline.
+    """
+
+    index: int
+    measured_ms: float
+    predicted_ms: float
+    ridge_ms: float
+
+
+class LatencyModel(Value):
+    """A latency model of one space in one setting on one device.
+
+    Attributes:
+        space: the space's name.
+        space_digest: its digest.
+        setting: where and how networks were run.
+        fingerprint: of device, runtime and versions; elsewhere the model is not valid.
+        seed: of the architectures that were measured.
+        rounds: how often everything was measured; medians count.
+        calibrated_on: number of architectures that the calibration was fitted to.
+        calibration: the fit.
+        validation: of the model, on held-out random architectures.
+        ridge: of the baseline, a ridge regression on costs, fitted and validated on the same architectures.
+        held_out: the architectures of the validation.
+        parts: the table.
+    """
+
+    space: str
+    space_digest: str
+    setting: Setting
+    fingerprint: Fingerprint
+    seed: int
+    rounds: int
+    calibrated_on: int
+    calibration: Calibration
+    validation: Figures
+    ridge: Figures
+    held_out: tuple[HeldOut, ...]
+    parts: tuple[TimedPart, ...]
+
+    # --- files
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a latency model.
+
+        Raises:
+            InputError: the file cannot be read or breaks a rule.
+        """
+        return cls.from_dict(read_yaml(Path(path), SCHEMA), source=str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        fields = self.to_dict()
+        fields["parts"] = [
+            {"part": {key: value for key, value in entry["part"].items() if value is not None}, "ms": entry["ms"]}
+            for entry in fields["parts"]
+        ]
+        write_atomic(Path(path), dump_yaml({"schema": SCHEMA, **fields}))
+
+    def check(self, space: SearchSpace, setting: Setting, here: Fingerprint, source: str) -> None:
+        """Make sure that the model holds for a space and a setting on this device.
+
+        Args:
+            space: the space whose latencies are wanted.
+            setting: in which they are wanted.
+            here: of this device, from `fingerprint`.
+            source: what to call the model in an error.
+
+        Raises:
+            InputError: it does not; names everything that differs.
+        """
+        there = {"space": self.space, "space_digest": self.space_digest, "setting": self.setting.to_dict()}
+        wanted = {"space": space.name, "space_digest": space.digest, "setting": setting.to_dict()}
+        there |= self.fingerprint.to_dict()
+        wanted |= here.to_dict()
+        if found := differences(there, wanted):
+            raise InputError(
+                f"{source}: a latency model of something else ({'; '.join(found)}); make one here with psvit-latency"
+            )
+
+    # --- predictions
+
+    @cached_property
+    def part_ms(self) -> dict[Part, float]:
+        """What every part contributes to a network, calibrated."""
+        return {entry.part: self.calibration.factor(entry.part) * entry.ms for entry in self.parts}
+
+    def predict(self, arch: Architecture) -> float:
+        """The latency of a member of the space in milliseconds.
+
+        Raises:
+            ValueError: not a member.
+        """
+        parts = list(parts_of(arch))
+        unknown = [part for part in parts if part not in self.part_ms]
+        if unknown:
+            raise ValueError(f"not a member of {self.space}: no member has {unknown[0]!r}")
+        return self.calibration.constant_ms + sum(self.part_ms[part] for part in parts)
+
+    def predict_rows(self, space: SearchSpace, rows: Ints) -> Floats:
+        """The latencies of encoded members of the space, (n, genes) to (n,) milliseconds, by looking up tables.
+
+        Raises:
+            ValueError: another space.
+        """
+        return self.calibration.constant_ms + _part_sums(self, space).of(rows)
+
+    def reach(self, space: SearchSpace) -> tuple[float, float]:
+        """The least and the greatest latency that is predicted for a member of the space in milliseconds, exact.
+
+        Raises:
+            ValueError: another space.
+        """
+        least, greatest = _part_sums(self, space).reach()
+        return self.calibration.constant_ms + least, self.calibration.constant_ms + greatest
+
+    def macs_within(self, space: SearchSpace, lower_ms: float, upper_ms: float) -> tuple[int, int]:
+        """Limits on MACs that every member keeps whose predicted latency is between two limits.
+
+        For any price in milliseconds per MAC, no member's latency less the price of its MACs is below the least of
+        the space, so a latency of at most `upper_ms` leaves at most (upper_ms - least) / price MACs; and the other
+        way round. The tightest of some prices are taken.
+
+        Args:
+            space: the model's space.
+            lower_ms: the least latency.
+            upper_ms: the greatest.
+
+        Raises:
+            ValueError: another space.
+        """
+        macs = {part: part_macs(space, part) for part in self.part_ms}
+        fewest, most = PartSums(space, macs).reach()
+        fastest, slowest = self.reach(space)
+        low, high = fewest, most
+        for tilt in PRICES if most > fewest else ():
+            price = tilt * (slowest - fastest) / (most - fewest)
+            if price > 0:
+                rest = PartSums(space, {part: ms - price * macs[part] for part, ms in self.part_ms.items()})
+                least, greatest = (self.calibration.constant_ms + end for end in rest.reach())
+                low, high = max(low, (lower_ms - greatest) / price), min(high, (upper_ms - least) / price)
+        # A limit may be passed over by rounding alone, so there is one MAC of room.
+        return math.floor(low) - 1, math.ceil(high) + 1
+
+
+@lru_cache(maxsize=8)
+def _part_sums(model: LatencyModel, space: SearchSpace) -> PartSums:
+    """The tables, kept because searches ask again and again.
+
+    Raises:
+        ValueError: another space than the model's.
+    """
+    if model.space_digest != space.digest:
+        raise ValueError(f"a latency model of {model.space} ({model.space_digest}), received {space.name}")
+    return PartSums(space, model.part_ms)

@@ -1,0 +1,210 @@
+"""Building a latency model, with a clock that counts instead of measuring."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from psvit.errors import InputError, NoisyMachineError
+from psvit.model import PSViT
+from psvit.search.latency import build
+from psvit.search.latency.build import LatencyPlan, build_latency_model, calibrate, figures
+from psvit.search.latency.measure import Setting
+from psvit.search.latency.parts import parts_in
+
+
+@pytest.fixture
+def plan(tiny_space):
+    """One that tests can afford: 38 parts and 20 architectures, twice."""
+    return LatencyPlan(space=tiny_space, setting=Setting(), rounds=2, calibrated_on=12, held_out=8)
+
+
+class Killed(BaseException):
+    """Stands for whatever ends a process."""
+
+
+def killed_after(count):
+    """A factor for a clock that stops the process at a measurement."""
+    left = iter(range(count))
+
+    def factor(network):
+        if next(left, None) is None:
+            raise Killed
+        return 1.0
+
+    return factor
+
+
+def test_latencies_that_add_up_are_predicted_exactly(plan, clock, tmp_path):
+    model, there = build_latency_model(plan, tmp_path / "table.yaml", clock())
+    assert not there
+    assert model.validation.mape < 0.01
+    assert model.validation.kendall_tau == pytest.approx(1)
+    assert model.validation.r2 == pytest.approx(1)
+    assert model.calibration.constant_ms == pytest.approx(0, abs=1e-6)
+    assert [model.calibration.ends, model.calibration.poolings, *model.calibration.groups] == pytest.approx([1] * 4)
+    # And worse by what knows totals alone.
+    assert model.ridge.mape > model.validation.mape
+
+
+def test_what_networks_take_longer_than_their_parts_is_calibrated_away(plan, clock, tmp_path):
+    slower = clock(lambda network: 1.3 if isinstance(network, PSViT) else 1.0)
+    model, _ = build_latency_model(plan, tmp_path / "table.yaml", slower)
+    assert model.validation.mape < 1
+    assert model.calibration.groups == pytest.approx([1.3, 1.3], abs=0.05)
+
+
+def test_everything_is_measured_once_a_round_in_another_order(plan, clock, tmp_path):
+    counting = clock()
+    build_latency_model(plan, tmp_path / "table.yaml", counting)
+    subjects = len(parts_in(plan.space)) + 12 + 8
+    assert len(counting.measured) == 2 * subjects
+    kinds = [[type(network) for network in counting.measured[i * subjects : (i + 1) * subjects]] for i in range(2)]
+    assert kinds[0] != kinds[1]
+    assert sorted(map(str, kinds[0])) == sorted(map(str, kinds[1]))
+
+
+def test_a_slow_round_of_three_changes_nothing(plan, clock, tmp_path):
+    plan = LatencyPlan(**{**plan.__dict__, "rounds": 3})
+    usual, _ = build_latency_model(plan, tmp_path / "usual.yaml", clock())
+    subjects = len(parts_in(plan.space)) + 12 + 8
+    slow = iter(range(3 * subjects))
+    model, _ = build_latency_model(
+        plan, tmp_path / "slow.yaml", clock(lambda _: 9.0 if subjects <= next(slow) < 2 * subjects else 1.0)
+    )
+    assert model == usual
+
+
+def test_held_out_architectures_are_uniform_draws_that_were_not_fitted_to(plan, digits_space):
+    plan = LatencyPlan(**{**plan.__dict__, "space": digits_space, "held_out": 400, "calibrated_on": 100})
+    calibration, held_out = plan.architectures
+    assert len(set(calibration)) == 100
+    assert len(set(held_out)) == 400
+    assert not set(calibration) & set(held_out)
+    index = np.array([digits_space.index(arch) for arch in held_out])
+    assert abs(index.mean() / digits_space.size - 0.5) < 0.07
+    # Those fitted to are shallower than the many with many groupings.
+    assert np.mean([arch.depth for arch in calibration]) < np.mean([arch.depth for arch in held_out])
+    assert plan.architectures == LatencyPlan(**{**_fields(plan)}).architectures
+    assert plan.architectures != LatencyPlan(**{**_fields(plan), "seed": 1}).architectures
+
+
+def _fields(plan):
+    return {name: getattr(plan, name) for name in plan.__dataclass_fields__}
+
+
+# --- resumption
+
+
+@pytest.mark.parametrize("after", [1, 30, 59, 80])
+def test_a_build_that_was_killed_continues_where_it_was(plan, clock, tmp_path, after):
+    whole, _ = build_latency_model(plan, tmp_path / "whole.yaml", clock())
+    out = tmp_path / "table.yaml"
+    with pytest.raises(Killed):
+        build_latency_model(plan, out, clock(killed_after(after)))
+    assert not out.exists()
+    rest = clock()
+    model, _ = build_latency_model(plan, out, rest)
+    assert model == whole
+    assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - after
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.yaml", "whole.yaml"]
+
+
+def test_a_record_that_was_cut_off_is_measured_again(plan, clock, tmp_path):
+    out, journal = tmp_path / "table.yaml", tmp_path / "table.yaml.journal"
+    with pytest.raises(Killed):
+        build_latency_model(plan, out, clock(killed_after(30)))
+    journal.write_bytes(journal.read_bytes()[:-7])
+    rest = clock()
+    build_latency_model(plan, out, rest)
+    assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - 29
+
+
+def test_a_journal_of_another_build_is_refused_with_what_differs(plan, clock, tmp_path):
+    out = tmp_path / "table.yaml"
+    with pytest.raises(Killed):
+        build_latency_model(plan, out, clock(killed_after(3)))
+    other = LatencyPlan(**{**_fields(plan), "setting": Setting(batch_size=8), "seed": 4})
+    with pytest.raises(InputError, match=r"table.yaml.journal: .*setting.batch_size: 1 there, 8 here; seed: 0 there"):
+        build_latency_model(other, out, clock())
+
+
+def test_a_finished_model_is_found_and_another_is_refused(plan, clock, tmp_path):
+    out = tmp_path / "table.yaml"
+    model, _ = build_latency_model(plan, out, clock())
+    before = out.read_bytes()
+    again = clock()
+    assert build_latency_model(plan, out, again) == (model, True)
+    assert again.measured == []
+    with pytest.raises(InputError, match=r"table.yaml: holds .*\(seed: 0 there, 1 here\)"):
+        build_latency_model(LatencyPlan(**{**_fields(plan), "seed": 1}), out, again)
+    assert out.read_bytes() == before
+
+
+def test_what_is_no_journal_is_refused_and_stays(plan, clock, tmp_path):
+    journal = tmp_path / "table.yaml.journal"
+    journal.write_text("somebody's notes\n")
+    with pytest.raises(InputError, match="is no journal"):
+        build_latency_model(plan, tmp_path / "table.yaml", clock())
+    assert journal.read_text() == "somebody's notes\n"
+
+
+# --- noise
+
+
+def test_what_is_too_noisy_at_first_is_measured_later(plan, clock, tmp_path):
+    calls = iter(range(10**6))
+
+    def factor(network):
+        if next(calls) in (0, 5, 6):
+            raise NoisyMachineError("too noisy")
+        return 1.0
+
+    model, _ = build_latency_model(plan, tmp_path / "table.yaml", clock(factor))
+    assert model == build_latency_model(plan, tmp_path / "other.yaml", clock())[0]
+
+
+def test_a_machine_that_stays_noisy_ends_the_build_and_loses_nothing(plan, clock, tmp_path):
+    calls = iter(range(10**6))
+
+    def factor(network):
+        if next(calls) >= 10:
+            raise NoisyMachineError("too noisy")
+        return 1.0
+
+    stopped = clock(factor)
+    with pytest.raises(NoisyMachineError):
+        build_latency_model(plan, tmp_path / "table.yaml", stopped)
+    assert next(calls) == 10 + build.PATIENCE
+    records = (tmp_path / "table.yaml.journal").read_text().splitlines()
+    assert len(records) == 1 + 10
+    assert all(json.loads(record)["ms"] > 0 for record in records[1:])
+
+
+# --- arithmetic
+
+
+def test_figures_are_what_they_are_called():
+    measured, predicted = np.array([1.0, 2.0, 4.0, 8.0]), np.array([1.1, 1.8, 4.0, 3.9])
+    result = figures(predicted, measured)
+    assert result.mape == pytest.approx(100 * (0.1 + 0.1 + 0 + 4.1 / 8) / 4)
+    # Of six pairs, one is in the wrong order.
+    assert result.kendall_tau == pytest.approx((5 - 1) / 6)
+    assert result.r2 == pytest.approx(1 - (0.01 + 0.04 + 4.1**2) / ((measured - 3.75) ** 2).sum())
+
+
+def test_calibration_finds_the_factors_and_none_is_negative():
+    rng = np.random.default_rng(0)
+    sums = np.column_stack([np.ones(60), rng.uniform(1, 9, size=(60, 4))])
+    factors = np.array([0.5, 1.2, 0.9, 1.5, 1.1])
+    np.testing.assert_allclose(calibrate(sums, sums @ factors), factors, atol=0.02)
+    assert (calibrate(sums, sums @ [-2, 1, 1, 1, 1]) >= 0).all()
+
+
+def test_calibration_leaves_a_part_that_no_architecture_has_at_its_own_time():
+    sums = np.column_stack([np.ones(9), np.arange(1.0, 10), np.zeros(9)])
+    _, factor, unknown = calibrate(sums, 2 * np.arange(1.0, 10))
+    assert factor == pytest.approx(2, abs=0.1)
+    assert unknown == pytest.approx(1)

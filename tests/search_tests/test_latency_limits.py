@@ -1,0 +1,286 @@
+"""Limits on latency in a search: what may be proposed, that no draw hangs, and which trial is measured and wins."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from psvit.budget import Budget, LatencyLimit
+from psvit.costs import cost
+from psvit.errors import InputError, NoisyMachineError, UnmetBudgetError
+from psvit.search import candidates as candidates_module
+from psvit.search.candidates import Candidates
+from psvit.search.latency import limits as limits_module
+from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
+from psvit.search.search import search
+from psvit.search.searchers import SEARCHERS, make_searcher
+from psvit.search.study import Study
+from psvit.search.trial import Trial
+
+
+@pytest.fixture
+def limited(digits_space, made_up_model):
+    """A limit on the latency of a made-up model that a share of the digits space keeps."""
+    model = made_up_model(digits_space)
+    latency = [model.predict(digits_space[i]) for i in range(0, digits_space.size, 7)]
+
+    def make(low, high):
+        lower, upper = np.quantile(latency, [low, high])
+        # Off the members' own latencies, whose last digit depends on the order of the sum.
+        return PredictedLimit(LatencyLimit(device="cpu", lower_ms=lower - 1e-9, upper_ms=upper + 1e-9), model)
+
+    return make
+
+
+def keeping(space, budget, *limits):
+    """All members that keep all limits, found by looking at every one."""
+    archs = (space[i] for i in range(space.size))
+    return {a for a in archs if budget.satisfied_by(cost(a)) and all(limit.permits(a) for limit in limits)}
+
+
+@pytest.fixture(params=sorted(SEARCHERS))
+def searcher(request):
+    return make_searcher(request.param)
+
+
+# --- what may be proposed
+
+
+def test_ends_of_a_limit_belong_to_it(digits_space, made_up_model):
+    model = made_up_model(digits_space)
+    arch = digits_space[1234]
+    latency = model.predict(arch)
+    for lower, upper, kept in [
+        (None, latency, True),
+        (latency, latency, True),
+        (latency, 2 * latency, True),
+        (None, np.nextafter(latency, 0), False),
+        (np.nextafter(latency, np.inf), 2 * latency, False),
+    ]:
+        limit = PredictedLimit(LatencyLimit(device="cpu", lower_ms=lower, upper_ms=float(upper)), model)
+        assert limit.permits(arch) is kept
+    rows = np.array([digits_space.encode(digits_space[i]) for i in range(0, digits_space.size, 50)])
+    limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=latency), model)
+    assert limit.permits_rows(digits_space, rows).tolist() == [limit.permits(digits_space.decode(row)) for row in rows]
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.02), (0.4, 0.5), (0.0, 0.6)])
+def test_proposals_keep_all_limits(searcher, digits_space, score, limited, ends):
+    limit, budget, history = limited(*ends), Budget.parse("0.6..1.5MFLOPs"), []
+    candidates = Candidates(digits_space, budget, [limit])
+    for batch in range(4):
+        proposed = searcher.propose(12, history, candidates, np.random.default_rng([0, batch]))
+        assert all(limit.permits(arch) and budget.satisfied_by(cost(arch)) for arch in proposed)
+        assert len(set(proposed)) == len(proposed)
+        assert not {trial.arch for trial in history} & set(proposed)
+        history += [
+            Trial(number=len(history) + i, arch=arch, cost=cost(arch), score=score().evaluate(arch))
+            for i, arch in enumerate(proposed)
+        ]
+    assert len(history) == min(48, len(keeping(digits_space, budget, limit)))
+
+
+def test_every_candidate_of_a_listed_set_is_drawn_once_and_then_nothing(digits_space, limited):
+    limits, budget = [limited(0.1, 0.3), limited(0.25, 0.5)], Budget.parse("0..1.5MFLOPs")
+    candidates, seen = Candidates(digits_space, budget, limits), set()
+    members = keeping(digits_space, budget, *limits)
+    assert len(members) > 30
+    assert set(candidates.draw_unseen(20, seen, np.random.default_rng(0))) <= members
+    assert len(candidates.draw_unseen(10**6, seen, np.random.default_rng(1))) == len(members) - 20
+    assert seen == members
+    assert candidates.draw_unseen(1, seen, np.random.default_rng(2)) == []
+
+
+def test_sets_too_large_to_list_are_drawn_from_uniformly(digits_space, limited, monkeypatch):
+    monkeypatch.setattr(candidates_module, "LISTED", 0)
+    limit, budget = limited(0.0, 0.05), Budget()
+    members = keeping(digits_space, budget, limit)
+    candidates = Candidates(digits_space, budget, [limit])
+    drawn = [arch for seed in range(40) for arch in candidates.draw_unseen(50, set(), np.random.default_rng([7, seed]))]
+    assert len(drawn) == 40 * 50
+    assert set(drawn) <= members
+    # Each of some 320 members about six times: none is left out by the limits on MACs that narrow the draw.
+    assert len(set(drawn)) > 0.98 * len(members)
+
+
+def test_a_search_for_what_is_not_there_ends(digits_space, limited, monkeypatch):
+    monkeypatch.setattr(candidates_module, "LISTED", 0)
+    monkeypatch.setattr(candidates_module, "DRAWS", 5000)
+    limit = limited(0.0, 1.0)
+    looked = []
+    monkeypatch.setattr(
+        PredictedLimit,
+        "permits_rows",
+        lambda self, space, rows: looked.append(len(rows)) or np.zeros(len(rows), dtype=bool),
+    )
+    candidates = Candidates(digits_space, Budget(), [limit])
+    assert candidates.draw_unseen(3, set(), np.random.default_rng(0)) == []
+    assert 5000 <= sum(looked) < 10000
+
+
+def test_equal_seeds_and_models_give_equal_searches(digits_space, searcher, score, limited, tmp_path):
+    candidates = Candidates(digits_space, Budget(), [limited(0.1, 0.3)])
+    histories = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        study = Study(digits_space, tmp_path / name)
+        assert len(list(search(candidates, searcher, score(), study, trials=40, seed=seed))) == 40
+        histories.append([trial.arch for trial in study.history])
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_a_limit_that_nothing_keeps_is_refused_with_the_reach(digits_space, made_up_model):
+    model = made_up_model(digits_space)
+    least, greatest = model.reach(digits_space)
+    for limit in (
+        LatencyLimit(device="cpu", upper_ms=0.99 * least),
+        LatencyLimit(device="cpu", lower_ms=1.01 * greatest, upper_ms=2 * greatest),
+    ):
+        with pytest.raises(InputError, match=f"the space reaches {least:.4g} to {greatest:.4g} ms@cpu"):
+            Candidates(digits_space, Budget(), [PredictedLimit(limit, model)])
+    Candidates(digits_space, Budget(), [PredictedLimit(LatencyLimit(device="cpu", upper_ms=1.01 * least), model)])
+
+
+def test_limits_that_cannot_be_kept_together_are_refused(digits_space, made_up_model, tiny_space):
+    model = made_up_model(digits_space)
+    fast = LatencyLimit(device="cpu", upper_ms=1.001 * model.reach(digits_space)[0])
+    with pytest.raises(
+        InputError, match=r"no architecture of psvit-2d-digits is predicted to keep .* the space reaches"
+    ):
+        Candidates(digits_space, Budget.parse("3.2..3.3MFLOPs"), [PredictedLimit(fast, model)])
+
+
+# --- before a model is built
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.49, True), (0.51, False)])
+def test_a_hopeless_limit_is_refused_before_a_model_is_built(digits_space, clock, share, refused):
+    measure = clock()
+    smallest = measure(limits_module.fresh(digits_space.smallest), (1, 8, 8), limits_module.Setting())
+    limit = LatencyLimit(device="cpu", upper_ms=share * smallest.median_ms)
+    if refused:
+        with pytest.raises(InputError, match=f"smallest takes {smallest.median_ms:.4g} ms here"):
+            check_hopeful(limit, digits_space, clock())
+    else:
+        check_hopeful(limit, digits_space, clock())
+
+
+# --- finalists
+
+
+@pytest.fixture
+def history(digits_space):
+    """Twenty trials; the higher the number, the higher the score."""
+    archs = digits_space.sample(np.random.default_rng(0), 20)
+    return [Trial(number=i, arch=arch, cost=cost(arch), score=float(i)) for i, arch in enumerate(archs)]
+
+
+def timed(clock, digits_space, history, times, setting=None):
+    """A clock that says these milliseconds of the trials' networks, and counts."""
+    by_size = {trial.arch: times.get(trial.number, 1.0) for trial in history}
+
+    class Clock(clock):
+        def __call__(self, network, input_shape, setting, seconds=0.0):
+            latency = super().__call__(network, input_shape, setting)
+            assert input_shape == (1, 8, 8)
+            return type(latency)(**{**dict(latency), "median_ms": by_size[network.arch]})
+
+    return Clock()
+
+
+def test_the_best_that_is_measured_within_the_limit_wins(digits_space, made_up_model, clock, history, tmp_path):
+    model = made_up_model(digits_space)
+    limit = PredictedLimit(LatencyLimit.parse("5ms@cpu:threads=1"), model)
+    # Measured just over the limit, far over it, and exactly at it.
+    measure = timed(clock, digits_space, history, {19: 5.0001, 18: 50.0, 17: 5.0})
+    finalist = first_within(history, [limit], tmp_path / "journal", measure)
+    assert finalist.trial.number == 17
+    assert finalist.passed_over == 2
+    assert [network.arch for network in measure.measured] == [history[i].arch for i in (19, 18, 17)]
+    latency = finalist.latencies["cpu:threads=1"]
+    assert latency["measured_ms"] == 5.0
+    assert latency["predicted_ms"] == model.predict(history[17].arch)
+    assert latency["setting"]["threads"] == 1
+    assert latency["fingerprint"]["threads"] == 1
+    assert set(latency) == {"predicted_ms", "measured_ms", "iqr_ms", "repeats", "setting", "fingerprint"}
+    records = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()[1:]]
+    assert [(r["trial"], r["measured_ms"], r["within"]) for r in records] == [
+        (19, 5.0001, False),
+        (18, 50.0, False),
+        (17, 5.0, True),
+    ]
+    # Asked again, it answers the same from the journal.
+    again = timed(clock, digits_space, history, {})
+    assert first_within(history, [limit], tmp_path / "journal", again) == finalist
+    assert again.measured == []
+
+
+def test_a_lower_end_holds_for_what_is_measured_too(digits_space, made_up_model, clock, history, tmp_path):
+    limit = PredictedLimit(LatencyLimit.parse("4..5ms@cpu"), made_up_model(digits_space))
+    measure = timed(clock, digits_space, history, {19: 3.99, 18: 4.0})
+    assert first_within(history, [limit], tmp_path / "journal", measure).trial.number == 18
+
+
+def test_all_of_several_limits_have_to_be_kept(digits_space, made_up_model, clock, history, tmp_path):
+    model = made_up_model(digits_space)
+    limits = [PredictedLimit(LatencyLimit.parse(text), model) for text in ("5ms@cpu", "2ms@cpu:threads=1")]
+
+    class Clock(clock):
+        def __call__(self, network, input_shape, setting, seconds=0.0):
+            latency = super().__call__(network, input_shape, setting)
+            slow = setting.threads == 1 and network.arch == history[19].arch
+            return type(latency)(**{**dict(latency), "median_ms": 3.0 if slow else 1.0})
+
+    finalist = first_within(history, limits, tmp_path / "journal", Clock())
+    assert finalist.trial.number == 18
+    assert set(finalist.latencies) == {"cpu", "cpu:threads=1"}
+
+
+def test_where_none_is_within_the_limit_there_is_no_winner(digits_space, made_up_model, clock, history, tmp_path):
+    limit = PredictedLimit(LatencyLimit.parse("0.5ms@cpu"), made_up_model(digits_space))
+    measure = timed(clock, digits_space, history, {0: 0.1})
+    with pytest.raises(UnmetBudgetError, match=r"8 were measured and none keeps at most 0.5 ms@cpu"):
+        first_within(history, [limit], tmp_path / "journal", measure)
+    # By then it is known that predictions are far off, and no other trial is predicted within the limit.
+    assert len(measure.measured) == limits_module.UNCORRECTED < len(history)
+
+
+def test_no_more_than_so_many_are_measured(digits_space, made_up_model, clock, history, tmp_path, monkeypatch):
+    limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=100.0), made_up_model(digits_space))
+    # However predictions are corrected, all seem to be within the limit, and none is.
+    monkeypatch.setattr(limits_module, "median", lambda ratios: 1.0)
+    measure = timed(clock, digits_space, history, {trial.number: 101.0 for trial in history})
+    with pytest.raises(UnmetBudgetError, match="16 were measured and none keeps"):
+        first_within(history, [limit], tmp_path / "journal", measure)
+    assert len(measure.measured) == limits_module.FINALISTS < len(history)
+
+
+def test_predictions_that_were_all_too_low_are_corrected(digits_space, made_up_model, clock, history, tmp_path):
+    model = made_up_model(digits_space)
+    predicted = sorted(model.predict(trial.arch) for trial in history)
+    # Everything takes a third longer than predicted, and only the few fastest still keep the limit.
+    limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=1.34 * predicted[2]), model)
+    slowest_first = sorted(history, key=lambda trial: model.predict(trial.arch))
+    ranked = [Trial(number=i, arch=t.arch, cost=t.cost, score=float(i)) for i, t in enumerate(slowest_first)]
+    measure = timed(clock, digits_space, ranked, {t.number: 4 / 3 * model.predict(t.arch) for t in ranked})
+    finalist = first_within(ranked, [limit], tmp_path / "journal", measure)
+    assert finalist.trial == ranked[2]
+    assert finalist.passed_over == limits_module.UNCORRECTED
+    assert len(measure.measured) == limits_module.UNCORRECTED + 1
+
+
+def test_noise_loses_no_finalist(digits_space, made_up_model, clock, history, tmp_path):
+    limit = PredictedLimit(LatencyLimit.parse("5ms@cpu"), made_up_model(digits_space))
+    measure = timed(clock, digits_space, history, {19: 9.0})
+
+    def noisy(network, input_shape, setting, seconds=0.0):
+        if measure.measured:
+            raise NoisyMachineError("too noisy")
+        return measure(network, input_shape, setting)
+
+    with pytest.raises(NoisyMachineError):
+        first_within(history, [limit], tmp_path / "journal", noisy)
+    rest = timed(clock, digits_space, history, {19: 9.0})
+    assert first_within(history, [limit], tmp_path / "journal", rest).trial.number == 18
+    assert len(rest.measured) == 1
