@@ -20,7 +20,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from psvit.architecture import Architecture, stage_grids
 from psvit.budget import format_cost
-from psvit.costs import METRICS, cost, has_class_token
+from psvit.costs import ADDITIVE, cost, has_class_token
 
 TOKEN_SCALE = 10.0
 """A bar is this many pixels times the square root of its patch tokens high."""
@@ -289,7 +289,7 @@ def _summary(arch: Architecture) -> str:
     maps = sum(len(stage.groups) for stage in arch.stages)
     return " · ".join(
         [
-            *(format_cost(metric, getattr(costs, metric)) for metric in METRICS),
+            *(format_cost(metric, getattr(costs, metric)) for metric in ADDITIVE),
             f"{_count(arch.depth, 'layer')}, {_count(maps, 'attention map')}",
             f"image {_times(*arch.image_size)}, {_count(arch.in_chans, 'channel')}",
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from shlex import quote
 
@@ -126,7 +127,7 @@ def command(
         latency=latency,
     )
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
-    if not place_of_run.exists():
+    if not os.path.exists(place_of_run):  # a name that cannot be is refused below
         request.check_latencies()
     folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
