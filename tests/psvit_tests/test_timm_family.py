@@ -383,6 +383,7 @@ def test_positions_without_a_known_grid_are_refused():
         psvit.model.checkpoint_filter_fn({"pos_embed": torch.zeros(1, 23, 8)}, model)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @SHARING
 def test_networks_are_traced(arch):
     model = timm.create_model("psvit", arch=arch).eval()
