@@ -153,10 +153,10 @@ def test_a_machine_that_stays_noisy_is_refused_with_the_spread_and_the_bound(tim
 
 def test_times_that_agree_are_refused_too_where_the_cores_were_taken_away(time_it):
     # 42 runs: a busy process beside can slow them all down evenly.
-    timer = MadeUpTimer([QUIET, QUIET], preempted=[30, 3])
+    timer = MadeUpTimer([QUIET, QUIET], preempted=[50, 3])
     assert time_it(timer)[0].attempts == 2
-    with pytest.raises(NoisyMachineError, match="30 interruptions by other processes during 42 runs"):
-        time_it(MadeUpTimer([QUIET] * 7, preempted=[30] * 7))
+    with pytest.raises(NoisyMachineError, match="50 interruptions by other processes during 42 runs"):
+        time_it(MadeUpTimer([QUIET] * 7, preempted=[50] * 7))
 
 
 def test_a_few_preemptions_a_second_are_the_operating_systems_own(time_it):
