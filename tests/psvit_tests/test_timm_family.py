@@ -406,15 +406,24 @@ def test_feature_maps_may_be_sequences():
     assert [tuple(maps.shape) for maps in network(torch.randn(1, 2, 8, 10))] == [(1, 20, 8), (1, 6, 12)]
 
 
-@SHARING
-@pytest.mark.parametrize("sharing", ["auto", "map", "qk"])
-def test_a_network_is_one_graph(arch, sharing):
-    model = timm.create_model("psvit", arch=arch, sharing=sharing).eval()
+def assert_one_graph(model, images):
     # `eager` runs what was traced as it is: whether it is one graph does not depend on the compiler behind it.
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     for n in (2, 5):
-        images = torch.randn(n, arch.in_chans, *arch.image_size)
-        torch.testing.assert_close(compiled(images), model(images))
+        batch = images(n)
+        torch.testing.assert_close(compiled(batch), model(batch))
+
+
+@every_network
+def test_a_network_is_one_graph(case):
+    assert_one_graph(case.build().eval(), case.images)
+
+
+@SHARING
+@pytest.mark.parametrize("sharing", ["map", "qk"])
+def test_a_network_is_one_graph_in_both_forms_of_sharing(arch, sharing):
+    model = timm.create_model("psvit", arch=arch, sharing=sharing).eval()
+    assert_one_graph(model, lambda n: torch.randn(n, arch.in_chans, *arch.image_size))
 
 
 @pytest.mark.slow
