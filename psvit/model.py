@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from psvit.architecture import Architecture, Stage, stage_grids
 from psvit.errors import InputError
 from psvit.layers import AttentionGroup, PatchEmbed, Sharing, TokenPool
+from psvit.search_space import SearchSpace
 from psvit.vit_weights import Source, in_block, is_vit, lay, stem_and_head
 
 # timm looks here for the entry points of a module that registers models.
@@ -219,7 +220,7 @@ class PSViT(nn.Module):
         """
         arch = resolve(self.arch, img_size=img_size)
         positions = resample_abs_pos_embed(
-            self.pos_embed.detach(), list(_patch_grid(arch)), list(_patch_grid(self.arch)), self.num_prefix_tokens
+            self.pos_embed.detach(), list(patch_grid(arch)), list(patch_grid(self.arch)), self.num_prefix_tokens
         )
         self.pos_embed = nn.Parameter(positions, requires_grad=self.pos_embed.requires_grad)
         for stage, grid in zip(self.stages, (None, *arch.grids), strict=False):
@@ -421,9 +422,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[st
     weights = dict(weights.get("model", weights.get("state_dict", weights)))
     if is_vit(weights):
         parameters = dict(model.named_parameters())
-        return lay(weights, parameters, _vit_sources(model), _patch_grid(model.arch)).weights
+        return lay(weights, parameters, _vit_sources(model), patch_grid(model.arch)).weights
     if "pos_embed" in weights:
-        grid, old = _patch_grid(model.arch), _source_grid(model, weights["pos_embed"])
+        grid, old = patch_grid(model.arch), _source_grid(model, weights["pos_embed"])
         if old != grid:
             weights["pos_embed"] = resample_abs_pos_embed(
                 weights["pos_embed"], list(grid), list(old), model.num_prefix_tokens
@@ -440,9 +441,9 @@ def _source_grid(model: PSViT, positions: Tensor) -> tuple[int, int]:
     with contextlib.suppress(InputError):
         # The size that is recorded may be another network's.
         source = resolve(args.get("arch", model.arch), img_size=tuple(size) if isinstance(size, Sequence) else size)
-        grids.append(_patch_grid(source))
+        grids.append(patch_grid(source))
     side = math.isqrt(number)
-    for rows, columns in (*grids, _patch_grid(model.arch), (side, side)):
+    for rows, columns in (*grids, patch_grid(model.arch), (side, side)):
         if rows * columns == number:
             return rows, columns
     raise InputError(f"checkpoint: {number} positions fit neither the network's grid nor a square one")
@@ -462,12 +463,12 @@ def _vit_sources(model: PSViT) -> dict[str, Source]:
     return sources
 
 
-def _patch_grid(arch: Architecture) -> tuple[int, int]:
+def patch_grid(arch: Architecture | SearchSpace) -> tuple[int, int]:
     """Rows and columns of the patches before any pooling, in 1d too."""
     return stage_grids("2d", arch.image_size, arch.patch_size, arch.patch_stride, 1)[0]
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
+def _cfg() -> dict[str, Any]:
     return {
         "url": "",
         "num_classes": 1000,
@@ -481,7 +482,6 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         "first_conv": "patch_embed.proj",
         "classifier": "head",
         "license": "apache-2.0",
-        **kwargs,
     }
 
 

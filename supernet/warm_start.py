@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from psvit.architecture import stage_grids
+from psvit.model import patch_grid
 from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 from psvit.vit_weights import Laid, Weights, in_block, lay, stem_and_head
@@ -32,13 +32,10 @@ def plan(space: SearchSpace, weights: Weights) -> Laid:
 
 
 def _laid(supernet: Supernet, weights: Weights) -> Laid:
-    space = supernet.space
     sources = stem_and_head(name for name, _ in supernet.named_parameters())
     # A gap between stages is no layer.
     places = [place for place, layer in enumerate(supernet.layers) if not isinstance(layer, nn.Identity)]
     for block, place in enumerate(places):
         for name, _ in supernet.layers[place].named_parameters():
             sources[f"layers.{place}.{name}"] = in_block(block, name)
-    # The grid of patches, which in 1d is pooled as a sequence but embedded as a grid too.
-    grid, *_ = stage_grids("2d", space.image_size, space.patch_size, space.patch_stride, 1)
-    return lay(weights, dict(supernet.named_parameters()), sources, grid)
+    return lay(weights, dict(supernet.named_parameters()), sources, patch_grid(supernet.space))
