@@ -1,47 +1,36 @@
-"""Evaluators: how good an architecture seems, without training it."""
+"""Evaluators: how good architectures seem, without training them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from psvit.architecture import Architecture
-from psvit.data import Batches, accuracy
-from psvit.supernet.supernet import Supernet
+from psvit.search.trial import Score
 
 
 class Evaluator(Protocol):
-    """Scores architectures; more is better, and equal architectures get equal scores."""
+    """Scores populations of architectures; more is better.
 
-    def evaluate(self, arch: Architecture) -> float:
-        """The score of one architecture."""
+    Equal calls give equal scores, and so do equal architectures in different populations, unless they are raced.
+    """
+
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+        """The scores of a population.
+
+        What goes wrong with one architecture (memory, outputs that are no numbers) is said in its score; all else is
+        raised.
+
+        Args:
+            archs: the population, no two equal.
+            best: the best scores that are known of others, on all images, best first. An evaluator that races gives
+                up on those that cannot be among the best of these and the population; without any, none is given up.
+
+        Returns:
+            Their scores, in their order.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:
         """What a score is and what it rests on, JSON-serialisable; stands beside every score that is written down."""
         ...
-
-
-class InheritedAccuracy:
-    """Top-1 accuracy in percent with the supernet's weights, on images held out from training.
-
-    Args:
-        supernet: the weights.
-        batches: the held-out images.
-    """
-
-    def __init__(self, supernet: Supernet, batches: Batches) -> None:
-        self._supernet = supernet.eval()
-        self._batches = batches
-
-    def evaluate(self, arch: Architecture) -> float:
-        """The accuracy on all held-out images."""
-        return accuracy(lambda images: self._supernet(images, arch), self._batches)
-
-    def describe(self) -> dict[str, Any]:
-        """Says on how many images the accuracy rests, and that it is not the trained network's."""
-        return {
-            "kind": "inherited accuracy",
-            "meaning": "top-1 in percent with the supernet's weights, on images held out from training",
-            "images": self._batches.num_images,
-            "fidelity": "not measured",
-        }

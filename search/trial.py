@@ -1,11 +1,32 @@
-"""Trial: one evaluated architecture."""
+"""Trial: one evaluated architecture, and the score that an evaluator gives it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from psvit.architecture import Architecture
 from psvit.costs import Cost
+
+State = Literal["complete", "raced", "failed"]
+"""Scored on all images; given up early, because it cannot be among the best; not scored, for a reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What an evaluator says of one architecture.
+
+    Attributes:
+        value: more is better; on fewer images than all where the state is `raced`, and none where it is `failed`.
+        images: how many images it rests on; 0 for an indicator that looks at none.
+        state: whether it is whole.
+        reason: why there is none.
+    """
+
+    value: float | None
+    images: int = 0
+    state: State = "complete"
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,18 +34,29 @@ class Trial:
     """An architecture with its score; a history is a list of them in the order of their numbers.
 
     Attributes:
-        number: how many trials came before.
+        number: its number in the study; others may lie between those of a history.
         arch: the architecture.
         cost: its costs.
-        score: what the evaluator gave it; more is better.
+        score: what the evaluator gave it.
+        objectives: what the search improves, (objectives,), each turned so that more is better; empty where the trial
+            is not complete. With a single objective, the score.
+        origin: how it was proposed: `uniform`, `mutation`, `crossover`, or the name of a sampler.
     """
 
     number: int
     arch: Architecture
     cost: Cost
-    score: float
+    score: Score
+    objectives: tuple[float, ...] = ()
+    origin: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it was scored on all images, so that it can be compared with others that were."""
+        return self.score.state == "complete"
 
 
 def best(history: list[Trial], n: int = 1) -> list[Trial]:
-    """The `n` trials with the highest scores, best first; of equal scores the earlier one counts as better."""
-    return sorted(history, key=lambda trial: (-trial.score, trial.number))[:n]
+    """The `n` complete trials with the greatest first objective, best first; of equal ones the earlier is better."""
+    complete = [trial for trial in history if trial.is_complete]
+    return sorted(complete, key=lambda trial: (-trial.objectives[0], trial.number))[:n]
