@@ -58,12 +58,12 @@ def rank(composition: tuple[int, ...], largest: int) -> int:
 
 
 def unrank_any(rank: int, total: int, largest: int) -> tuple[int, ...]:
-    """The composition with this number among all of them, 0 <= rank < size(total, largest)."""
+    """The composition with this number among all of them; an `IndexError` where there are not so many."""
     for parts, number in counts(total, largest):
         if rank < number:
             return unrank(rank, total, parts, largest)
         rank -= number
-    raise AssertionError("rank out of range")
+    raise IndexError("rank out of range")
 
 
 def rank_any(composition: tuple[int, ...], largest: int) -> int:

@@ -377,7 +377,12 @@ class SearchSpace(Value):
         return row
 
     def decode(self, row: Sequence[int] | NDArray[np.int64]) -> Architecture:
-        """The architecture of an encoded row; the inverse of `encode`."""
+        """The architecture of an encoded row; the inverse of `encode`.
+
+        Raises:
+            IndexError: a gene is beyond the choices that its stage has.
+            ValueError: the genes together describe nothing possible, such as a width that shrinks.
+        """
         layout = self.layouts[int(row[0])]
         stages: list[Stage] = []
         pools: list[Pool] = []

@@ -7,7 +7,9 @@ latency keep what has to be left out small.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,15 @@ from numpy.typing import NDArray
 from psvit.architecture import Architecture
 from psvit.budget import Budget, Limit
 from psvit.errors import InputError
-from psvit.feasible import feasible_set
+from psvit.feasible import FeasibleSet, feasible_set
+from psvit.pricing import Batch
+from psvit.search.history import Seen
 from psvit.search.latency.limits import PredictedLimit
+from psvit.search.proposal import Proposal
 from psvit.search_space import SearchSpace
+
+OUTSIDE = "space"
+"""The name of the constraint that a row of genes encodes a member of the space."""
 
 DRAWS = 2**20
 """Architectures drawn before it counts as settled that no more can be found within the limits on latency."""
@@ -34,6 +42,9 @@ class Candidates:
         budget: the limits; of those on latency `latencies` knows.
         latencies: limits on predicted latency.
 
+    Attributes:
+        members: what keeps the limits on costs, and those on MACs that follow from the ones on latency.
+
     Raises:
         InputError: nothing is within a limit; names the reachable range.
     """
@@ -45,7 +56,8 @@ class Candidates:
         self.space = space
         self.budget = _narrowed(space, budget, latencies)
         self._latencies = latencies
-        if not space.count(self.budget):
+        self.members: FeasibleSet = feasible_set(space, self.budget)
+        if not self.members.count:
             raise InputError(
                 f"budget: no architecture of {space.name} is predicted to keep {budget}; "
                 f"{'; '.join(latency.reach(space) for latency in latencies)}, without the other limits"
@@ -55,6 +67,26 @@ class Candidates:
         """Whether an architecture within the limits on costs is predicted to keep those on latency."""
         return all(latency.permits(arch) for latency in self._latencies)
 
+    def propose(self, archs: Sequence[Architecture], origin: str, attrs: dict[str, Any] | None = None) -> list[Proposal]:
+        """Proposals of members, with how far inside or beyond each limit they are."""
+        rows = np.array([self.space.encode(arch) for arch in archs], dtype=np.int64)
+        costs = self.space.price(rows.reshape(len(archs), -1)) if len(archs) else None
+        proposals = []
+        for position, arch in enumerate(archs):
+            constraints = {OUTSIDE: 0.0}
+            for limit in self.budget.limits:
+                constraints[limit.subject] = _excess(float(getattr(costs, limit.metric)[position]), *limit.ends)
+            for latency in self._latencies:
+                constraints[latency.limit.subject] = _excess(latency.model.predict(arch), *latency.limit.ends)
+            row = tuple(rows[position].tolist())
+            proposals.append(Proposal(row=row, origin=origin, constraints=constraints, attrs=attrs or {}))
+        return proposals
+
+    def outside(self, row: tuple[int, ...], origin: str, attrs: dict[str, Any]) -> Proposal:
+        """A row of genes that encodes no member; nothing is known of its costs."""
+        limits = [*(limit.subject for limit in self.budget.limits), *(one.limit.subject for one in self._latencies)]
+        return Proposal(row=row, origin=origin, constraints={OUTSIDE: 1.0, **dict.fromkeys(limits, 0.0)}, attrs=attrs)
+
     def mutate(self, arch: Architecture, rng: np.random.Generator, rate: float) -> Architecture:
         """`SearchSpace.mutate` within the limits on costs."""
         return self.space.mutate(arch, rng, self.budget, rate)
@@ -63,26 +95,24 @@ class Candidates:
         """`SearchSpace.crossover` within the limits on costs."""
         return self.space.crossover(one, other, rng, self.budget)
 
-    def draw_unseen(self, n: int, seen: set[Architecture], rng: np.random.Generator) -> list[Architecture]:
+    def draw_unseen(self, n: int, seen: Seen, rng: np.random.Generator) -> list[Architecture]:
         """Draw candidates uniformly from those not seen; adds them to `seen`.
 
         Returns:
             `n` architectures, or all that are left; under limits on latency, or all that `DRAWS` draws found.
         """
-        feasible = feasible_set(self.space, self.budget)
         drawn: list[Architecture] = []
         spent = 0
         while len(drawn) < n and spent < DRAWS:
-            few = 2 * len(seen) >= feasible.count or (bool(self._latencies) and feasible.count <= LISTED)
+            few = 2 * len(seen) >= self.members.count or (bool(self._latencies) and self.members.count <= LISTED)
             if few:
                 # Most may have been seen, so drawing would mostly repeat; what is left is few enough to list.
-                batch = feasible.take(rng.permutation(feasible.count))
+                batch = self.members.take(rng.permutation(self.members.count))
             else:
                 # Under limits on latency at least as many again as were drawn in vain.
-                batch = feasible.sample(rng, max(n - len(drawn), min(spent, LISTED)))
+                batch = self.members.sample(rng, max(n - len(drawn), min(spent, LISTED)))
             spent += len(batch) if self._latencies else 0
-            for position in np.flatnonzero(self._within(batch.rows)):
-                arch = batch[int(position)]
+            for arch in self.within(batch):
                 if arch not in seen:
                     seen.add(arch)
                     drawn.append(arch)
@@ -92,12 +122,23 @@ class Candidates:
                 break
         return drawn
 
+    def within(self, batch: Batch) -> Iterator[Architecture]:
+        """Those of some members that are predicted to keep the limits on latency, decoded one by one."""
+        return (batch[int(position)] for position in np.flatnonzero(self._within(batch.rows)))
+
     def _within(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which encoded architectures are predicted to keep the limits on latency, (n, genes) to (n,)."""
         within = np.ones(len(rows), dtype=np.bool_)
         for latency in self._latencies:
             within &= latency.permits_rows(self.space, rows)
         return within
+
+
+def _excess(value: float, lower: float | None, upper: float) -> float:
+    """By which share a value is beyond the nearer end of a range, to four digits; at most 0 inside."""
+    excess = max(value / upper - 1, 1 - value / lower if lower else -1.0)
+    # Rounded away from the limit, so that it never seems to be kept where it is not.
+    return math.ceil(1e4 * excess) / 1e4 if excess > 0 else math.floor(1e4 * excess) / 1e4
 
 
 def _narrowed(space: SearchSpace, budget: Budget, latencies: Sequence[PredictedLimit]) -> Budget:

@@ -1,29 +1,72 @@
-"""Study: the history of a search, kept in an Optuna study, one record a trial.
+"""Study: the history of a search, kept in an Optuna study.
 
-The study is the one truth about a search: searchers propose from its history alone, and winner and reports are made
-from it.
+The study is the one truth about a search. Searchers propose from its history alone, winner and reports are made from
+it, and a process that dies leaves nothing anywhere else.
+
+A *batch* passes through it in three steps, each of which survives the process. `ask` writes down what a process is
+about to evaluate, which keeps other processes from evaluating the same, and is found again by the same process when it
+comes back. `tell` first writes down all scores of the batch in one record, then adds one trial an architecture. A
+process that is killed in between adds the rest when it comes back.
+
+What a process has asked for and not told counts as held while it gives a sign of life every now and then.
 """
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 
 from psvit.architecture import Architecture
-from psvit.costs import METRICS, cost
-from psvit.search.trial import Trial
+from psvit.costs import METRICS, Cost
+from psvit.errors import InputError
+from psvit.run_folder import differences
+from psvit.search.history import History, Rejected
+from psvit.search.objectives import Objectives
+from psvit.search.proposal import Proposal
+from psvit.search.trial import Score, Trial
 from psvit.search_space import SearchSpace
 
 STUDY_NAME = "psvit"
+
+LEASE = 120.0
+"""Seconds without a sign of life after which another process may evaluate what a process holds."""
+
+_STATES = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
+_CLAIM, _ALIVE, _CONFIG = "claim:", "alive:", "config"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a process evaluates together.
+
+    Attributes:
+        number: how many batches the process had before.
+        proposals: in the order of their trials; only the feasible ones are evaluated.
+        is_control: whether they are drawn for comparison, not searched for.
+        scores: of the feasible ones, once they are known.
+    """
+
+    number: int
+    proposals: tuple[Proposal, ...]
+    is_control: bool = False
+    scores: tuple[Score, ...] | None = None
+
+    @property
+    def feasible(self) -> list[Proposal]:
+        """The proposals that are evaluated."""
+        return [proposal for proposal in self.proposals if proposal.is_feasible]
 
 
 class Study:
@@ -31,86 +74,284 @@ class Study:
 
     Args:
         space: the space that is searched; its genes are the parameters that Optuna sees.
-        journal: the file that keeps the trials; one that exists is continued.
+        storage: where the trials are kept; a study that is there is continued.
+        name: of the study in the storage.
+        objectives: what is improved.
+        config: what scores depend on; a study with another one is refused.
+        process: names this process among those that work on the study, the same when it comes back.
+        clock: the time in seconds, the same for all processes.
+
+    Attributes:
+        process: as given.
+        history: what was searched.
+        control: what was drawn for comparison.
+
+    Raises:
+        InputError: the study there is of another search; what differs is named.
     """
 
-    def __init__(self, space: SearchSpace, journal: Path) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        storage: BaseStorage,
+        *,
+        name: str = STUDY_NAME,
+        objectives: Objectives | None = None,
+        config: dict[str, Any] | None = None,
+        process: str = "0",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.history = History()
+        self.control = History()
         self._genes: dict[str, BaseDistribution] = {
-            name: IntDistribution(0, choices - 1) for name, choices in space.genes.items()
+            gene: IntDistribution(0, choices - 1) for gene, choices in space.genes.items()
         }
         self._space = space
+        self._objectives = objectives or Objectives()
+        self.process = process
+        self._clock = clock
+        self._archs: dict[tuple[int, ...], Architecture] = {}
+        self._read = 0
+        self._told: dict[int, int] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        _drop_partial_record(journal)
         self._study = optuna.create_study(
-            study_name=STUDY_NAME,
-            storage=JournalStorage(JournalFileBackend(str(journal), lock_obj=cast(Any, _Lock(journal)))),
-            direction="maximize",
+            study_name=name,
+            storage=storage,
+            directions=self._objectives.directions,
             # Our searchers propose; Optuna's is named so that it does not depend on Optuna's version.
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
-        self.history: list[Trial] = [
-            self._read(trial) for trial in self._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-        ]
+        self._check(name, {"objectives": list(self._objectives.names), **(config or {})})
+        self.sync()
 
-    def tell(self, arch: Architecture, score: float) -> Trial:
-        """Record an evaluated architecture, for good, before returning."""
-        trial = Trial(number=len(self.history), arch=arch, cost=cost(arch), score=score)
+    def _check(self, name: str, config: dict[str, Any]) -> None:
+        config = json.loads(json.dumps(config))
+        found = self._study.user_attrs.get(_CONFIG)
+        if found is None and not self._study.get_trials(deepcopy=False):
+            self._study.set_user_attr(_CONFIG, config)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(["score", *self._objectives.names[1:]])
+        elif changed := differences(found or {}, config):
+            raise InputError(
+                f"study {name!r}: is of another search ({'; '.join(changed)}); "
+                "name another --study or --storage, or give the same options to continue it"
+            )
+
+    # --- what is there
+
+    def sync(self) -> None:
+        """Read what was added since the last time, by this process or others."""
+        trials = self._study.get_trials(deepcopy=False)
+        new = trials[self._read :]
+        self._read = len(trials)
+        for trial in new:
+            if trial.user_attrs["process"] == self.process:
+                batch = trial.user_attrs["batch"]
+                self._told[batch] = self._told.get(batch, 0) + 1
+        evaluated = [trial for trial in new if "score" in trial.user_attrs]
+        rows = [self._row(trial) for trial in evaluated]
+        for trial, row, cost in zip(evaluated, rows, self._costs(rows), strict=True):
+            of = self.control if "control" in trial.user_attrs else self.history
+            of.add(self._trial(trial, row, cost))
+        self.history.rejected += [self._rejected(trial) for trial in new if "score" not in trial.user_attrs]
+        self.history.held = frozenset(self._held())
+
+    def _row(self, trial: FrozenTrial) -> tuple[int, ...]:
+        return tuple(trial.params[gene] for gene in self._genes)
+
+    def _trial(self, trial: FrozenTrial, row: tuple[int, ...], cost: Cost) -> Trial:
+        score = Score(**trial.user_attrs["score"])
+        return Trial(
+            number=trial.number,
+            arch=self._archs.get(row) or self._space.decode(row),
+            cost=cost,
+            score=score,
+            objectives=tuple(self._objectives.raw(trial.values)) if score.state == "complete" else (),
+            origin=trial.user_attrs["origin"],
+            row=row,
+            constraints=trial.constraints,
+            attrs=_attrs(trial),
+        )
+
+    def _rejected(self, trial: FrozenTrial) -> Rejected:
+        return Rejected(
+            number=trial.number,
+            proposal=Proposal(
+                row=self._row(trial),
+                origin=trial.user_attrs["origin"],
+                constraints=trial.constraints,
+                attrs=_attrs(trial),
+            ),
+        )
+
+    def _held(self) -> set[Architecture]:
+        """The architectures that other processes hold."""
+        attrs = self._study.user_attrs
+        held: set[Architecture] = set()
+        for key, value in attrs.items():
+            process = key.removeprefix(_CLAIM)
+            if not key.startswith(_CLAIM) or process == self.process:
+                continue
+            if self._clock() - max(value["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
+                continue
+            for proposal in map(Proposal.from_json, value["proposals"]):
+                if proposal.is_feasible:
+                    arch = self._space.decode(proposal.row)
+                    if arch not in self.history and not value["control"]:
+                        held.add(arch)
+        return held
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes work on the study or did so."""
+        claims = [key for key in self._study.user_attrs if key.startswith(_CLAIM)]
+        return any(key != _CLAIM + self.process for key in claims)
+
+    # --- a batch's way
+
+    def pending(self) -> Batch | None:
+        """The batch that this process has asked for and not wholly told, if there is one."""
+        value = self._study.user_attrs.get(_CLAIM + self.process)
+        if value is None or self._told.get(value["number"], 0) >= len(value["proposals"]):
+            return None
+        scores = value["scores"]
+        return Batch(
+            number=value["number"],
+            proposals=tuple(map(Proposal.from_json, value["proposals"])),
+            is_control=value["control"],
+            scores=None if scores is None else tuple(Score(**score) for score in scores),
+        )
+
+    @property
+    def next_number(self) -> int:
+        """The number of this process's next batch."""
+        value = self._study.user_attrs.get(_CLAIM + self.process)
+        return 0 if value is None else value["number"] + 1
+
+    def ask(self, batch: Batch) -> Batch:
+        """Write down what is to be evaluated.
+
+        Returns:
+            The batch without what other processes hold or have told meanwhile. Two that ask for the same at the same
+            time may both go without, and propose again.
+        """
+        self._write(batch)
+        if not self.is_shared or batch.is_control:
+            return batch
+        self.sync()
+        held = self.history.held
+        free = tuple(
+            proposal
+            for proposal in batch.proposals
+            if not proposal.is_feasible
+            or ((arch := self._space.decode(proposal.row)) not in held and arch not in self.history)
+        )
+        if len(free) < len(batch.proposals):
+            batch = replace(batch, proposals=free)
+            self._write(batch)
+        return batch
+
+    def _write(self, batch: Batch) -> None:
+        self._study.set_user_attr(
+            _CLAIM + self.process,
+            {
+                "number": batch.number,
+                "proposals": [proposal.to_json() for proposal in batch.proposals],
+                "control": batch.is_control,
+                "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
+                "time": self._clock(),
+            },
+        )
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        self._study.set_user_attr(_ALIVE + self.process, self._clock())
+
+    def tell(self, batch: Batch, archs: Sequence[Architecture], scores: Sequence[Score]) -> list[Trial]:
+        """Record a batch's scores for good.
+
+        Args:
+            batch: as it was asked for.
+            archs: of its feasible proposals.
+            scores: likewise.
+
+        Returns:
+            The trials that are new in the history or the control.
+        """
+        if batch.scores is None:
+            batch = replace(batch, scores=tuple(scores))
+            self._write(batch)
+        assert batch.scores is not None
+        rows = [proposal.row for proposal in batch.feasible]
+        self._archs.update(zip(rows, archs, strict=True))
+        costs = iter(self._costs(rows))
+        left = iter(zip(archs, batch.scores, strict=True))
+        for position, proposal in enumerate(batch.proposals):
+            evaluated = (*next(left), next(costs)) if proposal.is_feasible else None
+            if position >= self._told.get(batch.number, 0):
+                self._add(batch, proposal, evaluated)
+        before = len(self.history), len(self.control)
+        self.sync()
+        self._archs.clear()
+        return [*self.history.trials[before[0] :], *self.control.trials[before[1] :]]
+
+    def _costs(self, rows: Sequence[tuple[int, ...]]) -> list[Cost]:
+        priced = self._space.price(np.array(rows, dtype=np.int64).reshape(-1, len(self._genes)))
+        columns = [getattr(priced, metric).tolist() for metric in METRICS]
+        return [Cost(**dict(zip(METRICS, costs, strict=True))) for costs in zip(*columns, strict=True)]
+
+    def _add(self, batch: Batch, proposal: Proposal, evaluated: tuple[Architecture, Score, Cost] | None) -> None:
+        """Add one trial, with all that belongs to it in one record."""
+        attrs: dict[str, Any] = {"process": self.process, "batch": batch.number, "origin": proposal.origin}
+        state, values, intermediate = TrialState.PRUNED, None, {}
+        if evaluated is not None:
+            arch, score, cost = evaluated
+            attrs |= {"score": asdict(score), **cost.to_dict()}
+            state = _STATES[score.state]
+            if score.state == "complete":
+                assert score.value is not None
+                values = self._objectives.raw(self._objectives.values(arch, cost, score.value))
+            elif score.state == "raced":
+                assert score.value is not None
+                intermediate = {score.images: score.value}
+        if batch.is_control:
+            attrs["control"] = True
         self._study.add_trial(
             optuna.trial.create_trial(
-                params=dict(zip(self._genes, map(int, self._space.encode(arch)), strict=True)),
+                state=state,
+                params=dict(zip(self._genes, proposal.row, strict=True)),
                 distributions=self._genes,
-                value=score,
-                user_attrs=trial.cost.to_dict(),
+                values=values,
+                user_attrs=attrs,
+                system_attrs=dict(proposal.attrs),  # Optuna adds the constraints to it
+                intermediate_values=intermediate,
+                constraints=proposal.constraints,
             )
         )
-        self.history.append(trial)
-        return trial
 
-    def _read(self, trial: optuna.trial.FrozenTrial) -> Trial:
-        assert trial.value is not None
-        arch = self._space.decode([trial.params[name] for name in self._genes])
-        return Trial(number=trial.number, arch=arch, cost=cost(arch), score=trial.value)
+    # --- as a table
 
     def to_csv(self) -> str:
         """The history as comma-separated values: number, score, costs, number in the space, architecture as JSON."""
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerow(["number", "score", *METRICS, "index", "arch"])
+        others = [name for name in self._objectives.names if name == "latency"]
+        writer.writerow(["number", "score", "state", "images", *METRICS, *others, "origin", "index", "arch"])
         for trial in self.history:
             costs = [getattr(trial.cost, metric) for metric in METRICS]
+            raw = dict(zip(self._objectives.names, self._objectives.raw(trial.objectives), strict=False))
+            score = trial.score
             arch = json.dumps({key: trial.arch.to_dict()[key] for key in ("stages", "pools")})
-            writer.writerow([trial.number, trial.score, *costs, self._space.index(trial.arch), arch])
+            writer.writerow(
+                [trial.number, score.value, score.state, score.images, *costs]
+                + [raw.get(name) for name in others]
+                + [trial.origin, self._space.index(trial.arch), arch]
+            )
         return text.getvalue()
 
 
-class _Lock:
-    """A lock on the journal itself, which the kernel frees when a process dies.
-
-    Optuna's own is a link that a killed process leaves behind, and with a relative path nobody takes it over.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        self._journal = journal
-        self._stream: BinaryIO | None = None
-
-    def acquire(self) -> bool:
-        """Wait until no other process holds the journal."""
-        self._stream = self._journal.open("ab")
-        fcntl.flock(self._stream, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        """Let others have it."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-
-def _drop_partial_record(journal: Path) -> None:
-    """Cut off what a process that died while it wrote left of a record; a whole one ends with a line break."""
-    if not journal.exists():
-        return
-    with journal.open("rb+") as stream:
-        content = stream.read()
-        stream.truncate(content.rfind(b"\n") + 1)
+def _attrs(trial: FrozenTrial) -> dict[str, Any]:
+    """What a sampler keeps beside a trial; constraints have a place of their own."""
+    return {key: value for key, value in trial.system_attrs.items() if not key.startswith("constraints")}

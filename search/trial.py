@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from psvit.architecture import Architecture
 from psvit.costs import Cost
@@ -41,6 +41,9 @@ class Trial:
         objectives: what the search improves, (objectives,), each turned so that more is better; empty where the trial
             is not complete. With a single objective, the score.
         origin: how it was proposed: `uniform`, `mutation`, `crossover`, or the name of a sampler.
+        row: the architecture in encoded form.
+        constraints: by limit, by which share it is exceeded; never positive.
+        attrs: what a sampler of Optuna's finds again beside it.
     """
 
     number: int
@@ -49,14 +52,11 @@ class Trial:
     score: Score
     objectives: tuple[float, ...] = ()
     origin: str = ""
+    row: tuple[int, ...] = ()
+    constraints: dict[str, float] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
         """Whether it was scored on all images, so that it can be compared with others that were."""
         return self.score.state == "complete"
-
-
-def best(history: list[Trial], n: int = 1) -> list[Trial]:
-    """The `n` complete trials with the greatest first objective, best first; of equal ones the earlier is better."""
-    complete = [trial for trial in history if trial.is_complete]
-    return sorted(complete, key=lambda trial: (-trial.objectives[0], trial.number))[:n]

@@ -17,7 +17,7 @@ from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh
 from psvit.search.latency.tables import Bools, Ints
-from psvit.search.trial import Trial, best
+from psvit.search.trial import Trial
 from psvit.search_space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -102,34 +102,34 @@ def check_hopeful(limit: LatencyLimit, space: SearchSpace, measure: Callable[...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finalist:
-    """A trial that was measured.
+class Kept:
+    """Trials that were measured within the limits.
 
     Attributes:
-        trial: the trial.
-        latencies: by the limit's setting: what was predicted and what was measured, for the architecture file.
-        passed_over: trials with better scores that were measured beyond a limit.
+        trials: with, by the limit's setting, what was predicted and what was measured, for the architecture file.
+        passed_over: trials that stood before the last of them and were measured beyond a limit.
     """
 
-    trial: Trial
-    latencies: dict[str, Any]
+    trials: list[tuple[Trial, dict[str, Any]]]
     passed_over: int
 
 
 def first_within(
-    history: list[Trial],
+    best: Sequence[Trial],
+    n: int,
     limits: Sequence[PredictedLimit],
     path: Path,
     measure: Callable[..., Latency],
-) -> Finalist:
-    """Measure the best trials in the order of their scores until one keeps all limits.
+) -> Kept:
+    """Measure trials in their order until some keep all limits.
 
-    See `FINALISTS` and `UNCORRECTED` for how many.
+    See `FINALISTS` and `UNCORRECTED` for how many are measured.
 
-    What is measured is kept in a journal, so that the same call gives the same finalist again.
+    What is measured is kept in a journal, so that the same call gives the same trials again.
 
     Args:
-        history: the trials.
+        best: the trials, best first.
+        n: how many are wanted.
         limits: on latency.
         path: of the journal.
         measure: the measuring function.
@@ -157,8 +157,9 @@ def first_within(
         )
 
     passed_over = 0
-    for trial in best(history, len(history)):
-        if passed_over == FINALISTS:
+    kept: list[tuple[Trial, dict[str, Any]]] = []
+    for trial in best:
+        if passed_over == FINALISTS or len(kept) == n:
             break
         if passed_over >= UNCORRECTED and not hopeful(trial):
             continue
@@ -176,7 +177,9 @@ def first_within(
                 break
             latencies[name] = {key: value for key, value in record.items() if key not in ("trial", "limit", "within")}
         else:
-            return Finalist(trial=trial, latencies=latencies, passed_over=passed_over)
+            kept.append((trial, latencies))
+    if kept:
+        return Kept(trials=kept, passed_over=passed_over)
     raise UnmetBudgetError(
         f"budget: of the best architectures {passed_over} were measured and none keeps "
         f"{' and '.join(str(limit.limit) for limit in limits)}; {path} says what they take; "

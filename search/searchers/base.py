@@ -6,20 +6,19 @@ from typing import Protocol
 
 import numpy as np
 
-from psvit.architecture import Architecture
 from psvit.search.candidates import Candidates
-from psvit.search.trial import Trial
+from psvit.search.history import History
+from psvit.search.proposal import Proposal
 
 
 class Searcher(Protocol):
     """Proposes architectures; keeps no state, so that a search can be continued from its history alone."""
 
+    name: str
     batch_size: int
     """How many architectures are proposed from the same history."""
 
-    def propose(
-        self, n: int, history: list[Trial], candidates: Candidates, rng: np.random.Generator
-    ) -> list[Architecture]:
+    def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """What to evaluate next.
 
         Args:
@@ -29,7 +28,8 @@ class Searcher(Protocol):
             rng: the only source of randomness; equal arguments give equal proposals.
 
         Returns:
-            Candidates, none of them in the history and no two equal; fewer than `n` only where no more are left or,
-            under limits on latency, found.
+            Proposals of which at most `n` are feasible. Those are candidates, none of them in the history or held by
+            another process and no two equal; fewer than `n` only where no more are left or, under limits on latency,
+            found. The others tell the searcher later that they were not.
         """
         ...

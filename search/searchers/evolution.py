@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from psvit.architecture import Architecture
 from psvit.search.candidates import Candidates
+from psvit.search.history import History, Seen
+from psvit.search.proposal import CROSSOVER, MUTATION, UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
-from psvit.search.trial import Trial, best
 
 ATTEMPTS = 20
 """Children bred for each that is wanted before fresh draws take the places of those that repeat or are too slow."""
@@ -16,36 +16,44 @@ ATTEMPTS = 20
 class Evolution(Searcher):
     """Breeds the best architectures so far: half of a generation are mutants, half children of two parents.
 
-    The first generation is drawn uniformly. Unlike AutoFormer's, which draws until a candidate
-    happens to fit, variation here always ends: see `SearchSpace.mutate` and `SearchSpace.crossover`.
+    The first generation is drawn uniformly. The best are found by non-dominated ranking, as in NSGA-II (Deb et al.
+    2002), which with one objective is sorting. Unlike AutoFormer's, which draws until a candidate happens to fit,
+    variation here always ends: see `SearchSpace.mutate` and `SearchSpace.crossover`.
 
     Args:
         batch_size: architectures a generation.
         parents: how many of the best of all generations breed.
         rate: probability of changing a choice in a mutant.
+        first: how many are drawn before any are bred.
     """
 
-    def __init__(self, batch_size: int = 32, parents: int = 10, rate: float = 0.2) -> None:
+    name = "evolution"
+
+    def __init__(self, batch_size: int = 32, parents: int = 10, rate: float = 0.2, first: int = 32) -> None:
         self.batch_size = batch_size
         self.parents = parents
         self.rate = rate
+        self.first = first
 
-    def propose(
-        self, n: int, history: list[Trial], candidates: Candidates, rng: np.random.Generator
-    ) -> list[Architecture]:
+    def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """A generation."""
-        seen = {trial.arch for trial in history}
-        generation: list[Architecture] = []
-        parents = [trial.arch for trial in best(history, self.parents)]
-        for _ in range(ATTEMPTS * n if parents else 0):
-            if len(generation) == n:
+        seen = Seen(history)
+        parents = [trial.arch for trial in history.best(self.parents)] if len(history) >= self.first else []
+        mutants, children = [], []
+        for attempt in range(ATTEMPTS * n if parents else 0):
+            if len(mutants) + len(children) == n:
                 break
             one, other = (parents[i] for i in rng.integers(len(parents), size=2))
-            if len(generation) % 2:
-                child = candidates.crossover(one, other, rng)
+            if attempt % 2:
+                child, kind = candidates.crossover(one, other, rng), children
             else:
-                child = candidates.mutate(one, rng, self.rate)
+                child, kind = candidates.mutate(one, rng, self.rate), mutants
             if child not in seen and candidates.permits(child):
                 seen.add(child)
-                generation.append(child)
-        return generation + candidates.draw_unseen(n - len(generation), seen, rng)
+                kind.append(child)
+        drawn = candidates.draw_unseen(n - len(mutants) - len(children), seen, rng)
+        return [
+            *candidates.propose(mutants, MUTATION),
+            *candidates.propose(children, CROSSOVER),
+            *candidates.propose(drawn, UNIFORM),
+        ]

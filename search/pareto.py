@@ -1,0 +1,78 @@
+"""Which of several results are best when there is more than one objective.
+
+Objectives are (n, objectives), each turned so that more is better. With a single objective ranking is sorting, so one
+and several objectives need no code of their own.
+"""
+
+from __future__ import annotations
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def ranks(objectives: Floats) -> Ints:
+    """The front that each result belongs to, (n,): 0 where nothing is better, 1 where only those are, and so on.
+
+    A result is better than another where it is nowhere worse and somewhere better; equal results share a front.
+    """
+    if not len(objectives):
+        return np.zeros(0, dtype=np.int64)
+    return np.asarray(moocore.pareto_rank(objectives, maximise=True), dtype=np.int64)
+
+
+def crowding(objectives: Floats, fronts: Ints) -> Floats:
+    """How far each result is from its neighbours on its front, (n,); infinite at the ends of a front.
+
+    The crowding distance of NSGA-II (Deb et al. 2002, section III.B), each objective scaled to its range on the front.
+    """
+    distance = np.zeros(len(objectives))
+    for front in np.unique(fronts):
+        members = np.flatnonzero(fronts == front)
+        for values in objectives[members].T:
+            order = members[np.argsort(values, kind="stable")]
+            ordered = np.sort(values)
+            distance[order[[0, -1]]] = np.inf
+            if ordered[-1] > ordered[0]:
+                distance[order[1:-1]] += (ordered[2:] - ordered[:-2]) / (ordered[-1] - ordered[0])
+    return distance
+
+
+def ordered(objectives: Floats) -> Ints:
+    """Positions from the best result to the worst: by front, then the least crowded first, then the earliest."""
+    fronts = ranks(objectives)
+    return np.lexsort((np.arange(len(objectives)), -crowding(objectives, fronts), fronts))
+
+
+def front(objectives: Floats) -> Ints:
+    """Positions of the results that nothing is better than, of equal ones the first, by their first objective."""
+    if not len(objectives):
+        return np.zeros(0, dtype=np.int64)
+    found = np.flatnonzero(moocore.is_nondominated(objectives, maximise=True))
+    return found[np.argsort(-objectives[found, 0], kind="stable")]
+
+
+def hypervolume(objectives: Floats, reference: Floats) -> float:
+    """The volume of what is worse than some result and better than the reference (objectives,).
+
+    Results that are not better than the reference everywhere add nothing.
+    """
+    better = objectives[(objectives > reference).all(axis=1)]
+    return float(moocore.hypervolume(better, ref=reference, maximise=True)) if len(better) else 0.0
+
+
+def hypervolumes(objectives: Floats, reference: Floats) -> list[float]:
+    """The hypervolume of the first result, of the first two, and so on, (n,)."""
+    volumes: list[float] = []
+    best = objectives[:0]
+    for result in objectives:
+        # Most results change nothing, and those that others are better than need not be looked at again.
+        if not (best >= result).all(axis=1).any():
+            best = np.concatenate([best[~(best <= result).all(axis=1)], result[None]])
+            volumes.append(hypervolume(best, reference))
+        else:
+            volumes.append(volumes[-1])
+    return volumes

@@ -1,0 +1,161 @@
+"""Optuna's samplers as searchers.
+
+A sampler of Optuna's proposes a value for every gene, knowing neither which rows of genes encode an architecture nor
+what one costs. A row that encodes none or exceeds a limit is told to it as infeasible, with the share of the excess.
+
+Searchers keep no state, and a sampler has some: so every batch is asked of a new sampler, seeded for it, on a study in
+memory that is made from the history. Architectures that were given up early are not in it, because their scores are
+not whole. What a sampler stores beside a trial (the generation, in NSGA-II) comes back with
+the trial. That costs time for long histories, and makes a continued search equal to one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.trial import TrialState
+
+from psvit.architecture import Architecture
+from psvit.search.candidates import Candidates
+from psvit.search.history import History, Seen
+from psvit.search.proposal import UNIFORM, Proposal
+from psvit.search.searchers.base import Searcher
+from psvit.search_space import GENES_PER_STAGE, SearchSpace
+
+ATTEMPTS = 50
+"""Rows asked of a sampler for each architecture that is wanted before one is drawn from the candidates instead."""
+
+
+class OptunaSampler(Searcher):
+    """A searcher that asks a sampler of Optuna's.
+
+    Args:
+        name: of the searcher.
+        make: makes the sampler from a seed.
+        batch_size: architectures that are asked for before any of them is evaluated.
+        attempts: rows that are asked for each of them; what takes a sampler seconds is not asked 50 times.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[int], BaseSampler],
+        batch_size: int,
+        attempts: int = ATTEMPTS,
+    ) -> None:
+        self.name = name
+        self.batch_size = batch_size
+        self._make = make
+        self._attempts = attempts
+
+    def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
+        """What the sampler asks for, and draws where it asks for nothing that may be evaluated."""
+        space, seen = candidates.space, Seen(history)
+        genes = {gene: IntDistribution(0, values - 1) for gene, values in space.genes.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = _study(self._make(int(rng.integers(2**31))), history, genes)
+            worst = _worst(history, len(study.directions))
+            proposals: list[Proposal] = []
+            for _ in range(n):
+                attrs: dict[str, Any] = {}
+                for _ in range(self._attempts):
+                    trial = study.ask(genes)
+                    attrs = _kept(study.get_trials(deepcopy=False)[trial.number].system_attrs)
+                    row = canonical(space, [trial.params[gene] for gene in genes])
+                    arch = member(space, row)
+                    if arch is None:
+                        proposal = candidates.outside(row, self.name, attrs)
+                    else:
+                        (proposal,) = candidates.propose([arch], self.name, attrs)
+                    if not proposal.is_feasible:
+                        for name, excess in proposal.constraints.items():
+                            trial.set_constraint(name, excess)
+                        study.tell(trial, worst)
+                        proposals.append(proposal)
+                        continue
+                    assert arch is not None
+                    if arch in seen:
+                        study.tell(trial, state=TrialState.FAIL)
+                        continue
+                    seen.add(arch)
+                    proposals.append(proposal)
+                    break
+                else:
+                    new = candidates.draw_unseen(1, seen, rng)
+                    proposals += candidates.propose(new, UNIFORM, attrs)
+                    if not new:
+                        break
+        return proposals
+
+
+def tpe() -> Searcher:
+    """The tree-structured Parzen estimator; what is being evaluated counts as bad meanwhile, or it would be repeated."""
+    return OptunaSampler(
+        "optuna-tpe", lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True), batch_size=8
+    )
+
+
+def nsga2() -> Searcher:
+    """NSGA-II as Optuna has it."""
+    return OptunaSampler("optuna-nsga2", lambda seed: NSGAIISampler(seed=seed, population_size=32), batch_size=32)
+
+
+def gp() -> Searcher:
+    """Bayesian optimisation with a Gaussian process."""
+    return OptunaSampler(
+        "optuna-gp", lambda seed: GPSampler(seed=seed, deterministic_objective=True), batch_size=4, attempts=5
+    )
+
+
+def canonical(space: SearchSpace, row: Sequence[int]) -> tuple[int, ...]:
+    """A row with zeros for the stages that its layout lacks, because nothing depends on what stands there."""
+    used = 1 + len(space.layouts[row[0]].stages) * len(GENES_PER_STAGE)
+    return tuple(value if position < used else 0 for position, value in enumerate(row))
+
+
+def member(space: SearchSpace, row: Sequence[int]) -> Architecture | None:
+    """The architecture that a row encodes, if it encodes one: genes have the range of the stage with most choices."""
+    try:
+        arch = space.decode(row)
+        return arch if tuple(space.encode(arch).tolist()) == tuple(row) else None
+    except (IndexError, ValueError):
+        return None
+
+
+def _study(sampler: BaseSampler, history: History, genes: dict[str, Any]) -> optuna.Study:
+    """A study in memory with what the history says, every objective to be maximised."""
+    objectives = max(1, history.objectives.shape[1])
+    study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
+    worst = _worst(history, objectives)
+    told = [(trial.number, trial.row, list(trial.objectives), trial.constraints, trial.attrs) for trial in history.complete]
+    for rejected in history.rejected:
+        proposal = rejected.proposal
+        told.append((rejected.number, proposal.row, worst, proposal.constraints, proposal.attrs))
+    for _, row, values, constraints, attrs in sorted(told, key=lambda record: record[0]):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=dict(zip(genes, row, strict=True)),
+                distributions=genes,
+                values=values,
+                constraints=dict(sorted(constraints.items())),
+                system_attrs=dict(attrs),  # Optuna adds the constraints to it
+            )
+        )
+    return study
+
+
+def _worst(history: History, objectives: int) -> list[float]:
+    """What an infeasible row is told to have: samplers want a value, and compare feasible ones with it never."""
+    return history.objectives.min(axis=0).tolist() if history.complete else [0.0] * objectives
+
+
+def _kept(attrs: dict[str, Any]) -> dict[str, Any]:
+    """What a sampler has to find again: the generation; what it drew stands in the row."""
+    return {key: value for key, value in attrs.items() if key.endswith(":generation")}

@@ -1,0 +1,96 @@
+"""Where a study is kept: a journal file beside a run, or any storage of Optuna's for many machines."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from psvit.errors import InputError
+
+
+def open_storage(storage: str | Path) -> BaseStorage:
+    """Open a storage, or make it.
+
+    Args:
+        storage: the path of a journal file; `redis://...`; or a URL of a database that SQLAlchemy knows, such as
+            `postgresql://user@host/name`.
+
+    Raises:
+        InputError: it cannot be opened, or its driver is not installed.
+    """
+    text = str(storage)
+    if "://" not in text:
+        return _journal(Path(storage))
+    try:
+        if text.startswith("redis"):
+            from optuna.storages.journal import JournalRedisBackend
+
+            return JournalStorage(JournalRedisBackend(text))
+        from optuna.storages import RDBStorage
+
+        # A connection that has died is found out before it is used, not by losing a result.
+        return RDBStorage(text, engine_kwargs={"pool_pre_ping": True})
+    except Exception as error:  # whatever the driver behind the URL raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"--storage {text}: cannot be opened: {reason}") from None
+
+
+def _journal(path: Path) -> JournalStorage:
+    if path.is_dir():
+        raise InputError(f"--storage {path}: is a folder; expected a journal file or a URL such as postgresql://...")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _Lock(path))))
+    except OSError as error:
+        raise InputError(f"--storage {path}: cannot be written: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"--storage {path}: is not a journal of Optuna's") from None
+
+
+class _Lock:
+    """A lock on the journal itself, which the kernel frees when a process dies.
+
+    Optuna's own is a link that a killed process leaves behind, and with a relative path nobody takes it over.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._stream: BinaryIO | None = None
+        self.acquire()  # what a killed process left of a record is cut off before anything is read
+        self.release()
+
+    def acquire(self) -> bool:
+        """Wait until no other process holds the journal, and leave it ending with a whole record."""
+        self._stream = self._journal.open("rb+")
+        fcntl.flock(self._stream, fcntl.LOCK_EX)
+        _drop_partial_record(self._stream)
+        return True
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _drop_partial_record(stream: BinaryIO) -> None:
+    """Cut off what a process that died while it wrote left of a record; a whole one ends with a line break."""
+    size = stream.seek(0, os.SEEK_END)
+    end = size
+    while end:
+        start = max(0, end - 65536)
+        stream.seek(start)
+        found = stream.read(end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        stream.truncate(end)
