@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,18 @@ def read_device(name: str | None) -> torch.device:
     return device
 
 
+def read_duration(option: str, text: str) -> float:
+    """Seconds from text such as `90s`, `30min` or `2h`.
+
+    Raises:
+        InputError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip(), re.ASCII)
+    if match is None or not float(match[1]):
+        raise InputError(f"{option} {text!r}: expected a duration such as 90s, 30min or 2h")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
+
+
 def show_table(title: str, rows: list[tuple[str, str]]) -> None:
     """Print names and values under a title."""
     from rich.box import SIMPLE
@@ -159,7 +172,6 @@ def default_folder(label: str, config: dict[str, Any]) -> Path:
     """Where a run goes when no folder is named: equal configurations meet in the same one."""
     import hashlib
     import json
-    import re
 
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     # A budget may hold a path.

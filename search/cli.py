@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -12,11 +13,13 @@ from psvit.cli import (
     DATA_HELP,
     default_folder,
     read_device,
+    read_duration,
     read_recipe,
     recipe_options,
     run,
     run_options,
     set_up_logging,
+    show_table,
 )
 
 INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
@@ -52,13 +55,52 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     type=click.Path(path_type=Path, dir_okay=False),
     help="A latency model of psvit-latency for a limit such as 5ms@cpu; without one it is built first, inside the run.",
 )
-@click.option("--searcher", default="evolution", show_default=True, help="evolution or random.")
+@click.option(
+    "--objectives",
+    "objectives_text",
+    default="accuracy",
+    show_default=True,
+    help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several give "
+    "a Pareto front and one file a point.",
+)
+@click.option(
+    "--searcher",
+    default="evolution",
+    show_default=True,
+    help="evolution, random, enumerate (small spaces), optuna-tpe, optuna-nsga2 or optuna-gp.",
+)
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     default=None,
-    help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}]",
+    help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}, all where they "
+    "are enumerated]",
 )
+@click.option("--time", "time_text", default=None, help="Begin no further batch after so long: 90s, 30min or 2h.")
+@click.option(
+    "--finalists",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Where there are images, train so many of the best briefly before one is called the winner; 0 trains none.",
+)
+@click.option(
+    "--control",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Architectures drawn at random and scored for comparison. [default: a quarter of the trials, none where the "
+    "searcher is random or enumerates]",
+)
+@click.option("--no-sharing", is_flag=True, help="Compute candidates one at a time, not what they have in common once.")
+@click.option("--no-racing", is_flag=True, help="Score every candidate on all images.")
+@click.option(
+    "--storage",
+    default=None,
+    help="Where the study is kept, so that several processes can work on it: a journal file, or a URL such as "
+    "postgresql://user@host/name. [default: a journal in the run's folder]",
+)
+@click.option("--study", default=None, help="The study's name in the storage. [default: by the configuration]")
+@click.option("--workers", default=None, help="Score on a Ray cluster: ray (a local one), or ray://host:port.")
 @recipe_options("the supernet, where one is trained first,")
 @run_options
 def command(
@@ -67,8 +109,17 @@ def command(
     data: str | None,
     space_name: str | None,
     latency: tuple[Path, ...],
+    objectives_text: str,
     searcher: str,
     trials: int | None,
+    time_text: str | None,
+    finalists: int,
+    control: int | None,
+    no_sharing: bool,
+    no_racing: bool,
+    storage: str | None,
+    study: str | None,
+    workers: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
     seed: int,
@@ -76,7 +127,7 @@ def command(
     device: str | None,
     verbose: bool,
 ) -> None:
-    """Find the best architecture within a budget and write it to best.yaml.
+    """Find the best architecture within a budget and write it to best.yaml; report.html says how it was found.
 
     Under a limit on latency, candidates are proposed by a latency model of this device, and the best of them are
     measured until one is within the limit. Let nothing else run meanwhile.
@@ -104,11 +155,18 @@ def command(
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
     from psvit.run_folder import RunFolder
+    from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
     from psvit.supernet.supernet import read_provenance
 
     make_searcher(searcher)
+    objectives = Objectives.parse(objectives_text)
+    seconds = read_duration("--time", time_text) if time_text else None
+    if study and not storage:
+        raise InputError("--study names a study in a --storage, and there is none")
+    if workers and workers != "ray" and not workers.startswith("ray://"):
+        raise InputError(f"--workers {workers!r}: permitted are ray and ray://host:port")
     place = read_device(device)
     if supernet:
         data = data or read_provenance(supernet).get("data")
@@ -125,6 +183,22 @@ def command(
         seed=seed,
         device=place,
         latency=latency,
+        objectives=objectives,
+        seconds=seconds,
+        finalists=finalists,
+        control=control or 0,
+        storage=storage,
+        study=study,
+        share_prefixes=not no_sharing,
+        race=not no_racing,
+        workers=workers,
+    )
+    members = space.count(request.limits)
+    enumerates = searcher == "enumerate"
+    request = replace(
+        request,
+        trials=members if enumerates and trials is None else request.trials,
+        control=request.trials // 4 if control is None and not enumerates and searcher != "random" else request.control,
     )
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
     if not os.path.exists(place_of_run):  # a name that cannot be is refused below
@@ -140,22 +214,38 @@ def command(
     if not images:
         click.echo("no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217)")
     found = run_search(request, folder)
-    if found.trials < request.trials:
-        click.echo(f"evaluated {found.trials} of {request.trials}: no more were found within {request.limits}")
+    winner = found.winner
+    if found.trials < request.trials and not found.interrupted:
+        reason = "time is up" if seconds else f"no more were found within {request.limits}"
+        click.echo(f"evaluated {found.trials} of {request.trials}: {reason}")
     if found.passed_over:
         beyond = folder / "finalists.journal"
         click.echo(f"passed over {found.passed_over} with better scores that were measured beyond a limit: {beyond}")
-    for name, times in found.latencies.items():
-        click.echo(
-            f"measured {times['measured_ms']:.4g} ms@{name} (interquartile range {times['iqr_ms']:.2g} ms), "
-            f"predicted {times['predicted_ms']:.4g} ms"
-        )
-    cost = found.trial.cost
+    for name, times in winner.latencies.items():
+        if "measured_ms" in times:
+            click.echo(
+                f"measured {times['measured_ms']:.4g} ms@{name} (interquartile range {times['iqr_ms']:.2g} ms), "
+                f"predicted {times['predicted_ms']:.4g} ms"
+            )
+    if winner.accuracy is not None:
+        click.echo(f"trained the best {len(found.finalists)} briefly, {len(winner.accuracies)} times each:")
+        rows = []
+        for finalist in found.finalists:
+            assert finalist.accuracy is not None
+            spread = "" if finalist.spread is None else f" ± {finalist.spread:.2f}"
+            rows.append((f"trial {finalist.trial.number}", f"{finalist.accuracy:.2f}{spread} %"))
+        show_table("top-1 on the search images, mean and standard deviation", rows)
+    if found.front:
+        click.echo(f"found a Pareto front of {len(found.finalists)}: {found.front}")
+    cost = winner.trial.cost
     click.echo(
-        f"found {format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
-        f"{found.kind} {found.trial.score:.6g}, the best of {found.trials}: {found.file}; "
+        f"{'interrupted; the best so far has' if found.interrupted else 'found'} "
+        f"{format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
+        f"{found.kind} {winner.trial.score.value:.6g}, the best of {found.trials}: {found.file}; "
         f"next: psvit-retrain {quote(str(found.file))} --data {quote(data) if data else 'DATA'}"
     )
+    if found.interrupted:
+        raise KeyboardInterrupt
 
 
 def main() -> None:

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import uuid
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-import psvit
-from psvit.architecture import ArchitectureFile
-from psvit.budget import Budget
-from psvit.data import Batches, ImageData, Inputs
-from psvit.documents import replacing, write_atomic
-from psvit.errors import InputError, UnmetBudgetError
-from psvit.picture import draw
-from psvit.recipe import Recipe
+from psvit.budget import Budget, LatencyLimit
+from psvit.data import ImageData
+from psvit.documents import write_atomic
+from psvit.errors import InputError, RunError, UnmetBudgetError
+from psvit.recipe import Recipe, default_recipe
 from psvit.run_folder import RunFolder
 from psvit.search.candidates import DRAWS, Candidates
-from psvit.search.evaluator import Evaluator, InheritedAccuracy
-from psvit.search.indicators import DSS
+from psvit.search.evaluator import Evaluator
+from psvit.search.finalists import Finalist, brief, train_finalists
 from psvit.search.latency.build import LatencyPlan, build_latency_model
-from psvit.search.latency.limits import Finalist, PredictedLimit, check_hopeful, first_within
+from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
 from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
-from psvit.search.search import search
+from psvit.search.objectives import ACCURACY, LATENCY, Objectives
+from psvit.search.pareto import front
+from psvit.search.racing import Race
+from psvit.search.scoring import Scoring
+from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
-from psvit.search.study import Study
-from psvit.search.trial import Trial, best
+from psvit.search.storage import open_storage
+from psvit.search.study import STUDY_NAME, Study
+from psvit.search.trial import Trial
+from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
-from psvit.supernet.supernet import Supernet, read_space, supernet_digest
+from psvit.supernet.supernet import Supernet, read_space, supernet_digest, supernet_file
 from psvit.supernet.train import train_supernet
 
 SPENT = 0.9
 """A limit without a lower end is a budget to spend: the search stays in its upper tenth where that is not empty."""
-
-BATCH_SIZE = 256
-"""Images that are scored at once."""
 
 LATENCY_SPACE = "psvit-2d-small"
 """The space for images of 224 pixels where latency alone is limited."""
 
 IMAGE_SIZE = 224
 """For which images a network is searched where there are none."""
+
+JOURNAL = "study.journal"
+
+ANY_LATENCY_MS = 1e9
+"""More than anything takes: where latency is improved and not limited, it is measured in the end all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,15 @@ class SearchRun:
         seed: of everything random.
         device: where to compute.
         latency: files of latency models for limits on latency; for those that no file is for, a model is built first.
+        objectives: what is improved, accuracy first.
+        seconds: after which no further batch is begun.
+        finalists: how many of the best are trained briefly before one is called the winner, where there are images.
+        control: architectures drawn uniformly and scored for comparison.
+        storage: where the study is kept; a journal in the run's folder by default.
+        study: its name in a storage that is named.
+        share_prefixes: whether candidates that begin alike are computed together.
+        race: whether candidates that cannot be among the best any more are given up early.
+        workers: `ray` or the address of a Ray cluster; without it, this process scores.
     """
 
     space: SearchSpace
@@ -73,21 +90,40 @@ class SearchRun:
     seed: int
     device: torch.device
     latency: tuple[Path, ...] = ()
+    objectives: tuple[str, ...] = (ACCURACY,)
+    seconds: float | None = None
+    finalists: int = 0
+    control: int = 0
+    storage: str | None = None
+    study: str | None = None
+    share_prefixes: bool = True
+    race: bool = True
+    workers: str | None = None
 
     @property
     def config(self) -> dict[str, Any]:
-        """All that decides the result, JSON-serialisable."""
+        """All that decides the result, JSON-serialisable; a search may go on for longer, and elsewhere."""
+        return {
+            **self.scored,
+            "searcher": self.searcher,
+            "seed": self.seed,
+            "finalists": self.finalists if self.data else 0,
+            "control": self.control,
+        }
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """What scores and limits depend on, which all processes that work on a study must agree on."""
         return {
             "budget": list(self.budget),
             "limits": Budget.parse(*self.budget, space=self.space).resolved,
+            "objectives": list(self.objectives),
             "space": self.space.name,
             "space_digest": self.space.digest,
             "data": self.data.name if self.data else None,
             "supernet": supernet_digest(self.supernet) if self.supernet else None,
             "recipe": self.recipe.to_dict() if self.recipe else None,
-            "searcher": self.searcher,
-            "trials": self.trials,
-            "seed": self.seed,
+            "race": self.race and self.data is not None and len(self.objectives) == 1,
             "device": self.device.type,
             "latency": [LatencyModel.load(path).digest for path in self.latency],
         }
@@ -96,6 +132,8 @@ class SearchRun:
     def limits(self) -> Budget:
         """The limits that candidates keep: those given, spent where they leave it open."""
         given = Budget.parse(*self.budget, space=self.space)
+        if len(self.objectives) > 1:
+            return given  # where costs are improved, they are not spent
         spent = given.spent(SPENT)
         return spent if self.space.count(spent) else given
 
@@ -109,6 +147,8 @@ class SearchRun:
         settings = {Setting.of(limit): limit.setting for limit in self.limits.latencies}
         for path in self.latency:
             model = LatencyModel.load(path)
+            if not settings and LATENCY in self.objectives:
+                settings[model.setting] = str(model.setting)
             if not settings:
                 raise InputError(f"--latency {path}: there is no limit on latency, such as 5ms@cpu, for it to predict")
             wanted = model.setting if model.setting in settings else next(iter(settings))
@@ -137,19 +177,26 @@ class Found:
 
     Attributes:
         file: the winner's architecture file.
-        trial: the winner.
-        kind: what its score is.
+        finalists: the best trials, the winner first; with several objectives, the Pareto front.
+        front: the folder of the front's architecture files, where there are several objectives.
+        kind: what scores are.
         trials: how many architectures were evaluated.
-        latencies: of the winner, by setting: predicted and measured.
         passed_over: trials with better scores that were measured beyond a limit on latency.
+        interrupted: whether the search was stopped before its end, so that this is the best so far.
     """
 
     file: Path
-    trial: Trial
+    finalists: list[Finalist]
+    front: Path | None
     kind: str
     trials: int
-    latencies: dict[str, Any]
     passed_over: int
+    interrupted: bool
+
+    @property
+    def winner(self) -> Finalist:
+        """The first of the finalists."""
+        return self.finalists[0]
 
 
 def choose_space(
@@ -187,113 +234,196 @@ def choose_space(
 def run_search(run: SearchRun, folder: RunFolder) -> Found:
     """Build and train what is missing, search, and write the winner, its weights and the history.
 
-    A run that was interrupted continues; one that is finished is found finished.
+    A run that was interrupted continues; one that is finished is found finished. Where it is interrupted by the
+    keyboard, the best so far is written.
 
     Raises:
         InputError: no architecture is within the budget; names the reachable range.
         NoisyMachineError: the machine was too noisy to measure latency; the same call continues.
         UnmetBudgetError: no architecture was found or measured within the limits on latency.
+        RunError: every evaluation failed; says why the last did.
     """
     # Before a supernet is trained, because a limit that nothing can keep shows here.
     latencies = _predicted_limits(run, folder)
+    improved = _improved_latency(run, folder, latencies)
+    objectives = Objectives(names=run.objectives, latency=improved.model if improved else None)
     candidates = Candidates(run.space, run.limits, latencies)
-    supernet = _supernet(run, folder) if run.data else None
-    evaluator: Evaluator
-    if supernet and run.data:
-        inputs = Inputs.of(run.data, run.space.image_size)
-        evaluator = InheritedAccuracy(supernet, Batches(run.data.search, inputs, BATCH_SIZE, run.device))
-    else:
-        evaluator = DSS(run.space, run.seed, run.device)
-    study = Study(run.space, folder / "study.journal")
-    searcher = make_searcher(run.searcher)
-    for _ in search(candidates, searcher, evaluator, study, trials=run.trials, seed=run.seed):
-        pass
-    write_atomic(folder / "history.csv", study.to_csv())
-    if not study.history:
-        raise UnmetBudgetError(
-            f"budget: of {DRAWS:,} architectures drawn, none is predicted to keep {run.limits}; "
-            f"{'; '.join(latency.reach(run.space) for latency in latencies)}"
-        )
-    finalist = (
-        first_within(study.history, latencies, folder / "finalists.journal", measure)
-        if latencies
-        else Finalist(trial=best(study.history)[0], latencies={}, passed_over=0)
+    file = _supernet_file(run, folder) if run.data else None
+    supernet = Supernet.load(file, run.device) if file else None
+    scoring = Scoring(
+        space=run.space,
+        seed=run.seed,
+        device=str(run.device),
+        supernet=str(file) if file else None,
+        data=run.data.name if run.data else None,
+        share_prefixes=run.share_prefixes,
+        race=Race(keep=KEPT) if run.scored["race"] else None,
     )
-    description = evaluator.describe()
-    file = _write_winner(run, folder, finalist, description, len(study.history), supernet)
+    study = _study(run, folder, objectives, supernet_digest(file) if file else None)
+    interrupted = False
+    with _evaluator(run, folder, scoring, supernet) as evaluator:
+        try:
+            searcher = make_searcher(run.searcher)
+            for _ in search(
+                candidates, searcher, evaluator, study, trials=run.trials, seed=run.seed, seconds=run.seconds
+            ):
+                pass
+            draw_control(candidates, evaluator, study, trials=run.control, seed=run.seed)
+        except KeyboardInterrupt:
+            study.sync()
+            if not study.history.complete:
+                raise
+            interrupted = True
+        description = evaluator.describe()
+    write_atomic(folder / "history.csv", study.to_csv())
+    _check_found(run, study, latencies)
+    best, passed_over = _best(run, folder, study, [*latencies, *([improved] if improved else [])], interrupted)
+    if len(run.objectives) == 1 and run.data and run.finalists and not interrupted:
+        assert supernet is not None
+        best = train_finalists(
+            best,
+            lambda trial: supernet.extract(trial.arch),
+            run.data,
+            brief(Recipe.load(default_recipe(min(run.space.image_size), supernet=False))),
+            seed=run.seed,
+            device=run.device,
+            folder=folder / "finalists",
+        )
+    evidence = Evidence(
+        budget=run.budget,
+        description=description,
+        provenance={
+            "space": run.space.name,
+            "space_digest": run.space.digest,
+            "supernet_digest": supernet_digest(file) if file else None,
+            "data": run.data.describe() if run.data else None,
+            "searcher": run.searcher,
+            "trials": len(study.history),
+            "seed": run.seed,
+            "limits": run.limits.resolved,
+            **({"interrupted": True} if interrupted else {}),
+        },
+        objectives=objectives,
+    )
+    title = f"Found for {' and '.join(run.budget) or 'any budget'} in {run.space.name}"
     return Found(
-        file=file,
-        trial=finalist.trial,
+        file=write_winner(folder.path, evidence, best, supernet, title),
+        finalists=best,
+        front=write_front(folder.path, evidence, best) if len(run.objectives) > 1 else None,
         kind=description["kind"],
         trials=len(study.history),
-        latencies=finalist.latencies,
-        passed_over=finalist.passed_over,
+        passed_over=passed_over,
+        interrupted=interrupted,
     )
 
 
 def _predicted_limits(run: SearchRun, folder: RunFolder) -> list[PredictedLimit]:
     """The limits on latency with their models, built inside the run where none was given."""
     models = run.latency_models()
-    limits = []
-    for number, limit in enumerate(run.limits.latencies, start=1):
-        model = models.get(limit.setting)
-        if model is None:
-            plan = LatencyPlan.of(run.space, Setting.of(limit), run.seed)
-            model, _ = build_latency_model(plan, folder / f"latency-{number}.yaml", measure)
-        limits.append(PredictedLimit(limit, model))
-    return limits
+    return [
+        PredictedLimit(limit, models.get(limit.setting) or _latency_model(run, folder, Setting.of(limit), number))
+        for number, limit in enumerate(run.limits.latencies, start=1)
+    ]
 
 
-def _supernet(run: SearchRun, folder: RunFolder) -> Supernet:
-    """The supernet that scores candidates, trained inside the run where none was given."""
-    path = run.supernet
-    if path is None:
-        assert run.data is not None
-        assert run.recipe is not None
-        file = train_supernet(
-            run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet"
+def _improved_latency(run: SearchRun, folder: RunFolder, latencies: list[PredictedLimit]) -> PredictedLimit | None:
+    """What predicts the latency that is an objective: that of the first limit, else of the model that was given."""
+    if LATENCY not in run.objectives:
+        return None
+    if latencies:
+        return latencies[0]
+    given = next(iter(run.latency_models().values()), None)
+    setting = given.setting if given else Setting(device=str(run.device))
+    model = given or _latency_model(run, folder, setting, 1)
+    limit = LatencyLimit.from_dict({**setting.to_dict(), "upper_ms": ANY_LATENCY_MS})
+    return PredictedLimit(limit, model)
+
+
+def _latency_model(run: SearchRun, folder: RunFolder, setting: Setting, number: int) -> LatencyModel:
+    plan = LatencyPlan.of(run.space, setting, run.seed)
+    return build_latency_model(plan, folder / f"latency-{number}.yaml", measure)[0]
+
+
+def _supernet_file(run: SearchRun, folder: RunFolder) -> Path:
+    """The file of the supernet that scores candidates, trained inside the run where none was given."""
+    if run.supernet is not None:
+        return supernet_file(run.supernet)
+    assert run.data is not None
+    assert run.recipe is not None
+    return train_supernet(
+        run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet"
+    )
+
+
+def _study(run: SearchRun, folder: RunFolder, objectives: Objectives, digest: str | None) -> Study:
+    """The study in the run's own journal or in the storage that was named, where others may work on it as well."""
+    config = {**run.scored, "supernet": digest}
+    if run.storage is None:
+        return Study(run.space, open_storage(folder / JOURNAL), objectives=objectives, config=config)
+    # The same command in another folder joins the search; the process is another one, but the same when it continues.
+    identity = folder / "process"
+    if not identity.exists():
+        write_atomic(identity, uuid.uuid4().hex)
+    digest_of_config = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()[:12]
+    return Study(
+        run.space,
+        open_storage(run.storage),
+        name=run.study or f"{STUDY_NAME}-{digest_of_config}",
+        objectives=objectives,
+        config=config,
+        process=identity.read_text(),
+    )
+
+
+def _evaluator(
+    run: SearchRun, folder: RunFolder, scoring: Scoring, supernet: Supernet | None
+) -> AbstractContextManager[Evaluator]:
+    """What scores: this process, or workers on a cluster."""
+    if run.workers is None:
+        return nullcontext(scoring(run.data, supernet))
+    from psvit.search.prefix_tree import cut
+    from psvit.search.ray_backend import RayEvaluator
+
+    return RayEvaluator(
+        scoring,
+        cut=cut,
+        address=run.workers,
+        gpus_per_worker=1 if run.device.type == "cuda" else 0,
+        folder=folder / "ray",
+    )
+
+
+def _check_found(run: SearchRun, study: Study, latencies: list[PredictedLimit]) -> None:
+    """Make sure that there is something to choose from."""
+    if study.history.complete:
+        return
+    if study.history.trials:
+        reason = study.history.trials[-1].score.reason
+        raise RunError(f"none of {len(study.history)} architectures could be scored; the last failed: {reason}")
+    if latencies:
+        raise UnmetBudgetError(
+            f"budget: of {DRAWS:,} architectures drawn, none is predicted to keep {run.limits}; "
+            f"{'; '.join(latency.reach(run.space) for latency in latencies)}"
         )
-        path = str(file)
-    return Supernet.load(path, run.device)
+    raise RunError("nothing was evaluated; give the search more --time")
 
 
-def _write_winner(
-    run: SearchRun,
-    folder: RunFolder,
-    finalist: Finalist,
-    description: dict[str, Any],
-    trials: int,
-    supernet: Supernet | None,
-) -> Path:
-    """Write `best.yaml`, its picture and, where there is a supernet, its weights.
+def _best(
+    run: SearchRun, folder: RunFolder, study: Study, latencies: list[PredictedLimit], interrupted: bool
+) -> tuple[list[Finalist], int]:
+    """The finalists or the front, best first, measured where latency matters; and how many were passed over."""
+    history = study.history
+    if len(run.objectives) > 1:
+        ranked = [history.complete[int(position)] for position in front(history.objectives)]
+        wanted = len(ranked)
+    else:
+        ranked = history.best(len(history))
+        wanted = max(1, run.finalists if run.data else 1)
+    if not latencies or interrupted:
+        return [Finalist(trial=trial, latencies=_predicted(trial, latencies)) for trial in ranked[:wanted]], 0
+    kept = first_within(ranked, wanted, latencies, folder / "finalists.journal", measure)
+    return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
 
-    Equal searches write equal bytes, except for measured latencies.
-    """
-    file = folder / "best.yaml"
-    winner = finalist.trial
-    digest = None
-    if supernet is not None:
-        digest = supernet_digest(run.supernet or folder / "supernet")
-        with replacing(file.with_suffix(".safetensors")) as temporary:
-            save_file(supernet.extract(winner.arch).cpu().state_dict(), temporary, {"format": "pt"})
-    title = f"Found for {' and '.join(run.budget) or 'any budget'} in {run.space.name}"
-    write_atomic(file.with_suffix(".svg"), draw(winner.arch, titles=[title]))
-    ArchitectureFile(
-        arch=winner.arch,
-        score={"value": winner.score, **description},
-        latency=finalist.latencies,
-        budget=run.budget,
-        provenance={
-            "space": run.space.name,
-            "space_digest": run.space.digest,
-            "supernet_digest": digest,
-            "data": run.data.describe() if run.data else None,
-            "searcher": run.searcher,
-            "trials": trials,
-            "trial": winner.number,
-            "seed": run.seed,
-            "limits": run.limits.resolved,
-            "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
-        },
-    ).save(file)
-    return file
+
+def _predicted(trial: Trial, latencies: list[PredictedLimit]) -> dict[str, Any]:
+    return {latency.limit.setting: {"predicted_ms": latency.model.predict(trial.arch)} for latency in latencies}

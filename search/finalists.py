@@ -1,0 +1,131 @@
+"""Finalists: the best of a search, trained briefly, because inherited scores cannot tell near-ties apart."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from psvit.data import Batches, ImageData, Inputs, accuracy, training_loader
+from psvit.model import PSViT
+from psvit.recipe import Recipe
+from psvit.search.latency.journal import Journal
+from psvit.search.trial import Trial
+from psvit.training import Classification, train
+
+SEEDS = 3
+"""Trainings of every finalist, which differ in the order of the images, in augmentation and in stochastic depth."""
+
+SHARE = 0.05
+"""Epochs of a finalist's training relative to the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """One of the best trials of a search.
+
+    Attributes:
+        trial: the trial.
+        latencies: by the limit's setting, what was predicted and what was measured.
+        accuracies: top-1 in percent on the search images after brief trainings; empty where there were none.
+    """
+
+    trial: Trial
+    latencies: dict[str, Any] = field(default_factory=dict)
+    accuracies: tuple[float, ...] = ()
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mean over the trainings."""
+        return mean(self.accuracies) if self.accuracies else None
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over the trainings."""
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the report and the winner's file say of it, JSON-serialisable."""
+        return {
+            "trial": self.trial.number,
+            "inherited": self.trial.score.value,
+            "accuracies": list(self.accuracies),
+            "macs": self.trial.cost.macs,
+            "num_params": self.trial.cost.num_params,
+        }
+
+
+def brief(recipe: Recipe) -> Recipe:
+    """The recipe of a finalist's training: a network's, for a twentieth of its epochs.
+
+    It begins with the weights that the network inherits, so it needs less time to show what they can become, and
+    neither averages weights over longer than it lasts nor warms up for most of it.
+    """
+    epochs = max(1, round(SHARE * recipe.epochs))
+    return recipe.override({"epochs": epochs, "warmup_epochs": 0, "ema_decay": None})
+
+
+def train_finalists(
+    finalists: Sequence[Finalist],
+    network_of: Callable[[Trial], PSViT],
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+) -> list[Finalist]:
+    """Train every finalist briefly on the training images, compare them on the search images.
+
+    Accuracies are kept in a journal, and a training that was interrupted continues.
+
+    Args:
+        finalists: the best trials.
+        network_of: makes the network of a trial with the weights that it inherits.
+        data: the images; those for validation are not looked at.
+        recipe: how to train, see `brief`.
+        seed: of everything random.
+        device: where to train.
+        folder: for the journal and what the trainings need meanwhile.
+
+    Returns:
+        The finalists with their accuracies, best mean first; of equal ones the one that was better before.
+    """
+    config = {"recipe": recipe.to_dict(), "seed": seed, "trials": [finalist.trial.number for finalist in finalists]}
+    journal = Journal(folder / "journal", config)
+    known = {(record["trial"], record["seed"]): record["accuracy"] for record in journal.records}
+    inputs = Inputs.of(data, finalists[0].trial.arch.image_size)
+    batches = Batches(data.search, inputs, recipe.batch_size, device)
+    seeds = [seed + number for number in range(SEEDS)]
+    wanted = [(finalist.trial, one) for finalist in finalists for one in seeds]
+    for number, (trial, one) in enumerate(wanted, start=1):
+        if (trial.number, one) in known:
+            continue
+        place = folder / f"finalist-{trial.number}-{one}"
+        trained = train(
+            Classification(network_of(trial)),
+            training_loader(data.train, inputs, recipe),
+            recipe,
+            num_classes=len(data.classes),
+            seed=one,
+            device=device,
+            folder=place,
+            description=f"finalists, training {number} of {len(wanted)}",
+        )
+        known[trial.number, one] = accuracy(trained.model.eval(), batches)
+        journal.add({"trial": trial.number, "seed": one, "accuracy": known[trial.number, one]})
+        shutil.rmtree(place)
+    told = [
+        Finalist(
+            trial=finalist.trial,
+            latencies=finalist.latencies,
+            accuracies=tuple(known[finalist.trial.number, one] for one in seeds),
+        )
+        for finalist in finalists
+    ]
+    return sorted(told, key=lambda finalist: -mean(finalist.accuracies))

@@ -1,0 +1,61 @@
+"""Scoring: how the candidates of a search are scored, as a value that can travel to the processes that do it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from psvit.data import Batches, ImageData, Inputs, open_data
+from psvit.search.evaluator import Evaluator
+from psvit.search.indicators import DSS
+from psvit.search.inherited import InheritedAccuracy
+from psvit.search.racing import Race
+from psvit.search_space import SearchSpace
+from psvit.supernet.supernet import Supernet
+
+BATCH_SIZE = 256
+"""Images that are scored at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Makes evaluators; picklable.
+
+    Attributes:
+        space: whose members are scored.
+        seed: of the indicator's random weights.
+        device: where to compute.
+        supernet: its file; without one, a training-free indicator scores.
+        data: the name of the images, where there is a supernet.
+        share_prefixes: whether candidates that begin alike are computed together.
+        race: when candidates are given up on; never without it.
+    """
+
+    space: SearchSpace
+    seed: int
+    device: str
+    supernet: str | None = None
+    data: str | None = None
+    share_prefixes: bool = True
+    race: Race | None = None
+
+    def __call__(self, images: ImageData | None = None, supernet: Supernet | None = None) -> Evaluator:
+        """An evaluator.
+
+        Args:
+            images: those of `data`, where they are open already.
+            supernet: the one in the file, where it is loaded already.
+        """
+        device = torch.device(self.device)
+        if self.supernet is None:
+            return DSS(self.space, self.seed, device)
+        assert self.data is not None
+        images = images or open_data(self.data)
+        batches = Batches(images.search, Inputs.of(images, self.space.image_size), BATCH_SIZE, device)
+        return InheritedAccuracy(
+            supernet or Supernet.load(self.supernet, device),
+            batches,
+            share_prefixes=self.share_prefixes,
+            race=self.race,
+        )

@@ -1,0 +1,92 @@
+"""What a search leaves: the winner's file with its weights and picture, and one file a point of a Pareto front."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+import psvit
+from psvit.architecture import ArchitectureFile
+from psvit.documents import replacing, write_atomic
+from psvit.picture import draw
+from psvit.search.finalists import Finalist
+from psvit.search.objectives import Objectives
+from psvit.search.trial import Trial
+from psvit.supernet.supernet import Supernet
+
+BEST, FRONT = "best.yaml", "pareto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What every architecture file of a search says beside the architecture.
+
+    Attributes:
+        budget: the limits as given.
+        description: what a score is.
+        provenance: where the architectures come from.
+        objectives: what was improved.
+    """
+
+    budget: tuple[str, ...]
+    description: dict[str, Any]
+    provenance: dict[str, Any]
+    objectives: Objectives
+
+    def file(self, trial: Trial, latency: dict[str, Any], provenance: dict[str, Any]) -> ArchitectureFile:
+        """The architecture file of a trial."""
+        raw = dict(zip(self.objectives.names, self.objectives.raw(trial.objectives), strict=True))
+        several = {"objectives": raw} if len(raw) > 1 else {}
+        return ArchitectureFile(
+            arch=trial.arch,
+            score={"value": trial.score.value, **self.description, "images": trial.score.images, **several},
+            latency=latency,
+            budget=self.budget,
+            provenance={
+                **self.provenance,
+                "trial": trial.number,
+                **provenance,
+                "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
+            },
+        )
+
+
+def write_winner(
+    folder: Path, evidence: Evidence, finalists: Sequence[Finalist], supernet: Supernet | None, title: str
+) -> Path:
+    """Write `best.yaml`, its picture and, where there is a supernet, its weights.
+
+    Equal searches write equal bytes, except for measured latencies.
+
+    Args:
+        folder: the run's.
+        evidence: what is said beside it.
+        finalists: the best trials, the winner first.
+        supernet: whose weights it inherits.
+        title: of the picture.
+    """
+    file = folder / BEST
+    winner = finalists[0]
+    trained = [finalist.to_dict() for finalist in finalists if finalist.accuracies]
+    if supernet is not None:
+        with replacing(file.with_suffix(".safetensors")) as temporary:
+            save_file(supernet.extract(winner.trial.arch).cpu().state_dict(), temporary, {"format": "pt"})
+    write_atomic(file.with_suffix(".svg"), draw(winner.trial.arch, titles=[title]))
+    evidence.file(winner.trial, winner.latencies, {"finalists": trained} if trained else {}).save(file)
+    return file
+
+
+def write_front(folder: Path, evidence: Evidence, front: Sequence[Finalist]) -> Path:
+    """Write one architecture file a point, numbered from the best by the first objective; others are removed."""
+    place = folder / FRONT
+    shutil.rmtree(place, ignore_errors=True)
+    digits = len(str(len(front) - 1))
+    for number, point in enumerate(front):
+        evidence.file(point.trial, point.latencies, {}).save(place / f"{number:0{digits}}.yaml")
+    return place
