@@ -158,6 +158,7 @@ def command(
     from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
+    from psvit.search.searchers.enumerate import Enumerate, check_enumerable
     from psvit.supernet.supernet import read_provenance
 
     make_searcher(searcher)
@@ -194,7 +195,9 @@ def command(
         workers=workers,
     )
     members = space.count(request.limits)
-    enumerates = searcher == "enumerate"
+    enumerates = searcher == Enumerate.name
+    if enumerates:
+        check_enumerable(members)
     request = replace(
         request,
         trials=members if enumerates and trials is None else request.trials,

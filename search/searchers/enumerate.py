@@ -28,17 +28,8 @@ class Enumerate(Searcher):
         self._passed: WeakKeyDictionary[History, int] = WeakKeyDictionary()
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
-        """The next ones.
-
-        Raises:
-            InputError: there are too many.
-        """
+        """The next ones."""
         members = candidates.members
-        if members.count > MOST:
-            raise InputError(
-                f"searcher enumerate: {members.count:,} architectures are within the budget, at most {MOST:,} can be; "
-                "name a narrower budget or another searcher"
-            )
         seen, found = Seen(history), list[Architecture]()
         passed = position = self._passed.get(history, 0)
         while len(found) < n and position < members.count:
@@ -51,3 +42,16 @@ class Enumerate(Searcher):
                 passed = position
         self._passed[history] = passed
         return candidates.propose(found, self.name)
+
+
+def check_enumerable(count: int) -> None:
+    """Refuse to enumerate what nobody would see the end of.
+
+    Raises:
+        InputError: there are too many.
+    """
+    if count > MOST:
+        raise InputError(
+            f"searcher enumerate: {count:,} architectures are within the budget, at most {MOST:,} can be; "
+            "name a narrower budget or another searcher"
+        )
