@@ -443,9 +443,21 @@ class Batches:
         inputs: how they become tensors.
         batch_size: images a batch.
         device: where batches go.
+        order_seed: of a random order of the images; without it they keep theirs, which is often sorted by class.
     """
 
-    def __init__(self, images: Labelled, inputs: Inputs, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Labelled,
+        inputs: Inputs,
+        batch_size: int,
+        device: torch.device,
+        order_seed: int | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self.is_shuffled = order_seed is not None
+        if order_seed is not None:
+            images = images.take(np.random.default_rng(order_seed).permutation(len(images)))
         transform = create_transform(
             (inputs.in_chans, *inputs.image_size),
             is_training=False,

@@ -102,11 +102,9 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        own = dict(self.named_parameters())
         return {
-            name: _slice(own[source], parameter.shape, qkv)
+            name: self.part(*self.source(arch, name), parameter.shape)
             for name, parameter in self.structure(arch).named_parameters()
-            for source, qkv in [self.source(arch, name)]
         }
 
     def extract(self, arch: Architecture) -> PSViT:
@@ -138,6 +136,10 @@ class Supernet(nn.Module):
         if qkv:
             rest = ["attn", "qkv", *rest[2:]]
         return ".".join(["layers", str(place), *rest]), qkv
+
+    def part(self, source: str, qkv: slice | None, shape: torch.Size) -> Tensor:
+        """The part of a parameter, as `source` names it, that a network's parameter of this shape is."""
+        return _slice(self.get_parameter(source), shape, qkv)
 
     # --- files
 
