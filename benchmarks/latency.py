@@ -2,10 +2,10 @@
 
     python benchmarks/latency.py --out runs/latency
 
-First a latency model of each space (`--spaces`) at each batch size, eager, with the error and the rank correlation on held-out
-architectures beside those of a ridge regression on costs. Then two searches at the same MACs with the training-free
-indicator, one of them under a limit on latency as well, and both winners measured in turns. Every step is found again
-when the same line is given again. Let nothing else run meanwhile.
+First a latency model of each space (`--spaces`) at each batch size, eager, with the error and the rank correlation on
+held-out architectures beside those of a ridge regression on costs. Then two searches at the same MACs with the
+training-free indicator, one of them under a limit on latency as well, and both winners measured in turns. Every step is
+found again when the same line is given again. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations

@@ -127,7 +127,9 @@ def compare(options: argparse.Namespace) -> None:
             journal.add(record)
             known[name, seed, options.evaluations] = record
     values = np.array([*table.scores.values()])
-    print(f"{len(values):,} architectures of {space.name} within {BUDGET}: {values.min():.2f} to {values.max():.2f} %, ")
+    print(
+        f"{len(values):,} architectures of {space.name} within {BUDGET}: {values.min():.2f} to {values.max():.2f} %, "
+    )
     print(f"median {np.median(values):.2f}, {int((values > table.optimum - 0.1).sum())} within 0.1 of the best\n")
     print(f"| searcher | seeds | {' | '.join(f'regret at {n}' for n in CHECKPOINTS)} | better than random | ms each |")
     print(f"|---|---|{'---|' * len(CHECKPOINTS)}---|---|")
@@ -166,7 +168,7 @@ def _against(regrets: dict[int, list[float]], random: dict[int, list[float]]) ->
         ]
         differences = np.array([one - other for one, other in pairs])
         if len(pairs) < 5 or not differences.any():
-            cells.append("–")
+            cells.append("-")
             continue
         cells.append(f"{wilcoxon(differences, alternative='greater').pvalue:.1g}")
     return "p " + ", ".join(cells)

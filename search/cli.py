@@ -60,8 +60,8 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "objectives_text",
     default="accuracy",
     show_default=True,
-    help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several give "
-    "a Pareto front and one file a point.",
+    help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several "
+    "give a Pareto front and one file a point.",
 )
 @click.option(
     "--searcher",
@@ -73,8 +73,8 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "--trials",
     type=click.IntRange(min=1),
     default=None,
-    help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}, all where they "
-    "are enumerated]",
+    help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}, all where "
+    "they are enumerated]",
 )
 @click.option("--time", "time_text", default=None, help="Begin no further batch after so long: 90s, 30min or 2h.")
 @click.option(

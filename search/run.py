@@ -7,6 +7,7 @@ import json
 import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -350,9 +351,7 @@ def _supernet_file(run: SearchRun, folder: RunFolder) -> Path:
         return supernet_file(run.supernet)
     assert run.data is not None
     assert run.recipe is not None
-    return train_supernet(
-        run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet"
-    )
+    return train_supernet(run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet")
 
 
 def _study(run: SearchRun, folder: RunFolder, objectives: Objectives, digest: str | None) -> Study:
@@ -386,7 +385,7 @@ def _evaluator(
 
     return RayEvaluator(
         scoring,
-        cut=cut,
+        cut=partial(cut, run.space),
         address=run.workers,
         gpus_per_worker=1 if run.device.type == "cuda" else 0,
         folder=folder / "ray",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ from psvit.search.history import History, Seen
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers import Searcher
 from psvit.search.study import LEASE, Batch, Study
-from psvit.search.trial import Score, Trial
+from psvit.search.trial import STATES, Score, Trial
+
+_logger = logging.getLogger(__name__)
 
 KEPT = 10
-"""The best so many are scored on all images, whatever is raced: evolution's parents, and more than there are finalists."""
+"""So many of the best are scored on all images, whatever is raced: evolution's parents, and more than the finalists."""
 
 CONFLICTS = 20
 """Proposals in a row that other processes were faster with, before a search gives up on finding its own."""
@@ -65,7 +68,9 @@ def search(
             batch = study.pending()
             if batch is None or batch.is_control:
                 wanted = trials - len(study.history) - len(study.history.held)
-                batch = _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed) if wanted > 0 else None
+                batch = (
+                    _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed) if wanted > 0 else None
+                )
             if batch is None:
                 if not study.history.held or len(study.history) >= trials:
                     return
@@ -74,7 +79,10 @@ def search(
                 continue
             before = len(study.history)
             new = _evaluate(batch, candidates, evaluator, study, study.history.scores(KEPT))
-            advance(len(study.history) - before, _leader(study.history))
+            leader = _leader(study.history)
+            states = ", ".join(f"{sum(trial.score.state == state for trial in new)} {state}" for state in STATES)
+            _logger.info("batch %d: %s; %d trials, %s", batch.number, states, len(study.history), leader)
+            advance(len(study.history) - before, leader)
             yield new
 
 

@@ -33,7 +33,8 @@ from psvit.costs import METRICS, Cost
 from psvit.errors import InputError
 from psvit.run_folder import differences
 from psvit.search.history import History, Rejected
-from psvit.search.objectives import Objectives
+from psvit.search.objectives import LATENCY, Objectives
+from psvit.search.pareto import hypervolumes
 from psvit.search.proposal import Proposal
 from psvit.search.trial import Score, Trial
 from psvit.search_space import SearchSpace
@@ -334,22 +335,34 @@ class Study:
     # --- as a table
 
     def to_csv(self) -> str:
-        """The history as comma-separated values: number, score, costs, number in the space, architecture as JSON."""
+        """The history as comma-separated values: number, score, costs, number in the space, architecture as JSON.
+
+        With several objectives also the hypervolume so far, from the worst of every objective in the whole history.
+        """
         text = io.StringIO()
         writer = csv.writer(text)
-        others = [name for name in self._objectives.names if name == "latency"]
-        writer.writerow(["number", "score", "state", "images", *METRICS, *others, "origin", "index", "arch"])
+        others = ["latency_ms"] if LATENCY in self._objectives.names else []
+        volumes = iter(self._hypervolumes())
+        several = ["hypervolume"] if len(self._objectives.names) > 1 else []
+        header = ["number", "score", "state", "images", *METRICS, *others, *several, "origin", "index", "arch"]
+        writer.writerow(header)
         for trial in self.history:
             costs = [getattr(trial.cost, metric) for metric in METRICS]
             raw = dict(zip(self._objectives.names, self._objectives.raw(trial.objectives), strict=False))
             score = trial.score
             arch = json.dumps({key: trial.arch.to_dict()[key] for key in ("stages", "pools")})
-            writer.writerow(
-                [trial.number, score.value, score.state, score.images, *costs]
-                + [raw.get(name) for name in others]
-                + [trial.origin, self._space.index(trial.arch), arch]
-            )
+            added = [
+                *(raw.get(LATENCY) for _ in others),
+                *(next(volumes) if trial.is_complete else "" for _ in several),
+            ]
+            row = [trial.number, score.value, score.state, score.images, *costs, *added, trial.origin]
+            writer.writerow([*row, self._space.index(trial.arch), arch])
         return text.getvalue()
+
+    def _hypervolumes(self) -> list[float]:
+        """The hypervolume after each complete trial, from the worst of every objective."""
+        objectives = self.history.objectives
+        return hypervolumes(objectives, objectives.min(axis=0)) if len(objectives) else []
 
 
 def _attrs(trial: FrozenTrial) -> dict[str, Any]:

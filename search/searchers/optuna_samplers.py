@@ -96,7 +96,7 @@ class OptunaSampler(Searcher):
 
 
 def tpe() -> Searcher:
-    """The tree-structured Parzen estimator; what is being evaluated counts as bad meanwhile, or it would be repeated."""
+    """The tree-structured Parzen estimator; what is being evaluated counts as bad, or it would be proposed again."""
     return OptunaSampler(
         "optuna-tpe", lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True), batch_size=8
     )
@@ -134,7 +134,9 @@ def _study(sampler: BaseSampler, history: History, genes: dict[str, Any]) -> opt
     objectives = max(1, history.objectives.shape[1])
     study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
     worst = _worst(history, objectives)
-    told = [(trial.number, trial.row, list(trial.objectives), trial.constraints, trial.attrs) for trial in history.complete]
+    told = [
+        (trial.number, trial.row, list(trial.objectives), trial.constraints, trial.attrs) for trial in history.complete
+    ]
     for rejected in history.rejected:
         proposal = rejected.proposal
         told.append((rejected.number, proposal.row, worst, proposal.constraints, proposal.attrs))
