@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
@@ -57,7 +57,9 @@ class OptunaSampler(Searcher):
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """What the sampler asks for, and draws where it asks for nothing that may be evaluated."""
         space, seen = candidates.space, Seen(history)
-        genes = {gene: IntDistribution(0, values - 1) for gene, values in space.genes.items()}
+        genes: dict[str, BaseDistribution] = {
+            gene: IntDistribution(0, values - 1) for gene, values in space.genes.items()
+        }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = _study(self._make(int(rng.integers(2**31))), history, genes)
