@@ -401,7 +401,7 @@ def cut(space: SearchSpace, archs: Sequence[Architecture], k: int) -> list[list[
     whole = [sum(macs_of(space, step) for step in path) for path in paths]
     new = [
         sum(macs_of(space, step) for step in path[_shared_length(before, path) :])
-        for before, path in zip([[], *paths[:-1]], paths, strict=True)
+        for before, path in zip([[], *paths], paths, strict=False)
     ]
     low, high = max(whole, default=0), sum(new)
     while low < high:

@@ -451,6 +451,22 @@ def test_batches_are_the_same_every_time():
             assert torch.equal(labels, other_labels)
 
 
+def test_batches_in_a_random_order_hold_the_same_images_and_depend_on_the_seed_alone():
+    def rows(**order):
+        batches = Batches(noise(), GREY, 4, CPU, **order)
+        assert batches.is_shuffled == bool(order)
+        return torch.cat([images.flatten(1) for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+    (plain, labels), (one, one_labels), (same, _), (other, _) = (
+        rows(), rows(order_seed=1), rows(order_seed=1), rows(order_seed=2)
+    )  # fmt: skip
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    places = [int((plain == image).all(dim=1).nonzero()) for image in one]
+    assert sorted(places) == list(range(10)) != places
+    assert torch.equal(labels[places], one_labels)
+
+
 def test_batches_that_do_not_fit_in_memory_are_the_same_too(monkeypatch):
     kept = list(Batches(noise(), GREY, 4, CPU))
     monkeypatch.setattr("psvit.data.MEMORY_LIMIT", 0)
