@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 
 import click
 
@@ -216,7 +217,7 @@ def command(
     )
     if not images:
         click.echo("no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217)")
-    found = run_search(request, folder)
+    found = run_search(request, folder, shlex.join(["psvit-search", *sys.argv[1:]]))
     winner = found.winner
     if found.trials < request.trials and not found.interrupted:
         reason = "time is up" if seconds else f"no more were found within {request.limits}"
@@ -245,7 +246,7 @@ def command(
         f"{'interrupted; the best so far has' if found.interrupted else 'found'} "
         f"{format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
         f"{found.kind} {winner.trial.score.value:.6g}, the best of {found.trials}: {found.file}; "
-        f"next: psvit-retrain {quote(str(found.file))} --data {quote(data) if data else 'DATA'}"
+        f"next: psvit-retrain {shlex.quote(str(found.file))} --data {shlex.quote(data) if data else 'DATA'}"
     )
     if found.interrupted:
         raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,14 @@ import torch
 from torch import nn
 
 from psvit.architecture import Architecture
+from psvit.budget import Budget
+from psvit.costs import cost
+from psvit.search.finalists import Finalist
 from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import parts_in
+from psvit.search.report import Report, deit_references
+from psvit.search.trial import Score, State, Trial
 from psvit.search_space import SearchSpace
 
 
@@ -143,3 +149,77 @@ class CountingClock:
 @pytest.fixture
 def clock() -> type[CountingClock]:
     return CountingClock
+
+
+def made_up_percent(arch: Architecture) -> float:
+    """A smooth score in percent that likes depth, width and separate maps in the middle; nothing was measured."""
+    score = 40.0 + 4 * len(arch.stages)
+    for place, stage in enumerate(arch.stages):
+        score += 1.6 * np.log2(stage.embed_dim) + 1.1 * np.sqrt(stage.depth) + 0.35 * len(stage.groups)
+        score -= 0.5 * (stage.mlp_ratio - 3) ** 2 + 0.3 * abs(place - 1)
+    return score + sum(0.8 * (pool == "conv") for pool in arch.pools)
+
+
+@pytest.fixture
+def made_up_report() -> Callable[..., Report]:
+    """A report of a search that never was: in `psvit-2d-nano`, with better candidates the longer it lasted.
+
+    Every seventh candidate was raced and two failed. Fields of the report may be replaced.
+    """
+
+    def make(trials: int = 256, control: int = 64, **changes: Any) -> Report:
+        space = SearchSpace.load("psvit-2d-nano")
+        rng = np.random.default_rng(0)
+        budget = Budget.parse("15..40MFLOPs", space=space)
+        pool = space.sample(rng, 4 * trials + control, budget)
+        archs = list(dict.fromkeys(pool[number] for number in range(len(pool))))
+
+        def trial(number: int, arch: Architecture, state: State, origin: str) -> Trial:
+            value = made_up_percent(arch)
+            scores = {
+                "complete": Score(value=value, images=5000),
+                "raced": Score(value=value - 9, images=512, state="raced"),
+                "failed": Score(value=None, state="failed", reason="out of memory"),
+            }
+            objectives = (value,) if state == "complete" else ()
+            return Trial(
+                number=number, arch=arch, cost=cost(arch), score=scores[state], objectives=objectives, origin=origin
+            )
+
+        drawn, others = archs[:control], archs[control:]
+        history = []
+        for number in range(trials):
+            origin = "uniform" if number < 50 else ("mutation", "crossover")[number % 2]
+            # Later candidates are the best of several, as if something had been learnt.
+            several = 1 if number < 50 else min(3, len(others) // (trials - number))
+            arch = max(others[:several], key=made_up_percent)
+            others = others[several:]
+            state: State = "failed" if number in (7, 90) else "raced" if number % 7 == 6 else "complete"
+            history.append(trial(number, arch, state, origin))
+        complete = sorted((t for t in history if t.is_complete), key=lambda t: -t.objectives[0])
+        finalists = [
+            Finalist(trial=one, accuracies=tuple(float(a) for a in 82 - 0.2 * place + rng.normal(0, 0.3, 3)))
+            for place, one in enumerate(complete[:5])
+        ]
+        fields: dict[str, Any] = {
+            "title": "The best network of 15 to 40 MFLOPs",
+            "command": "psvit-search --supernet runs/supernet --budget 15..40MFLOPs --seed 0 --out runs/nano",
+            "config": {"budget": ["15..40MFLOPs"], "space": space.name, "searcher": "evolution", "seed": 0},
+            "space": space,
+            "budget": ("15..40MFLOPs",),
+            "searcher": "evolution",
+            "history": history,
+            "control": [trial(trials + n, arch, "complete", "uniform") for n, arch in enumerate(drawn)],
+            "description": {
+                "kind": "inherited accuracy",
+                "meaning": "top-1 in percent with the supernet's weights, on images held out from training",
+                "images": 5000,
+            },
+            "unit": "%",
+            "finalists": sorted(finalists, key=lambda one: -(one.accuracy or 0)),
+            "references": deit_references(space),
+            "versions": {"psvit": "0.1.0", "torch": "2.15.0"},
+        }
+        return Report(**{**fields, **changes})
+
+    return make

@@ -1,0 +1,366 @@
+"""The figures of a report, as plotly's JSON; the only place that knows plotly.
+
+Colours of traces are chosen to be told apart on light and dark grounds. Those of text, axes and grid are left to the
+page, which knows which of the two it has.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from psvit.budget import format_cost
+from psvit.costs import METRICS
+from psvit.search.finalists import Finalist
+from psvit.search.report.best_of_draws import BestOfDraws
+from psvit.search.report.references import Reference
+from psvit.search.report.words import in_words, number
+from psvit.search.trial import Trial
+
+BLUE, GREY, GREEN, ORANGE, VIOLET = "#3d85c6", "#8593a0", "#2f9e6e", "#d0741c", "#9a6cd0"
+
+NEAR = 2.0
+"""References that cost up to this factor less or more than the candidates are drawn, others only named."""
+
+_COST_NAMES = {
+    "macs": ("FLOPs", "multiply-accumulates"),
+    "num_params": ("params", "parameters"),
+    "activation_bytes": ("B", "activation memory"),
+}
+_PREFIXES = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        name: of the element that it is drawn in.
+        label: what it shows, for those who do not see it.
+        json: plotly's data and layout.
+        views: by the name of a button, ranges of the horizontal axis.
+    """
+
+    name: str
+    label: str
+    json: str
+    views: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What is laid along the horizontal axis of a front.
+
+    Attributes:
+        title: of the axis.
+        of: its value of a trial, in the units of the title.
+        of_reference: its value of a reference; nothing where that is not known.
+    """
+
+    title: str
+    of: Callable[[Trial], float]
+    of_reference: Callable[[Reference], float | None] = lambda reference: None
+
+
+def cost_axis(metric: str, trials: Sequence[Trial]) -> Axis:
+    """An axis of one of the costs, in units that suit the trials."""
+    assert metric in METRICS
+    unit, name = _COST_NAMES[metric]
+    most = max((getattr(trial.cost, metric) for trial in trials), default=1)
+    scale, prefix = next(((scale, prefix) for scale, prefix in _PREFIXES if most >= scale), (1, ""))
+    return Axis(
+        title=f"{name} ({prefix}{unit})",
+        of=lambda trial: getattr(trial.cost, metric) / scale,
+        of_reference=lambda reference: getattr(reference.cost, metric) / scale,
+    )
+
+
+def plotly_script() -> str:
+    """The library that draws, as the text of a script."""
+    return get_plotlyjs()
+
+
+def front_figure(
+    name: str,
+    axis: Axis,
+    score_title: str,
+    history: Sequence[Trial],
+    control: Sequence[Trial],
+    front: Sequence[Trial],
+    winner: Trial | None,
+    references: Sequence[Reference],
+    connected: bool,
+) -> Figure:
+    """Score against a cost: candidates, those drawn at random, the front, the winner and references.
+
+    Args:
+        name: of the figure.
+        axis: the cost.
+        score_title: what a score is.
+        history: what was searched.
+        control: what was drawn for comparison.
+        front: the trials that nothing beats.
+        winner: the best, where there is one best.
+        references: drawn where they are near or have a score.
+        connected: whether the front is a front in these two quantities, so that a line through it means something.
+    """
+    complete = [trial for trial in history if trial.is_complete]
+    raced = [trial for trial in history if trial.score.state == "raced"]
+    drawn = [trial for trial in control if trial.is_complete]
+    figure = _figure(axis.title, score_title)
+    _points(figure, axis, raced, "given up early", {"symbol": "circle-open", "size": 6, "color": GREY, "opacity": 0.45})
+    _points(figure, axis, drawn, "random control", {"symbol": "diamond", "size": 6, "color": GREEN, "opacity": 0.55})
+    _points(figure, axis, complete, "candidates", {"symbol": "circle", "size": 6, "color": GREY, "opacity": 0.75})
+    on_front = sorted(front, key=lambda trial: (axis.of(trial), -_score(trial)))
+    marker = {"symbol": "circle", "size": 9, "color": BLUE}
+    _points(figure, axis, on_front, "front", marker, line={"color": BLUE, "width": 1.5} if connected else None)
+    if winner is not None:
+        _points(figure, axis, [winner], "winner", {"symbol": "star", "size": 17, "color": ORANGE})
+    places = [axis.of(trial) for trial in (*complete, *raced, *drawn, *on_front)]
+    shown = [(place, reference) for place, reference in _near(axis, references, places)]
+    for place, reference in shown:
+        _reference(figure, place, reference)
+    heights = [_score(trial) for trial in (*complete, *drawn, *on_front)]
+    heights += [reference.score for _, reference in shown if reference.score is not None]
+    # Scores on a few images scatter widely, and would press all others together.
+    if heights:
+        figure.update_yaxes(range=_range(heights))
+    views = {}
+    if shown and places:
+        around = _range([*places, *(place for place, _ in shown)])
+        figure.update_xaxes(range=around)
+        views = {"candidates only": _range(places), "with references": around}
+    label = f"Score against {axis.title}: {len(complete)} candidates, {len(on_front)} of them on the front"
+    if winner is not None:
+        label += f"; the winner has {number(_score(winner))} at {number(axis.of(winner))}"
+    return Figure(name=name, label=label + ".", json=_json(figure), views=views)
+
+
+def progress_figure(
+    name: str,
+    searcher: str,
+    score_title: str,
+    history: Sequence[Trial],
+    random: BestOfDraws | None,
+) -> Figure:
+    """The best score so far over the evaluations of the searcher, and the expected best of as many random draws."""
+    figure = _figure("architectures evaluated", score_title)
+    if random is not None:
+        draws, (low, high) = random.draws.tolist(), random.band
+        band = {"mode": "lines", "line": {"width": 0, "color": GREEN}, "hoverinfo": "skip"}
+        figure.add_scatter(x=draws, y=random.lower.tolist(), showlegend=False, **band)
+        figure.add_scatter(
+            x=draws,
+            y=random.upper.tolist(),
+            fill="tonexty",
+            fillcolor=_faint(GREEN),
+            name=f"random, {100 * low:.0f} to {100 * high:.0f} %",
+            **band,
+        )
+        figure.add_scatter(
+            x=draws,
+            y=random.expected.tolist(),
+            mode="lines+markers" if len(draws) == 1 else "lines",
+            line={"color": GREEN, "width": 2, "dash": "dash"},
+            name="random, expected best",
+            hovertemplate="best of %{x} draws: %{y:.5g}<extra></extra>",
+        )
+    steps = best_so_far(history)
+    figure.add_scatter(
+        x=[evaluations for evaluations, _ in steps],
+        y=[score for _, score in steps],
+        mode="lines+markers" if len(steps) == 1 else "lines",
+        line={"color": BLUE, "width": 2.5, "shape": "hv"},
+        name=f"{_text(searcher)}, best so far",
+        hovertemplate="after %{x}: %{y:.5g}<extra></extra>",
+    )
+    heights = [score for _, score in steps] + (random.expected.tolist() if random is not None else [])
+    if heights:  # a single draw may be so bad that nothing else could be told apart
+        figure.update_yaxes(range=_range(heights))
+    label = f"Best score over {len(history)} evaluations of the searcher {searcher}"
+    if steps:
+        label += f", {number(steps[-1][1])} in the end"
+    if random is not None:
+        label += f"; the best of {random.draws[-1]} random draws is {number(float(random.expected[-1]))}"
+    return Figure(name=name, label=label + ".", json=_json(figure))
+
+
+def best_so_far(history: Sequence[Trial]) -> list[tuple[int, float]]:
+    """After how many evaluations the best score became what; the last evaluation included. Empty without a score."""
+    steps: list[tuple[int, float]] = []
+    for evaluations, trial in enumerate(history, start=1):
+        if trial.is_complete and (not steps or _score(trial) > steps[-1][1]):
+            steps.append((evaluations, _score(trial)))
+    if steps and steps[-1][0] < len(history):
+        steps.append((len(history), steps[-1][1]))
+    return steps
+
+
+def hypervolume_figure(name: str, hypervolume: Sequence[tuple[int, float]]) -> Figure:
+    """The hypervolume of the front over evaluations."""
+    figure = _figure("architectures evaluated", "hypervolume")
+    figure.add_scatter(
+        x=[evaluations for evaluations, _ in hypervolume],
+        y=[volume for _, volume in hypervolume],
+        mode="lines+markers" if len(hypervolume) == 1 else "lines",
+        line={"color": BLUE, "width": 2.5, "shape": "hv"},
+        name="hypervolume",
+        hovertemplate="after %{x}: %{y:.5g}<extra></extra>",
+    )
+    evaluations, volume = hypervolume[-1]
+    label = f"Hypervolume of the front over evaluations, {number(volume)} after {evaluations}."
+    return Figure(name=name, label=label, json=_json(figure))
+
+
+def finalists_figure(name: str, finalists: Sequence[Finalist], title: str) -> Figure:
+    """The accuracies of the finalists' trainings, one line a finalist, the winner at the top."""
+    figure = _figure(title, "")
+    rows = [f"#{finalist.trial.number}" for finalist in finalists]
+    figure.add_scatter(
+        x=[accuracy for finalist in finalists for accuracy in finalist.accuracies],
+        y=[row for row, finalist in zip(rows, finalists, strict=True) for _ in finalist.accuracies],
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 9, "color": GREY, "line": {"width": 2}},
+        name="one training",
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=[finalist.accuracy for finalist in finalists],
+        y=rows,
+        mode="markers",
+        marker={"symbol": "line-ns-open", "size": 18, "color": BLUE, "line": {"width": 3}},
+        name="mean",
+        hovertemplate="%{y}: mean %{x:.4g}<extra></extra>",
+    )
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=rows[::-1], automargin=True)
+    figure.update_layout(height=150 + 36 * len(rows))
+    label = f"Accuracies of {len(rows)} finalists after brief trainings; the table holds the same numbers."
+    return Figure(name=name, label=label, json=_json(figure))
+
+
+def near_references(axis: Axis, references: Sequence[Reference], trials: Sequence[Trial]) -> list[Reference]:
+    """The references that a front shows: those near the trials, and those that have a score."""
+    return [reference for _, reference in _near(axis, references, [axis.of(trial) for trial in trials])]
+
+
+# --- parts of a figure
+
+
+def _figure(x_title: str, y_title: str) -> go.Figure:
+    axis = {"automargin": True, "zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
+    figure = go.Figure()
+    figure.update_layout(
+        template=go.layout.Template(),
+        height=440,
+        margin={"l": 8, "r": 12, "t": 12, "b": 8, "pad": 2},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif", "size": 13},
+        xaxis={"title": {"text": _text(x_title), "standoff": 8}, **axis},
+        yaxis={"title": {"text": _text(y_title), "standoff": 8}, **axis},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        hovermode="closest",
+    )
+    return figure
+
+
+def _points(
+    figure: go.Figure,
+    axis: Axis,
+    trials: Sequence[Trial],
+    name: str,
+    marker: dict[str, Any],
+    line: dict[str, Any] | None = None,
+) -> None:
+    """Trials as points, with what they are where the pointer rests; nothing where there are none."""
+    if not trials:
+        return
+    figure.add_scatter(
+        x=[axis.of(trial) for trial in trials],
+        y=[_score(trial) for trial in trials],
+        mode="lines+markers" if line else "markers",
+        marker=marker,
+        line={**line, "shape": "hv"} if line else None,
+        name=f"{name} ({len(trials)})" if len(trials) > 1 else name,
+        text=[_hover(trial) for trial in trials],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _reference(figure: go.Figure, place: float, reference: Reference) -> None:
+    """A line at what a reference costs, and a point where it was scored."""
+    name = _text(reference.name)
+    figure.add_vline(
+        x=place,
+        line={"color": VIOLET, "width": 1.5, "dash": "dot"},
+        annotation={
+            "text": name,
+            "textangle": -90,
+            "font": {"color": VIOLET, "size": 12},
+            "xanchor": "right",
+            "yanchor": "bottom",
+            "y": 0,
+            "showarrow": False,
+        },
+    )
+    if reference.score is not None:
+        figure.add_scatter(
+            x=[place],
+            y=[reference.score],
+            mode="markers",
+            marker={"symbol": "x", "size": 11, "color": VIOLET},
+            name=name,
+            hovertemplate=f"{name}: %{{y:.5g}}<extra></extra>",
+        )
+
+
+def _near(axis: Axis, references: Sequence[Reference], places: Sequence[float]) -> list[tuple[float, Reference]]:
+    found = []
+    for reference in references:
+        place = axis.of_reference(reference)
+        if place is None or not places:
+            continue
+        if reference.score is not None or min(places) / NEAR <= place <= max(places) * NEAR:
+            found.append((place, reference))
+    return found
+
+
+def _hover(trial: Trial) -> str:
+    costs = ", ".join(format_cost(metric, getattr(trial.cost, metric)) for metric in METRICS)
+    given_up = f" on {trial.score.images} images" if trial.score.state == "raced" else ""
+    return f"<b>#{trial.number}</b> {number(_score(trial))}{given_up}<br>{costs}<br>" + "<br>".join(
+        _text(part) for part in in_words(trial.arch)
+    )
+
+
+def _score(trial: Trial) -> float:
+    assert trial.score.value is not None
+    return trial.score.value
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    """From the least to the greatest and a little beyond."""
+    least, greatest = min(values), max(values)
+    room = 0.06 * (greatest - least) or 0.05 * abs(greatest) or 1.0
+    return [least - room, greatest + room]
+
+
+def _faint(color: str) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
+
+
+def _text(text: str) -> str:
+    """Text as it is: plotly reads tags in labels."""
+    return html.escape(text, quote=False)
+
+
+def _json(figure: go.Figure) -> str:
+    """The figure for a script element, which nothing in it may end."""
+    text: str = figure.to_json()
+    return text.replace("<", "\\u003c")

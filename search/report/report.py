@@ -1,0 +1,498 @@
+"""Report: what is said of a search, and the one HTML file that says it, offline and with everything inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from psvit.budget import format_cost
+from psvit.documents import dump_yaml, write_atomic
+from psvit.picture import draw
+from psvit.search.finalists import Finalist
+from psvit.search.objectives import ACCURACY, COSTS, LATENCY
+from psvit.search.report import figures
+from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
+from psvit.search.report.references import Reference, published
+from psvit.search.report.shared_choices import Choice, Group, shared_choices
+from psvit.search.report.words import count, in_words, joined, number, percent, value_in_words
+from psvit.search.trial import Trial
+from psvit.search_space import SearchSpace
+
+TEMPLATE = "report.html.j2"
+
+GOOD = 0.1
+"""The share of the candidates, those with the best scores, that count as good where there is a single objective."""
+
+POINTS = 400
+"""Of a curve; more cannot be seen."""
+
+DRAWN = 5
+"""Networks of a front that are drawn, ends included."""
+
+LARGEST_DIFFERENCES = 5
+"""Choices that are named in the sentence above the tables."""
+
+UNIFORM = "uniform"
+"""The origin of trials that a searcher drew at random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a report says.
+
+    Attributes:
+        title: what was searched for, for people.
+        command: the shell line that repeats the run.
+        config: the resolved configuration, JSON-serialisable.
+        space: the space that was searched.
+        budget: the limits as given.
+        searcher: its name.
+        history: what was searched, in order, whatever became of it.
+        control: further architectures, drawn uniformly and scored alike, for comparison.
+        objectives: their names as in `psvit.search.objectives`, in the order of `Trial.objectives`.
+        description: what the evaluator says of its scores: kind, meaning, images, fidelity.
+        unit: of a score, such as `%`.
+        finalists: the best trials, the winner first; with several objectives, the front. Empty where nothing was found.
+        references: networks to compare with; one gets a point where it has a score.
+        hypervolume: with several objectives, after how many evaluations the front's hypervolume became what.
+        versions: of what computed, by name.
+        notes: what else a reader has to know, such as ties.
+    """
+
+    title: str
+    command: str
+    config: dict[str, Any]
+    space: SearchSpace
+    budget: tuple[str, ...]
+    searcher: str
+    history: Sequence[Trial]
+    control: Sequence[Trial] = ()
+    objectives: tuple[str, ...] = (ACCURACY,)
+    description: dict[str, Any]
+    unit: str = ""
+    finalists: Sequence[Finalist] = ()
+    references: Sequence[Reference] = ()
+    hypervolume: Sequence[tuple[int, float]] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def complete(self) -> list[Trial]:
+        """The candidates that were scored on all images."""
+        return [trial for trial in self.history if trial.is_complete]
+
+    @property
+    def has_one_objective(self) -> bool:
+        """Whether there is one best."""
+        return len(self.objectives) == 1
+
+    @property
+    def winner(self) -> Finalist | None:
+        """The one best, where there is one."""
+        return self.finalists[0] if self.finalists and self.has_one_objective else None
+
+    @property
+    def front(self) -> list[Trial]:
+        """With several objectives, the front of them; with one, that of score against MACs, cheapest first."""
+        if not self.has_one_objective:
+            return [finalist.trial for finalist in self.finalists]
+        front: list[Trial] = []
+        for trial in sorted(self.complete, key=lambda trial: (trial.cost.macs, -_score(trial), trial.number)):
+            if not front or _score(trial) > _score(front[-1]):
+                front.append(trial)
+        return front
+
+    @property
+    def good(self) -> list[Trial]:
+        """The best tenth of the candidates, at least one; with several objectives, the front."""
+        if not self.has_one_objective:
+            return self.front
+        ranked = sorted(self.complete, key=lambda trial: (-_score(trial), trial.number))
+        return ranked[: math.ceil(GOOD * len(ranked))]
+
+    @property
+    def uniform(self) -> list[Trial]:
+        """All that was drawn uniformly, the searcher's own draws included, an architecture once.
+
+        Architectures that were drawn twice are not drawn more often than others, so what is left is uniform as well.
+        """
+        own = [trial for trial in self.history if trial.origin == UNIFORM]
+        drawn = {trial.arch: trial for trial in (*own, *self.control)}
+        return list(drawn.values())
+
+    @property
+    def score_title(self) -> str:
+        """What a score is, with its unit."""
+        kind = str(self.description.get("kind", "score"))
+        return f"{kind} ({self.unit})" if self.unit else kind
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report, whole or not at all.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    write_atomic(path, render(report))
+
+
+def render(report: Report) -> str:
+    """The report as one HTML document that loads nothing; equal reports give equal text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percent, value=value_in_words)
+    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    random, scored = _random(report)
+    return template.render(
+        report=report,
+        unit=f" {report.unit}" if report.unit else "",
+        head=_head(report),
+        fronts=_fronts(report),
+        front_rows=[_row(report, trial) for trial in report.front],
+        reference_rows=_reference_rows(report),
+        progress=figures.progress_figure("progress", report.searcher, report.score_title, report.history, random)
+        if report.complete
+        else None,
+        progress_text=_progress_text(report, random, scored),
+        hypervolume=figures.hypervolume_figure("hypervolume", report.hypervolume) if report.hypervolume else None,
+        pictures=_pictures(report),
+        finalist_rows=[_finalist_row(report, finalist) for finalist in report.finalists],
+        finalists_figure=figures.finalists_figure("finalists", report.finalists, "accuracy after brief training (%)")
+        if _were_trained(report)
+        else None,
+        finalists_text=_finalists_text(report),
+        latency_rows=_latency_rows(report),
+        choices=_choices(report),
+        config=dump_yaml(report.config),
+        plotly=Markup(figures.plotly_script()),
+        markup=Markup,
+    )
+
+
+# --- in sentences
+
+
+def _head(report: Report) -> dict[str, Any]:
+    """What a reader wants to know first."""
+    states = {state: sum(trial.score.state == state for trial in report.history) for state in ("raced", "failed")}
+    evaluated = (
+        f"{count(len(report.history), 'architecture')} evaluated: {len(report.complete)} scored, "
+        f"{states['raced']} given up early, {states['failed']} failed."
+    )
+    if report.control:
+        evaluated += f" Beside them {count(len(report.control), 'random architecture')} for comparison."
+    return {
+        "task": f"{joined(report.budget) or 'No limit'}, in the {report.space.size:,} architectures of "
+        f"{report.space.name}, searched by {report.searcher} for {joined(list(map(_wish, report.objectives)))}",
+        "evaluated": evaluated,
+        "result": _result(report),
+        "score": _score_facts(report.description),
+    }
+
+
+def _result(report: Report) -> str:
+    """Winner or front in one sentence."""
+    if not report.finalists:
+        return "Nothing was found."
+    if report.winner is None:
+        best = report.finalists[0].trial
+        return (
+            f"A front of {count(len(report.finalists), 'architecture')}, none of which is better than another in "
+            f"everything. The best score on it, {_with_unit(report, _score(best))}, is #{best.number}'s, "
+            f"which costs {_costs(best)}."
+        )
+    trial = report.winner.trial
+    trained = [finalist for finalist in report.finalists if finalist.accuracies]
+    reason = (
+        f"chosen among {len(trained)} finalists that were trained briefly"
+        if len(trained) > 1
+        else f"the best of {len(report.complete)} scored"
+        if _score(trial) == max(map(_score, report.complete))
+        else "the best that keeps all limits"
+    )
+    return (
+        f"The winner is #{trial.number}, {reason}: {report.description.get('kind', 'score')} "
+        f"{_with_unit(report, _score(trial))} at {_costs(trial)}."
+    )
+
+
+def _score_facts(description: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a score rests on; that its fidelity was not measured is said where it was not."""
+    known = {"kind": "not said", "meaning": "", "images": "", "fidelity": None, **description}
+    known["fidelity"] = known["fidelity"] or "not measured"
+    if known["images"] == 0:
+        known["images"] = "none; the indicator looks at no images"
+    return [(name, _fact(value)) for name, value in known.items() if value != ""]
+
+
+def _fact(value: Any) -> str:
+    """A value of a description for people, nested ones in one line."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name.replace('_', ' ')} {_fact(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_fact, value))
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _progress_text(report: Report, random: BestOfDraws | None, scored: int) -> str:
+    """On what the curve of random rests."""
+    if random is None:
+        return "There are no scores of random architectures to compare with."
+    own = len([trial for trial in report.history if trial.origin == UNIFORM])
+    failed = len(report.uniform) - scored
+    text = (
+        f"Random: the exact expectation of the best of n, drawn without replacement from {scored} scored architectures "
+        f"that were drawn uniformly ({len(report.control)} for comparison, {own} by the searcher itself"
+        f"{', each counted once' if own + len(report.control) > len(report.uniform) else ''}"
+        f"{f'; {failed} that failed are left out' if failed else ''}), and the range that holds nine of ten such draws. "
+        f"It ends at {scored}. Towards its end the range narrows because nearly all of the same {scored} are drawn, "
+        "not because more is known."
+    )
+    if any(trial.score.state == "raced" for trial in report.uniform):
+        text += " Those given up early count with the score that they had by then."
+    if len(report.complete) and all(trial.origin == UNIFORM for trial in report.history):
+        text += " The searcher is random itself: its own curve is one order of the same draws."
+    return text
+
+
+def _finalists_text(report: Report) -> str:
+    """How finalists were compared, and whether that tells the first two apart."""
+    if not _were_trained(report):
+        return "Finalists were not trained; they are ordered by the score above, which cannot tell near-ties apart."
+    seeds = {len(finalist.accuracies) for finalist in report.finalists}
+    trainings = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    text = (
+        f"Inherited scores cannot tell near-ties apart, so {len(report.finalists)} finalists were trained briefly on the "
+        f"training images, {trainings} times each, and compared on images held out from training. Mean and standard "
+        "deviation over the trainings."
+    )
+    spread = [finalist for finalist in report.finalists[:2] if len(finalist.accuracies) > 1]
+    if len(spread) == 2:
+        first, second = spread
+        assert first.accuracy is not None
+        assert second.accuracy is not None
+        gap = first.accuracy - second.accuracy
+        error = math.sqrt(sum((finalist.spread or 0.0) ** 2 / len(finalist.accuracies) for finalist in spread))
+        verdict = (
+            "which is too little to call the first better" if gap < 2 * error else "which is more than twice that"
+        )
+        text += (
+            f" The means of the first two are {gap:.2f} points apart, with a standard error of {error:.2f}, {verdict}."
+        )
+    return text
+
+
+def _wish(objective: str) -> str:
+    wishes = {"macs": "few MACs", "params": "few parameters", "memory": "little memory", LATENCY: "low latency"}
+    return wishes.get(objective, "a good score")
+
+
+def _with_unit(report: Report, value: float) -> str:
+    return f"{number(value)} {report.unit}".rstrip()
+
+
+def _costs(trial: Trial) -> str:
+    return (
+        f"{format_cost('macs', trial.cost.macs)}, {format_cost('num_params', trial.cost.num_params)} and "
+        f"{format_cost('activation_bytes', trial.cost.activation_bytes)} of activation memory"
+    )
+
+
+def _score(trial: Trial) -> float:
+    assert trial.score.value is not None
+    return trial.score.value
+
+
+def _were_trained(report: Report) -> bool:
+    return any(finalist.accuracies for finalist in report.finalists)
+
+
+# --- figures and tables
+
+
+def _fronts(report: Report) -> list[dict[str, Any]]:
+    """Score against MACs, and against each other cost that is an objective."""
+    if not report.complete:
+        return []
+    costs = list(dict.fromkeys(["macs", *(COSTS[name] for name in report.objectives if name in COSTS)]))
+    trials = [*report.history, *report.control]
+    axes = [figures.cost_axis(metric, trials) for metric in costs]
+    if LATENCY in report.objectives:
+        place = report.objectives.index(LATENCY)
+        axes.append(figures.Axis(title="predicted latency (ms)", of=lambda trial: -trial.objectives[place]))
+    names = ["macs" if len(axes) == 1 else name for name in (*costs, LATENCY)][: len(axes)]
+    both = {COSTS.get(name, name) for name in report.objectives[1:]} or {"macs"}
+    return [
+        {
+            "figure": figures.front_figure(
+                name=f"front-{name}",
+                axis=axis,
+                score_title=report.score_title,
+                history=[trial for trial in report.history if name != LATENCY or trial.is_complete],
+                control=report.control,
+                front=report.front,
+                winner=report.winner.trial if report.winner else None,
+                references=report.references,
+                connected=both == {name},
+            ),
+            "text": _front_text(report, axis, name),
+        }
+        for name, axis in zip(names, axes, strict=True)
+    ]
+
+
+def _front_text(report: Report, axis: figures.Axis, name: str) -> str:
+    """What a front shows, and which references it does not."""
+    if report.has_one_objective:
+        text = "The front: candidates that no other beats at as few multiply-accumulates or fewer."
+    else:
+        text = f"The front: candidates that no other beats in all of {joined(list(map(_wish, report.objectives)))}."
+    if any(trial.score.state == "raced" for trial in report.history) and name != LATENCY:
+        text += " Candidates given up early stand where their score on fewer images puts them, or below the frame."
+    if name == "macs" and report.references:
+        trials = [*report.complete, *(trial for trial in report.control if trial.is_complete)]
+        near = figures.near_references(axis, report.references, trials)
+        drawn = [reference.name for reference in near]
+        if drawn:
+            text += f" Dotted: what {joined(drawn)} {'costs' if len(drawn) == 1 else 'cost'} on these images."
+        if any(reference.score is None for reference in near):
+            text += " A line without a point has no score here."
+        far = [reference for reference in report.references if reference not in near]
+        if far:
+            named = joined([f"{reference.name} at {format_cost('macs', reference.cost.macs)}" for reference in far])
+            text += f" Outside the frame: {named}."
+    return text
+
+
+def _reference_rows(report: Report) -> list[dict[str, Any]]:
+    """The references with what the winner costs in comparison."""
+    winner = report.finalists[0].trial if report.finalists else None
+    known = published(report.space)
+    return [
+        {
+            "name": reference.name,
+            "macs": format_cost("macs", reference.cost.macs),
+            "params": format_cost("num_params", reference.cost.num_params),
+            "share": percent(winner.cost.macs / reference.cost.macs) if winner else "–",
+            "score": _with_unit(report, reference.score) if reference.score is not None else "not scored",
+            "published": f"{known[reference.name]} %" if reference.name in known else "",
+        }
+        for reference in report.references
+    ]
+
+
+def _random(report: Report) -> tuple[BestOfDraws | None, int]:
+    """The expected best of random draws, and on how many scores it rests."""
+    scores = [trial.score.value for trial in report.uniform if trial.score.value is not None]
+    if not scores:
+        return None, 0
+    draws = np.unique(np.linspace(1, len(scores), min(POINTS, len(scores))).round().astype(np.int64))
+    return best_of_draws(scores, draws), len(scores)
+
+
+def _pictures(report: Report) -> list[dict[str, Any]]:
+    """Winner and finalists, or points of the front, drawn on one scale."""
+    if not report.finalists:
+        return []
+
+    def picture(finalists: Sequence[Finalist], titles: list[str], caption: str, note: str = "") -> dict[str, Any]:
+        svg = draw(*(finalist.trial.arch for finalist in finalists), titles=titles)
+        return {"svg": Markup(svg), "caption": caption, "note": note}
+
+    if report.winner is not None:
+        pictures = [picture([report.winner], [f"Winner, #{report.winner.trial.number}"], "The winner")]
+        others = report.finalists[1:]
+        if others:
+            titles = [f"Finalist #{finalist.trial.number}" for finalist in others]
+            pictures.append(picture(others, titles, "The other finalists"))
+        return pictures
+    places = np.unique(np.linspace(0, len(report.finalists) - 1, min(DRAWN, len(report.finalists))).round().astype(int))
+    chosen = [report.finalists[place] for place in places]
+    titles = [f"#{finalist.trial.number}, score {number(_score(finalist.trial))}" for finalist in chosen]
+    note = "" if len(chosen) == len(report.finalists) else f"{len(chosen)} of {len(report.finalists)}, ends included."
+    return [picture(chosen, titles, "The front", note)]
+
+
+def _row(report: Report, trial: Trial) -> dict[str, Any]:
+    """A trial as a row of a table."""
+    latency = report.objectives.index(LATENCY) if LATENCY in report.objectives else None
+    return {
+        "number": trial.number,
+        "score": number(_score(trial)),
+        "macs": format_cost("macs", trial.cost.macs),
+        "params": format_cost("num_params", trial.cost.num_params),
+        "memory": format_cost("activation_bytes", trial.cost.activation_bytes),
+        "latency": number(-trial.objectives[latency]) if latency is not None else "",
+        "origin": trial.origin,
+        "arch": in_words(trial.arch),
+        "is_winner": report.winner is not None and trial is report.winner.trial,
+    }
+
+
+def _finalist_row(report: Report, finalist: Finalist) -> dict[str, Any]:
+    return {
+        **_row(report, finalist.trial),
+        "accuracies": [f"{accuracy:.2f}" for accuracy in finalist.accuracies],
+        "mean": f"{finalist.accuracy:.2f}" if finalist.accuracy is not None else "–",
+        "spread": f"{finalist.spread:.2f}" if finalist.spread is not None else "–",
+    }
+
+
+def _latency_rows(report: Report) -> list[dict[str, str]]:
+    """Predicted and measured milliseconds of the finalists, by setting."""
+
+    def milliseconds(times: dict[str, Any], name: str) -> str:
+        return f"{times[name]:.4g}" if isinstance(times.get(name), int | float) else "not measured"
+
+    return [
+        {
+            "number": str(finalist.trial.number),
+            "setting": setting,
+            "predicted": milliseconds(times, "predicted_ms"),
+            "measured": milliseconds(times, "measured_ms"),
+            "iqr": milliseconds(times, "iqr_ms"),
+        }
+        for finalist in report.finalists
+        for setting, times in finalist.latencies.items()
+    ]
+
+
+def _choices(report: Report) -> dict[str, Any] | None:
+    """How often each choice occurs among the good, among all and among those drawn uniformly."""
+    if not report.complete:
+        return None
+    good_name = "best tenth" if report.has_one_objective else "front"
+    groups = [
+        Group(name=good_name, archs=[trial.arch for trial in report.good]),
+        Group(name="all scored", archs=[trial.arch for trial in report.complete]),
+    ]
+    if report.uniform:
+        groups.append(Group(name="uniform", archs=[trial.arch for trial in report.uniform]))
+    choices = shared_choices(report.space, groups)
+    return {
+        "names": [group.name for group in groups],
+        "sizes": [len(group.archs) for group in groups],
+        "tables": choices,
+        "differences": _differences(choices),
+        "compared": sum(len(choice.values) for choice in choices),
+        "one": percent(1 / len(report.good)),
+    }
+
+
+def _differences(choices: Sequence[Choice]) -> list[str]:
+    """The values whose share among the good differs most from that in the last group."""
+    found = []
+    for choice in choices:
+        for place, value in enumerate(choice.values):
+            good, other = choice.share(0, place), choice.share(-1, place)
+            if good is not None and other is not None and good != other:
+                text = f"{choice.name} {value_in_words(value)}: {choice.counts[0][place]} of {choice.totals[0]}"
+                found.append((abs(good - other), f"{text} ({percent(good)}) against {percent(other)}"))
+    return [text for _, text in sorted(found, key=lambda each: -each[0])[:LARGEST_DIFFERENCES]]

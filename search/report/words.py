@@ -1,0 +1,41 @@
+"""How a report words architectures and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psvit.architecture import Architecture
+
+
+def in_words(arch: Architecture) -> list[str]:
+    """An architecture in short, one text a stage: `max → 96 × [2, 1], MLP 3`, as pooling, width, groups, MLP ratio."""
+    stages = []
+    for place, stage in enumerate(arch.stages):
+        pool = f"{arch.pools[place - 1]} → " if place else ""
+        stages.append(f"{pool}{stage.embed_dim} × {list(stage.groups)}, MLP {stage.mlp_ratio:g}")
+    return stages
+
+
+def number(value: float) -> str:
+    """A number with what is worth reading of it, five digits at most."""
+    return f"{value:.5g}"
+
+
+def percent(share: float | None) -> str:
+    """A share in whole percent; a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def count(n: int, one: str, several: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{n:,} {one}" if n == 1 else f"{n:,} {several or one + 's'}"
+
+
+def value_in_words(value: str | int | float) -> str:
+    """A value of a choice: a pooling by its name, a number without what says nothing."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def joined(texts: Sequence[str]) -> str:
+    """An enumeration: `one, two and three`."""
+    return " and ".join([*([", ".join(texts[:-1])] if texts[:-1] else []), *texts[-1:]])
