@@ -108,7 +108,6 @@ class SearchRun:
             "searcher": self.searcher,
             "seed": self.seed,
             "finalists": self.finalists if self.data else 0,
-            "control": self.control,
         }
 
     @property
@@ -270,7 +269,8 @@ def run_search(run: SearchRun, folder: RunFolder) -> Found:
                 pass
             draw_control(candidates, evaluator, study, trials=run.control, seed=run.seed)
         except KeyboardInterrupt:
-            study.sync()
+            # Opened anew, because it may have been interrupted while it took in what is there.
+            study = _study(run, folder, objectives, supernet_digest(file) if file else None)
             if not study.history.complete:
                 raise
             interrupted = True
@@ -350,9 +350,7 @@ def _supernet_file(run: SearchRun, folder: RunFolder) -> Path:
         return supernet_file(run.supernet)
     assert run.data is not None
     assert run.recipe is not None
-    return train_supernet(
-        run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet"
-    )
+    return train_supernet(run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet")
 
 
 def _study(run: SearchRun, folder: RunFolder, objectives: Objectives, digest: str | None) -> Study:

@@ -134,7 +134,9 @@ def _study(sampler: BaseSampler, history: History, genes: dict[str, Any]) -> opt
     objectives = max(1, history.objectives.shape[1])
     study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
     worst = _worst(history, objectives)
-    told = [(trial.number, trial.row, list(trial.objectives), trial.constraints, trial.attrs) for trial in history.complete]
+    told = [
+        (trial.number, trial.row, list(trial.objectives), trial.constraints, trial.attrs) for trial in history.complete
+    ]
     for rejected in history.rejected:
         proposal = rejected.proposal
         told.append((rejected.number, proposal.row, worst, proposal.constraints, proposal.attrs))
