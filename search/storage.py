@@ -40,6 +40,10 @@ def open_storage(storage: str | Path) -> BaseStorage:
         raise InputError(f"--storage {text}: cannot be opened: {reason}") from None
 
 
+_BEGIN = b'{"op_code":'
+"""How every record of a journal of Optuna's begins."""
+
+
 def _journal(path: Path) -> JournalStorage:
     if path.is_dir():
         raise InputError(f"--storage {path}: is a folder; expected a journal file or a URL such as postgresql://...")
@@ -47,6 +51,10 @@ def _journal(path: Path) -> JournalStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
             pass
+        with path.open("rb") as stream:
+            begin = stream.read(len(_BEGIN))
+        if not _BEGIN.startswith(begin) and begin != _BEGIN:  # before anything in it is changed
+            raise InputError(f"--storage {path}: is not a journal of Optuna's")
         return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _Lock(path))))
     except OSError as error:
         raise InputError(f"--storage {path}: cannot be written: {error.strerror}") from None

@@ -280,9 +280,7 @@ def _finalists_text(report: Report) -> str:
         assert second.accuracy is not None
         gap = first.accuracy - second.accuracy
         error = math.sqrt(sum((finalist.spread or 0.0) ** 2 / len(finalist.accuracies) for finalist in spread))
-        verdict = (
-            "which is too little to call the first better" if gap < 2 * error else "which is more than twice that"
-        )
+        verdict = "which is too little to call the first better" if gap < 2 * error else "which is more than twice that"
         text += (
             f" The means of the first two are {gap:.2f} points apart, with a standard error of {error:.2f}, {verdict}."
         )
