@@ -208,7 +208,7 @@ class RayEvaluator:
         try:
             parts = [Part(self._population, positions, archs, best) for positions, archs in pieces]
             ray.get(self._office.submit.remote(self._population, parts))
-            while missing or self._description is None:
+            while missing or (not parts[0].archs and self._description is None):
                 outcomes, broken = ray.get(self._office.outcomes.remote(self._population))
                 for outcome in outcomes:
                     if outcome.error is not None:
@@ -218,8 +218,6 @@ class RayEvaluator:
                     self._description = self._description or outcome.description
                 if broken and not outcomes:
                     raise RunError(f"--workers {self._address}: {broken}")
-                if not missing and parts[0].archs:
-                    break  # where every worker died there is no description, and nothing to wait for
         except RayActorError as error:
             raise RunError(f"--workers {self._address}: the cluster was lost: {_line(error)}") from error
         except BaseException:
@@ -232,10 +230,10 @@ class RayEvaluator:
         """End the experiment, and the cluster if it was started here."""
         try:
             if self._office is not None:
-                with contextlib.suppress(RayActorError):
-                    if graceful:
+                if graceful:
+                    with contextlib.suppress(RayActorError):
                         self._office.close.remote()
-                        graceful = bool(ray.wait([self._running], timeout=CLOSING_S)[0])
+                        ray.wait([self._running], timeout=CLOSING_S)
                 # The workers are the office's, so they end with it, even those amid an evaluation.
                 ray.kill(self._office)
                 self._office = self._running = None
@@ -354,12 +352,13 @@ class Office:
         # Tune's loggers would write every result three times; nobody reads them. Its errors are told by the search.
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
         os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
+        office = ray.get_runtime_context().current_actor
         broken = "Ray Tune ended early"
         try:
             with tempfile.TemporaryDirectory() as temporary:
                 worker = tune.with_parameters(
                     Worker,
-                    office=ray.get_runtime_context().current_actor,
+                    office=office,
                     make_evaluator=make_evaluator,
                     threads=max(1, int(resources["CPU"])),
                     folder=folder,
@@ -373,7 +372,7 @@ class Office:
                         # A worker may die as often as it likes: deaths are counted by part, in this office.
                         failure_config=tune.FailureConfig(max_failures=-1),
                         checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0),
-                        callbacks=[Watch(self)],
+                        callbacks=[Watch(office)],
                         verbose=0,
                     ),
                 ).fit()
@@ -475,22 +474,25 @@ class Watch(tune.Callback):
     """Tells the office what Tune's loop sees.
 
     Args:
-        office: the office, in the same process.
+        office: the office's handle, though it is in this process, because Tune copies and pickles callbacks.
     """
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Any) -> None:
         self._office = office
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """A part is evaluated."""
-        # Not kept in Tune's own record of its last results.
+        # Not kept in Tune's own record of last results. Waits, because the worker asks for its next part after this.
         if (outcome := result.pop("outcome", None)) is not None:
-            self._office.finished(trial.trial_id, outcome)
+            ray.get(self._office.finished.remote(trial.trial_id, outcome))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and will be started again."""
         error = trial.get_error()
-        self._office.died(trial.trial_id, "for an unknown reason" if error is None else _line(error))
+        why = "for an unknown reason" if error is None else _line(error)
+        ray.get(self._office.died.remote(trial.trial_id, why))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died for good."""
