@@ -30,7 +30,6 @@ from types import TracebackType
 from typing import Any, Literal
 
 import ray
-import torch
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -504,6 +503,8 @@ class Worker(tune.Trainable):
 
     def setup(self, config: dict[str, Any], office: Any, make_evaluator: bytes, threads: int, folder: str) -> None:
         """Get ready; the evaluator is made when there is something to evaluate, so that a failure can be told."""
+        import torch  # only here: neither the search's side nor the office computes, and it takes seconds
+
         torch.set_num_threads(threads)
         if Path(folder).is_dir():
             os.chdir(folder)
