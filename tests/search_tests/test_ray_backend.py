@@ -296,7 +296,10 @@ def test_a_search_survives_the_loss_of_a_node_and_finishes_nothing_twice(cluster
                 if entry["node"] == doomed.node_id and tuple(entry["archs"]) not in done
             ]
             if len(done) >= 7 and busy:
+                # A node takes its processes with it; here a worker could go on for a second and bring its part to an end.
+                os.kill(busy[0]["pid"], signal.SIGSTOP)
                 cluster.remove_node(doomed, allow_graceful=False)
+                os.kill(busy[0]["pid"], signal.SIGKILL)
                 killed.extend(busy)
             time.sleep(0.02)
 
@@ -339,8 +342,9 @@ def test_what_an_evaluation_raises_is_raised_and_workers_go_on(on_cluster, digit
     archs = draw(digits_space, 8)
     on = {digits_space.index(archs[2]): refuse, digits_space.index(archs[3]): stumble}
     with on_cluster(lambda: Landscape(digits_space, log, on=on)) as evaluator:
-        with pytest.raises(InputError, match=r"^this one is refused$") as caught:
+        with pytest.raises(InputError, match="this one is refused") as caught:
             evaluator.evaluate(archs[:3])
+        assert str(caught.value) == "this one is refused"
         assert "in refuse" in caught.value.__notes__[0]
         with pytest.raises(RuntimeError, match="TwoArgumentError: this and that"):
             evaluator.evaluate(archs[3:])
@@ -350,7 +354,7 @@ def test_what_an_evaluation_raises_is_raised_and_workers_go_on(on_cluster, digit
     def broken():
         raise InputError("no such supernet")
 
-    with on_cluster(broken) as evaluator, pytest.raises(InputError, match="^no such supernet$"):
+    with on_cluster(broken) as evaluator, pytest.raises(InputError, match="no such supernet"):
         evaluator.describe()
 
 
