@@ -1,4 +1,4 @@
-"""Where studies are kept: what is no storage is refused, in one line and unchanged, and a cut-off record costs itself."""
+"""Where studies are kept: what is no storage is refused in one line and unchanged; a cut-off record costs itself."""
 
 from __future__ import annotations
 
