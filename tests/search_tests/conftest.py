@@ -249,11 +249,11 @@ def made_up_report() -> Callable[..., Report]:
     Every seventh candidate was raced and two failed. Fields of the report may be replaced.
     """
 
-    def make(trials: int = 256, control: int = 64, **changes: Any) -> Report:
+    def make(trials: int = 256, drawn: int = 64, **changes: Any) -> Report:
         space = SearchSpace.load("psvit-2d-nano")
         rng = np.random.default_rng(0)
         budget = Budget.parse("15..40MFLOPs", space=space)
-        pool = space.sample(rng, 4 * trials + control, budget)
+        pool = space.sample(rng, 4 * trials + drawn, budget)
         archs = list(dict.fromkeys(pool[number] for number in range(len(pool))))
 
         def trial(number: int, arch: Architecture, state: State, origin: str) -> Trial:
@@ -268,7 +268,7 @@ def made_up_report() -> Callable[..., Report]:
                 number=number, arch=arch, cost=cost(arch), score=scores[state], objectives=objectives, origin=origin
             )
 
-        drawn, others = archs[:control], archs[control:]
+        control, others = archs[:drawn], archs[drawn:]
         history = []
         for number in range(trials):
             origin = "uniform" if number < 50 else ("mutation", "crossover")[number % 2]
@@ -291,7 +291,7 @@ def made_up_report() -> Callable[..., Report]:
             "budget": ("15..40MFLOPs",),
             "searcher": "evolution",
             "history": history,
-            "control": [trial(trials + n, arch, "complete", "uniform") for n, arch in enumerate(drawn)],
+            "control": [trial(trials + n, arch, "complete", "uniform") for n, arch in enumerate(control)],
             "description": {
                 "kind": "inherited accuracy",
                 "meaning": "top-1 in percent with the supernet's weights, on images held out from training",
