@@ -357,7 +357,8 @@ class Study:
         writer.writerow(["number", "score", "state", "images", *METRICS, *others, "origin", "index", "arch"])
         for trial in self.history:
             costs = [getattr(trial.cost, metric) for metric in METRICS]
-            raw = dict(zip(self._objectives.names, self._objectives.raw(trial.objectives), strict=False))
+            values = self._objectives.raw(trial.objectives) if trial.is_complete else []
+            raw = dict(zip(self._objectives.names, values, strict=False))
             score = trial.score
             arch = json.dumps({key: trial.arch.to_dict()[key] for key in ("stages", "pools")})
             writer.writerow(
