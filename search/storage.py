@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -30,7 +32,9 @@ def open_storage(storage: str | Path) -> BaseStorage:
         if text.startswith("redis"):
             from optuna.storages.journal import JournalRedisBackend
 
-            return JournalStorage(JournalRedisBackend(text))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return JournalStorage(JournalRedisBackend(text))
         from optuna.storages import RDBStorage
 
         # A connection that has died is found out before it is used, not by losing a result.
@@ -58,7 +62,7 @@ def _journal(path: Path) -> JournalStorage:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _Lock(path))))
     except OSError as error:
         raise InputError(f"--storage {path}: cannot be written: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AssertionError):  # whatever Optuna says of a record that is none
         raise InputError(f"--storage {path}: is not a journal of Optuna's") from None
 
 
