@@ -247,6 +247,8 @@ def _connect(address: str) -> None:
     """Connect this process to a cluster, starting one if need be."""
     # Read by the processes of a cluster that is started here; nothing is reported to Ray's makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers as important as the search would be without them; by Ray's default anything else goes first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     target = os.environ.get("RAY_ADDRESS", "local") if address == "ray" else address
     try:
         if target.startswith("ray://"):
