@@ -239,7 +239,6 @@ def test_an_unknown_device_is_named(refused, training, device):
         ("--objectives", "accuracy,beauty"),
         ("--objectives", "accuracy,macs,macs"),
         ("--objectives", "macs,accuracy"),
-        ("--searcher", "hillclimb"),
         ("--workers", "slurm"),
         ("--study", "mine"),
         ("--storage", "nosuchdatabase://host/name"),
