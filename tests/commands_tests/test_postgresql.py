@@ -72,7 +72,8 @@ def server():
 
 
 COMMAND = (
-    "--space", "psvit-2d-digits", "--budget", "1..1.2MFLOPs", "--trials", "96", "--searcher", "random", "--control", "8",
+    "--space", "psvit-2d-digits", "--budget", "1..1.2MFLOPs",
+    "--trials", "96", "--searcher", "random", "--control", "8",
 )  # fmt: skip
 
 

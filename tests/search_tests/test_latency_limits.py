@@ -72,8 +72,8 @@ def test_ends_of_a_limit_belong_to_it(digits_space, made_up_model):
 def test_proposals_keep_all_limits(searcher, digits_space, evaluated, limited, ends):
     limit, budget, known = limited(*ends), Budget.parse("0.6..1.5MFLOPs"), []
     candidates = Candidates(digits_space, budget, [limit])
-    # A Gaussian process takes its time for each.
-    n, batches = (2, 1) if searcher.name == "optuna-gp" else (12, 4)
+    # Models of scores take their time for each.
+    n, batches = {"optuna-gp": (2, 1), "optuna-tpe": (4, 2)}.get(searcher.name, (12, 4))
     for batch in range(batches):
         proposals = searcher.propose(n, evaluated(candidates, known), candidates, np.random.default_rng([0, batch]))
         proposed = [digits_space.decode(proposal.row) for proposal in proposals if proposal.is_feasible]
@@ -125,7 +125,7 @@ def test_a_search_for_what_is_not_there_ends(digits_space, limited, monkeypatch)
 def test_equal_seeds_and_models_give_equal_searches(digits_space, searcher, score, limited, tmp_path):
     candidates = Candidates(digits_space, Budget(), [limited(0.1, 0.3)])
     histories = []
-    trials = 4 if searcher.name == "optuna-gp" else 40
+    trials = {"optuna-gp": 4, "optuna-tpe": 10}.get(searcher.name, 40)
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         study = Study(digits_space, open_storage(tmp_path / name))
         for _ in search(candidates, searcher, score(), study, trials=trials, seed=seed):

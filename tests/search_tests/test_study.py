@@ -1,4 +1,4 @@
-"""The study: what is told stays, in order, and comes back equal; several processes share one without doing work twice."""
+"""The study: what is told stays, in order, and comes back equal; processes share one without doing work twice."""
 
 from __future__ import annotations
 
