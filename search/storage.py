@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,6 +15,10 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from psvit.errors import InputError
+
+
+TRIES = 5
+"""How often a database is opened again whose tables another process makes at the same time."""
 
 
 def open_storage(storage: str | Path) -> BaseStorage:
@@ -35,13 +41,32 @@ def open_storage(storage: str | Path) -> BaseStorage:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 return JournalStorage(JournalRedisBackend(text))
-        from optuna.storages import RDBStorage
-
-        # A connection that has died is found out before it is used, not by losing a result.
-        return RDBStorage(text, engine_kwargs={"pool_pre_ping": True})
+        return _database(text)
+    except ImportError as error:
+        hint = "; pip install -e '.[postgresql]'" if text.startswith("postgresql") else ""
+        raise InputError(f"--storage {text}: its driver is not installed: {_line(error)}{hint}") from None
     except Exception as error:  # whatever the driver behind the URL raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"--storage {text}: cannot be opened: {reason}") from None
+        raise InputError(f"--storage {text}: cannot be opened: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+def _database(url: str) -> BaseStorage:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import DBAPIError
+
+    for attempt in itertools.count():
+        try:
+            # A connection that has died is found out before it is used, not by losing a result.
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except DBAPIError as error:
+            # Of several processes that begin together one makes the tables, and the others find them half made.
+            if attempt == TRIES or not any(word in str(error).lower() for word in ("already exists", "duplicate")):
+                raise
+            time.sleep(0.1 * 2**attempt)
+    raise AssertionError
 
 
 _BEGIN = b'{"op_code":'
