@@ -16,7 +16,6 @@ from optuna.storages.journal import JournalFileBackend
 
 from psvit.errors import InputError
 
-
 TRIES = 5
 """How often a database is opened again whose tables another process makes at the same time."""
 
