@@ -233,8 +233,8 @@ def test_a_closed_office_sends_workers_home(digits_space):
 
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # or they starve beside whatever else runs
+    # Workers that are nice starve beside whatever else runs.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     # What a lost node is noticed by; in seconds instead of half a minute.
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "health_check_timeout_ms": 500}
     head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": 25011}
@@ -302,7 +302,7 @@ def test_a_search_survives_the_loss_of_a_node_and_finishes_nothing_twice(cluster
                 if entry["node"] == doomed.node_id and tuple(entry["archs"]) not in done
             ]
             if len(done) >= 7 and busy:
-                # A node takes its processes with it; here a worker could go on for a second and bring its part to an end.
+                # A node takes its processes with it; here a worker could still bring its part to an end.
                 os.kill(busy[0]["pid"], signal.SIGSTOP)
                 cluster.remove_node(doomed, allow_graceful=False)
                 os.kill(busy[0]["pid"], signal.SIGKILL)
