@@ -503,7 +503,10 @@ class Watch(tune.Callback):
 class Worker(tune.Trainable):
     """Evaluates parts, one each step."""
 
-    def setup(self, config: dict[str, Any], office: Any, make_evaluator: bytes, threads: int, folder: str) -> None:
+    # Tune adds what `tune.with_parameters` holds to the arguments.
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], office: Any, make_evaluator: bytes, threads: int, folder: str
+    ) -> None:
         """Get ready; the evaluator is made when there is something to evaluate, so that a failure can be told."""
         import torch  # only here: neither the search's side nor the office computes, and it takes seconds
 
