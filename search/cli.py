@@ -159,6 +159,7 @@ def command(
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
+    from psvit.search.storage import check_storage
     from psvit.supernet.supernet import read_provenance
 
     make_searcher(searcher)
@@ -206,6 +207,8 @@ def command(
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
     if not os.path.exists(place_of_run):  # a name that cannot be is refused below
         request.check_latencies()
+    if storage:
+        check_storage(storage)
     folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
     latencies = request.limits.latencies

@@ -163,7 +163,46 @@ def test_an_unknown_space_is_answered_with_the_shipped_ones(refused, command):
 
 def test_an_unknown_searcher_is_answered_with_the_known_ones(refused):
     line = refused("psvit-search", *SPACE, *BUDGET, "--searcher", "hillclimb")
-    assert_names(line, "hillclimb", "evolution", "random")
+    assert_names(line, "hillclimb", "evolution", "random", "enumerate", "optuna-tpe", "optuna-nsga2", "optuna-gp")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--objectives", "accuracy,speed"), ["speed", "accuracy, macs, params, memory, latency"]),
+        (("--objectives", "macs"), ["must begin with accuracy"]),
+        (("--objectives", "accuracy,macs,macs"), ["twice"]),
+        (("--objectives", ""), ["--objectives", "accuracy"]),
+        (("--searcher", "enumerate", "--space", "psvit-2d-nano"), ["architectures are within the budget", "1,048,576"]),
+        (("--time", "soon"), ["--time", "soon", "90s", "30min", "2h"]),
+        (("--time", "0s"), ["--time", "0s"]),
+        (("--time", "-5min"), ["--time"]),
+        (("--time", "5"), ["--time", "5"]),
+        (("--study", "ours"), ["--study", "--storage"]),
+        (("--workers", "many"), ["--workers", "many", "ray://host:port"]),
+        (("--workers", "8"), ["--workers", "8", "ray"]),
+        (("--finalists", "-1"), ["--finalists"]),
+        (("--control", "some"), ["--control", "some"]),
+    ],
+)
+def test_what_the_search_cannot_do_is_answered_with_what_it_can(refused, options, expected):
+    space = () if "--space" in options else SPACE
+    budget = ("--budget", "10MFLOPs") if "--space" in options else BUDGET
+    assert_names(refused("psvit-search", *space, *budget, *options), *expected)
+
+
+def test_a_storage_that_is_none_is_named_and_left_alone(refused, tmp_path):
+    (tmp_path / "notes.txt").write_text("somebody's notes, which have\nno line break at their end")
+    (tmp_path / "folder").mkdir()
+    for storage, expected in [
+        ("notes.txt", "is not a journal of Optuna's"),
+        ("folder", "is a folder"),
+        ("notes.txt/journal", "cannot be written"),
+        ("nonsense://host/name", "cannot be opened"),
+        ("postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=1", "cannot be opened"),
+    ]:
+        line = refused("psvit-search", *SPACE, *BUDGET, "--storage", storage)
+        assert_names(line, f"--storage {storage}", expected)
 
 
 COMMANDS = {
@@ -536,7 +575,7 @@ def test_a_folder_without_permission_is_named(refused, training, tmp_path):
         (("--budget", "2MFLOPs"), ["budget: ['1MFLOPs'] there, ['2MFLOPs'] here"]),
         (("--budget", "1MFLOPs", "--seed", "3"), ["seed: 0 there, 3 here"]),
         (("--budget", "1MFLOPs", "--searcher", "random"), ["searcher: evolution there, random here"]),
-        (("--budget", "1MFLOPs", "--seed", "3", "--trials", "5"), ["seed: 0 there", "trials: 2 there, 5 here"]),
+        (("--budget", "1MFLOPs", "--objectives", "accuracy,macs"), ["['accuracy'] there, ['accuracy', 'macs'] here"]),
     ],
 )
 def test_the_folder_of_another_run_is_refused_with_the_differences(refused, call, options, expected):
