@@ -160,7 +160,7 @@ def command(
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
-    from psvit.search.storage import open_storage
+    from psvit.search.storage import check_storage
     from psvit.supernet.supernet import read_provenance
 
     make_searcher(searcher)
@@ -170,8 +170,6 @@ def command(
         raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
     if workers and workers != "ray" and not workers.startswith("ray://"):
         raise InputError(f"--workers {workers!r}: permitted are ray and ray://host:port")
-    if storage:
-        open_storage(storage)  # what cannot be opened shall not be found out after a supernet was trained
     place = read_device(device)
     if supernet:
         data = data or read_provenance(supernet).get("data")
@@ -210,6 +208,8 @@ def command(
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
     if not os.path.exists(place_of_run):  # a name that cannot be is refused below
         request.check_latencies()
+    if storage:
+        check_storage(storage)
     folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
     latencies = request.limits.latencies

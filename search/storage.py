@@ -48,6 +48,21 @@ def open_storage(storage: str | Path) -> BaseStorage:
         raise InputError(f"--storage {text}: cannot be opened: {_line(error)}") from None
 
 
+def check_storage(storage: str) -> None:
+    """Make sure that a storage can be opened, without making a journal that is not there yet.
+
+    Raises:
+        InputError: as `open_storage`.
+    """
+    path = Path(storage)
+    if "://" in storage or path.exists():
+        open_storage(storage)
+        return
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"--storage {storage}: cannot be written")
+
+
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
