@@ -160,15 +160,18 @@ def command(
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
+    from psvit.search.storage import open_storage
     from psvit.supernet.supernet import read_provenance
 
     make_searcher(searcher)
     objectives = Objectives.parse(objectives_text)
     seconds = read_duration("--time", time_text) if time_text else None
     if study and not storage:
-        raise InputError("--study names a study in a --storage, and there is none")
+        raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
     if workers and workers != "ray" and not workers.startswith("ray://"):
         raise InputError(f"--workers {workers!r}: permitted are ray and ray://host:port")
+    if storage:
+        open_storage(storage)  # what cannot be opened shall not be found out after a supernet was trained
     place = read_device(device)
     if supernet:
         data = data or read_provenance(supernet).get("data")

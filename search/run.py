@@ -111,7 +111,6 @@ class SearchRun:
             "searcher": self.searcher,
             "seed": self.seed,
             "finalists": self.finalists if self.data else 0,
-            "control": self.control,
         }
 
     @property
@@ -278,7 +277,8 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
                 pass
             draw_control(candidates, evaluator, study, trials=run.control, seed=run.seed)
         except KeyboardInterrupt:
-            study.sync()
+            # Opened anew, because it may have been interrupted while it took in what is there.
+            study = _study(run, folder, objectives, supernet_digest(file) if file else None)
             if not study.history.complete:
                 raise
             interrupted = True

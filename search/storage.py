@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -30,7 +32,9 @@ def open_storage(storage: str | Path) -> BaseStorage:
         if text.startswith("redis"):
             from optuna.storages.journal import JournalRedisBackend
 
-            return JournalStorage(JournalRedisBackend(text))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return JournalStorage(JournalRedisBackend(text))
         from optuna.storages import RDBStorage
 
         # A connection that has died is found out before it is used, not by losing a result.
@@ -40,6 +44,10 @@ def open_storage(storage: str | Path) -> BaseStorage:
         raise InputError(f"--storage {text}: cannot be opened: {reason}") from None
 
 
+_BEGIN = b'{"op_code":'
+"""How every record of a journal of Optuna's begins."""
+
+
 def _journal(path: Path) -> JournalStorage:
     if path.is_dir():
         raise InputError(f"--storage {path}: is a folder; expected a journal file or a URL such as postgresql://...")
@@ -47,10 +55,14 @@ def _journal(path: Path) -> JournalStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
             pass
+        with path.open("rb") as stream:
+            begin = stream.read(len(_BEGIN))
+        if not _BEGIN.startswith(begin) and begin != _BEGIN:  # before anything in it is changed
+            raise InputError(f"--storage {path}: is not a journal of Optuna's")
         return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _Lock(path))))
     except OSError as error:
         raise InputError(f"--storage {path}: cannot be written: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AssertionError):  # whatever Optuna says of a record that is none
         raise InputError(f"--storage {path}: is not a journal of Optuna's") from None
 
 

@@ -134,7 +134,8 @@ def front_figure(
     if shown and places:
         around = _range([*places, *(place for place, _ in shown)])
         figure.update_xaxes(range=around)
-        views = {"candidates only": _range(places), "with references": around}
+        if around != _range(places):
+            views = {"candidates only": _range(places), "with references": around}
     label = f"Score against {axis.title}: {len(complete)} candidates, {len(on_front)} of them on the front"
     if winner is not None:
         label += f"; the winner has {number(_score(winner))} at {number(axis.of(winner))}"
@@ -301,7 +302,7 @@ def _reference(figure: go.Figure, place: float, reference: Reference) -> None:
         annotation={
             "text": name,
             "textangle": -90,
-            "font": {"color": VIOLET, "size": 12},
+            "font": {"size": 12},
             "xanchor": "right",
             "yanchor": "bottom",
             "y": 0,

@@ -22,7 +22,7 @@ from psvit.search.report import figures
 from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
 from psvit.search.report.references import Reference, published
 from psvit.search.report.shared_choices import Choice, Group, shared_choices
-from psvit.search.report.words import count, in_words, joined, number, percent, value_in_words
+from psvit.search.report.words import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.search.trial import Trial
 from psvit.search_space import SearchSpace
 
@@ -190,7 +190,7 @@ def _head(report: Report) -> dict[str, Any]:
         evaluated += f" Beside them {count(len(report.control), 'random architecture')} for comparison."
     return {
         "task": f"{joined(report.budget) or 'No limit'}, in the {report.space.size:,} architectures of "
-        f"{report.space.name}, searched by {report.searcher} for {joined(list(map(_wish, report.objectives)))}",
+        f"{report.space.name}. Searcher: {report.searcher}. Wanted: {joined(list(map(_wish, report.objectives)))}.",
         "evaluated": evaluated,
         "result": _result(report),
         "score": _score_facts(report.description),
@@ -247,13 +247,13 @@ def _progress_text(report: Report, random: BestOfDraws | None, scored: int) -> s
         return "There are no scores of random architectures to compare with."
     own = len([trial for trial in report.history if trial.origin == UNIFORM])
     failed = len(report.uniform) - scored
+    twice = ", each counted once" if own + len(report.control) > len(report.uniform) else ""
+    without = f"; {failed} that failed are left out" if failed else ""
     text = (
         f"Random: the exact expectation of the best of n, drawn without replacement from {scored} scored architectures "
-        f"that were drawn uniformly ({len(report.control)} for comparison, {own} by the searcher itself"
-        f"{', each counted once' if own + len(report.control) > len(report.uniform) else ''}"
-        f"{f'; {failed} that failed are left out' if failed else ''}), and the range that holds nine of ten such draws. "
-        f"It ends at {scored}. Towards its end the range narrows because nearly all of the same {scored} are drawn, "
-        "not because more is known."
+        f"that were drawn uniformly ({len(report.control)} for comparison, {own} by the searcher itself{twice}{without}"
+        f"), and the range that holds nine of ten such draws. It ends at {scored}. Towards its end the range narrows "
+        f"because nearly all of the same {scored} are drawn, not because more is known."
     )
     if any(trial.score.state == "raced" for trial in report.uniform):
         text += " Those given up early count with the score that they had by then."
@@ -264,29 +264,28 @@ def _progress_text(report: Report, random: BestOfDraws | None, scored: int) -> s
 
 def _finalists_text(report: Report) -> str:
     """How finalists were compared, and whether that tells the first two apart."""
+    if len(report.finalists) < 2:
+        return ""
     if not _were_trained(report):
-        return "Finalists were not trained; they are ordered by the score above, which cannot tell near-ties apart."
-    seeds = {len(finalist.accuracies) for finalist in report.finalists}
-    trainings = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+        return "Finalists were not trained. They are ordered by the score above, which cannot tell near-ties apart."
+    numbers = {len(finalist.accuracies) for finalist in report.finalists}
+    times = " to ".join(str(number) for number in sorted({min(numbers), max(numbers)}))
     text = (
-        f"Inherited scores cannot tell near-ties apart, so {len(report.finalists)} finalists were trained briefly on the "
-        f"training images, {trainings} times each, and compared on images held out from training. Mean and standard "
-        "deviation over the trainings."
+        f"Inherited scores cannot tell near-ties apart, so {len(report.finalists)} finalists were trained briefly on "
+        f"the training images, {times} times each, and compared on images held out from training. Given are the mean "
+        "and the standard deviation over the trainings."
     )
-    spread = [finalist for finalist in report.finalists[:2] if len(finalist.accuracies) > 1]
-    if len(spread) == 2:
-        first, second = spread
-        assert first.accuracy is not None
-        assert second.accuracy is not None
-        gap = first.accuracy - second.accuracy
-        error = math.sqrt(sum((finalist.spread or 0.0) ** 2 / len(finalist.accuracies) for finalist in spread))
-        verdict = (
-            "which is too little to call the first better" if gap < 2 * error else "which is more than twice that"
-        )
-        text += (
-            f" The means of the first two are {gap:.2f} points apart, with a standard error of {error:.2f}, {verdict}."
-        )
-    return text
+    first, second = report.finalists[:2]
+    if first.accuracy is None or second.accuracy is None or first.spread is None or second.spread is None:
+        return text
+    gap = first.accuracy - second.accuracy
+    error = math.sqrt(sum((each.spread or 0.0) ** 2 / len(each.accuracies) for each in (first, second)))
+    verdict = (
+        f"less than twice their standard error of {error:.2f}: too little to call the first better"
+        if gap < 2 * error
+        else f"at least twice their standard error of {error:.2f}"
+    )
+    return f"{text} The means of the first two are {gap:.2f} points apart, {verdict}."
 
 
 def _wish(objective: str) -> str:
@@ -380,7 +379,7 @@ def _reference_rows(report: Report) -> list[dict[str, Any]]:
             "name": reference.name,
             "macs": format_cost("macs", reference.cost.macs),
             "params": format_cost("num_params", reference.cost.num_params),
-            "share": percent(winner.cost.macs / reference.cost.macs) if winner else "–",
+            "share": percent(winner.cost.macs / reference.cost.macs) if winner else DASH,
             "score": _with_unit(report, reference.score) if reference.score is not None else "not scored",
             "published": f"{known[reference.name]} %" if reference.name in known else "",
         }
@@ -440,8 +439,8 @@ def _finalist_row(report: Report, finalist: Finalist) -> dict[str, Any]:
     return {
         **_row(report, finalist.trial),
         "accuracies": [f"{accuracy:.2f}" for accuracy in finalist.accuracies],
-        "mean": f"{finalist.accuracy:.2f}" if finalist.accuracy is not None else "–",
-        "spread": f"{finalist.spread:.2f}" if finalist.spread is not None else "–",
+        "mean": f"{finalist.accuracy:.2f}" if finalist.accuracy is not None else DASH,
+        "spread": f"{finalist.spread:.2f}" if finalist.spread is not None else DASH,
     }
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from psvit.architecture import Architecture
 
+DASH = "\N{EN DASH}"
+"""Stands where there is nothing to say."""
+
 
 def in_words(arch: Architecture) -> list[str]:
     """An architecture in short, one text a stage: `max → 96 × [2, 1], MLP 3`, as pooling, width, groups, MLP ratio."""
@@ -23,7 +26,7 @@ def number(value: float) -> str:
 
 def percent(share: float | None) -> str:
     """A share in whole percent; a dash where there is none."""
-    return "–" if share is None else f"{100 * share:.0f} %"
+    return DASH if share is None else f"{100 * share:.0f} %"
 
 
 def count(n: int, one: str, several: str | None = None) -> str:
@@ -38,4 +41,4 @@ def value_in_words(value: str | int | float) -> str:
 
 def joined(texts: Sequence[str]) -> str:
     """An enumeration: `one, two and three`."""
-    return " and ".join([*([", ".join(texts[:-1])] if texts[:-1] else []), *texts[-1:]])
+    return " and ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)

@@ -73,7 +73,8 @@ def script() -> Callable[[str], str]:
 def searched(tmp_path_factory: pytest.TempPathFactory, script: Callable[[str], str]) -> Path:
     """The finished run of a search on digits that trained its own supernet; not to be changed by tests."""
     place = tmp_path_factory.mktemp("searched")
-    command = (script("psvit-search"), "--data", "digits", "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8")
+    options = ("--data", "digits", "--budget", "1MFLOPs", "--trials", "8", "--finalists", "2")
+    command = (script("psvit-search"), *options, *BRIEFLY)
     done = subprocess.run([*command, "--out", "run"], cwd=place, capture_output=True, text=True, check=True)
     # Kept beside the run, for the test that looks at what a command prints in a process of its own.
     (place / "out.txt").write_text(done.stdout)

@@ -228,9 +228,25 @@ def test_an_unknown_device_is_named(refused, training, device):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--trials", "0"), ("--trials", "many"), ("--seed", "-1"), ("--seed", "0.5")]
+    ("option", "value"),
+    [
+        ("--trials", "0"),
+        ("--trials", "many"),
+        ("--seed", "-1"),
+        ("--seed", "0.5"),
+        ("--finalists", "-1"),
+        ("--control", "some"),
+        ("--time", "soon"),
+        ("--time", "0min"),
+        ("--objectives", "accuracy,beauty"),
+        ("--objectives", "accuracy,macs,macs"),
+        ("--objectives", "macs,accuracy"),
+        ("--workers", "slurm"),
+        ("--study", "mine"),
+        ("--storage", "nosuchdatabase://host/name"),
+    ],
 )
-def test_a_number_out_of_range_is_named(refused, option, value):
+def test_a_value_that_an_option_does_not_take_is_named(refused, option, value):
     assert_names(refused("psvit-search", *SPACE, *BUDGET, option, value), option, value)
 
 
@@ -594,7 +610,8 @@ def test_a_folder_without_permission_is_named(refused, training, tmp_path):
         (("--budget", "2MFLOPs"), ["budget: ['1MFLOPs'] there, ['2MFLOPs'] here"]),
         (("--budget", "1MFLOPs", "--seed", "3"), ["seed: 0 there, 3 here"]),
         (("--budget", "1MFLOPs", "--searcher", "random"), ["searcher: evolution there, random here"]),
-        (("--budget", "1MFLOPs", "--seed", "3", "--trials", "5"), ["seed: 0 there", "trials: 2 there, 5 here"]),
+        (("--budget", "1MFLOPs", "--seed", "3", "--trials", "5"), ["seed: 0 there, 3 here"]),
+        (("--budget", "1MFLOPs", "--objectives", "accuracy,macs"), ["objectives: ['accuracy'] there"]),
     ],
 )
 def test_the_folder_of_another_run_is_refused_with_the_differences(refused, call, options, expected):
@@ -608,7 +625,7 @@ def test_the_folder_of_another_run_is_refused_with_the_differences(refused, call
 def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, tmp_path):
     shutil.copytree(searched, tmp_path / "run")
     settings = ("--set", "epochs=3", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-    line = refused("psvit-search", *DIGITS, *BUDGET, "--trials", 8, *settings, out="run")
+    line = refused("psvit-search", *DIGITS, *BUDGET, "--trials", 8, "--finalists", 2, *settings, out="run")
     assert_names(line, "recipe.epochs: 2 there, 3 here")
 
 

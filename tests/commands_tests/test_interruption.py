@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100")
+from psvit.architecture import ArchitectureFile
+
+ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "0")
 TOLD = "psvit-search: interrupted; the same command continues"
 """After a line break, because the terminal has just shown ^C."""
 
@@ -29,9 +31,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the backg
 from psvit.search.cli import main
 from psvit.search.indicators import DSS
 evaluate = DSS.evaluate
-def slowly(self, arch):
-    time.sleep(0.1)
-    return evaluate(self, arch)
+def slowly(self, archs, best=()):
+    time.sleep(0.05 * len(archs))
+    return evaluate(self, archs, best)
 DSS.evaluate = slowly
 sys.argv = ["psvit-search", *sys.argv[1:]]
 main()
@@ -60,6 +62,9 @@ def test_a_search_that_is_interrupted_and_killed_ends_as_if_it_had_not_been(pyth
     folder = tmp_path / "stopped"
     status, err = stop(python, folder, signal.SIGINT, after=10)
     assert (status, err.strip()) == (130, TOLD)
+    best_so_far = ArchitectureFile.load(folder / "best.yaml")
+    assert best_so_far.provenance["interrupted"] is True
+    assert best_so_far.provenance["trials"] == trials_in(folder / "study.journal")
     status, _ = stop(python, folder, signal.SIGKILL, after=10)
     assert status == -signal.SIGKILL
     survived = trials_in(folder / "study.journal")

@@ -17,12 +17,13 @@ from psvit.costs import cost
 from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.retrain import train as retrain_module
-from psvit.search.evaluator import InheritedAccuracy
+from psvit.search import finalists as finalists_module
+from psvit.search.inherited import InheritedAccuracy
 from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-SEARCH = ("--budget", "1MFLOPs", "--trials", "8")
+SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2")
 
 
 def next_command(line):
@@ -41,7 +42,9 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
         "best.yaml",
         "best.safetensors",
         "best.svg",
+        "finalists/journal",
         "history.csv",
+        "report.html",
         "study.journal",
         "supernet/supernet.safetensors",
         "supernet/log.csv",
@@ -56,10 +59,17 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
     with (searched / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["number"]) for row in rows] == list(range(8))
-    assert found.score["value"] == max(float(row["score"]) for row in rows)
     winner = rows[found.provenance["trial"]]
     assert float(winner["score"]) == found.score["value"]
     assert int(winner["macs"]) == cost(found.arch).macs
+    # Those with the best scores were trained, and the best of them is the winner.
+    best = sorted(rows, key=lambda row: (-float(row["score"]), int(row["number"])))[:2]
+    trained = found.provenance["finalists"]
+    assert {finalist["trial"] for finalist in trained} == {int(row["number"]) for row in best}
+    assert all(len(finalist["accuracies"]) == 3 for finalist in trained)
+    means = [sum(finalist["accuracies"]) for finalist in trained]
+    assert means == sorted(means, reverse=True)
+    assert trained[0]["trial"] == found.provenance["trial"]
 
 
 def test_the_winners_weights_give_the_winners_score(searched):
@@ -89,7 +99,7 @@ def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, cal
     # The first search ran in a process of its own, so neither hashes of strings nor what was drawn before are equal.
     torch.rand(5)
     assert call("psvit-search", "--data", "digits", *SEARCH, *BRIEFLY, "--out", "another").status == 0
-    for name in ("best.safetensors", "best.svg", "history.csv", "best.yaml"):
+    for name in ("best.safetensors", "best.svg", "history.csv", "best.yaml", "finalists/journal"):
         assert (tmp_path / "another" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
@@ -103,13 +113,16 @@ def test_the_same_command_on_a_finished_search_trains_and_evaluates_nothing(sear
     shutil.copytree(searched, tmp_path / "run")
     before = contents(tmp_path / "run")
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(finalists_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     monkeypatch.setattr(InheritedAccuracy, "evaluate", lambda *args: pytest.fail("evaluated again"))
     done = call("psvit-search", "--data", "digits", *SEARCH, *BRIEFLY, "--out", "run")
     assert done.status == 0
-    # The journal may note that it was opened, but holds the same trials; everything else is the same.
+    # The journal may note that it was opened, but holds the same trials, eight and two for comparison; the report names
+    # the command, which is called otherwise here. Everything else is the same.
     after = contents(tmp_path / "run")
     trials = [journal.pop("study.journal").count(b'"user_attrs"') for journal in (before, after)]
-    assert trials == [8, 8]
+    assert trials == [10, 10]
+    assert all(files.pop("report.html") for files in (before, after))
     assert after == before
     assert done.last_line == (searched.parent / "out.txt").read_text().strip().splitlines()[-1]
 
@@ -160,7 +173,7 @@ def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp
     # The line it ends with leaves the budget open; the images are known from the supernet.
     command = next_command(trained.last_line.replace("...", "1MFLOPs"))
     assert command[0] == "psvit-search"
-    done = call(*command, "--trials", 8, "--out", "search")
+    done = call(*command, "--trials", 8, "--finalists", 2, "--out", "search")
     assert done.status == 0
     assert not (tmp_path / "search/supernet").exists()
     for name in ("best.safetensors", "history.csv"):
@@ -170,7 +183,8 @@ def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
     done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 5, "--out", "run")
     assert done.status == 0
-    assert set(contents(tmp_path / "run")) == {"config.yaml", "best.yaml", "best.svg", "history.csv", "study.journal"}
+    files = {"config.yaml", "best.yaml", "best.svg", "history.csv", "report.html", "study.journal"}
+    assert set(contents(tmp_path / "run")) == files
     assert "training-free indicator" in done.out
     assert "training-free indicator" in ArchitectureFile.load(tmp_path / "run/best.yaml").score["kind"]
     assert next_command(done.last_line) == ["psvit-retrain", "run/best.yaml", "--data", "DATA"]
@@ -252,5 +266,5 @@ def test_the_configuration_of_a_run_is_written_with_defaults_resolved(searched):
     assert config["space"] == "psvit-2d-digits"
     assert config["budget"] == ["1MFLOPs"]
     assert config["searcher"] == "evolution"
-    assert (config["trials"], config["seed"], config["device"]) == (8, 0, "cpu")
+    assert (config["finalists"], config["seed"], config["device"]) == (2, 0, "cpu")
     assert (config["recipe"]["epochs"], config["recipe"]["opt"]) == (2, "adamw")

@@ -1,0 +1,540 @@
+"""The report: what it says, that it says nothing else, that it loads nothing, and that odd searches have one too."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
+from html import unescape
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+
+from psvit.architecture import Architecture
+from psvit.budget import Budget
+from psvit.costs import cost
+from psvit.errors import InputError
+from psvit.search.finalists import Finalist
+from psvit.search.pareto import front
+from psvit.search.report import Reference, deit_references, render, write_report
+from psvit.search.report.best_of_draws import best_of_draws
+from psvit.search.report.figures import best_so_far
+from psvit.search.report.shared_choices import Group, shared_choices
+from psvit.search.trial import Score, Trial
+from psvit.search_space import SearchSpace
+
+HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\"'"
+
+
+class Page(HTMLParser):
+    """What a test looks at in a report: elements, figures, and text outside scripts and styles."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.figures: dict[str, dict] = {}
+        self.scripts: list[str] = []
+        self._figure: str | None = None
+        self._silent: str | None = None
+        self._words: list[str] = []
+        self.feed(document)
+        self.text = " ".join(" ".join(self._words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._silent, self._figure = tag, dict(attrs).get("data-figure")
+
+    def handle_endtag(self, tag):
+        if tag == self._silent:
+            self._silent = None
+
+    def handle_data(self, data):
+        if self._silent is None:
+            self._words.append(data)
+        elif self._figure:
+            self.figures[self._figure] = json.loads(data)
+        elif self._silent == "script":
+            self.scripts.append(data)
+
+    def traces(self, figure):
+        return {trace.get("name"): trace for trace in self.figures[figure]["data"]}
+
+
+@pytest.fixture(autouse=True)
+def without_library(monkeypatch, request):
+    """Leaves plotly's five megabytes out, which take seconds to parse; not where they matter."""
+    if "with_library" not in request.fixturenames:
+        monkeypatch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
+
+
+@pytest.fixture
+def with_library():
+    """Asks for plotly's library in the page."""
+
+
+@pytest.fixture
+def page(made_up_report):
+    return lambda *arguments, **changes: Page(render(made_up_report(*arguments, **changes)))
+
+
+# --- the best of random draws
+
+
+def enumerated(scores, n, band):
+    """Mean and quantiles of the best of n by listing every way to draw them."""
+    best = Counter(max(drawn) for drawn in itertools.combinations(scores, n))
+    total = best.total()
+    mean = sum(Fraction(value) * times for value, times in best.items()) / total
+    quantiles = []
+    for probability in band:
+        below = 0
+        for value in sorted(best):
+            below += best[value]
+            if below >= probability * total:
+                quantiles.append(value)
+                break
+    return [float(mean), *quantiles]
+
+
+@pytest.mark.parametrize("scores", [[3.0], [1.0, 1.0, 1.0], [5, -2, 0.5, 0.5, 9, 3, -7, 2.25, 8, 1], list(range(12))])
+def test_the_best_of_draws_is_what_listing_all_draws_gives(scores):
+    # Fractions of a power of two, so that the quantiles' probabilities are exact on both sides.
+    for band in [(0.0625, 0.9375), (0.25, 0.5), (0.5, 1.0)]:
+        draws = list(range(1, len(scores) + 1))
+        found = best_of_draws(scores, draws, band)
+        rows = np.array([found.expected, found.lower, found.upper]).T
+        np.testing.assert_allclose(rows, [enumerated(scores, n, band) for n in draws], rtol=1e-12)
+
+
+def test_the_best_of_many_draws_neither_overflows_nor_falls():
+    scores = np.random.default_rng(0).normal(size=3000)
+    found = best_of_draws(scores, [1, 2, 10, 1500, 2999, 3000])
+    assert found.expected[0] == pytest.approx(scores.mean())
+    assert found.expected[-1] == found.lower[-1] == found.upper[-1] == scores.max()
+    assert (np.diff(found.expected) > 0).all()
+    assert (found.lower <= found.upper).all()
+    # All but one: the greatest is missing with probability 1 / 3000.
+    second = np.sort(scores)[-2]
+    assert found.expected[-2] == pytest.approx(scores.max() - (scores.max() - second) / 3000)
+
+
+@pytest.mark.parametrize("draws", [[0], [4], [1, 5]])
+def test_more_draws_than_scores_are_refused(draws):
+    with pytest.raises(ValueError, match="1 to the number of scores 3"):
+        best_of_draws([1.0, 2.0, 3.0], draws)
+
+
+# --- choices
+
+
+def test_shared_choices_count_what_an_independent_count_finds():
+    space = SearchSpace.load("psvit-2d-nano")
+    batch = space.sample(np.random.default_rng(0), 60, Budget.parse("2..8MFLOPs"))
+    archs = [batch[number] for number in range(60)]
+    assert {len(arch.stages) for arch in archs} == {2, 3}
+    choices = {choice.name: choice for choice in shared_choices(space, [Group(name="all", archs=archs)])}
+    assert list(choices)[:3] == ["number of stages", "stage 1: width", "stage 1: layers"]
+    stages = choices["number of stages"]
+    assert (stages.values, stages.totals) == ((2, 3), (60,))
+    # Not every architecture has a third stage, and shares are of those that do.
+    third = [arch.stages[2] for arch in archs if len(arch.stages) == 3]
+    width = choices["stage 3: width"]
+    assert width.totals == (len(third),) == (stages.counts[0][1],)
+    assert width.counts[0] == tuple(sum(stage.embed_dim == value for stage in third) for value in (112, 128, 160, 192))
+    # 1 to 5 layers in groups of at most 3: 1 map at least, 5 at most.
+    maps = choices["stage 2: attention maps"]
+    assert maps.values == (1, 2, 3, 4, 5)
+    assert maps.counts[0] == tuple(sum(len(arch.stages[1].groups) == n for arch in archs) for n in maps.values)
+    pools = choices["pooling before stage 2"]
+    assert pools.counts[0] == tuple(sum(arch.pools[0] == pool for arch in archs) for pool in ("max", "avg", "conv"))
+    assert all(sum(choice.counts[0]) == choice.totals[0] for choice in choices.values())
+    assert pools.share(0, 2) == pools.counts[0][2] / 60
+
+
+def test_choices_without_an_alternative_are_left_out_and_empty_groups_have_no_shares(tiny_space):
+    choices = {choice.name: choice for choice in shared_choices(tiny_space, [Group(name="none", archs=[])])}
+    # Depth is 3 in one layout and 1 in the other; the ratio of the first stage is 2.0 in both.
+    assert choices["stage 1: layers"].values == (1, 3)
+    assert "stage 1: MLP ratio" not in choices
+    assert choices["stage 2: MLP ratio"].values == (2.0, 3.0)
+    assert choices["stage 2: MLP ratio"].share(0, 0) is None
+
+
+# --- references
+
+
+def test_deit_is_deit_where_images_are_of_its_size_and_says_where_they_are_not():
+    found = deit_references(SearchSpace.load("psvit-2d-small"))
+    assert [reference.name for reference in found] == ["DeiT-Tiny", "DeiT-Small", "DeiT-Base"]
+    assert [reference.arch for reference in found] == [
+        Architecture.load(name) for name in ("deit-tiny", "deit-small", "deit-base")
+    ]
+    assert found[0].cost.macs == 1253683200
+    tiny = deit_references(SearchSpace.load("psvit-2d-nano"))[0]
+    assert tiny.name == "DeiT-Tiny on patches of 4"
+    assert tiny.arch is not None
+    # 64 patches and the class token, 192 wide; 12 layers of 12 d² n + 2 n² d; stem 4·4·3 d a patch; 10 classes.
+    assert tiny.cost.macs == 12 * (12 * 65 * 192**2 + 2 * 65**2 * 192) + 64 * 48 * 192 + 10 * 192
+    assert all(reference.score is None for reference in found)
+
+
+def test_a_one_stage_space_holds_a_deit_that_can_be_scored():
+    space = SearchSpace.load("psvit-1d-tiny")
+    tiny, *_ = deit_references(space)
+    assert tiny.arch is not None
+    assert space.contains(tiny.arch)
+
+
+# --- what the page says
+
+
+def test_the_page_says_what_was_found_and_on_what_it_rests(made_up_report):
+    report = made_up_report()
+    page = Page(render(report))
+    winner = report.winner.trial
+    assert f"The winner is #{winner.number}, chosen among 5 finalists that were trained briefly" in page.text
+    assert f"inherited accuracy {winner.score.value:.5g} % at {winner.cost.macs / 1e6:.4g} MFLOPs" in page.text
+    assert "256 architectures evaluated: 219 scored, 35 given up early, 2 failed." in page.text
+    assert "64 random architectures for comparison" in page.text
+    assert "FLOPs are multiply-accumulates (MACs)" in page.text
+    assert "fidelity not measured" in page.text
+    assert "on images held out from training images 5000" in page.text
+    assert "psvit 0.1.0, torch 2.15.0" in page.text
+    assert report.command in page.text
+
+
+def test_a_measured_fidelity_is_said_with_its_figures(page, made_up_report):
+    description = {**made_up_report().description, "fidelity": {"kendall_tau": 0.61234567, "networks": 32}}
+    text = page(description=description).text
+    assert "fidelity kendall tau 0.61235; networks 32" in text
+    assert "fidelity not measured" not in text
+
+
+def test_the_configuration_comes_back_from_the_page(made_up_report):
+    config = {"budget": ["2GFLOPs"], "recipe": {"lr": 0.001, "name": "<b>&"}, "data": None, "seed": 3}
+    document = render(made_up_report(config=config))
+    shown = re.search(r'<pre class="config"[^>]*>(.*?)</pre>', document, re.DOTALL)
+    assert shown is not None
+    assert yaml.safe_load(unescape(shown[1])) == config
+
+
+def test_the_front_is_what_an_independent_sweep_finds_and_the_winner_is_marked(made_up_report):
+    report = made_up_report()
+    page = Page(render(report))
+    complete = [trial for trial in report.history if trial.is_complete]
+    expected = front(np.array([(trial.score.value, -trial.cost.macs) for trial in complete]))
+    traces = page.traces("front-macs")
+    drawn = traces[f"front ({len(expected)})"]
+    points = {(trial.cost.macs / 1e6, trial.score.value) for trial in (complete[int(place)] for place in expected)}
+    assert set(zip(drawn["x"], drawn["y"], strict=True)) == points
+    assert drawn["x"] == sorted(drawn["x"])
+    assert drawn["line"]["shape"] == "hv"
+    winner = report.winner.trial
+    assert (traces["winner"]["x"], traces["winner"]["y"]) == ([winner.cost.macs / 1e6], [winner.score.value])
+    assert len(traces["candidates (219)"]["x"]) == 219
+    assert len(traces["given up early (35)"]["x"]) == 35
+    assert len(traces["random control (64)"]["x"]) == 64
+
+
+def test_a_reference_is_a_line_where_it_costs_and_a_point_only_with_a_score(made_up_report):
+    near = Reference(name="near", cost=cost(SearchSpace.load("psvit-2d-nano").largest))
+    far = replace(near, name="far", cost=near.cost.model_copy(update={"macs": 10**12}))
+    page = Page(render(made_up_report(references=[near, far])))
+    lines = page.figures["front-macs"]["layout"]["shapes"]
+    assert [line["x0"] for line in lines] == [near.cost.macs / 1e6]
+    assert "near" not in page.traces("front-macs")
+    assert "Dotted: what near costs on these images." in page.text
+    assert "Outside the frame: far at 1000 GFLOPs." in page.text
+    assert page.text.count("not scored") == 2
+    scored = Page(render(made_up_report(references=[near, replace(far, score=70.5)])))
+    # One with a score is drawn wherever it is.
+    assert scored.traces("front-macs")["far"]["x"] == [10**6]
+    assert scored.traces("front-macs")["far"]["y"] == [70.5]
+    assert "70.5 %" in scored.text
+
+
+def test_published_accuracies_stand_beside_imagenet_only(page, made_up_report):
+    assert "published" not in page().text.lower()
+    imagenet = SearchSpace.load("psvit-2d-tiny")
+    arch = imagenet.smallest
+    trial = Trial(number=0, arch=arch, cost=cost(arch), score=Score(value=1.0), objectives=(1.0,))
+    changes = {"history": [trial], "control": [], "finalists": [Finalist(trial=trial)]}
+    text = page(space=imagenet, references=deit_references(imagenet), **changes).text
+    assert "72.2 %" in text
+    assert "does not compare with scores of this report" in text
+    other = imagenet.with_data(num_classes=10, in_chans=3)
+    arch = other.smallest
+    trial = replace(trial, arch=arch, cost=cost(arch))
+    changes = {"history": [trial], "control": [], "finalists": [Finalist(trial=trial)]}
+    assert "72.2" not in page(space=other, references=deit_references(other), **changes).text
+
+
+def test_random_is_the_best_of_the_control_and_of_the_searchers_own_draws(made_up_report):
+    report = made_up_report()
+    page = Page(render(report))
+    traces = page.traces("progress")
+    own = [trial for trial in report.history if trial.origin == "uniform"]
+    scores = [trial.score.value for trial in (*own, *report.control) if trial.score.value is not None]
+    assert len(scores) == 64 + 50 - 1
+    expected = traces["random, expected best"]
+    assert expected["x"] == list(range(1, 114))
+    assert expected["y"][0] == pytest.approx(np.mean(scores))
+    assert expected["y"][-1] == pytest.approx(max(scores))
+    assert (
+        "113 scored architectures that were drawn uniformly (64 for comparison, 50 by the searcher itself" in page.text
+    )
+    assert "1 that failed" in page.text
+    best = traces["evolution, best so far"]
+    assert best["y"] == sorted(best["y"])
+    assert best["x"][-1] == 256
+    assert best["y"][-1] == max(trial.score.value for trial in report.history if trial.is_complete)
+
+
+def test_an_architecture_drawn_twice_counts_once(made_up_report):
+    report = made_up_report()
+    own = [trial for trial in report.history if trial.origin == "uniform" and trial.is_complete]
+    again = replace(report, control=own)
+    assert len(again.uniform) == 50
+    page = Page(render(again))
+    assert page.traces("progress")["random, expected best"]["x"][-1] == 49
+    assert "each counted once" in page.text
+
+
+def test_the_best_so_far_counts_every_evaluation(made_up_report):
+    history = made_up_report().history
+    complete = next(trial for trial in history if trial.is_complete)
+    raced = next(trial for trial in history if trial.score.state == "raced")
+    scored = [replace(complete, score=Score(value=value)) for value in (3.0, 2.0, 5.0, 5.0)]
+    assert best_so_far([raced, *scored, raced]) == [(2, 3.0), (4, 5.0), (6, 5.0)]
+    assert best_so_far([raced]) == []
+
+
+def test_all_finalists_stand_there_with_all_trainings(made_up_report):
+    trials = [finalist.trial for finalist in made_up_report().finalists]
+    seeds = [(80.0, 80.5, 81.0), (80.0, 80.1, 80.2), (79.0, 79.25, 79.5), (70.0, 70.0, 71.5), (60.0, 61.0, 62.0)]
+    finalists = [Finalist(trial=trial, accuracies=each) for trial, each in zip(trials, seeds, strict=True)]
+    page = Page(render(made_up_report(finalists=finalists)))
+    for finalist in finalists:
+        accuracies = ", ".join(f"{accuracy:.2f}" for accuracy in finalist.accuracies)
+        assert accuracies in page.text
+        assert f"#{finalist.trial.number}" in page.figures["finalists"]["data"][1]["y"]
+    assert "80.50 ± 0.50" in page.text
+    # sqrt(0.5² / 3 + 0.1² / 3) = 0.294
+    gap = "The means of the first two are 0.40 points apart, less than twice their standard error of 0.29: too little"
+    assert gap in page.text
+    assert page.figures["finalists"]["data"][0]["x"] == list(itertools.chain(*seeds))
+    apart = [finalists[0], *finalists[2:]]
+    # sqrt(0.5² / 3 + 0.25² / 3) = 0.323
+    text = Page(render(made_up_report(finalists=apart))).text
+    assert "1.25 points apart, at least twice their standard error of 0.32." in text
+
+
+def test_finalists_that_were_not_trained_are_said_to_be_ordered_by_their_scores(made_up_report):
+    finalists = [replace(finalist, accuracies=()) for finalist in made_up_report().finalists]
+    page = Page(render(made_up_report(finalists=finalists)))
+    assert "Finalists were not trained." in page.text
+    assert "finalists" not in page.figures
+
+
+def test_every_finalist_is_drawn(made_up_report):
+    report = made_up_report()
+    document = render(report)
+    assert document.count('data-part="network"') == 5
+    assert f"Winner, #{report.winner.trial.number}" in document
+    for finalist in report.finalists[1:]:
+        assert f"Finalist #{finalist.trial.number}" in document
+
+
+def test_latencies_stand_predicted_beside_measured(made_up_report):
+    first = made_up_report().finalists[0]
+    measured = {"ms@cpu": {"predicted_ms": 31.25, "measured_ms": 33.5, "iqr_ms": 0.125}}
+    text = Page(render(made_up_report(finalists=[replace(first, latencies=measured)]))).text
+    assert f"#{first.trial.number} ms@cpu 31.25 33.5 0.125" in text
+    only = {"ms@cpu": {"predicted_ms": 31.25}}
+    text = Page(render(made_up_report(finalists=[replace(first, latencies=only)]))).text
+    assert "31.25 not measured not measured" in text
+
+
+def test_good_candidates_are_the_best_tenth(made_up_report):
+    report = made_up_report()
+    scores = sorted((trial.score.value for trial in report.history if trial.is_complete), reverse=True)
+    assert [trial.score.value for trial in report.good] == scores[:22]
+    text = Page(render(report)).text
+    assert "best tenth (22), all scored (219) and uniform (114)" in text
+    assert "a single candidate moves a share by 5 %" in text
+
+
+# --- several objectives
+
+
+def in_three_objectives(trials):
+    return [
+        replace(t, objectives=(t.score.value, -float(t.cost.num_params), -(1 + t.cost.macs / 1e7)))
+        if t.is_complete
+        else t
+        for t in trials
+    ]
+
+
+def test_several_objectives_have_a_front_and_no_winner(made_up_report):
+    report = made_up_report()
+    history, control = in_three_objectives(report.history), in_three_objectives(report.control)
+    complete = [trial for trial in history if trial.is_complete]
+    places = front(np.array([trial.objectives for trial in complete]))
+    found = [Finalist(trial=complete[int(place)]) for place in places]
+    page = Page(
+        render(
+            replace(
+                report,
+                history=history,
+                control=control,
+                objectives=("accuracy", "params", "latency"),
+                finalists=found,
+                hypervolume=[(1, 0.5), (2, 0.75), (256, 1.5)],
+            )
+        )
+    )
+    assert f"A front of {len(found)} architectures" in page.text
+    assert "winner" not in page.text.lower()
+    assert set(page.figures) == {"front-macs", "front-num_params", "front-latency", "progress", "hypervolume"}
+    for name in ("front-macs", "front-num_params", "front-latency"):
+        drawn = page.traces(name)[f"front ({len(found)})"]
+        # A front of three is no line in two of them.
+        assert drawn["mode"] == "markers"
+    latencies = [1 + finalist.trial.cost.macs / 1e7 for finalist in found]
+    np.testing.assert_allclose(page.traces("front-latency")[f"front ({len(found)})"]["x"], sorted(latencies))
+    assert page.figures["hypervolume"]["data"][0]["y"] == [0.5, 0.75, 1.5]
+    assert f"front ({len(found)})" in page.text
+    assert "5 of" in page.text
+
+
+def test_a_front_of_score_and_one_cost_is_a_line_in_that_cost_alone(made_up_report):
+    report = made_up_report()
+    trial = next(trial for trial in report.history if trial.is_complete)
+    other = replace(report.history[-2], objectives=(1.0, -1.0))
+    two = replace(
+        report,
+        history=[replace(trial, objectives=(1.0, -1.0)), other],
+        control=[],
+        objectives=("accuracy", "params"),
+        finalists=[Finalist(trial=trial), Finalist(trial=other)],
+    )
+    page = Page(render(two))
+    assert page.traces("front-num_params")["front (2)"]["mode"] == "lines+markers"
+    assert page.traces("front-macs")["front (2)"]["mode"] == "markers"
+
+
+# --- odd searches
+
+
+def test_a_search_without_control_and_without_random_draws_says_so(made_up_report):
+    history = [replace(trial, origin="tpe") for trial in made_up_report().history]
+    page = Page(render(made_up_report(history=history, control=[])))
+    assert "There are no scores of random architectures to compare with." in page.text
+    assert set(page.traces("progress")) == {"evolution, best so far"}
+    assert "best tenth (22) and all scored (219)" in page.text
+
+
+def test_a_random_searcher_is_compared_with_its_own_draws(made_up_report):
+    history = [replace(trial, origin="uniform") for trial in made_up_report().history]
+    text = Page(render(made_up_report(history=history, control=[], searcher="random"))).text
+    assert "(0 for comparison, 256 by the searcher itself; 2 that failed are left out)" in text
+    assert "The searcher is random itself" in text
+
+
+def test_one_trial_is_enough(made_up_report):
+    trial = next(trial for trial in made_up_report().history if trial.is_complete)
+    page = Page(render(made_up_report(history=[trial], control=[], finalists=[Finalist(trial=trial)])))
+    assert f"The winner is #{trial.number}, the best of 1 scored" in page.text
+    assert "1 architecture evaluated: 1 scored, 0 given up early, 0 failed." in page.text
+    assert set(page.figures) == {"front-macs", "progress"}
+    low, high = page.figures["front-macs"]["layout"]["yaxis"]["range"]
+    assert low < trial.score.value < high
+    assert page.traces("progress")["evolution, best so far"]["mode"] == "lines+markers"
+
+
+def test_all_but_one_given_up_or_failed(made_up_report):
+    report = made_up_report()
+    others = [trial for trial in report.history if not trial.is_complete]
+    one = report.finalists[0].trial
+    page = Page(render(replace(report, history=[*others, one], control=[], finalists=[Finalist(trial=one)])))
+    assert "38 architectures evaluated: 1 scored, 35 given up early, 2 failed." in page.text
+    assert "given up early (35)" in page.traces("front-macs")
+    assert page.traces("progress")["evolution, best so far"]["x"] == [38]
+
+
+def test_nothing_was_found(made_up_report):
+    report = made_up_report()
+    failed = [trial for trial in report.history if trial.score.state == "failed"]
+    for history in (failed, []):
+        page = Page(render(replace(report, history=history, control=[], finalists=[])))
+        assert "Nothing was found." in page.text
+        assert "No candidate was scored." in page.text
+        assert page.figures == {}
+
+
+def test_an_indicator_says_that_it_looks_at_no_images(page):
+    text = page(description={"kind": "training-free indicator DSS", "images": 0}, unit="").text
+    assert "images none; the indicator looks at no images" in text
+    assert "fidelity not measured" in text
+
+
+# --- one safe file that works offline
+
+
+@pytest.mark.usefixtures("with_library")
+def test_nothing_is_loaded_from_anywhere(made_up_report):
+    page = Page(render(made_up_report()))
+    for tag, attributes in page.elements:
+        assert tag not in ("iframe", "object", "embed", "audio", "video", "img", "base", "form"), tag
+        assert "src" not in attributes, tag
+        if "href" in attributes:
+            assert attributes["href"] == "data:,", tag
+    (policy,) = (a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a)
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+    # Besides plotly's library, no script names an address.
+    library, own = page.scripts
+    assert "plotly.js" in library[:200]
+    assert "//" not in re.sub(r"// .*", "", own)
+
+
+def test_text_from_outside_stays_text(made_up_report):
+    report = made_up_report()
+    hostile = replace(
+        report,
+        title=HOSTILE,
+        command=HOSTILE,
+        searcher=HOSTILE,
+        notes=[HOSTILE],
+        budget=(HOSTILE,),
+        config={"name": HOSTILE},
+        description={"kind": HOSTILE, "meaning": HOSTILE},
+        versions={HOSTILE: HOSTILE},
+        references=[Reference(name=HOSTILE, cost=cost(report.space.largest), score=50.0)],
+    )
+    document, page = render(hostile), Page(render(hostile))
+    plain = Page(render(report))
+    assert [tag for tag, _ in page.elements if tag in ("img", "script")] == ["script"] * (len(page.figures) + 2)
+    assert page.figures.keys() == plain.figures.keys()
+    assert "onerror" not in {name for _, attributes in page.elements for name in attributes}
+    assert HOSTILE in page.text
+    # Plotly reads tags in its labels, so there it has to be escaped as well.
+    assert "&lt;img" in page.figures["front-macs"]["layout"]["yaxis"]["title"]["text"]
+    assert "<img" not in document
+
+
+def test_equal_reports_are_equal_files_written_whole(made_up_report, tmp_path):
+    write_report(tmp_path / "a" / "report.html", made_up_report())
+    write_report(tmp_path / "b.html", made_up_report())
+    assert (tmp_path / "a" / "report.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.html"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report(tmp_path / "file" / "report.html", made_up_report())
