@@ -38,6 +38,9 @@ from psvit.training_loader import TrainingLoader
 
 _logger = logging.getLogger(__name__)
 
+CHECKED_STEPS = 50
+"""After so many steps it is made sure that the loss is a number; looking makes a GPU wait."""
+
 
 class Task(Protocol):
     """What a step trains: from a batch to the losses whose gradients it follows."""
@@ -213,6 +216,11 @@ class _State:
         """What is trained, and its average where there is one; the last is what comes out."""
         return [self.model, *([self.averaged.module] if self.averaged else [])]
 
+    @property
+    def lr(self) -> float:
+        """The learning rate; where layers have rates of their own, that of the last one, which is the recipe's."""
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
+
     def begin_epoch(self) -> None:
         """Set back what is of an epoch."""
         self.loss = torch.zeros((), device=self.device)
@@ -222,8 +230,7 @@ class _State:
         """What the log says of the epoch that ends here."""
         return {
             "epoch": self.step // loader.steps,
-            # Where rates differ from layer to layer, that of the last one, which is the recipe's.
-            "lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "lr": self.lr,
             "loss": self.loss.item() / loader.steps,
             "images_per_second": loader.steps * loader.batch_size / self.seconds,
             "waiting_for_data": self.waited / self.seconds,
@@ -321,12 +328,13 @@ def _epoch(
         if log and log.due:
             mean = state.loss.item() / (index + 1)
             note = f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.3f}"
-            log.point(state.step, {"loss": loss.item(), "lr": state.optimizer.param_groups[0]["lr"]})
+            log.point(state.step, {"loss": loss.item(), "lr": state.lr})
         advance(loader.batch_size, note)
-        if index + 1 < loader.steps and world.is_first and checkpoints.due:
+        if (index + 1) % CHECKED_STEPS == 0 or index + 1 == loader.steps:
+            # In every process, and all find the same, because losses are averaged.
             _check_finite(state, index + 1, epoch)
+        if index + 1 < loader.steps and world.is_first and checkpoints.due and torch.isfinite(state.loss):
             checkpoints.save(state.step, *state.saved())
-    _check_finite(state, loader.steps, epoch)
 
 
 def _next(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -389,7 +397,7 @@ def _make_step(state: _State, recipe: Recipe, loss: Tensor, world: World) -> Non
 
 
 def _check_finite(state: _State, steps: int, epoch: int) -> None:
-    """Weights that are no numbers shall not be kept."""
+    """Weights that are no numbers shall neither be kept nor trained on."""
     mean = state.loss.item() / steps
     if not torch.isfinite(state.loss):
         raise DivergedError(f"training diverged: the loss is {mean} in epoch {epoch + 1}; try a smaller lr")
