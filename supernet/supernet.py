@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from psvit.architecture import Architecture, Pool, stage_grids
 from psvit.documents import digest_of_file, replacing
@@ -102,9 +103,11 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
+        own = dict(self.named_parameters())  # in one pass, which is faster than looking each up
         return {
-            name: self.part(*self.source(arch, name), parameter.shape)
+            name: _slice(own[source], parameter.shape, qkv)
             for name, parameter in self.structure(arch).named_parameters()
+            for source, qkv in [self.source(arch, name)]
         }
 
     def extract(self, arch: Architecture) -> PSViT:
@@ -228,7 +231,23 @@ def _structure(space: SearchSpace, arch: Architecture, drop_path_rate: float) ->
     reason = space.why_not(arch)
     if reason:
         raise ValueError(f"not a member of {space.name}: {reason}")
-    return PSViT(arch, drop_path_rate=drop_path_rate, device="meta")
+    with _Uninitialised():
+        return PSViT(arch, drop_path_rate=drop_path_rate, device="meta")
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves new parameters as they are: on the meta device filling them does nothing and takes most of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _INITIALISERS:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+_INITIALISERS = {nn.init.kaiming_uniform_, nn.init.uniform_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
 
 
 def _slice(weight: Tensor, shape: torch.Size, qkv: slice | None) -> Tensor:

@@ -8,8 +8,10 @@ import subprocess
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from psvit.architecture import ArchitectureFile
+from psvit.model import PSViT
 from psvit.recipe import shipped_recipes
 from psvit.run_folder import RunFolder
 from psvit.search_space import SearchSpace, shipped_spaces
@@ -476,6 +478,62 @@ def test_a_corrupt_image_among_many_is_found_before_anything_is_trained(refused,
     path = folder / "train/dog/077.png"
     path.write_bytes(path.read_bytes()[:-60])
     assert_names(refused("psvit-supernet", *BRIEFLY, "--data", folder), str(path), "not a readable image")
+
+
+# --- how something is trained
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--set", "precision=int8"], ["precision", "'bfloat16'", "int8"]),
+        (["--set", "accumulate=5"], ["batch_size", "multiple of accumulate 5", "32"]),
+        (["--set", "target=soft"], ["target soft", "--teacher"]),
+        (["--teacher", "test_vit"], ["--teacher", "target labels", "--set target=soft"]),
+        (["--teacher-weights", "w.pth"], ["--teacher-weights w.pth", "--teacher"]),
+        (["--teacher", "vit_of_nobody", "--set", "target=hard"], ["vit_of_nobody", "timm", ".yaml"]),
+        (["--teacher", "no.yaml", "--set", "target=hard"], ["no.yaml", "no.safetensors"]),
+        (["--checkpoint-every", "often"], ["--checkpoint-every", "'often'", "30min"]),
+        (["--keep", "0"], ["--keep", "0"]),
+    ],
+)
+def test_an_impossible_training_is_named(refused, training, options, expected):
+    if training[0] == "psvit-search" and options[0] != "--set":
+        pytest.skip("searches train supernets by recipe only")
+    assert_names(refused(*training, *options), *expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("sampling=all", ["sampling", "'uniform', 'sandwich' or 'macs'", "all"]),
+        ("layer_decay=0.5", ["layer_decay", "supernet"]),
+    ],
+)
+def test_what_a_supernet_cannot_be_trained_by_is_named(refused, setting, expected):
+    assert_names(refused("psvit-supernet", *DIGITS, "--set", setting), *expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("sampling=sandwich", ["sampling", "unknown key", "epochs"]),
+        ("target=inplace", ["target", "labels, soft or hard", "supernets"]),
+    ],
+)
+def test_what_only_a_supernet_can_be_trained_by_is_named(refused, tmp_path, setting, expected):
+    SearchSpace.load("psvit-2d-digits").smallest.save(tmp_path / "arch.yaml")
+    assert_names(refused("psvit-retrain", "arch.yaml", *DIGITS, "--set", setting), *expected)
+
+
+def test_a_teacher_of_other_classes_is_refused(refused, training, tmp_path):
+    if training[0] == "psvit-search":
+        pytest.skip("searches train supernets by recipe only")
+    other = SearchSpace.load("psvit-2d-digits").with_data(7, 1).smallest
+    other.save(tmp_path / "seven.yaml")
+    save_file(PSViT(other).state_dict(), tmp_path / "seven.safetensors")
+    line = refused(*training, "--teacher", "seven.yaml", "--set", "target=soft")
+    assert_names(line, "--teacher seven.yaml", "7 classes", "10")
 
 
 # --- supernets

@@ -11,7 +11,9 @@ import subprocess
 import time
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
@@ -310,6 +312,67 @@ def test_a_lock_that_another_program_left_does_not_stop_a_search(call, tmp_path)
     os.symlink("run/study.journal", tmp_path / "run/study.journal.lock")
     open_storage(tmp_path / "run/study.journal")
     assert call("psvit-search", *arguments).status == 0
+
+
+BRIEF = ("--data", "digits", "--set", "epochs=4", "--set", "warmup_epochs=1", "--set", "batch_size=64")
+FULL_OF_CHANCE = ("--set", "drop_path_rate=0.1", "--set", "mixup=0.5", "--set", "ema_decay=0.9", "--set", "hflip=0.5")
+
+
+def newest(folder):
+    """The step of a run's last checkpoint."""
+    return max((int(path.stem) for path in (folder / "checkpoints").glob("[0-9]*.safetensors")), default=0)
+
+
+@pytest.mark.slow
+def test_a_supernet_killed_at_random_moments_ends_bit_for_bit(script, tmp_path):
+    command = [script("psvit-supernet"), *BRIEF, *FULL_OF_CHANCE, "--set", "sampling=sandwich"]
+    rng = random.Random(1)
+    kills = 0
+    while kills < 4:
+        before = newest(tmp_path / "killed")
+        process = subprocess.Popen([*command, "--checkpoint-every", "0.001s", "--out", tmp_path / "killed"])
+        while process.poll() is None and newest(tmp_path / "killed") < before + rng.randint(1, 20):
+            time.sleep(rng.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        kills += 1
+    assert newest(tmp_path / "killed") > 4
+    # Neither how often checkpoints are written nor how many are kept is part of what a run is.
+    subprocess.run([*command, "--keep", "2", "--out", tmp_path / "killed"], check=True)
+    subprocess.run([*command, "--out", tmp_path / "whole"], check=True)
+    one, other = ((tmp_path / name / "supernet.safetensors").read_bytes() for name in ("killed", "whole"))
+    assert one == other
+    assert not list(tmp_path.glob("killed/**/.*"))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_in_two_processes(python, script, tmp_path):
+    torchrun = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
+    command = [script("psvit-supernet"), *BRIEF, "--set", "opt=momentum", "--set", "lr=0.05"]
+    done = subprocess.run(
+        [*torchrun, *command, "--out", tmp_path / "two"], check=True, capture_output=True, text=True, timeout=300
+    )
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        "run",
+        "trained a supernet of the 6,468 architectures of psvit-2d-digits",
+    ]
+    subprocess.run([*command, "--out", tmp_path / "one"], check=True)
+    one, two = (load_file(tmp_path / name / "supernet.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_bad_input_to_several_processes_is_one_line(python, script, tmp_path):
+    torchrun = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
+    for options in (["--set", "batch_size=63"], ["--space", "nowhere"], ["--out", "/proc/nowhere"]):
+        command = [*torchrun, script("psvit-supernet"), "--data", "digits", "--out", tmp_path / "run", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode
+        # What torchrun adds of its own is not ours.
+        assert len([line for line in done.stderr.splitlines() if line.startswith("psvit-supernet: ")]) == 1
+        assert not [line for line in done.stderr.splitlines() if line.startswith("Traceback") and "psvit" in line]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_diverging_training_ends_with_one_line_and_status_1(call):
