@@ -3,9 +3,9 @@
     python benchmarks/overhead.py evolution random --trials 10000
     python benchmarks/overhead.py optuna-tpe optuna-nsga2 --trials 500
 
-Architectures of psvit-2d-small within 2GFLOPs are scored by a number that costs nothing. Says how long a candidate takes
-in the last tenth of the trials, in wall-clock and processor time, how many records and bytes of the journal there are
-for every trial, and how long the finished study takes to open.
+Architectures of psvit-2d-small within 2GFLOPs are scored by a number that costs nothing. Says how long a candidate
+takes in the last tenth of the trials, in wall-clock and processor time, how many records and bytes of the journal there
+are for every trial, and how long the finished study takes to open.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ class Free:
     """Prefers deep stages of middling width."""
 
     def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+        """Scores that take no time."""
         return [
             Score(value=sum(stage.depth - abs(stage.embed_dim - 200) / 100 for stage in arch.stages)) for arch in archs
         ]
 
     def describe(self) -> dict[str, Any]:
+        """Says so."""
         return {"kind": "free"}
 
 
 def main() -> None:
+    """Measure every searcher that is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("searchers", nargs="+", choices=list(SEARCHERS))
     parser.add_argument("--trials", type=int, default=10_000)
@@ -65,9 +68,10 @@ def main() -> None:
             assert len(Study(space, open_storage(journal)).history) == options.trials
             opened = time.perf_counter() - began
             print(
-                f"{name:14} {each * (wall_end - wall):8.2f} ms a candidate, {each * (cpu_end - cpu):8.2f} ms of processor; "
-                f"{content.count(bytes([10])) / options.trials:6.2f} records and {len(content) / options.trials:7.0f} bytes "
-                f"a trial; opens in {opened:.1f} s"
+                f"{name:14} {each * (wall_end - wall):8.2f} ms a candidate, "
+                f"{each * (cpu_end - cpu):8.2f} ms of processor; "
+                f"{content.count(bytes([10])) / options.trials:6.2f} records and "
+                f"{len(content) / options.trials:7.0f} bytes a trial; opens in {opened:.1f} s"
             )
 
 
