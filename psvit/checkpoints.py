@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +102,6 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all, because the training is finished and its result written."""
-        for path in self.paths:
-            path.unlink()
+        # With what a process that was killed while it wrote has left there.
         if (self.folder / FOLDER).is_dir():
-            (self.folder / FOLDER).rmdir()
+            shutil.rmtree(self.folder / FOLDER)
