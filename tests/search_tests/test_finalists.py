@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def data():
     """Few of the digits."""
     digits = open_data("digits")
-    few = {name: replace(getattr(digits, name), rows=getattr(digits, name).rows[:96]) for name in ("train", "search")}
+    few = {name: getattr(digits, name).take(np.arange(96)) for name in ("train", "search")}
     return replace(digits, **few)
 
 
@@ -143,12 +143,12 @@ def test_accuracies_are_those_on_the_search_images(train, best, data, monkeypatc
 
 
 def test_validation_images_are_not_looked_at(train, data):
-    assert train(data=replace(data, validation=None), folder="blind") == train(folder="seeing")
+    assert train(data=replace(data, val=None), folder="blind") == train(folder="seeing")
 
 
 def test_training_begins_with_the_inherited_weights_and_learns_from_there(train, network_of, recipe, data):
     # With a learning rate of next to nothing a network scores what it inherits.
-    told = train(recipe=recipe.override({"lr": 1e-12, "warmup_lr": 0.0, "min_lr": 0.0}))
+    told = train(recipe=recipe.override({"lr": 1e-12, "min_lr": 0.0}))
     for one in told:
         inherited = accuracy(
             network_of(one.trial).eval(), Batches(data.search, Inputs.of(data, one.trial.arch.image_size), 32, CPU)
