@@ -405,7 +405,7 @@ def _check_finite(state: _State, steps: int, epoch: int) -> None:
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Timm's optimiser; AdamW in the form that passes over the weights once."""
-    fused = {"fused": True} if recipe.opt in ("adam", "adamw") else {}
+    fused: dict[str, Any] = {"fused": True} if recipe.opt in ("adam", "adamw") else {}
     return create_optimizer_v2(
         model,
         opt=recipe.opt,

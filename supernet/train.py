@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,11 @@ def watched(space: SearchSpace) -> dict[str, Architecture]:
     return {"smallest": space.smallest, **between, "largest": space.largest}
 
 
+def _logits(supernet: Supernet, arch: Architecture, images: Tensor) -> Tensor:
+    logits: Tensor = supernet(images, arch)
+    return logits
+
+
 def train_supernet(
     space: SearchSpace,
     data: ImageData,
@@ -148,7 +154,7 @@ def train_supernet(
         # Every process measures some of them.
         found = {}
         for name in list(archs)[world.rank :: world.size]:
-            found[name] = accuracy(lambda images, arch=archs[name]: model(images, arch), batches)
+            found[name] = accuracy(partial(_logits, model, archs[name]), batches)
         measured = {name: value for part in world.gather(found) for name, value in part.items()}
         return {name: measured[name] for name in archs}
 
