@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -20,7 +21,10 @@ from psvit.errors import InputError, RunError
 if TYPE_CHECKING:
     import torch
 
+    from psvit.checkpoints import Keeping
+    from psvit.data import Inputs
     from psvit.recipe import Recipe
+    from psvit.teacher import Teacher
 
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
 
@@ -36,16 +40,23 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
         _fail(command, error.format_message(), 2)
     except InputError as error:
         # A worker process that prepares batches sends its error with a traceback in front; the last line is ours.
-        _fail(command, str(error).strip().splitlines()[-1].removeprefix("psvit.errors.InputError: "), 2)
+        line = str(error).strip().splitlines()[-1].removeprefix("psvit.errors.InputError: ")
+        _fail(command, line, 2, is_shared=error.is_shared)
     except RunError as error:
         _fail(command, str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         _fail(command, "interrupted; the same command continues", 130)
 
 
-def _fail(command: click.Command, message: str, status: int) -> NoReturn:
-    print(f"{command.name}: {' '.join(message.split())}", file=sys.stderr)
+def _fail(command: click.Command, message: str, status: int, is_shared: bool = True) -> NoReturn:
+    if is_first_process() or not is_shared:
+        print(f"{command.name}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all that `torchrun` has started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run_options(function: Function) -> Function:
@@ -93,15 +104,84 @@ def recipe_options(whose: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def read_recipe(name: str | None, settings: tuple[str, ...], image_size: int, supernet: bool) -> Recipe:
-    """The recipe of the options `--recipe` and `--set`.
+def training_options(function: Function) -> Function:
+    """Options of what trains: its teacher, its checkpoints."""
+    for option in (
+        click.option(
+            "--keep",
+            "number",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="How many of the last checkpoints are kept while training lasts.",
+        ),
+        click.option(
+            "--checkpoint-every",
+            default="10min",
+            show_default=True,
+            metavar="DURATION",
+            help="Write one so often, besides at the end of every epoch.",
+        ),
+        click.option(
+            "--teacher-weights",
+            type=click.Path(path_type=Path),
+            default=None,
+            help="Its .safetensors or .pth file. [default: timm's pretrained ones, or the file beside the .yaml]",
+        ),
+        click.option(
+            "--teacher",
+            "teacher_name",
+            default=None,
+            metavar="NAME_OR_FILE",
+            help="A trained network to learn from, with --set target=soft or hard: a model of timm, or a .yaml file.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def read_keeping(checkpoint_every: str, number: int) -> Keeping:
+    """What the options say of checkpoints.
 
     Raises:
-        InputError: no such recipe, an unknown key or an impossible value.
+        InputError: not a duration.
+    """
+    from psvit.checkpoints import Keeping
+
+    return Keeping(every_seconds=read_duration("--checkpoint-every", checkpoint_every), number=number)
+
+
+def read_teacher(name: str | None, weights: Path | None, inputs: Inputs, num_classes: int) -> Teacher | None:
+    """The teacher of the options, if there is one.
+
+    Raises:
+        InputError: it cannot be had or does not fit.
+    """
+    from psvit.teacher import load_teacher
+
+    if weights and not name:
+        raise InputError(f"--teacher-weights {weights}: of which network? name it with --teacher")
+    return load_teacher(name, weights, inputs, num_classes) if name else None
+
+
+def read_recipe(
+    name: str | None, settings: tuple[str, ...], image_size: int, supernet: bool, teacher: str | None = None
+) -> Recipe:
+    """The recipe of the options `--recipe` and `--set`.
+
+    Args:
+        name: of the recipe; by default it goes by the size of the images.
+        settings: values to replace.
+        image_size: smaller side in pixels.
+        supernet: whether a supernet is trained, or a network.
+        teacher: what is given as one.
+
+    Raises:
+        InputError: no such recipe, an unknown key or an impossible value, or a teacher is missing or too many.
     """
     import yaml
 
-    from psvit.recipe import Recipe, default_recipe
+    from psvit.recipe import Recipe, SupernetRecipe, default_recipe
 
     values = {}
     for setting in settings:
@@ -116,7 +196,10 @@ def read_recipe(name: str | None, settings: tuple[str, ...], image_size: int, su
         if isinstance(values[key], str):
             with contextlib.suppress(ValueError):
                 values[key] = float(values[key])
-    return Recipe.load(name or default_recipe(image_size, supernet)).override(values)
+    kind = SupernetRecipe if supernet else Recipe
+    chosen = kind.load(name or default_recipe(image_size, supernet)).override(values)
+    chosen.check_teacher(teacher is not None)
+    return chosen
 
 
 def read_device(name: str | None) -> torch.device:
@@ -128,6 +211,8 @@ def read_device(name: str | None) -> torch.device:
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # one GPU for each process
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # some are only found missing when they compute
@@ -165,7 +250,7 @@ def show_table(title: str, rows: list[tuple[str, str]]) -> None:
 def set_up_logging(verbose: bool) -> None:
     """Warnings always, what is done with `--verbose`, on standard error."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("psvit").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("psvit").setLevel(logging.INFO if verbose and is_first_process() else logging.WARNING)
 
 
 def default_folder(label: str, config: dict[str, Any]) -> Path:

@@ -8,6 +8,7 @@ at once, at the end.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_loader, create_transform
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_transform
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from psvit.errors import InputError
 from psvit.progress import progress_bar
 from psvit.recipe import Recipe
+from psvit.training_loader import TrainingLoader
 
 _logger = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ CHECKED_LIMIT = 20_000
 """Folders of at most as many images are read through before anything is trained, so that a corrupt image is known at
 once; in larger ones it is named when it is met."""
 
-WORKERS = 2
-"""Processes that prepare batches: a fixed number, because each draws for itself and a seed shall mean one result."""
+MOST_WORKERS = 8
+"""Most processes that prepare batches for one that computes; no result depends on how many there are."""
 
 _PROBED = 64
 """Images looked at to learn the size and the channels of a folder's images."""
@@ -402,19 +404,20 @@ class Inputs:
             in_chans=data.in_chans,
             mean=data.mean,
             std=data.std,
-            workers=0 if small else WORKERS,
+            workers=0 if small else _workers(),
         )
 
 
-def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> DataLoader[Any]:
+def _workers() -> int:
+    """Processes that prepare batches: one for each core that this process may use, shared with others of its run."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> TrainingLoader:
     """Shuffled, augmented batches (B, C, height, width) of the recipe's size; a last incomplete one is left out."""
-    images = images.transformed(None)  # the loader sets its own
-    batch_size = min(recipe.batch_size, len(images) - len(images) % 2)
-    make: Callable[..., DataLoader[Any]] = create_loader  # annotated for timm's own data sets only
-    return make(
-        images,
-        input_size=(inputs.in_chans, *inputs.image_size),
-        batch_size=batch_size,
+    transform = create_transform(
+        (inputs.in_chans, *inputs.image_size),
         is_training=True,
         scale=recipe.crop_scale,
         ratio=recipe.crop_ratio,
@@ -426,12 +429,13 @@ def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> DataLoa
         interpolation=recipe.interpolation,
         mean=inputs.mean,
         std=inputs.std,
-        num_workers=inputs.workers,
-        device=torch.device("cpu"),
-        use_prefetcher=False,
-        # Workers that live on would carry random state from one epoch into the next, and an epoch begun after an
-        # interruption could not be the one that would have come.
-        persistent_workers=False,
+    )
+    return TrainingLoader(
+        images.transformed(transform),
+        recipe.batch_size,
+        repeats=recipe.repeated_augmentation,
+        workers=inputs.workers,
+        pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -443,9 +447,21 @@ class Batches:
         inputs: how they become tensors.
         batch_size: images a batch.
         device: where batches go.
+        order_seed: of a random order of the images; without it they keep theirs, which is often sorted by class.
     """
 
-    def __init__(self, images: Labelled, inputs: Inputs, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Labelled,
+        inputs: Inputs,
+        batch_size: int,
+        device: torch.device,
+        order_seed: int | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self.is_shuffled = order_seed is not None
+        if order_seed is not None:
+            images = images.take(np.random.default_rng(order_seed).permutation(len(images)))
         transform = create_transform(
             (inputs.in_chans, *inputs.image_size),
             is_training=False,

@@ -8,7 +8,13 @@ class InputError(ValueError):
 
     The message is one line: what was wrong, what was received, what is permitted. Commands print it and exit with
     status 2; every other exception is a defect and keeps its traceback.
+
+    Attributes:
+        is_shared: whether each of several processes that `torchrun` started finds it, so that one of them may speak
+            for all; a corrupt image is found by the one that reads it.
     """
+
+    is_shared = True
 
     def __init__(self, message: str) -> None:
         # What was received may hold line breaks.

@@ -1,17 +1,21 @@
-"""Recipe: how a network is trained, as a value. Shipped ones live in `configs/recipes/`."""
+"""Recipe: how a network or a supernet is trained, as a value. Shipped ones live in `configs/recipes/`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from psvit.documents import Value, read_yaml
+from psvit.errors import InputError
 from psvit.shipped import find, shipped
 
 SCHEMA = "psvit/recipe/1"
 Probability = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["float32", "bfloat16", "float16"]
+Sampling = Literal["uniform", "sandwich", "macs"]
+Target = Literal["labels", "inplace", "soft", "hard"]
 
 
 class Recipe(Value):
@@ -19,16 +23,25 @@ class Recipe(Value):
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images a step.
+        batch_size: images a step, over all processes and micro-batches.
+        accumulate: micro-batches that a step is computed in, one after the other, where a whole one needs too much
+            memory.
+        precision: the type that matrix products are computed in; weights stay in float32.
         opt: name of a timm optimiser.
         lr: peak learning rate for this batch size.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: epochs of linear warm-up.
         weight_decay: for all parameters but norms, biases and positions.
+        layer_decay: learning rate of each layer relative to the one after it; null has one rate. For networks only.
         clip_grad: greatest norm of the gradient; null does not clip.
         smoothing: label smoothing.
+        target: what is learnt: the `labels`, or besides the outputs of another trained network, the teacher, as
+            probabilities (`soft`) or as classes (`hard`).
+        teacher_weight: share of the teacher in the loss; the labels have the rest.
+        temperature: of the teacher's and the network's probabilities, for `soft`.
         drop_path_rate: stochastic depth of the last layer.
         ema_decay: decay of the averaged weights, which are then the result; null does not average.
+        repeated_augmentation: how often an image is taken in a row, augmented differently; an epoch stays as long.
         crop_scale: area of random crops relative to the image, from and to.
         crop_ratio: aspect of random crops, from and to.
         hflip: probability of a horizontal flip.
@@ -43,15 +56,22 @@ class Recipe(Value):
 
     epochs: PositiveInt
     batch_size: PositiveInt
+    accumulate: PositiveInt = 1
+    precision: Precision = "float32"
     opt: str = "adamw"
     lr: PositiveFloat
     min_lr: NonNegativeFloat = 1e-5
     warmup_epochs: NonNegativeInt = 0
     weight_decay: NonNegativeFloat = 0.05
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     clip_grad: PositiveFloat | None = None
     smoothing: Probability = 0.0
+    target: Target = "labels"
+    teacher_weight: Probability = 0.5
+    temperature: PositiveFloat = 1.0
     drop_path_rate: Probability = 0.0
     ema_decay: Probability | None = None
+    repeated_augmentation: PositiveInt = 1
     crop_scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
     hflip: Probability = 0.0
@@ -69,6 +89,11 @@ class Recipe(Value):
             raise ValueError(f"warmup_epochs must be fewer than epochs {self.epochs}, received {self.warmup_epochs}")
         if self.mixes and self.batch_size % 2:
             raise ValueError(f"batch_size must be even for mixup and cutmix, received {self.batch_size}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate {self.accumulate}, received {self.batch_size}"
+            )
+        self._check_kind()
         _check_names(self.opt, self.auto_augment)
         if self.interpolation not in ("bilinear", "bicubic", "random"):
             raise ValueError(f"interpolation must be bilinear, bicubic or random, received {self.interpolation!r}")
@@ -77,6 +102,29 @@ class Recipe(Value):
             if low > high:
                 raise ValueError(f"{name} must ascend, received {[low, high]}")
         return self
+
+    def _check_kind(self) -> None:
+        """Make sure that no value is given that is for supernets only."""
+        if self.target == "inplace":
+            raise ValueError("target must be labels, soft or hard, received 'inplace', which is for supernets")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether another trained network is learnt from."""
+        return self.target in ("soft", "hard")
+
+    def check_teacher(self, there_is_one: bool) -> None:
+        """Make sure that there is a teacher where one is wanted, and none where it would teach nobody.
+
+        Raises:
+            InputError: it is otherwise.
+        """
+        if self.needs_teacher and not there_is_one:
+            raise InputError(
+                f"target {self.target}: needs a teacher; name one with --teacher, of psvit-supernet or psvit-retrain"
+            )
+        if there_is_one and not self.needs_teacher:
+            raise InputError(f"--teacher: target {self.target} does not learn from it; give --set target=soft or hard")
 
     @property
     def mixes(self) -> bool:
@@ -100,6 +148,33 @@ class Recipe(Value):
             InputError: an unknown key or an impossible value.
         """
         return type(self).from_dict({**self.to_dict(), **settings}, source="recipe")
+
+
+class SupernetRecipe(Recipe):
+    """How a supernet is trained. Which architectures a step trains, and what they learn, are chosen independently.
+
+    Attributes:
+        sampling: which architectures: one with each choice drawn uniformly (`uniform`); the largest, the smallest and
+            some drawn like that (`sandwich`, arXiv 2003.11142); one drawn uniformly over MACs (`macs`).
+        sandwich_random: how many are drawn in a sandwich.
+        target: as for networks, or `inplace`: the largest learns the labels, and is trained in every step; the others
+            learn its outputs.
+    """
+
+    sampling: Sampling = "uniform"
+    sandwich_random: PositiveInt = 2
+
+    def _check_kind(self) -> None:
+        if self.layer_decay is not None:
+            raise ValueError(
+                f"layer_decay must be null for a supernet, whose architectures differ in depth; "
+                f"received {self.layer_decay}"
+            )
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> SupernetRecipe:
+        """The same recipe for a supernet, where it is one for a network."""
+        return recipe if isinstance(recipe, cls) else cls.from_dict(recipe.to_dict(), source="recipe")
 
 
 def _check_names(opt: str, auto_augment: str | None) -> None:

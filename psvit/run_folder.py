@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ class RunFolder:
 
     Raises:
         InputError: the folder belongs to another run (the differences are named), holds something else, or cannot be
-            written.
+            written, or another process is at work in it.
     """
 
     def __init__(self, path: Path, command: str, config: dict[str, Any]) -> None:
@@ -48,10 +50,22 @@ class RunFolder:
             self.resumed = True
             if not os.access(path, os.W_OK):
                 raise InputError(f"--out {path}: cannot be written")
-            return
-        if path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and any(path.iterdir()):
             raise InputError(f"--out {path}: is not empty and holds no run; name a new folder")
-        write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, **wanted}))
+        else:
+            write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, **wanted}))
+        self._hold()
+
+    def _hold(self) -> None:
+        """Keep other processes out until this one ends, however it does: the kernel frees the lock."""
+        self._held = (self.path / CONFIG).open("rb+")
+        # Some file systems have no locks; there nobody can be kept out.
+        with contextlib.suppress(OSError):
+            try:
+                # Of the kind that child processes do not inherit: those that load images outlive a killed parent.
+                fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"--out {self.path}: another process is at work in it; name another folder") from None
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

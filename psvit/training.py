@@ -1,47 +1,60 @@
-"""The only training loop: supernets and single networks differ in the task they give it, not in how they train."""
+"""The only training loop: supernets and single networks differ in the task they give it, not in how they train.
+
+Every step depends on the weights before it and on (seed, step) alone: images come from a `TrainingLoader`, whatever
+else is random is drawn from generators seeded for the step. So a run continues from any step as if nothing had
+happened, on a CPU bit for bit, and the processes of a distributed run agree without talking.
+
+A parameter that a step does not use has no gradient: the optimiser then neither moves nor decays it.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import contextlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from psvit.documents import replacing, write_atomic
-from psvit.errors import DivergedError
+from psvit.checkpoints import Checkpoints, Keeping
+from psvit.data import Inputs
+from psvit.distributed import World
+from psvit.errors import DivergedError, InputError
 from psvit.progress import progress_bar
-from psvit.recipe import Recipe
+from psvit.recipe import Precision, Recipe
 from psvit.seeding import seeded
+from psvit.teacher import Teacher, taught_loss
+from psvit.train_log import TrainLog
+from psvit.training_loader import TrainingLoader
 
 _logger = logging.getLogger(__name__)
 
+CHECKED_STEPS = 50
+"""After so many steps it is made sure that the loss is a number; looking makes a GPU wait."""
+
 
 class Task(Protocol):
-    """What a step trains: from a batch to the loss whose gradient it follows."""
+    """What a step trains: from a batch to the losses whose gradients it follows."""
 
     @property
     def model(self) -> nn.Module:
         """The module whose parameters are trained."""
         ...
 
-    def loss(self, images: Tensor, targets: Tensor, smoothing: float, step: int) -> Tensor:
-        """The loss of one batch.
+    def losses(self, images: Tensor, targets: Tensor, smoothing: float, step: int) -> Iterator[Tensor]:
+        """The losses of one batch, whose sum is followed.
+
+        Each is taken back through its network before the next is asked for, so that the activations of one network at
+        a time are in memory.
 
         Args:
             images: (B, C, height, width).
@@ -58,9 +71,34 @@ class Classification:
 
     model: nn.Module
 
+    def losses(self, images: Tensor, targets: Tensor, smoothing: float, step: int) -> Iterator[Tensor]:
+        """One loss."""
+        yield self.loss(images, targets, smoothing, step)
+
     def loss(self, images: Tensor, targets: Tensor, smoothing: float, step: int) -> Tensor:
         """Cross entropy of the network."""
         return F.cross_entropy(self.model(images), targets, label_smoothing=smoothing)
+
+
+@dataclass(frozen=True)
+class TaughtClassification(Classification):
+    """Train one network towards the labels and a teacher.
+
+    Attributes:
+        teacher: on the network's device.
+        inputs: how the network's images are prepared.
+        recipe: how the two are weighed.
+    """
+
+    teacher: Teacher
+    inputs: Inputs
+    recipe: Recipe
+
+    def loss(self, images: Tensor, targets: Tensor, smoothing: float, step: int) -> Tensor:
+        """Cross entropy with labels and teacher."""
+        taught = self.teacher.logits(images, self.inputs)
+        logits = self.model(images)
+        return taught_loss(F.cross_entropy(logits, targets, label_smoothing=smoothing), logits, taught, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -78,7 +116,7 @@ class Trained:
 
 def train(
     task: Task,
-    loader: DataLoader[Any],
+    loader: TrainingLoader,
     recipe: Recipe,
     *,
     num_classes: int,
@@ -87,90 +125,295 @@ def train(
     folder: Path,
     description: str,
     held_out: Callable[[nn.Module], dict[str, float]] | None = None,
+    keeping: Keeping | None = None,
+    world: World | None = None,
 ) -> Trained:
     """Train to the end of the recipe, from the beginning or from where an interrupted run in `folder` stopped.
 
-    Every epoch ends with a checkpoint that replaces the one before, and draws from generators seeded by (seed,
-    epoch). An epoch therefore depends on the checkpoint alone, and a continued run on CPU ends with the same weights.
-
     Args:
-        task: the module and its loss.
+        task: the module and its losses.
         loader: training batches.
         recipe: optimiser, schedule and regularisation.
         num_classes: classes of the labels, for mixing.
         seed: of everything random.
         device: where to train.
-        folder: holds `checkpoint.safetensors` while training lasts, and `log.csv`.
+        folder: holds `checkpoints/`, `log.csv` and `tensorboard/`; all processes see the same one.
         description: what the progress bar says.
-        held_out: accuracies to log at the end of an epoch, by name.
+        held_out: accuracies to log at the end of an epoch, by name; called in every process.
+        keeping: how often checkpoints are written and how many are kept.
+        world: the processes that train together. The same run may be continued by another number of them.
+
+    Raises:
+        InputError: batches cannot be cut for so many processes and micro-batches, or the device cannot compute in the
+            recipe's precision.
+        DivergedError: the loss is no number any more.
     """
-    model = task.model.to(device)
-    optimizer = create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    scheduler = _schedule(optimizer, recipe, steps_per_epoch=len(loader))
-    averaged = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-    mixup = _mixup(recipe, num_classes)
-    checkpoint = folder / "checkpoint.safetensors"
-    log = _restore(checkpoint, model, averaged, optimizer) if checkpoint.exists() else []
-    if log:
-        _logger.info("continuing after epoch %d of %d", len(log), recipe.epochs)
-    with progress_bar(description, recipe.epochs * len(loader), "steps", done=len(log) * len(loader)) as advance:
-        for epoch in range(len(log), recipe.epochs):
-            began = time.perf_counter()
-            with seeded(seed, epoch):
-                loss = _epoch(task, loader, recipe, epoch, optimizer, scheduler, averaged, mixup, device, advance)
-            seconds = time.perf_counter() - began
-            result = averaged.module if averaged else model
-            row = {
-                "epoch": epoch + 1,
-                "lr": optimizer.param_groups[0]["lr"],
-                "loss": loss,
-                "images_per_second": len(loader) * (loader.batch_size or 1) / seconds,
-                **(held_out(result) if held_out else {}),
-            }
-            log.append(row)
-            _logger.info("%s", ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
-            _save(checkpoint, model, averaged, optimizer, log)
-            write_atomic(folder / "log.csv", _csv(log))
-    return Trained(averaged.module if averaged else model, log)
+    world = world or World()
+    loader.check(world.size * recipe.accumulate, recipe.mixes)
+    check_precision(device, recipe.precision)
+    state = _State.begun(task.model.to(device), recipe, loader.steps, num_classes, device)
+    checkpoints = Checkpoints(folder, keeping or Keeping())
+    found = checkpoints.latest()
+    if found:
+        state.restore(*found)
+        _logger.info("continuing after step %d of %d", state.step, recipe.epochs * loader.steps)
+    if len(set(world.gather(state.step))) > 1:
+        raise InputError(f"{folder}: the processes find different checkpoints in it; it must be the same for all")
+    world.spread_([tensor for module in state.modules for tensor in module.state_dict().values()])
+    with (
+        _log(folder, state, world) as log,
+        _progress(description, state, recipe, loader, world) as advance,
+    ):
+        while state.step < recipe.epochs * loader.steps:
+            _epoch(state, task, loader, recipe, seed, world, log, checkpoints, advance)
+            row = state.row(recipe, loader)
+            row |= held_out(state.modules[-1]) if held_out else {}
+            state.rows.append(row)
+            state.begin_epoch()
+            if world.is_first:
+                checkpoints.save(state.step, *state.saved())
+            if log:
+                log.row(state.step)
+    return Trained(state.modules[-1], state.rows)
+
+
+@dataclass
+class _State:
+    """All that training changes, and so all that a checkpoint holds."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: CosineLRScheduler
+    averaged: ModelEmaV3 | None
+    mixup: Mixup | None
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    step: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    # Of the epoch so far: the sum of the losses, seconds in all, and those in which batches were waited for.
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    @classmethod
+    def begun(cls, model: nn.Module, recipe: Recipe, steps: int, num_classes: int, device: torch.device) -> _State:
+        """Before the first step."""
+        optimizer = _optimizer(model, recipe)
+        state = cls(
+            model=model,
+            optimizer=optimizer,
+            scheduler=_schedule(optimizer, recipe, steps),
+            averaged=ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None,
+            mixup=_mixup(recipe, num_classes),
+            scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16"),
+            device=device,
+        )
+        state.begin_epoch()
+        return state
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """What is trained, and its average where there is one; the last is what comes out."""
+        return [self.model, *([self.averaged.module] if self.averaged else [])]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; where layers have rates of their own, that of the last one, which is the recipe's."""
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    def begin_epoch(self) -> None:
+        """Set back what is of an epoch."""
+        self.loss = torch.zeros((), device=self.device)
+        self.seconds = self.waited = 0.0
+
+    def row(self, recipe: Recipe, loader: TrainingLoader) -> dict[str, float]:
+        """What the log says of the epoch that ends here."""
+        return {
+            "epoch": self.step // loader.steps,
+            "lr": self.lr,
+            "loss": self.loss.item() / loader.steps,
+            "images_per_second": loader.steps * loader.batch_size / self.seconds,
+            "waiting_for_data": self.waited / self.seconds,
+        }
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state as tensors and as what JSON can hold."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.averaged:
+            tensors |= {f"averaged/{name}": tensor for name, tensor in self.averaged.module.state_dict().items()}
+        tensors["epoch/loss"] = self.loss
+        about: dict[str, Any] = {
+            "step": self.step,
+            "log": self.rows,
+            "seconds": self.seconds,
+            "waited": self.waited,
+            "scaler": self.scaler.state_dict(),
+        }
+        # Optimisers keep numbers and tensors in both places: by parameter, and by group.
+        saved = self.optimizer.state_dict()
+        for part, entries in (("state", saved["state"]), ("group", dict(enumerate(saved["param_groups"])))):
+            about[part] = {}
+            for index, values in entries.items():
+                tensors |= {f"{part}/{index}/{key}": value for key, value in values.items() if torch.is_tensor(value)}
+                about[part][index] = {key: value for key, value in values.items() if not torch.is_tensor(value)}
+        return tensors, about
+
+    def restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """Take the state that was saved."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "epoch": {}, "state": {}, "group": {}}
+        for name, tensor in tensors.items():
+            part, _, name_within = name.partition("/")
+            parts[part][name_within] = tensor
+        self.model.load_state_dict(parts["model"])
+        if self.averaged:
+            self.averaged.module.load_state_dict(parts["averaged"])
+        for part in ("state", "group"):
+            for name, tensor in parts[part].items():
+                index, _, key = name.partition("/")
+                about[part][index][key] = tensor
+        state = {int(index): values for index, values in about["state"].items()}
+        self.optimizer.load_state_dict({"state": state, "param_groups": list(about["group"].values())})
+        self.scaler.load_state_dict(about["scaler"])
+        self.loss = parts["epoch"]["loss"].to(self.device)
+        self.step, self.rows = about["step"], about["log"]
+        self.seconds, self.waited = about["seconds"], about["waited"]
+
+
+def _log(folder: Path, state: _State, world: World) -> contextlib.AbstractContextManager[TrainLog | None]:
+    """The log, in the process that speaks for all."""
+    return TrainLog(folder, state.rows, state.step) if world.is_first else contextlib.nullcontext()
+
+
+def _progress(
+    description: str, state: _State, recipe: Recipe, loader: TrainingLoader, world: World
+) -> contextlib.AbstractContextManager[Callable[[int, str], None]]:
+    """The progress bar, in the process that speaks for all."""
+    if not world.is_first:
+        return contextlib.nullcontext(lambda _images, _note: None)
+    total = recipe.epochs * loader.steps * loader.batch_size
+    return progress_bar(description, total, "images", done=state.step * loader.batch_size)
 
 
 def _epoch(
+    state: _State,
     task: Task,
-    loader: DataLoader[Any],
+    loader: TrainingLoader,
     recipe: Recipe,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    scheduler: CosineLRScheduler,
-    averaged: ModelEmaV3 | None,
-    mixup: Mixup | None,
-    device: torch.device,
+    seed: int,
+    world: World,
+    log: TrainLog | None,
+    checkpoints: Checkpoints,
     advance: Callable[[int, str], None],
-) -> float:
-    """One pass over the training images; returns the mean loss."""
-    task.model.train()
-    total = torch.zeros((), device=device)
-    for index, (images, targets) in enumerate(loader):
-        step = epoch * len(loader) + index
-        scheduler.step_update(step)
-        images, targets = images.to(device), targets.to(device)
-        smoothing = recipe.smoothing
-        if mixup:
-            images, targets = mixup(images, targets)
-            smoothing = 0.0
-        loss = task.loss(images, targets, smoothing, step)
-        optimizer.zero_grad()
-        loss.backward()
-        if recipe.clip_grad:
-            nn.utils.clip_grad_norm_(task.model.parameters(), recipe.clip_grad)
-        optimizer.step()
-        if averaged:
-            averaged.update(task.model, step=step)
-        total += loss.detach()
-        advance(1, f"epoch {epoch + 1}/{recipe.epochs}, loss {total.item() / (index + 1):.3f}")
-    mean = total.item() / len(loader)
-    if not torch.isfinite(total):
+) -> None:
+    """The steps that are left of an epoch."""
+    epoch, begin = divmod(state.step, loader.steps)
+    state.model.train()
+    batches = loader.batches(
+        seed, epoch, begin, world.rank * recipe.accumulate, recipe.accumulate, world.size * recipe.accumulate
+    )
+    clock = time.perf_counter()
+    note = ""
+    for index in range(begin, loader.steps):
+        state.scheduler.step_update(state.step)
+        loss = torch.zeros((), device=state.device)
+        for part in range(recipe.accumulate):
+            asked = time.perf_counter()
+            images, targets = _next(batches)
+            state.waited += time.perf_counter() - asked
+            key = (seed, state.step, world.rank * recipe.accumulate + part)
+            loss += _accumulate(state, task, images, targets, recipe, key)
+        _make_step(state, recipe, loss, world)
+        now = time.perf_counter()
+        state.seconds, clock = state.seconds + now - clock, now
+        if log and log.due:
+            mean = state.loss.item() / (index + 1)
+            note = f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.3f}"
+            log.point(state.step, {"loss": loss.item(), "lr": state.lr})
+        advance(loader.batch_size, note)
+        if (index + 1) % CHECKED_STEPS == 0 or index + 1 == loader.steps:
+            # In every process, and all find the same, because losses are averaged.
+            _check_finite(state, index + 1, epoch)
+        if index + 1 < loader.steps and world.is_first and checkpoints.due and torch.isfinite(state.loss):
+            checkpoints.save(state.step, *state.saved())
+
+
+def _next(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The next batch; what is wrong with an image, only the process that reads it knows."""
+    try:
+        return next(batches)
+    except InputError as error:
+        error.is_shared = False
+        raise
+
+
+def _accumulate(
+    state: _State, task: Task, images: Tensor, targets: Tensor, recipe: Recipe, key: tuple[int, int, int]
+) -> Tensor:
+    """Add the gradients of a part of a batch; returns its share of the loss.
+
+    Args:
+        state: with the model.
+        task: gives the losses.
+        images: (B, C, height, width).
+        targets: classes (B,).
+        recipe: says what is done to them.
+        key: seed, step, and number of the part among all parts of all processes.
+    """
+    images = images.to(state.device, non_blocking=True)
+    targets = targets.to(state.device, non_blocking=True)
+    smoothing = recipe.smoothing
+    if state.mixup:
+        # Seeded without the part: all parts of a batch are mixed alike, as if they were one.
+        with seeded(*key[:2]):
+            images, targets = state.mixup(images, targets)
+        smoothing = 0.0
+    total = torch.zeros((), device=state.device)
+    with seeded(*key):
+        losses = task.losses(images, targets, smoothing, key[1])
+        while True:
+            with _autocast(state.device, recipe.precision):
+                loss = next(losses, None)
+            if loss is None:
+                return total
+            share = loss / recipe.accumulate
+            state.scaler.scale(share).backward()
+            total += share.detach()
+
+
+def _make_step(state: _State, recipe: Recipe, loss: Tensor, world: World) -> None:
+    """Average gradients over the processes and follow them."""
+    parameters = [parameter for parameter in state.model.parameters() if parameter.grad is not None]
+    world.average_([loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+    if recipe.clip_grad:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(parameters, recipe.clip_grad, foreach=True)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    if state.averaged:
+        state.averaged.update(state.model, step=state.step)
+    state.loss += loss
+    state.step += 1
+
+
+def _check_finite(state: _State, steps: int, epoch: int) -> None:
+    """Weights that are no numbers shall neither be kept nor trained on."""
+    mean = state.loss.item() / steps
+    if not torch.isfinite(state.loss):
         raise DivergedError(f"training diverged: the loss is {mean} in epoch {epoch + 1}; try a smaller lr")
-    return mean
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Timm's optimiser; AdamW in the form that passes over the weights once."""
+    fused: dict[str, Any] = {"fused": True} if recipe.opt in ("adam", "adamw") else {}
+    return create_optimizer_v2(
+        model,
+        opt=recipe.opt,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+        **fused,
+    )
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> CosineLRScheduler:
@@ -198,58 +441,37 @@ def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
     )
 
 
-def _save(
-    path: Path,
-    model: nn.Module,
-    averaged: ModelEmaV3 | None,
-    optimizer: torch.optim.Optimizer,
-    log: list[dict[str, float]],
-) -> None:
-    """Write all that the next epoch depends on: tensors as safetensors, the log as JSON beside them."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    if averaged:
-        tensors |= {f"averaged/{name}": tensor for name, tensor in averaged.module.state_dict().items()}
-    # Optimisers keep numbers and tensors in both places: by parameter, and by group.
-    saved = optimizer.state_dict()
-    rest: dict[str, Any] = {"log": log}
-    for part, entries in (("state", saved["state"]), ("group", dict(enumerate(saved["param_groups"])))):
-        rest[part] = {}
-        for index, values in entries.items():
-            tensors |= {f"{part}/{index}/{key}": value for key, value in values.items() if torch.is_tensor(value)}
-            rest[part][index] = {key: value for key, value in values.items() if not torch.is_tensor(value)}
-    with replacing(path) as temporary:
-        # Copies, because safetensors refuses tensors that share memory.
-        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        save_file(copies, temporary, {"training": json.dumps(rest)})
+def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Matrix products in the precision."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
-def _restore(
-    path: Path, model: nn.Module, averaged: ModelEmaV3 | None, optimizer: torch.optim.Optimizer
-) -> list[dict[str, float]]:
-    """Read what `_save` wrote; returns the log."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "state": {}, "group": {}}
-    with safe_open(path, framework="pt") as stream:
-        rest = json.loads(stream.metadata()["training"])
-        for name in stream.keys():  # noqa: SIM118
-            part, _, name_within = name.partition("/")
-            parts[part][name_within] = stream.get_tensor(name)
-    model.load_state_dict(parts["model"])
-    if averaged:
-        averaged.module.load_state_dict(parts["averaged"])
-    for part in ("state", "group"):
-        for name, tensor in parts[part].items():
-            index, _, key = name.partition("/")
-            rest[part][index][key] = tensor
-    state = {int(index): values for index, values in rest["state"].items()}
-    optimizer.load_state_dict({"state": state, "param_groups": list(rest["group"].values())})
-    log: list[dict[str, float]] = rest["log"]
-    return log
+def check_precision(device: torch.device, precision: Precision) -> None:
+    """Make sure that a device computes in a precision.
 
-
-def _csv(rows: list[dict[str, float]]) -> str:
-    """Rows with the same keys as comma-separated values with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    Raises:
+        InputError: it does not.
+    """
+    if precision == "float32":
+        return
+    reason = ""
+    if (
+        device.type == "cuda"
+        and precision == "bfloat16"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        reason = "this GPU has no such type"
+    elif not torch.amp.is_autocast_available(device.type):
+        reason = "PyTorch has no autocast for it"
+    else:
+        try:
+            with _autocast(device, precision):
+                layer = nn.Linear(8, 8, device=device)
+                output = layer(torch.ones(2, 8, device=device))
+            output.float().sum().backward()
+            if output.dtype != getattr(torch, precision):
+                reason = f"products stay in {str(output.dtype).removeprefix('torch.')}"
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+    if reason:
+        raise InputError(f"precision {precision}: not available on {device.type}: {reason}; give float32")

@@ -11,14 +11,17 @@ from safetensors.torch import load_file, save_file
 
 import psvit
 from psvit.architecture import ArchitectureFile
+from psvit.checkpoints import Checkpoints, Keeping
 from psvit.data import Batches, ImageData, Inputs, accuracy, logistic_regression_accuracy, training_loader
+from psvit.distributed import World
 from psvit.documents import replacing, write_atomic
 from psvit.errors import InputError
 from psvit.model import PSViT, resolve
 from psvit.picture import draw
 from psvit.recipe import Recipe
 from psvit.seeding import seeded
-from psvit.training import Classification, train
+from psvit.teacher import Teacher
+from psvit.training import Classification, TaughtClassification, train
 
 NETWORK_FILE = "network.yaml"
 WEIGHTS_FILE = "network.safetensors"
@@ -35,6 +38,9 @@ def retrain(
     seed: int,
     device: torch.device,
     folder: Path,
+    teacher: Teacher | None = None,
+    keeping: Keeping | None = None,
+    world: World | None = None,
 ) -> ArchitectureFile:
     """Train a network on all training images, search images included, then look at the validation images once.
 
@@ -50,14 +56,22 @@ def retrain(
         seed: of everything random.
         device: where to train.
         folder: the run's.
+        teacher: what is learnt from besides, where the recipe says so.
+        keeping: how often checkpoints are written and how many are kept.
+        world: the processes that train together; the first one reports.
 
     Returns:
         The architecture with its score: `value` is the trained network's top-1 on the validation images in percent,
         `inherited` the same with the supernet's weights, `logistic_regression` that of scikit-learn's on raw pixels;
         the latter two are absent where there are no such weights, or where the images are too many.
+
+    Raises:
+        InputError: the recipe wants a teacher and there is none, or the other way round; or see `psvit.training.train`.
     """
+    world = world or World()
     if (folder / NETWORK_FILE).exists():
         return ArchitectureFile.load(folder / NETWORK_FILE)
+    recipe.check_teacher(teacher is not None)
     arch = resolve(found.arch, num_classes=len(data.classes), in_chans=data.in_chans)
     inputs = Inputs.of(data, arch.image_size)
     with seeded(seed):
@@ -65,8 +79,11 @@ def retrain(
     if inherit:
         assert inherited is not None
         network.load_state_dict(inherited.state_dict())
+    task = Classification(network)
+    if teacher:
+        task = TaughtClassification(network, teacher.to(device), inputs, recipe)
     trained = train(
-        Classification(network),
+        task,
         training_loader(data.all_train, inputs, recipe),
         recipe,
         num_classes=len(data.classes),
@@ -74,42 +91,47 @@ def retrain(
         device=device,
         folder=folder,
         description="retraining",
+        keeping=keeping,
+        world=world,
     ).model.eval()
-
-    batches = Batches(data.val, inputs, recipe.batch_size, device)
-    score: dict[str, Any] = {
-        "value": round(accuracy(trained, batches), 4),
-        "kind": "standalone accuracy",
-        "meaning": "top-1 in percent after training, on the validation images",
-        "images": len(data.val),
-    }
-    if inherited is not None:
-        score["inherited"] = round(accuracy(inherited.to(device).eval(), batches), 4)
-    baseline = logistic_regression_accuracy(data.all_train, data.val)
-    if baseline is not None:
-        score["logistic_regression"] = round(baseline, 4)
-    result = ArchitectureFile(
-        arch=arch,
-        score=score,
-        budget=found.budget,
-        provenance={
-            "found": {"score": found.score, **found.provenance},
-            "data": data.describe(),
-            "recipe": recipe.to_dict(),
-            "inherited": inherit,
-            "seed": seed,
-            "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
-        },
-    )
-    with replacing(folder / WEIGHTS_FILE) as temporary:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
-        save_file(tensors, temporary, {"format": "pt"})
-    title = f"Trained on {data.name}: {score['value']:.2f} % top-1"
-    write_atomic(folder / PICTURE_FILE, draw(arch, titles=[title]))
-    # Last, because its presence says that the run is finished.
-    result.save(folder / NETWORK_FILE)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    return result
+    with world.first_goes_ahead():
+        if not world.is_first:
+            return ArchitectureFile.load(folder / NETWORK_FILE)
+        batches = Batches(data.val, inputs, recipe.batch_size, device)
+        score: dict[str, Any] = {
+            "value": round(accuracy(trained, batches), 4),
+            "kind": "standalone accuracy",
+            "meaning": "top-1 in percent after training, on the validation images",
+            "images": len(data.val),
+        }
+        if inherited is not None:
+            score["inherited"] = round(accuracy(inherited.to(device).eval(), batches), 4)
+        baseline = logistic_regression_accuracy(data.all_train, data.val)
+        if baseline is not None:
+            score["logistic_regression"] = round(baseline, 4)
+        result = ArchitectureFile(
+            arch=arch,
+            score=score,
+            budget=found.budget,
+            provenance={
+                "found": {"score": found.score, **found.provenance},
+                "data": data.describe(),
+                "recipe": recipe.to_dict(),
+                "inherited": inherit,
+                **({"teacher": {"name": teacher.name, "digest": teacher.digest}} if teacher else {}),
+                "seed": seed,
+                "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
+            },
+        )
+        with replacing(folder / WEIGHTS_FILE) as temporary:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
+            save_file(tensors, temporary, {"format": "pt"})
+        title = f"Trained on {data.name}: {score['value']:.2f} % top-1"
+        write_atomic(folder / PICTURE_FILE, draw(arch, titles=[title]))
+        # Last, because its presence says that the run is finished.
+        result.save(folder / NETWORK_FILE)
+        Checkpoints(folder, Keeping()).clear()
+        return result
 
 
 def inherited_network(file: Path, found: ArchitectureFile, data: ImageData, required: bool) -> PSViT | None:

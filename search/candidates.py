@@ -67,7 +67,9 @@ class Candidates:
         """Whether an architecture within the limits on costs is predicted to keep those on latency."""
         return all(latency.permits(arch) for latency in self._latencies)
 
-    def propose(self, archs: Sequence[Architecture], origin: str, attrs: dict[str, Any] | None = None) -> list[Proposal]:
+    def propose(
+        self, archs: Sequence[Architecture], origin: str, attrs: dict[str, Any] | None = None
+    ) -> list[Proposal]:
         """Proposals of members, with how far inside or beyond each limit they are."""
         rows = np.array([self.space.encode(arch) for arch in archs], dtype=np.int64)
         costs = self.space.price(rows.reshape(len(archs), -1)) if len(archs) else None

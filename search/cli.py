@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 
 import click
 
@@ -60,8 +61,8 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "objectives_text",
     default="accuracy",
     show_default=True,
-    help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several give "
-    "a Pareto front and one file a point.",
+    help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several "
+    "give a Pareto front and one file a point.",
 )
 @click.option(
     "--searcher",
@@ -73,8 +74,8 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "--trials",
     type=click.IntRange(min=1),
     default=None,
-    help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}, all where they "
-    "are enumerated]",
+    help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}, all where "
+    "they are enumerated]",
 )
 @click.option("--time", "time_text", default=None, help="Begin no further batch after so long: 90s, 30min or 2h.")
 @click.option(
@@ -159,13 +160,14 @@ def command(
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
+    from psvit.search.storage import check_storage
     from psvit.supernet.supernet import read_provenance
 
     make_searcher(searcher)
     objectives = Objectives.parse(objectives_text)
     seconds = read_duration("--time", time_text) if time_text else None
     if study and not storage:
-        raise InputError("--study names a study in a --storage, and there is none")
+        raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
     if workers and workers != "ray" and not workers.startswith("ray://"):
         raise InputError(f"--workers {workers!r}: permitted are ray and ray://host:port")
     place = read_device(device)
@@ -206,6 +208,8 @@ def command(
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
     if not os.path.exists(place_of_run):  # a name that cannot be is refused below
         request.check_latencies()
+    if storage:
+        check_storage(storage)
     folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
     latencies = request.limits.latencies
@@ -216,7 +220,7 @@ def command(
     )
     if not images:
         click.echo("no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217)")
-    found = run_search(request, folder)
+    found = run_search(request, folder, shlex.join(["psvit-search", *sys.argv[1:]]))
     winner = found.winner
     if found.trials < request.trials and not found.interrupted:
         reason = "time is up" if seconds else f"no more were found within {request.limits}"
@@ -245,7 +249,7 @@ def command(
         f"{'interrupted; the best so far has' if found.interrupted else 'found'} "
         f"{format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
         f"{found.kind} {winner.trial.score.value:.6g}, the best of {found.trials}: {found.file}; "
-        f"next: psvit-retrain {quote(str(found.file))} --data {quote(data) if data else 'DATA'}"
+        f"next: psvit-retrain {shlex.quote(str(found.file))} --data {shlex.quote(data) if data else 'DATA'}"
     )
     if found.interrupted:
         raise KeyboardInterrupt

@@ -96,8 +96,8 @@ def train_finalists(
     Returns:
         The finalists with their accuracies, best mean first; of equal ones the one that was better before.
     """
-    config = {"recipe": recipe.to_dict(), "seed": seed, "trials": [finalist.trial.number for finalist in finalists]}
-    journal = Journal(folder / "journal", config)
+    # A search that goes on for longer may have other finalists; those that stay are not trained again.
+    journal = Journal(folder / "journal", {"recipe": recipe.to_dict(), "seed": seed})
     known = {(record["trial"], record["seed"]): record["accuracy"] for record in journal.records}
     inputs = Inputs.of(data, finalists[0].trial.arch.image_size)
     batches = Batches(data.search, inputs, recipe.batch_size, device)

@@ -5,6 +5,8 @@ All candidates are slices of one randomly initialised supernet, which is made on
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from psvit.architecture import Architecture
+from psvit.search.failures import NO_NUMBERS, out_of_memory
+from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
 from psvit.seeding import seeded
 from psvit.supernet.supernet import Supernet
@@ -43,13 +47,33 @@ class DSS:
         self._weight_norms: dict[tuple[str, torch.Size], Tensor] = {}
         self._image = torch.ones(1, space.in_chans, *space.image_size, device=device)
 
-    def evaluate(self, arch: Architecture) -> float:
-        """The indicator of one architecture."""
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+        """The indicators of a population; nothing is raced, because there are no images."""
+        return [self._score(arch) for arch in archs]
+
+    def _score(self, arch: Architecture) -> Score:
+        try:
+            value = self._indicator(arch)
+        except Exception as error:
+            reason = out_of_memory(error)
+            if not reason:
+                raise
+        else:
+            if math.isfinite(value):
+                return Score(value=value)
+            reason = NO_NUMBERS
+        return Score(value=None, state="failed", reason=reason)
+
+    def _indicator(self, arch: Architecture) -> float:
+        """The indicator of one architecture; not finite where an output or a gradient is not."""
         slices = self._supernet.slices(arch)
         weights = {name: weight.detach().clone().requires_grad_() for name, weight in slices.items()}
         scored = {name: weight for name, weight in weights.items() if weight.dim() == 2 and ".layers." in name}
         logits = functional_call(self._supernet.structure(arch), weights, (self._image,))
         gradients = torch.autograd.grad(logits.sum(), list(scored.values()))
+        # Singular values of what is no number are an error, not a number that is none.
+        if not all(bool(tensor.isfinite().all()) for tensor in (logits, *gradients, *weights.values())):
+            return math.nan
         total = torch.zeros((), dtype=torch.float64)
         for (name, weight), gradient in zip(scored.items(), gradients, strict=True):
             if ".attn." in name:

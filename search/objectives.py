@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from psvit.architecture import Architecture
 from psvit.costs import Cost
@@ -54,7 +54,7 @@ class Objectives:
         return names
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
         """For Optuna: whether more or less is better of what `raw` gives."""
         return ["maximize" if name == ACCURACY else "minimize" for name in self.names]
 

@@ -30,21 +30,29 @@ def crowding(objectives: Floats, fronts: Ints) -> Floats:
     The crowding distance of NSGA-II (Deb et al. 2002, section III.B), each objective scaled to its range on the front.
     """
     distance = np.zeros(len(objectives))
-    for front in np.unique(fronts):
-        members = np.flatnonzero(fronts == front)
-        for values in objectives[members].T:
-            order = members[np.argsort(values, kind="stable")]
-            ordered = np.sort(values)
-            distance[order[[0, -1]]] = np.inf
-            if ordered[-1] > ordered[0]:
-                distance[order[1:-1]] += (ordered[2:] - ordered[:-2]) / (ordered[-1] - ordered[0])
+    if not len(objectives):
+        return distance
+    for values in objectives.T:
+        # All fronts at once, one after another, because there may be as many as results.
+        order = np.lexsort((values, fronts))
+        sorted_values, sorted_fronts = values[order], fronts[order]
+        first = np.flatnonzero(np.diff(sorted_fronts, prepend=sorted_fronts[0] - 1))
+        last = np.append(first[1:], len(order)) - 1
+        extent = np.repeat(sorted_values[last] - sorted_values[first], last - first + 1)
+        gaps = np.zeros(len(order))
+        gaps[1:-1] = sorted_values[2:] - sorted_values[:-2]
+        distance[order] += np.divide(gaps, extent, out=np.zeros(len(order)), where=extent > 0)
+        distance[order[first]] = distance[order[last]] = np.inf
     return distance
 
 
 def ordered(objectives: Floats) -> Ints:
     """Positions from the best result to the worst: by front, then the least crowded first, then the earliest."""
+    if objectives.shape[1] == 1:
+        # The same order, except that equal results are not told apart by who happens to stand at the end of them.
+        return np.argsort(-objectives[:, 0], kind="stable")
     fronts = ranks(objectives)
-    return np.lexsort((np.arange(len(objectives)), -crowding(objectives, fronts), fronts))
+    return np.lexsort((-crowding(objectives, fronts), fronts))
 
 
 def front(objectives: Floats) -> Ints:

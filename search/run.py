@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_wit
 from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import ACCURACY, LATENCY, Objectives
-from psvit.search.pareto import front
+from psvit.search.pareto import front, hypervolumes
 from psvit.search.racing import Race
 from psvit.search.scoring import Scoring
 from psvit.search.search import KEPT, draw_control, search
@@ -48,7 +51,7 @@ LATENCY_SPACE = "psvit-2d-small"
 IMAGE_SIZE = 224
 """For which images a network is searched where there are none."""
 
-JOURNAL = "study.journal"
+JOURNAL, REPORT = "study.journal", "report.html"
 
 ANY_LATENCY_MS = 1e9
 """More than anything takes: where latency is improved and not limited, it is measured in the end all the same."""
@@ -108,7 +111,6 @@ class SearchRun:
             "searcher": self.searcher,
             "seed": self.seed,
             "finalists": self.finalists if self.data else 0,
-            "control": self.control,
         }
 
     @property
@@ -231,11 +233,16 @@ def choose_space(
     return space
 
 
-def run_search(run: SearchRun, folder: RunFolder) -> Found:
+def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     """Build and train what is missing, search, and write the winner, its weights and the history.
 
     A run that was interrupted continues; one that is finished is found finished. Where it is interrupted by the
     keyboard, the best so far is written.
+
+    Args:
+        run: what is searched, and how.
+        folder: of the run.
+        command: the shell line that repeats it, for the report.
 
     Raises:
         InputError: no architecture is within the budget; names the reachable range.
@@ -270,7 +277,8 @@ def run_search(run: SearchRun, folder: RunFolder) -> Found:
                 pass
             draw_control(candidates, evaluator, study, trials=run.control, seed=run.seed)
         except KeyboardInterrupt:
-            study.sync()
+            # Opened anew, because it may have been interrupted while it took in what is there.
+            study = _study(run, folder, objectives, supernet_digest(file) if file else None)
             if not study.history.complete:
                 raise
             interrupted = True
@@ -305,6 +313,7 @@ def run_search(run: SearchRun, folder: RunFolder) -> Found:
         },
         objectives=objectives,
     )
+    _write_report(run, folder, command, study, best, description)
     title = f"Found for {' and '.join(run.budget) or 'any budget'} in {run.space.name}"
     return Found(
         file=write_winner(folder.path, evidence, best, supernet, title),
@@ -350,9 +359,7 @@ def _supernet_file(run: SearchRun, folder: RunFolder) -> Path:
         return supernet_file(run.supernet)
     assert run.data is not None
     assert run.recipe is not None
-    return train_supernet(
-        run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet"
-    )
+    return train_supernet(run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet")
 
 
 def _study(run: SearchRun, folder: RunFolder, objectives: Objectives, digest: str | None) -> Study:
@@ -386,7 +393,7 @@ def _evaluator(
 
     return RayEvaluator(
         scoring,
-        cut=cut,
+        cut=partial(cut, run.space),
         address=run.workers,
         gpus_per_worker=1 if run.device.type == "cuda" else 0,
         folder=folder / "ray",
@@ -423,6 +430,36 @@ def _best(
         return [Finalist(trial=trial, latencies=_predicted(trial, latencies)) for trial in ranked[:wanted]], 0
     kept = first_within(ranked, wanted, latencies, folder / "finalists.journal", measure)
     return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
+
+
+def _write_report(
+    run: SearchRun, folder: RunFolder, command: str, study: Study, best: list[Finalist], description: dict[str, Any]
+) -> None:
+    """Write what the search did for people."""
+    from psvit.search.report import Report, deit_references, write_report
+
+    history = study.history
+    volumes = hypervolumes(history.objectives, history.objectives.min(axis=0)) if len(run.objectives) > 1 else []
+    evaluations = [number for number, trial in enumerate(history, start=1) if trial.is_complete]
+    libraries = ("psvit", "torch", "timm", "numpy", "optuna")
+    report = Report(
+        title=f"{' and '.join(run.budget)} in {run.space.name}",
+        command=command,
+        config=run.config,
+        space=run.space,
+        budget=run.budget,
+        searcher=run.searcher,
+        history=history.trials,
+        control=study.control.trials,
+        objectives=run.objectives,
+        description=description,
+        unit="%" if run.data else "",
+        finalists=best,
+        references=deit_references(run.space),
+        hypervolume=list(zip(evaluations, volumes, strict=True)) if volumes else [],
+        versions={"python": platform.python_version(), **{name: version(name) for name in libraries}},
+    )
+    write_report(folder / REPORT, report)
 
 
 def _predicted(trial: Trial, latencies: list[PredictedLimit]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from psvit.search.racing import Race
 from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
-BATCH_SIZE = 256
-"""Images that are scored at once."""
+BATCH_SIZE = 128
+"""Images that are scored at once; more would be no faster, and candidates are given up between batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Scoring:
 
     Attributes:
         space: whose members are scored.
-        seed: of the indicator's random weights.
+        seed: of the order in which images are looked at, and of the indicator's random weights.
         device: where to compute.
         supernet: its file; without one, a training-free indicator scores.
         data: the name of the images, where there is a supernet.
@@ -52,7 +52,7 @@ class Scoring:
             return DSS(self.space, self.seed, device)
         assert self.data is not None
         images = images or open_data(self.data)
-        batches = Batches(images.search, Inputs.of(images, self.space.image_size), BATCH_SIZE, device)
+        batches = Batches(images.search, Inputs.of(images, self.space.image_size), BATCH_SIZE, device, self.seed)
         return InheritedAccuracy(
             supernet or Supernet.load(self.supernet, device),
             batches,

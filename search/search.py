@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ from psvit.search.history import History, Seen
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers import Searcher
 from psvit.search.study import LEASE, Batch, Study
-from psvit.search.trial import Score, Trial
+from psvit.search.trial import STATES, Score, Trial
+
+_logger = logging.getLogger(__name__)
 
 KEPT = 10
-"""The best so many are scored on all images, whatever is raced: evolution's parents, and more than there are finalists."""
+"""So many of the best are scored on all images, whatever is raced: evolution's parents, and more than the finalists."""
 
 CONFLICTS = 20
 """Proposals in a row that other processes were faster with, before a search gives up on finding its own."""
@@ -43,7 +46,8 @@ def search(
 
     A batch is proposed from the whole history and a generator seeded by (seed, number of the batch), and written down
     before it is evaluated. A search that was stopped anywhere therefore continues with the batch that it was at.
-    Several processes that work on one study do not evaluate what another one holds, and wait for it at the end.
+    Several processes that work on one study do not evaluate what another one holds, and wait for it at the end; as they
+    begin their last batches at the same time, there may be a few trials more than asked for.
 
     Args:
         candidates: what may be evaluated.
@@ -62,10 +66,12 @@ def search(
     study.sync()
     with progress_bar("search", trials, "trials", done=len(study.history)) as advance:
         while seconds is None or time.monotonic() - began < seconds:
-            batch = study.pending()
-            if batch is None or batch.is_control:
+            batch = _continued(study, is_control=False)
+            if batch is None:
                 wanted = trials - len(study.history) - len(study.history.held)
-                batch = _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed) if wanted > 0 else None
+                batch = (
+                    _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed) if wanted > 0 else None
+                )
             if batch is None:
                 if not study.history.held or len(study.history) >= trials:
                     return
@@ -74,12 +80,22 @@ def search(
                 continue
             before = len(study.history)
             new = _evaluate(batch, candidates, evaluator, study, study.history.scores(KEPT))
-            advance(len(study.history) - before, _leader(study.history))
+            leader = _leader(study.history)
+            states = ", ".join(f"{sum(trial.score.state == state for trial in new)} {state}" for state in STATES)
+            _logger.info("batch %d: %s; %d trials, %s", batch.number, states, len(study.history), leader)
+            advance(len(study.history) - before, leader)
             yield new
 
 
 def draw_control(
-    candidates: Candidates, evaluator: Evaluator, study: Study, *, trials: int, seed: int, batch_size: int = 32
+    candidates: Candidates,
+    evaluator: Evaluator,
+    study: Study,
+    *,
+    trials: int,
+    seed: int,
+    batch_size: int = 32,
+    pause: Callable[[float], object] = time.sleep,
 ) -> None:
     """Score architectures drawn uniformly, for comparison: what random search would have found.
 
@@ -93,18 +109,39 @@ def draw_control(
         trials: how many.
         seed: of everything random.
         batch_size: how many are scored together.
+        pause: waits for some seconds.
     """
     drawn = candidates.draw_unseen(trials, Seen(History()), np.random.default_rng([seed, crc32(b"control")]))
     with progress_bar("random control", len(drawn), "trials", done=len(study.control)) as advance:
         while len(study.control) < len(drawn):
-            batch = study.pending()
-            if batch is None or not batch.is_control:
-                new = [arch for arch in drawn if arch not in study.control][:batch_size]
+            batch = _continued(study, is_control=True)
+            if batch is None:
+                taken = study.control.held
+                new = [arch for arch in drawn if arch not in study.control and arch not in taken][:batch_size]
+                if not new:
+                    pause(min(1.0, LEASE / 10))
+                    study.sync()
+                    continue
                 proposals = tuple(candidates.propose(new, UNIFORM))
                 batch = study.ask(Batch(number=study.next_number, proposals=proposals, is_control=True))
             before = len(study.control)
             _evaluate(batch, candidates, evaluator, study, [])
             advance(len(study.control) - before, "")
+
+
+def _continued(study: Study, *, is_control: bool) -> Batch | None:
+    """What this process was at when it was stopped, if that belongs to this part of the search."""
+    batch = study.pending()
+    if batch is None:
+        return None
+    if batch.scores is None:
+        if batch.is_control != is_control:
+            return None
+        batch = study.ask(batch)  # what others have taken over meanwhile is theirs
+    elif batch.is_control != is_control:
+        study.tell(batch, [study.space.decode(proposal.row) for proposal in batch.feasible], [])
+        return None
+    return batch if batch.proposals else None
 
 
 def _ask(candidates: Candidates, searcher: Searcher, study: Study, n: int, seed: int) -> Batch | None:
@@ -132,7 +169,7 @@ def _evaluate(
     """Score a batch and record it; one whose scores were written down before is only recorded."""
     archs: list[Architecture] = [candidates.space.decode(proposal.row) for proposal in batch.feasible]
     scores: list[Score] = []
-    if batch.scores is None:
+    if batch.scores is None and archs:
         with _beating(study):
             scores = evaluator.evaluate(archs, best)
     return study.tell(batch, archs, scores)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
+import time
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from psvit.errors import InputError
+
+TRIES = 5
+"""How often a database is opened again whose tables another process makes at the same time."""
 
 
 def open_storage(storage: str | Path) -> BaseStorage:
@@ -30,14 +37,54 @@ def open_storage(storage: str | Path) -> BaseStorage:
         if text.startswith("redis"):
             from optuna.storages.journal import JournalRedisBackend
 
-            return JournalStorage(JournalRedisBackend(text))
-        from optuna.storages import RDBStorage
-
-        # A connection that has died is found out before it is used, not by losing a result.
-        return RDBStorage(text, engine_kwargs={"pool_pre_ping": True})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return JournalStorage(JournalRedisBackend(text))
+        return _database(text)
+    except ImportError as error:
+        hint = "; pip install -e '.[postgresql]'" if text.startswith("postgresql") else ""
+        raise InputError(f"--storage {text}: its driver is not installed: {_line(error)}{hint}") from None
     except Exception as error:  # whatever the driver behind the URL raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"--storage {text}: cannot be opened: {reason}") from None
+        raise InputError(f"--storage {text}: cannot be opened: {_line(error)}") from None
+
+
+def check_storage(storage: str) -> None:
+    """Make sure that a storage can be opened, without making a journal that is not there yet.
+
+    Raises:
+        InputError: as `open_storage`.
+    """
+    path = Path(storage)
+    if "://" in storage or path.exists():
+        open_storage(storage)
+        return
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"--storage {storage}: cannot be written")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+def _database(url: str) -> BaseStorage:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import DBAPIError
+
+    for attempt in itertools.count():
+        try:
+            # A connection that has died is found out before it is used, not by losing a result.
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except DBAPIError as error:
+            # Of several processes that begin together one makes the tables, and the others find them half made.
+            if attempt == TRIES or not any(word in str(error).lower() for word in ("already exists", "duplicate")):
+                raise
+            time.sleep(0.1 * 2**attempt)
+    raise AssertionError
+
+
+_BEGIN = b'{"op_code":'
+"""How every record of a journal of Optuna's begins."""
 
 
 def _journal(path: Path) -> JournalStorage:
@@ -47,10 +94,14 @@ def _journal(path: Path) -> JournalStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
             pass
+        with path.open("rb") as stream:
+            begin = stream.read(len(_BEGIN))
+        if not _BEGIN.startswith(begin) and begin != _BEGIN:  # before anything in it is changed
+            raise InputError(f"--storage {path}: is not a journal of Optuna's")
         return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _Lock(path))))
     except OSError as error:
         raise InputError(f"--storage {path}: cannot be written: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AssertionError):  # whatever Optuna says of a record that is none
         raise InputError(f"--storage {path}: is not a journal of Optuna's") from None
 
 

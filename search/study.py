@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import time
 import warnings
@@ -33,7 +34,8 @@ from psvit.costs import METRICS, Cost
 from psvit.errors import InputError
 from psvit.run_folder import differences
 from psvit.search.history import History, Rejected
-from psvit.search.objectives import Objectives
+from psvit.search.objectives import LATENCY, Objectives
+from psvit.search.pareto import hypervolumes
 from psvit.search.proposal import Proposal
 from psvit.search.trial import Score, Trial
 from psvit.search_space import SearchSpace
@@ -68,6 +70,14 @@ class Batch:
         """The proposals that are evaluated."""
         return [proposal for proposal in self.proposals if proposal.is_feasible]
 
+    def only(self, kept: Sequence[bool]) -> Batch:
+        """The batch with some of its proposals, and their scores where there are any."""
+        scores = self.scores
+        if scores is not None:
+            of_feasible = (keep for proposal, keep in zip(self.proposals, kept, strict=True) if proposal.is_feasible)
+            scores = tuple(itertools.compress(scores, of_feasible))
+        return replace(self, proposals=tuple(itertools.compress(self.proposals, kept)), scores=scores)
+
 
 class Study:
     """The trials of one search.
@@ -82,6 +92,7 @@ class Study:
         clock: the time in seconds, the same for all processes.
 
     Attributes:
+        space: as given.
         process: as given.
         history: what was searched.
         control: what was drawn for comparison.
@@ -106,7 +117,7 @@ class Study:
         self._genes: dict[str, BaseDistribution] = {
             gene: IntDistribution(0, choices - 1) for gene, choices in space.genes.items()
         }
-        self._space = space
+        self.space = space
         self._objectives = objectives or Objectives()
         self.process = process
         self._clock = clock
@@ -129,10 +140,10 @@ class Study:
         config = json.loads(json.dumps(config))
         found = self._study.user_attrs.get(_CONFIG)
         if found is None and not self._study.get_trials(deepcopy=False):
-            self._study.set_user_attr(_CONFIG, config)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._study.set_metric_names(["score", *self._objectives.names[1:]])
+            self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
         elif changed := differences(found or {}, config):
             raise InputError(
                 f"study {name!r}: is of another search ({'; '.join(changed)}); "
@@ -156,7 +167,7 @@ class Study:
             of = self.control if "control" in trial.user_attrs else self.history
             of.add(self._trial(trial, row, cost))
         self.history.rejected += [self._rejected(trial) for trial in new if "score" not in trial.user_attrs]
-        self.history.held = frozenset(self._held())
+        self.history.held, self.control.held = self._held()
 
     def _row(self, trial: FrozenTrial) -> tuple[int, ...]:
         return tuple(trial.params[gene] for gene in self._genes)
@@ -165,7 +176,7 @@ class Study:
         score = Score(**trial.user_attrs["score"])
         return Trial(
             number=trial.number,
-            arch=self._archs.get(row) or self._space.decode(row),
+            arch=self._archs.get(row) or self.space.decode(row),
             cost=cost,
             score=score,
             objectives=tuple(self._objectives.raw(trial.values)) if score.state == "complete" else (),
@@ -186,22 +197,23 @@ class Study:
             ),
         )
 
-    def _held(self) -> set[Architecture]:
-        """The architectures that other processes hold."""
+    def _held(self) -> tuple[frozenset[Architecture], frozenset[Architecture]]:
+        """The architectures that other processes hold for the history and for the control."""
         attrs = self._study.user_attrs
-        held: set[Architecture] = set()
+        held: tuple[set[Architecture], set[Architecture]] = set(), set()
         for key, value in attrs.items():
             process = key.removeprefix(_CLAIM)
             if not key.startswith(_CLAIM) or process == self.process:
                 continue
             if self._clock() - max(value["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
                 continue
+            told = self.control if value["control"] else self.history
             for proposal in map(Proposal.from_json, value["proposals"]):
                 if proposal.is_feasible:
-                    arch = self._space.decode(proposal.row)
-                    if arch not in self.history and not value["control"]:
-                        held.add(arch)
-        return held
+                    arch = self.space.decode(proposal.row)
+                    if arch not in told:
+                        held[value["control"]].add(arch)
+        return frozenset(held[False]), frozenset(held[True])
 
     @property
     def is_shared(self) -> bool:
@@ -231,27 +243,31 @@ class Study:
         return 0 if value is None else value["number"] + 1
 
     def ask(self, batch: Batch) -> Batch:
-        """Write down what is to be evaluated.
+        """Write down what is to be evaluated, or what was evaluated.
 
         Returns:
             The batch without what other processes hold or have told meanwhile. Two that ask for the same at the same
             time may both go without, and propose again.
         """
         self._write(batch)
-        if not self.is_shared or batch.is_control:
+        if not self.is_shared:
             return batch
+        # Written first and looked at others afterwards: of two that do so at least one sees the other.
         self.sync()
-        held = self.history.held
-        free = tuple(
-            proposal
-            for proposal in batch.proposals
-            if not proposal.is_feasible
-            or ((arch := self._space.decode(proposal.row)) not in held and arch not in self.history)
-        )
-        if len(free) < len(batch.proposals):
-            batch = replace(batch, proposals=free)
+        told = self._told.get(batch.number, 0)
+        free = [
+            position < told or not proposal.is_feasible or self._is_free(proposal, batch.is_control)
+            for position, proposal in enumerate(batch.proposals)
+        ]
+        if not all(free):
+            batch = batch.only(free)
             self._write(batch)
         return batch
+
+    def _is_free(self, proposal: Proposal, is_control: bool) -> bool:
+        """Whether no other process holds a feasible proposal or has told it."""
+        arch, among = self.space.decode(proposal.row), self.control if is_control else self.history
+        return arch not in among and arch not in among.held
 
     def _write(self, batch: Batch) -> None:
         self._study.set_user_attr(
@@ -272,33 +288,34 @@ class Study:
     def tell(self, batch: Batch, archs: Sequence[Architecture], scores: Sequence[Score]) -> list[Trial]:
         """Record a batch's scores for good.
 
+        A process that gave no sign of life for longer than `LEASE` may find that another one has taken over what it
+        held; its own scores of that are left out.
+
         Args:
             batch: as it was asked for.
             archs: of its feasible proposals.
-            scores: likewise.
+            scores: likewise; those of a batch that has some already are kept.
 
         Returns:
-            The trials that are new in the history or the control.
+            The trials that are new in the history or the control, those of other processes included.
         """
-        if batch.scores is None:
-            batch = replace(batch, scores=tuple(scores))
-            self._write(batch)
+        self._archs.update(zip((proposal.row for proposal in batch.feasible), archs, strict=True))
+        before = len(self.history), len(self.control)
+        batch = self.ask(replace(batch, scores=tuple(scores)) if batch.scores is None else batch)
         assert batch.scores is not None
         rows = [proposal.row for proposal in batch.feasible]
-        self._archs.update(zip(rows, archs, strict=True))
         costs = iter(self._costs(rows))
-        left = iter(zip(archs, batch.scores, strict=True))
+        left = iter(zip((self._archs[row] for row in rows), batch.scores, strict=True))
         for position, proposal in enumerate(batch.proposals):
             evaluated = (*next(left), next(costs)) if proposal.is_feasible else None
             if position >= self._told.get(batch.number, 0):
                 self._add(batch, proposal, evaluated)
-        before = len(self.history), len(self.control)
         self.sync()
         self._archs.clear()
         return [*self.history.trials[before[0] :], *self.control.trials[before[1] :]]
 
     def _costs(self, rows: Sequence[tuple[int, ...]]) -> list[Cost]:
-        priced = self._space.price(np.array(rows, dtype=np.int64).reshape(-1, len(self._genes)))
+        priced = self.space.price(np.array(rows, dtype=np.int64).reshape(-1, len(self._genes)))
         columns = [getattr(priced, metric).tolist() for metric in METRICS]
         return [Cost(**dict(zip(METRICS, costs, strict=True))) for costs in zip(*columns, strict=True)]
 
@@ -334,22 +351,35 @@ class Study:
     # --- as a table
 
     def to_csv(self) -> str:
-        """The history as comma-separated values: number, score, costs, number in the space, architecture as JSON."""
+        """The history as comma-separated values: number, score, costs, number in the space, architecture as JSON.
+
+        With several objectives also the hypervolume so far, from the worst of every objective in the whole history.
+        """
         text = io.StringIO()
         writer = csv.writer(text)
-        others = [name for name in self._objectives.names if name == "latency"]
-        writer.writerow(["number", "score", "state", "images", *METRICS, *others, "origin", "index", "arch"])
+        others = ["latency_ms"] if LATENCY in self._objectives.names else []
+        volumes = iter(self._hypervolumes())
+        several = ["hypervolume"] if len(self._objectives.names) > 1 else []
+        header = ["number", "score", "state", "images", *METRICS, *others, *several, "origin", "index", "arch"]
+        writer.writerow(header)
         for trial in self.history:
             costs = [getattr(trial.cost, metric) for metric in METRICS]
-            raw = dict(zip(self._objectives.names, self._objectives.raw(trial.objectives), strict=False))
+            values = self._objectives.raw(trial.objectives) if trial.is_complete else []
+            raw = dict(zip(self._objectives.names, values, strict=False))
             score = trial.score
             arch = json.dumps({key: trial.arch.to_dict()[key] for key in ("stages", "pools")})
-            writer.writerow(
-                [trial.number, score.value, score.state, score.images, *costs]
-                + [raw.get(name) for name in others]
-                + [trial.origin, self._space.index(trial.arch), arch]
-            )
+            added = [
+                *(raw.get(LATENCY) for _ in others),
+                *(next(volumes) if trial.is_complete else "" for _ in several),
+            ]
+            row = [trial.number, score.value, score.state, score.images, *costs, *added, trial.origin]
+            writer.writerow([*row, self.space.index(trial.arch), arch])
         return text.getvalue()
+
+    def _hypervolumes(self) -> list[float]:
+        """The hypervolume after each complete trial, from the worst of every objective."""
+        objectives = self.history.objectives
+        return hypervolumes(objectives, objectives.min(axis=0)) if len(objectives) else []
 
 
 def _attrs(trial: FrozenTrial) -> dict[str, Any]:

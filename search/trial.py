@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from psvit.architecture import Architecture
 from psvit.costs import Cost
 
 State = Literal["complete", "raced", "failed"]
 """Scored on all images; given up early, because it cannot be among the best; not scored, for a reason."""
+
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,14 @@ from psvit.cli import (
     DATA_HELP,
     default_folder,
     read_device,
+    read_keeping,
     read_recipe,
+    read_teacher,
     recipe_options,
     run,
     run_options,
     set_up_logging,
+    training_options,
 )
 
 
@@ -34,6 +37,7 @@ from psvit.cli import (
     help="Begin with the weights of DeiT or another ViT: a name that timm knows, or a .safetensors or .pth file.",
 )
 @recipe_options("the supernet")
+@training_options
 @run_options
 def command(
     data: str,
@@ -41,6 +45,10 @@ def command(
     init: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
+    teacher_name: str | None,
+    teacher_weights: Path | None,
+    checkpoint_every: str,
+    number: int,
     seed: int,
     out: Path | None,
     device: str | None,
@@ -48,44 +56,75 @@ def command(
 ) -> None:
     """Train a supernet: one set of weights from which every architecture of a space takes its slice.
 
-    A tenth of the training images is held out for the search; validation images are not looked at.
+    A tenth of the training images is held out for the search; validation images are not looked at. Several processes,
+    on one machine or more, train together when torchrun starts them: torchrun --no-python --nproc-per-node 2
+    psvit-supernet ... How it goes is shown by tensorboard --logdir FOLDER.
     """
     set_up_logging(verbose)
     from psvit.budget import Budget
-    from psvit.data import open_data
+    from psvit.data import Inputs, open_data, training_loader
+    from psvit.distributed import joined
     from psvit.run_folder import RunFolder
     from psvit.search_space import SearchSpace, default_space
     from psvit.supernet.train import train_supernet
     from psvit.supernet.warm_start import plan
+    from psvit.training import check_precision
     from psvit.vit_weights import read_vit
 
     space = SearchSpace.load(space_name) if space_name else None
-    images = open_data(data)
-    space = space or default_space(Budget(), images.image_size)
-    space = space.with_data(len(images.classes), images.in_chans)
-    chosen = read_recipe(recipe, settings, min(space.image_size), supernet=True)
+    keeping = read_keeping(checkpoint_every, number)
     place = read_device(device)
-    vit = read_vit(init) if init else None
-    config = {
-        "data": data,
-        "space": space.name,
-        "space_digest": space.digest,
-        "init": {"weights": vit.name, "digest": vit.digest} if vit else None,
-        "recipe": chosen.to_dict(),
-        "seed": seed,
-        "device": place.type,
-    }
-    folder = RunFolder(out or default_folder(f"supernet-{space.name}", config), "psvit-supernet", config)
-    click.echo(f"run: {folder.path}")
-    if vit:
-        click.echo(f"warm start from {vit.name}: {plan(space, vit.weights)}; all names: {folder / 'warm_start.yaml'}")
-        if vit.head_dim not in (None, space.head_dim):
-            click.echo(f"its heads of {vit.head_dim} channels are divided anew into heads of {space.head_dim}")
-    file = train_supernet(space, images, chosen, seed=seed, device=place, folder=folder.path, init=vit)
-    click.echo(
-        f"trained a supernet of the {space.size:,} architectures of {space.name}: {file}; "
-        f"next: psvit-search --supernet {quote(str(folder.path))} --budget ..."
-    )
+    with joined(place) as world:
+        with world.first_goes_ahead():  # images and weights may have to be fetched
+            images = open_data(data)
+            vit = read_vit(init) if init else None
+            space = space or default_space(Budget(), images.image_size)
+            space = space.with_data(len(images.classes), images.in_chans)
+            chosen = read_recipe(recipe, settings, min(space.image_size), supernet=True, teacher=teacher_name)
+            check_precision(place, chosen.precision)
+            inputs = Inputs.of(images, space.image_size)
+            training_loader(images.train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)
+            teacher = read_teacher(teacher_name, teacher_weights, inputs, len(images.classes))
+        config = {
+            "data": data,
+            "space": space.name,
+            "space_digest": space.digest,
+            "init": {"weights": vit.name, "digest": vit.digest} if vit else None,
+            "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
+            "recipe": chosen.to_dict(),
+            "seed": seed,
+            "device": place.type,
+        }
+        path = out or default_folder(f"supernet-{space.name}", config)
+        held = []
+
+        def begin() -> None:
+            # Held until the end, so that no other run is at work in it.
+            held.append(RunFolder(path, "psvit-supernet", config))
+            click.echo(f"run: {path}")
+            if vit:
+                click.echo(f"warm start from {vit.name}: {plan(space, vit.weights)}; all names: {path}/warm_start.yaml")
+                if vit.head_dim not in (None, space.head_dim):
+                    click.echo(f"its heads of {vit.head_dim} channels are divided anew into heads of {space.head_dim}")
+
+        world.first_alone(begin)
+        file = train_supernet(
+            space,
+            images,
+            chosen,
+            seed=seed,
+            device=place,
+            folder=path,
+            init=vit,
+            teacher=teacher,
+            keeping=keeping,
+            world=world,
+        )
+        if world.is_first:
+            click.echo(
+                f"trained a supernet of the {space.size:,} architectures of {space.name}: {file}; "
+                f"next: psvit-search --supernet {quote(str(path))} --budget ..."
+            )
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from psvit.architecture import Architecture, Pool, stage_grids
 from psvit.documents import digest_of_file, replacing
@@ -102,7 +103,7 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        own = dict(self.named_parameters())
+        own = dict(self.named_parameters())  # in one pass, which is faster than looking each up
         return {
             name: _slice(own[source], parameter.shape, qkv)
             for name, parameter in self.structure(arch).named_parameters()
@@ -138,6 +139,10 @@ class Supernet(nn.Module):
         if qkv:
             rest = ["attn", "qkv", *rest[2:]]
         return ".".join(["layers", str(place), *rest]), qkv
+
+    def part(self, source: str, qkv: slice | None, shape: torch.Size) -> Tensor:
+        """The part of a parameter, as `source` names it, that a network's parameter of this shape is."""
+        return _slice(self.get_parameter(source), shape, qkv)
 
     # --- files
 
@@ -226,7 +231,23 @@ def _structure(space: SearchSpace, arch: Architecture, drop_path_rate: float) ->
     reason = space.why_not(arch)
     if reason:
         raise ValueError(f"not a member of {space.name}: {reason}")
-    return PSViT(arch, drop_path_rate=drop_path_rate, device="meta")
+    with _Uninitialised():
+        return PSViT(arch, drop_path_rate=drop_path_rate, device="meta")
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves new parameters as they are: on the meta device filling them does nothing and takes most of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _INITIALISERS:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+_INITIALISERS = {nn.init.kaiming_uniform_, nn.init.uniform_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
 
 
 def _slice(weight: Tensor, shape: torch.Size, qkv: slice | None) -> Tensor:

@@ -1,45 +1,98 @@
-"""Training a supernet: every step trains the slice of one drawn architecture."""
+"""Training a supernet: every step trains the slices of some architectures."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from psvit.architecture import Architecture
+from psvit.checkpoints import Checkpoints, Keeping
 from psvit.data import Batches, ImageData, Inputs, accuracy, training_loader
+from psvit.distributed import World
 from psvit.documents import dump_yaml, write_atomic
-from psvit.recipe import Recipe
+from psvit.recipe import Recipe, SupernetRecipe
 from psvit.search_space import SearchSpace
 from psvit.seeding import seeded
-from psvit.supernet.sampling import draw
+from psvit.supernet.sampling import BINS, architectures, macs_bin
 from psvit.supernet.supernet import FILE_NAME, Supernet
 from psvit.supernet.warm_start import warm_start
+from psvit.teacher import Teacher, taught_loss
 from psvit.training import train
 from psvit.vit_weights import Vit
 
 _logger = logging.getLogger(__name__)
 
+WATCHED_IMAGES = 2000
+"""Most search images on which accuracies are logged after an epoch, so that watching does not take long."""
 
-@dataclass(frozen=True)
-class UniformPaths:
-    """Train the slice of one architecture a step, each choice drawn uniformly, towards the labels.
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetTask:
+    """Train the slices of the architectures that a step draws; their mean loss is followed.
+
+    The mean, where BigNAS (arXiv 2003.11142) takes the sum: gradients are then as large under every rule, and clipping
+    them means the same.
 
     Attributes:
         model: the supernet.
-        seed: with the step, decides which architecture is drawn.
+        recipe: which architectures a step trains, and towards what.
+        seed: with the step, decides which are drawn.
+        teacher: learnt from, where the recipe says so.
+        inputs: how the supernet's images are prepared, for the teacher.
     """
 
     model: Supernet
+    recipe: SupernetRecipe
     seed: int
+    teacher: Teacher | None = None
+    inputs: Inputs | None = None
 
-    def loss(self, images: Tensor, targets: Tensor, smoothing: float, step: int) -> Tensor:
-        """Cross entropy of the drawn architecture."""
-        arch = draw(self.model.space, self.seed, step)
-        return F.cross_entropy(self.model(images, arch), targets, label_smoothing=smoothing)
+    def losses(self, images: Tensor, targets: Tensor, smoothing: float, step: int) -> Iterator[Tensor]:
+        """The share of each architecture in the loss."""
+        archs = architectures(self.model.space, self.recipe, self.seed, step)
+        taught: Tensor | None = None
+        if self.recipe.needs_teacher:
+            assert self.teacher is not None
+            assert self.inputs is not None
+            taught = self.teacher.logits(images, self.inputs)
+        for number, arch in enumerate(archs):
+            logits = self.model(images, arch)
+            if self.recipe.target == "inplace" and number:
+                assert taught is not None
+                loss = F.cross_entropy(logits, taught)
+            else:
+                loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+                if self.recipe.needs_teacher:
+                    assert taught is not None
+                    loss = taught_loss(loss, logits, taught, self.recipe)
+            if self.recipe.target == "inplace" and not number:
+                # The largest does not follow what it teaches.
+                taught = logits.detach().float().softmax(dim=1)
+            yield loss / len(archs)
+
+
+def watched(space: SearchSpace) -> dict[str, Architecture]:
+    """The architectures whose accuracies are logged: the smallest, the largest, and up to three between them.
+
+    Those are drawn, with a fixed seed, where MACs are a quarter, a half and three quarters of the way.
+    """
+    rng = np.random.default_rng(0)
+    bins = {f"macs_{percent}%": macs_bin(space, BINS * percent // 100) for percent in (25, 50, 75)}
+    between = {name: members.sample(rng, 1)[0] for name, members in bins.items() if members.count}
+    return {"smallest": space.smallest, **between, "largest": space.largest}
+
+
+def _logits(supernet: Supernet, arch: Architecture, images: Tensor) -> Tensor:
+    logits: Tensor = supernet(images, arch)
+    return logits
 
 
 def train_supernet(
@@ -51,45 +104,68 @@ def train_supernet(
     device: torch.device,
     folder: Path,
     init: Vit | None = None,
+    teacher: Teacher | None = None,
+    keeping: Keeping | None = None,
+    world: World | None = None,
 ) -> Path:
     """Train a supernet on the training images, or finish an interrupted training in `folder`.
 
-    Logged after every epoch is the accuracy on the search images of the smallest and the largest architecture.
+    Logged after every epoch are the accuracies on search images of the `watched` architectures.
 
     Args:
         space: with the data's classes and channels.
         data: the images.
-        recipe: how to train.
+        recipe: how to train; one for networks trains one architecture a step, drawn uniformly.
         seed: of everything random.
         device: where to compute.
         folder: of the run.
         init: a vision transformer to begin with; what was filled is written to `warm_start.yaml`.
+        teacher: what is learnt from, where the recipe says so.
+        keeping: how often checkpoints are written and how many are kept.
+        world: the processes that train together.
 
     Returns:
         The supernet's file. One that is there already is finished and returned as it is.
+
+    Raises:
+        InputError: the recipe wants a teacher and there is none, or the other way round; or see `psvit.training.train`.
     """
+    world = world or World()
     file = folder / FILE_NAME
     if file.exists():
         return file
+    recipe = SupernetRecipe.of(recipe)
+    recipe.check_teacher(teacher is not None)
     inputs = Inputs.of(data, space.image_size)
     with seeded(seed):
         supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
     if init:
         laid = warm_start(supernet, init.weights)
         about = {"init": init.name, "head_dim": {"there": init.head_dim, "here": space.head_dim}}
-        write_atomic(folder / "warm_start.yaml", dump_yaml({**about, **laid.report()}))
-    batches = Batches(data.search, inputs, recipe.batch_size, device)
+        if world.is_first:
+            write_atomic(folder / "warm_start.yaml", dump_yaml({**about, **laid.report()}))
+    shown = np.linspace(0, len(data.search) - 1, min(WATCHED_IMAGES, len(data.search))).round().astype(np.int64)
+    batches = Batches(data.search.take(shown), inputs, recipe.batch_size, device)
+    archs = watched(space)
 
     def held_out(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Supernet)
         model.eval()
-        return {
-            "smallest": accuracy(lambda images: model(images, space.smallest), batches),
-            "largest": accuracy(lambda images: model(images, space.largest), batches),
-        }
+        # Every process measures some of them.
+        found = {}
+        for name in list(archs)[world.rank :: world.size]:
+            found[name] = accuracy(partial(_logits, model, archs[name]), batches)
+        measured = {name: value for part in world.gather(found) for name, value in part.items()}
+        return {name: measured[name] for name in archs}
 
     trained = train(
-        UniformPaths(supernet, seed),
+        SupernetTask(
+            model=supernet,
+            recipe=recipe,
+            seed=seed,
+            teacher=teacher.to(device) if teacher else None,
+            inputs=inputs,
+        ),
         training_loader(data.train, inputs, recipe),
         recipe,
         num_classes=space.num_classes,
@@ -98,15 +174,20 @@ def train_supernet(
         folder=folder,
         description="supernet",
         held_out=held_out,
+        keeping=keeping,
+        world=world,
     )
     assert isinstance(trained.model, Supernet)
     provenance = {
         "data": data.name,
         "init": init.name if init else None,
+        "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
         "seed": seed,
         "recipe": recipe.to_dict(),
         "torch": torch.__version__,
     }
-    trained.model.save(file, provenance)
-    (folder / "checkpoint.safetensors").unlink()
+    if world.is_first:
+        trained.model.save(file, provenance)
+        Checkpoints(folder, Keeping()).clear()
+    world.gather(None)  # nobody says that it is finished before it is
     return file

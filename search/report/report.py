@@ -13,12 +13,12 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+import psvit.search.report.figures as figures
 from psvit.budget import format_cost
 from psvit.documents import dump_yaml, write_atomic
 from psvit.picture import draw
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import ACCURACY, COSTS, LATENCY
-from psvit.search.report import figures
 from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
 from psvit.search.report.references import Reference, published
 from psvit.search.report.shared_choices import Choice, Group, shared_choices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from psvit.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
 from psvit.search.proposal import CROSSOVER, MUTATION, UNIFORM, Proposal
@@ -39,7 +40,8 @@ class Evolution(Searcher):
         """A generation."""
         seen = Seen(history)
         parents = [trial.arch for trial in history.best(self.parents)] if len(history) >= self.first else []
-        mutants, children = [], []
+        mutants: list[Architecture] = []
+        children: list[Architecture] = []
         for attempt in range(ATTEMPTS * n if parents else 0):
             if len(mutants) + len(children) == n:
                 break

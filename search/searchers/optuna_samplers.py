@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
@@ -57,7 +57,9 @@ class OptunaSampler(Searcher):
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """What the sampler asks for, and draws where it asks for nothing that may be evaluated."""
         space, seen = candidates.space, Seen(history)
-        genes = {gene: IntDistribution(0, values - 1) for gene, values in space.genes.items()}
+        genes: dict[str, BaseDistribution] = {
+            gene: IntDistribution(0, values - 1) for gene, values in space.genes.items()
+        }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = _study(self._make(int(rng.integers(2**31))), history, genes)
@@ -96,7 +98,7 @@ class OptunaSampler(Searcher):
 
 
 def tpe() -> Searcher:
-    """The tree-structured Parzen estimator; what is being evaluated counts as bad meanwhile, or it would be repeated."""
+    """The tree-structured Parzen estimator; what is being evaluated counts as bad, or it would be proposed again."""
     return OptunaSampler(
         "optuna-tpe", lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True), batch_size=8
     )
@@ -134,7 +136,9 @@ def _study(sampler: BaseSampler, history: History, genes: dict[str, Any]) -> opt
     objectives = max(1, history.objectives.shape[1])
     study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
     worst = _worst(history, objectives)
-    told = [(trial.number, trial.row, list(trial.objectives), trial.constraints, trial.attrs) for trial in history.complete]
+    told = [
+        (trial.number, trial.row, list(trial.objectives), trial.constraints, trial.attrs) for trial in history.complete
+    ]
     for rejected in history.rejected:
         proposal = rejected.proposal
         told.append((rejected.number, proposal.row, worst, proposal.constraints, proposal.attrs))

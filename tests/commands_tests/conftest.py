@@ -26,6 +26,8 @@ MODULES = {
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 """Seconds instead of minutes on digits; nothing is learnt, which no test here needs."""
 
+FEW = ("--finalists", "2", "--control", "2")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -73,7 +75,7 @@ def script() -> Callable[[str], str]:
 def searched(tmp_path_factory: pytest.TempPathFactory, script: Callable[[str], str]) -> Path:
     """The finished run of a search on digits that trained its own supernet; not to be changed by tests."""
     place = tmp_path_factory.mktemp("searched")
-    command = (script("psvit-search"), "--data", "digits", "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8")
+    command = (script("psvit-search"), "--data", "digits", "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
     done = subprocess.run([*command, "--out", "run"], cwd=place, capture_output=True, text=True, check=True)
     # Kept beside the run, for the test that looks at what a command prints in a process of its own.
     (place / "out.txt").write_text(done.stdout)

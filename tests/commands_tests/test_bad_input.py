@@ -8,8 +8,10 @@ import subprocess
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from psvit.architecture import ArchitectureFile
+from psvit.model import PSViT
 from psvit.recipe import shipped_recipes
 from psvit.run_folder import RunFolder
 from psvit.search_space import SearchSpace, shipped_spaces
@@ -163,7 +165,46 @@ def test_an_unknown_space_is_answered_with_the_shipped_ones(refused, command):
 
 def test_an_unknown_searcher_is_answered_with_the_known_ones(refused):
     line = refused("psvit-search", *SPACE, *BUDGET, "--searcher", "hillclimb")
-    assert_names(line, "hillclimb", "evolution", "random")
+    assert_names(line, "hillclimb", "evolution", "random", "enumerate", "optuna-tpe", "optuna-nsga2", "optuna-gp")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--objectives", "accuracy,speed"), ["speed", "accuracy, macs, params, memory, latency"]),
+        (("--objectives", "macs"), ["must begin with accuracy"]),
+        (("--objectives", "accuracy,macs,macs"), ["twice"]),
+        (("--objectives", ""), ["--objectives", "accuracy"]),
+        (("--searcher", "enumerate", "--space", "psvit-2d-nano"), ["architectures are within the budget", "1,048,576"]),
+        (("--time", "soon"), ["--time", "soon", "90s", "30min", "2h"]),
+        (("--time", "0s"), ["--time", "0s"]),
+        (("--time", "-5min"), ["--time"]),
+        (("--time", "5"), ["--time", "5"]),
+        (("--study", "ours"), ["--study", "--storage"]),
+        (("--workers", "many"), ["--workers", "many", "ray://host:port"]),
+        (("--workers", "8"), ["--workers", "8", "ray"]),
+        (("--finalists", "-1"), ["--finalists"]),
+        (("--control", "some"), ["--control", "some"]),
+    ],
+)
+def test_what_the_search_cannot_do_is_answered_with_what_it_can(refused, options, expected):
+    space = () if "--space" in options else SPACE
+    budget = ("--budget", "10MFLOPs") if "--space" in options else BUDGET
+    assert_names(refused("psvit-search", *space, *budget, *options), *expected)
+
+
+def test_a_storage_that_is_none_is_named_and_left_alone(refused, tmp_path):
+    (tmp_path / "notes.txt").write_text("somebody's notes, which have\nno line break at their end")
+    (tmp_path / "folder").mkdir()
+    for storage, expected in [
+        ("notes.txt", "is not a journal of Optuna's"),
+        ("folder", "is a folder"),
+        ("notes.txt/journal", "cannot be written"),
+        ("nonsense://host/name", "cannot be opened"),
+        ("postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=1", "cannot be opened"),
+    ]:
+        line = refused("psvit-search", *SPACE, *BUDGET, "--storage", storage)
+        assert_names(line, f"--storage {storage}", expected)
 
 
 COMMANDS = {
@@ -439,6 +480,62 @@ def test_a_corrupt_image_among_many_is_found_before_anything_is_trained(refused,
     assert_names(refused("psvit-supernet", *BRIEFLY, "--data", folder), str(path), "not a readable image")
 
 
+# --- how something is trained
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--set", "precision=int8"], ["precision", "'bfloat16'", "int8"]),
+        (["--set", "accumulate=5"], ["batch_size", "multiple of accumulate 5", "32"]),
+        (["--set", "target=soft"], ["target soft", "--teacher"]),
+        (["--teacher", "test_vit"], ["--teacher", "target labels", "--set target=soft"]),
+        (["--teacher-weights", "w.pth"], ["--teacher-weights w.pth", "--teacher"]),
+        (["--teacher", "vit_of_nobody", "--set", "target=hard"], ["vit_of_nobody", "timm", ".yaml"]),
+        (["--teacher", "no.yaml", "--set", "target=hard"], ["no.yaml", "no.safetensors"]),
+        (["--checkpoint-every", "often"], ["--checkpoint-every", "'often'", "30min"]),
+        (["--keep", "0"], ["--keep", "0"]),
+    ],
+)
+def test_an_impossible_training_is_named(refused, training, options, expected):
+    if training[0] == "psvit-search" and options[0] != "--set":
+        pytest.skip("searches train supernets by recipe only")
+    assert_names(refused(*training, *options), *expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("sampling=all", ["sampling", "'uniform', 'sandwich' or 'macs'", "all"]),
+        ("layer_decay=0.5", ["layer_decay", "supernet"]),
+    ],
+)
+def test_what_a_supernet_cannot_be_trained_by_is_named(refused, setting, expected):
+    assert_names(refused("psvit-supernet", *DIGITS, "--set", setting), *expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("sampling=sandwich", ["sampling", "unknown key", "epochs"]),
+        ("target=inplace", ["target", "labels, soft or hard", "supernets"]),
+    ],
+)
+def test_what_only_a_supernet_can_be_trained_by_is_named(refused, tmp_path, setting, expected):
+    SearchSpace.load("psvit-2d-digits").smallest.save(tmp_path / "arch.yaml")
+    assert_names(refused("psvit-retrain", "arch.yaml", *DIGITS, "--set", setting), *expected)
+
+
+def test_a_teacher_of_other_classes_is_refused(refused, training, tmp_path):
+    if training[0] == "psvit-search":
+        pytest.skip("searches train supernets by recipe only")
+    other = SearchSpace.load("psvit-2d-digits").with_data(7, 1).smallest
+    other.save(tmp_path / "seven.yaml")
+    save_file(PSViT(other).state_dict(), tmp_path / "seven.safetensors")
+    line = refused(*training, "--teacher", "seven.yaml", "--set", "target=soft")
+    assert_names(line, "--teacher seven.yaml", "7 classes", "10")
+
+
 # --- supernets
 
 
@@ -536,7 +633,7 @@ def test_a_folder_without_permission_is_named(refused, training, tmp_path):
         (("--budget", "2MFLOPs"), ["budget: ['1MFLOPs'] there, ['2MFLOPs'] here"]),
         (("--budget", "1MFLOPs", "--seed", "3"), ["seed: 0 there, 3 here"]),
         (("--budget", "1MFLOPs", "--searcher", "random"), ["searcher: evolution there, random here"]),
-        (("--budget", "1MFLOPs", "--seed", "3", "--trials", "5"), ["seed: 0 there", "trials: 2 there, 5 here"]),
+        (("--budget", "1MFLOPs", "--objectives", "accuracy,macs"), ["['accuracy'] there, ['accuracy', 'macs'] here"]),
     ],
 )
 def test_the_folder_of_another_run_is_refused_with_the_differences(refused, call, options, expected):

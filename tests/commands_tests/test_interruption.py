@@ -2,83 +2,377 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import random
 import signal
 import subprocess
 import time
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
-ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100")
+from psvit.search import scoring as scoring_module
+from psvit.search import search as search_module
+from psvit.search.indicators import DSS
+from psvit.search.storage import open_storage
+from psvit.search.trial import Score
+
+ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "20")
 TOLD = "psvit-search: interrupted; the same command continues"
 """After a line break, because the terminal has just shown ^C."""
 
 
-def trials_in(journal):
-    return journal.read_bytes().count(b'"user_attrs"') if journal.exists() else 0
+def records(journal, word=b'"origin"'):
+    """How many trials a journal holds."""
+    return journal.read_bytes().count(word) if journal.exists() else 0
+
+
+def written(journal):
+    """How many scores were written down, those included whose trials are not there yet."""
+    return sum(
+        len(value["scores"])
+        for line in journal.read_bytes().splitlines()
+        if line.endswith(b"}")
+        for key, value in json.loads(line).get("user_attr", {}).items()
+        if key.startswith("claim:") and value["scores"]
+    )
 
 
 # The indicator takes milliseconds here. Slowed down, signals arrive while candidates are evaluated, as they do where
-# an evaluation lasts, and hardly ever in the moment in which the journal is locked.
+# an evaluation lasts; and a line for each that is scored tells what was evaluated twice.
 SLOWLY = """
-import signal, sys, time
+import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has its children ignore it
 from psvit.search.cli import main
 from psvit.search.indicators import DSS
-evaluate = DSS.evaluate
-def slowly(self, arch):
-    time.sleep(0.1)
-    return evaluate(self, arch)
-DSS.evaluate = slowly
-sys.argv = ["psvit-search", *sys.argv[1:]]
+from psvit.search.trial import Score
+pause, log = float(sys.argv[1]), sys.argv[2]
+def evaluate(self, archs, best=()):
+    with open(log, "a") as stream:
+        for arch in archs:
+            time.sleep(pause)
+            stream.write(f"{arch!r}\\n")
+    return [Score(value=float(sum(stage.depth * stage.embed_dim for stage in arch.stages))) for arch in archs]
+DSS.evaluate = evaluate
+sys.argv = ["psvit-search", *sys.argv[3:]]
 main()
 """
 
 
-def stop(python, folder, number, after):
-    """Start the search in a process of its own and send it a signal once it has recorded some more trials."""
-    wanted = trials_in(folder / "study.journal") + after
-    process = subprocess.Popen(
-        [python, "-c", SLOWLY, *ARGUMENTS, "--out", folder],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    deadline = time.monotonic() + 300
-    while trials_in(folder / "study.journal") < wanted and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    process.send_signal(number)
-    _, err = process.communicate()
-    return process.returncode, err
+@pytest.fixture
+def start(python, tmp_path):
+    """Starts a slow search in a process of its own."""
+
+    def process(out, *options, pause=0.02):
+        return subprocess.Popen(
+            [python, "-c", SLOWLY, str(pause), tmp_path / f"{out}.log", *ARGUMENTS, "--out", tmp_path / out, *options],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+
+    return process
 
 
-def test_a_search_that_is_interrupted_and_killed_ends_as_if_it_had_not_been(python, call, tmp_path):
+@pytest.fixture
+def stop(start, tmp_path):
+    """Starts a search and sends it a signal once it has recorded some more trials."""
+
+    def stopped(out, number, after, delay=0.01, **kwargs):
+        journal = tmp_path / out / "study.journal"
+        wanted = records(journal) + after
+        process = start(out, **kwargs)
+        deadline = time.monotonic() + 300
+        while records(journal) < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(number)
+        _, err = process.communicate()
+        return process.returncode, err
+
+    return stopped
+
+
+@pytest.fixture
+def whole(start, tmp_path):
+    """The folder of a search that nothing stops."""
+    _, err = (process := start("whole", pause=0.0)).communicate()
+    assert process.returncode == 0, err
+    return tmp_path / "whole"
+
+
+def assert_equal_runs(one, other):
+    for name in ("best.yaml", "best.svg", "history.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+
+
+def test_a_search_that_is_interrupted_and_killed_ends_as_if_it_had_not_been(start, stop, whole, tmp_path):
     folder = tmp_path / "stopped"
-    status, err = stop(python, folder, signal.SIGINT, after=10)
+    status, err = stop("stopped", signal.SIGINT, after=33)
     assert (status, err.strip()) == (130, TOLD)
-    status, _ = stop(python, folder, signal.SIGKILL, after=10)
-    assert status == -signal.SIGKILL
-    survived = trials_in(folder / "study.journal")
-    assert 20 <= survived < 100
+    # What was found so far is there, and says what it is.
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["provenance"]["interrupted"] is True
+    with (folder / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert 33 <= len(rows) == best["provenance"]["trials"] < 100
+    assert best["score"]["value"] == max(float(row["score"]) for row in rows)
 
-    assert call("psvit-search", *ARGUMENTS, "--out", folder).status == 0
-    assert trials_in(folder / "study.journal") == 100
-    assert call("psvit-search", *ARGUMENTS, "--out", tmp_path / "whole").status == 0
-    for name in ("best.yaml", "history.csv"):
-        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    status, _ = stop("stopped", signal.SIGKILL, after=10)
+    assert status == -signal.SIGKILL
+    assert 43 <= records(folder / "study.journal") < 120
+    assert start("stopped").wait() == 0
+    assert records(folder / "study.journal") == 120
+    assert_equal_runs(folder, whole)
+
+
+def kill_often(start, stop, whole, tmp_path, kills, seed):
+    """Kill a search at random moments, let it finish, and compare; what was written down is not evaluated again."""
+    rng = random.Random(seed)
+    folder = tmp_path / "stopped"
+    lost = 0
+    for _ in range(kills):
+        # From the moment at which it starts to beyond a batch's end; among them the moments in which it writes.
+        status, _ = stop("stopped", signal.SIGKILL, after=rng.choice([0, 1, 2, 5]), delay=rng.uniform(0, 0.3))
+        if status == 0:
+            break
+        lost += 1
+    assert start("stopped").wait() == 0
+    assert_equal_runs(folder, whole)
+    evaluated = (tmp_path / "stopped.log").read_text().splitlines()
+    # Every score was written down once; what was evaluated beside that was killed in its batch.
+    assert written(folder / "study.journal") >= 120
+    assert 120 <= len(evaluated) <= 120 + 32 * lost
+
+
+def test_a_search_that_is_killed_again_and_again_ends_as_if_it_had_not_been(start, stop, whole, tmp_path):
+    kill_often(start, stop, whole, tmp_path, kills=3, seed=0)
 
 
 @pytest.mark.slow
-def test_a_lock_that_a_killed_search_left_does_not_stop_the_next_one(script, tmp_path):
-    # Half a minute is what Optuna waits before it takes over a lock; a run that still stands after that would for good.
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_a_search_that_is_killed_at_many_moments_ends_as_if_it_had_not_been(start, stop, whole, tmp_path, seed):
+    kill_often(start, stop, whole, tmp_path, kills=12, seed=seed)
+
+
+@pytest.mark.slow
+def test_two_searches_on_one_storage_of_which_one_is_killed(start, tmp_path):
+    """Others go on while one is down, and it takes its own batch up again when it comes back."""
+    rng = random.Random(0)
+    options = ("--storage", str(tmp_path / "shared.journal"))
+    steady, killed = start("steady", *options, pause=0.05), start("killed", *options, pause=0.05)
+    for _ in range(3):
+        time.sleep(rng.uniform(8, 12))
+        killed.kill()
+        killed.wait()
+        killed = start("killed", *options, pause=0.05)
+    for process in (steady, killed):
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    evaluated = [(tmp_path / f"{name}.log").read_text().splitlines() for name in ("steady", "killed")]
+    assert all(evaluated)
+    rows = check_shared(start, options, tmp_path, ("steady", "killed"))
+    assert 100 <= len(rows) <= 132
+
+
+def check_shared(start, options, tmp_path, names):
+    """Run once more, all who shared a study tell the same; returns the history."""
+    for name in names:
+        assert start(name, *options).wait() == 0
+    histories = [(tmp_path / name / "history.csv").read_bytes() for name in names]
+    assert len(set(histories)) == 1
+    assert len({(tmp_path / name / "best.yaml").read_bytes() for name in names}) == 1
+    rows = list(csv.DictReader(histories[0].decode().splitlines()))
+    assert len({row["index"] for row in rows}) == len(rows)
+    return rows
+
+
+def test_two_searches_on_one_storage_share_the_work(start, tmp_path):
+    options = ("--storage", str(tmp_path / "shared.journal"))
+    names = ("one", "other")
+    running = [start(name, *options, pause=0.03) for name in names]
+    for process in running:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    evaluated = [(tmp_path / f"{name}.log").read_text().splitlines() for name in names]
+    assert all(evaluated)
+    rows = check_shared(start, options, tmp_path, names)
+    # As both begin their last batches at the same time there may be a few more than asked for.
+    assert 100 <= len(rows) <= 132
+    # Searched once and, where it is in the control as well, once more.
+    assert sum(map(len, evaluated)) == len(rows) + 20
+    assert not (tmp_path / "one/study.journal").exists()
+
+
+def test_time_ends_a_search_and_the_same_command_goes_on(start, whole, tmp_path, call, monkeypatch):
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(search_module.time, "monotonic", lambda: float(next(seconds)))
+    arguments = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", 100, "--out", "timed")
+    monkeypatch.setattr(
+        DSS, "evaluate", lambda self, archs, best=(): [Score(value=float(arch.stages[0].depth)) for arch in archs]
+    )
+    done = call("psvit-search", *arguments, "--control", 0, "--time", "2s")
+    assert done.status == 0
+    evaluated = records(tmp_path / "timed/study.journal")
+    assert 32 <= evaluated < 100
+    assert f"evaluated {evaluated} of 100: time is up" in done.out
+    done = call("psvit-search", *arguments, "--control", 0)
+    assert done.status == 0
+    assert records(tmp_path / "timed/study.journal") == 100
+    assert "time is up" not in done.out
+
+
+class Moody:
+    """Fails with some architectures, for a reason, as an evaluator does that runs out of memory or gives no numbers."""
+
+    def __init__(self, *args, **kwargs):
+        self.fails = kwargs.get("fails", lambda arch: arch.stages[0].depth == 2)
+
+    def evaluate(self, archs, best=()):
+        return [
+            Score(value=None, state="failed", reason="out of memory: 12 GB asked for")
+            if self.fails(arch)
+            else Score(value=float(arch.stages[-1].embed_dim))
+            for arch in archs
+        ]
+
+    def describe(self):
+        return {"kind": "mood", "images": 0}
+
+
+def test_a_candidate_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring_module, "DSS", Moody)
+    done = call("psvit-search", *ARGUMENTS, "--out", "run")
+    assert (done.status, done.err) == (0, "")
+    with (tmp_path / "run/history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 100
+    failed = [row for row in rows if row["state"] == "failed"]
+    assert 0 < len(failed) < 100
+    assert {row["score"] for row in failed} == {""}
+    assert (tmp_path / "run/study.journal").read_bytes().count(b"out of memory: 12 GB asked for") >= len(failed)
+    best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
+    assert best["score"]["value"] == max(float(row["score"]) for row in rows if row["score"])
+
+
+def test_where_every_candidate_fails_the_last_reason_is_said(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring_module, "DSS", lambda *args: Moody(fails=lambda arch: True))
+    done = call("psvit-search", *ARGUMENTS, "--out", "run")
+    assert done.status == 1
+    assert len(done.err.splitlines()) == 1
+    assert "none of 100 architectures could be scored; the last failed: out of memory: 12 GB asked for" in done.err
+    assert not (tmp_path / "run/best.yaml").exists()
+
+
+def test_an_interruption_before_anything_was_scored_writes_no_winner(call, tmp_path, monkeypatch):
+    def interrupted(self, archs, best=()):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DSS, "evaluate", interrupted)
+    done = call("psvit-search", *ARGUMENTS, "--out", "run")
+    assert (done.status, done.err.strip()) == (130, TOLD)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "study.journal"}
+
+
+def test_a_supernet_that_changed_under_a_search_is_refused(searched, call, tmp_path):
+    supernet = tmp_path / "supernet.safetensors"
+    supernet.write_bytes((searched / "supernet/supernet.safetensors").read_bytes())
+    arguments = ("--supernet", supernet, "--budget", "1MFLOPs", "--trials", 4, "--control", 0, "--finalists", 0)
+    assert call("psvit-search", *arguments, "--out", "run").status == 0
+    before = (tmp_path / "run/history.csv").read_bytes()
+    content = bytearray(supernet.read_bytes())
+    content[-1] ^= 1
+    supernet.write_bytes(content)
+    done = call("psvit-search", *arguments, "--out", "run")
+    assert done.status == 2
+    assert len(done.err.splitlines()) == 1
+    assert "supernet: " in done.err
+    assert "there, " in done.err
+    assert (tmp_path / "run/history.csv").read_bytes() == before
+    # And in a storage that several processes share, from another folder.
+    shared = ("--storage", tmp_path / "shared.journal", "--study", "ours")
+    supernet.write_bytes((searched / "supernet/supernet.safetensors").read_bytes())
+    assert call("psvit-search", *arguments, *shared, "--out", "one").status == 0
+    supernet.write_bytes(content)
+    done = call("psvit-search", *arguments, *shared, "--out", "other")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "study 'ours': is of another search (supernet: " in done.err
+
+
+def test_a_lock_that_another_program_left_does_not_stop_a_search(call, tmp_path):
+    # Optuna's own lock is a link that a killed process leaves behind; ours is the kernel's.
     (tmp_path / "run").mkdir()
-    command = [script("psvit-search"), "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--out", "run"]
-    subprocess.run([*command, "--trials", "3"], cwd=tmp_path, check=True)
-    # As the process would have made it: the journal's path, which was given relative to the working folder.
+    arguments = ("--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 3, "--control", 0, "--out", "run")
+    assert call("psvit-search", *arguments).status == 0
     os.symlink("run/study.journal", tmp_path / "run/study.journal.lock")
-    subprocess.run([*command, "--trials", "3"], cwd=tmp_path, check=True, timeout=90)
+    open_storage(tmp_path / "run/study.journal")
+    assert call("psvit-search", *arguments).status == 0
+
+
+BRIEF = ("--data", "digits", "--set", "epochs=4", "--set", "warmup_epochs=1", "--set", "batch_size=64")
+FULL_OF_CHANCE = ("--set", "drop_path_rate=0.1", "--set", "mixup=0.5", "--set", "ema_decay=0.9", "--set", "hflip=0.5")
+
+
+def newest(folder):
+    """The step of a run's last checkpoint."""
+    return max((int(path.stem) for path in (folder / "checkpoints").glob("[0-9]*.safetensors")), default=0)
+
+
+@pytest.mark.slow
+def test_a_supernet_killed_at_random_moments_ends_bit_for_bit(script, tmp_path):
+    command = [script("psvit-supernet"), *BRIEF, *FULL_OF_CHANCE, "--set", "sampling=sandwich"]
+    rng = random.Random(1)
+    kills = 0
+    while kills < 4:
+        before = newest(tmp_path / "killed")
+        process = subprocess.Popen([*command, "--checkpoint-every", "0.001s", "--out", tmp_path / "killed"])
+        while process.poll() is None and newest(tmp_path / "killed") < before + rng.randint(1, 20):
+            time.sleep(rng.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        kills += 1
+    assert newest(tmp_path / "killed") > 4
+    # Neither how often checkpoints are written nor how many are kept is part of what a run is.
+    subprocess.run([*command, "--keep", "2", "--out", tmp_path / "killed"], check=True)
+    subprocess.run([*command, "--out", tmp_path / "whole"], check=True)
+    one, other = ((tmp_path / name / "supernet.safetensors").read_bytes() for name in ("killed", "whole"))
+    assert one == other
+    assert not list(tmp_path.glob("killed/**/.*"))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_in_two_processes(python, script, tmp_path):
+    torchrun = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
+    command = [script("psvit-supernet"), *BRIEF, "--set", "opt=momentum", "--set", "lr=0.05"]
+    done = subprocess.run(
+        [*torchrun, *command, "--out", tmp_path / "two"], check=True, capture_output=True, text=True, timeout=300
+    )
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        "run",
+        "trained a supernet of the 6,468 architectures of psvit-2d-digits",
+    ]
+    subprocess.run([*command, "--out", tmp_path / "one"], check=True)
+    one, two = (load_file(tmp_path / name / "supernet.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_bad_input_to_several_processes_is_one_line(python, script, tmp_path):
+    torchrun = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
+    for options in (["--set", "batch_size=63"], ["--space", "nowhere"], ["--out", "/proc/nowhere"]):
+        command = [*torchrun, script("psvit-supernet"), "--data", "digits", "--out", tmp_path / "run", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode
+        # What torchrun adds of its own is not ours.
+        assert len([line for line in done.stderr.splitlines() if line.startswith("psvit-supernet: ")]) == 1
+        assert not [line for line in done.stderr.splitlines() if line.startswith("Traceback") and "psvit" in line]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_diverging_training_ends_with_one_line_and_status_1(call):

@@ -22,7 +22,7 @@ from psvit.search.run import choose_space
 from psvit.search_space import SearchSpace
 
 LATENCY = ("psvit-latency", "--space", "psvit-2d-digits", "--out", "table.yaml")
-SEARCH = ("psvit-search", "--space", "psvit-2d-digits", "--trials", 24)
+SEARCH = ("psvit-search", "--space", "psvit-2d-digits", "--trials", 24, "--control", 4)
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,14 @@ from psvit.costs import cost
 from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.retrain import train as retrain_module
-from psvit.search.evaluator import InheritedAccuracy
+from psvit.search.inherited import InheritedAccuracy
 from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-SEARCH = ("--budget", "1MFLOPs", "--trials", "8")
+SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2")
+FIGURES = {"report.html"}
+"""What may stand beside the files that these tests are about."""
 
 
 def next_command(line):
@@ -35,16 +37,24 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def names(folder):
+    """The files below a folder; those for TensorBoard, whose names hold the time, are named together."""
+    found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {name.partition("tensorboard/")[0] + "tensorboard/" if "tensorboard/" in name else name for name in found}
+
+
 def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
-    assert set(contents(searched)) == {
+    assert names(searched) - FIGURES == {
         "config.yaml",
         "best.yaml",
         "best.safetensors",
         "best.svg",
         "history.csv",
+        "finalists/journal",
         "study.journal",
         "supernet/supernet.safetensors",
         "supernet/log.csv",
+        "supernet/tensorboard/",
     }
     found = ArchitectureFile.load(searched / "best.yaml")
     assert 900_000 <= cost(found.arch).macs <= 1_000_000
@@ -56,7 +66,16 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
     with (searched / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["number"]) for row in rows] == list(range(8))
-    assert found.score["value"] == max(float(row["score"]) for row in rows)
+    assert {row["origin"] for row in rows} == {"uniform"}
+    whole = [row for row in rows if row["state"] == "complete"]
+    assert all(int(row["images"]) == 144 for row in whole)
+    # The two best by inherited weights were trained three times each, and the better of them is the winner.
+    finalists = found.provenance["finalists"]
+    best = sorted(whole, key=lambda row: (-float(row["score"]), int(row["number"])))[:2]
+    assert {one["trial"] for one in finalists} == {int(row["number"]) for row in best}
+    assert [len(one["accuracies"]) for one in finalists] == [3, 3]
+    assert sum(finalists[0]["accuracies"]) >= sum(finalists[1]["accuracies"])
+    assert finalists[0]["trial"] == found.provenance["trial"]
     winner = rows[found.provenance["trial"]]
     assert float(winner["score"]) == found.score["value"]
     assert int(winner["macs"]) == cost(found.arch).macs
@@ -108,8 +127,10 @@ def test_the_same_command_on_a_finished_search_trains_and_evaluates_nothing(sear
     assert done.status == 0
     # The journal may note that it was opened, but holds the same trials; everything else is the same.
     after = contents(tmp_path / "run")
-    trials = [journal.pop("study.journal").count(b'"user_attrs"') for journal in (before, after)]
-    assert trials == [8, 8]
+    trials = [journal.pop("study.journal").count(b'"origin"') for journal in (before, after)]
+    assert trials == [8 + 2, 8 + 2]
+    for files in (before, after):
+        files.pop("report.html", None)
     assert after == before
     assert done.last_line == (searched.parent / "out.txt").read_text().strip().splitlines()[-1]
 
@@ -119,12 +140,13 @@ def test_the_line_that_a_search_ends_with_retrains_the_winner(searched, call, tm
     command = next_command((searched.parent / "out.txt").read_text().strip().splitlines()[-1])
     done = call(*command, *BRIEFLY, "--out", "retrained")
     assert done.status == 0
-    assert set(contents(tmp_path / "retrained")) == {
+    assert names(tmp_path / "retrained") == {
         "config.yaml",
         "log.csv",
         "network.yaml",
         "network.safetensors",
         "network.svg",
+        "tensorboard/",
     }
     result = ArchitectureFile.load(tmp_path / "retrained/network.yaml")
     assert result.arch == ArchitectureFile.load(searched / "best.yaml").arch
@@ -156,11 +178,11 @@ def test_retraining_can_start_from_the_winners_weights(searched, call, tmp_path)
 def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp_path):
     trained = call("psvit-supernet", "--data", "digits", *BRIEFLY, "--out", "supernet")
     assert trained.status == 0
-    assert set(contents(tmp_path / "supernet")) == {"config.yaml", "log.csv", "supernet.safetensors"}
+    assert names(tmp_path / "supernet") == {"config.yaml", "log.csv", "supernet.safetensors", "tensorboard/"}
     # The line it ends with leaves the budget open; the images are known from the supernet.
     command = next_command(trained.last_line.replace("...", "1MFLOPs"))
     assert command[0] == "psvit-search"
-    done = call(*command, "--trials", 8, "--out", "search")
+    done = call(*command, *SEARCH[2:], "--out", "search")
     assert done.status == 0
     assert not (tmp_path / "search/supernet").exists()
     for name in ("best.safetensors", "history.csv"):
@@ -170,13 +192,14 @@ def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
     done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 5, "--out", "run")
     assert done.status == 0
-    assert set(contents(tmp_path / "run")) == {"config.yaml", "best.yaml", "best.svg", "history.csv", "study.journal"}
+    files = {"config.yaml", "best.yaml", "best.svg", "history.csv", "study.journal"}
+    assert set(contents(tmp_path / "run")) - FIGURES == files
     assert "training-free indicator" in done.out
     assert "training-free indicator" in ArchitectureFile.load(tmp_path / "run/best.yaml").score["kind"]
     assert next_command(done.last_line) == ["psvit-retrain", "run/best.yaml", "--data", "DATA"]
 
 
-@pytest.mark.parametrize("searcher", ["evolution", "random"])
+@pytest.mark.parametrize("searcher", ["evolution", "random", "enumerate", "optuna-nsga2"])
 def test_every_searcher_stays_within_several_budgets(call, tmp_path, searcher):
     done = call(
         *("psvit-search", "--space", "psvit-2d-digits", "--searcher", searcher, "--trials", 40),
@@ -233,7 +256,8 @@ def test_an_image_folder_is_searched_and_retrained_on(image_folder, call, tmp_pa
 def test_the_line_to_go_on_with_can_be_pasted_when_names_have_spaces(image_folder, call, tmp_path):
     data = image_folder("my images")
     brief = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "batch_size=8")
-    found = call("psvit-search", "--data", data, "--budget", "1MFLOPs", "--trials", 1, *brief, "--out", "my run")
+    options = ("--budget", "1MFLOPs", "--trials", 1, "--finalists", 0, "--control", 0)
+    found = call("psvit-search", "--data", data, *options, *brief, "--out", "my run")
     assert next_command(found.last_line) == ["psvit-retrain", "my run/best.yaml", "--data", str(data)]
 
 
@@ -252,5 +276,85 @@ def test_the_configuration_of_a_run_is_written_with_defaults_resolved(searched):
     assert config["space"] == "psvit-2d-digits"
     assert config["budget"] == ["1MFLOPs"]
     assert config["searcher"] == "evolution"
-    assert (config["trials"], config["seed"], config["device"]) == (8, 0, "cpu")
+    assert (config["seed"], config["device"], config["finalists"], config["race"]) == (0, "cpu", 2, True)
+    assert not {"trials", "control"} & set(config)  # a search may go on for longer
     assert (config["recipe"]["epochs"], config["recipe"]["opt"]) == (2, "adamw")
+
+
+# --- longer searches, several objectives, all of a space
+
+
+def rows_of(folder):
+    with (folder / "history.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_more_trials_continue_a_finished_search_with_its_finalists(searched, call, tmp_path, monkeypatch):
+    shutil.copytree(searched, tmp_path / "run")
+    before = rows_of(searched)
+    known = (searched / "finalists/journal").read_text().splitlines()
+    monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2)  # and a control that is longer by default
+    done = call("psvit-search", "--data", "digits", *more, *BRIEFLY, "--out", "run")
+    assert (done.status, done.err) == (0, "")
+    rows = rows_of(tmp_path / "run")
+    assert len(rows) == 16
+    assert rows[:8] == before
+    # Finalists that were trained before are not trained again.
+    journal = (tmp_path / "run/finalists/journal").read_text().splitlines()
+    assert journal[: len(known)] == known
+    assert len(set(journal)) == len(journal)
+    found = ArchitectureFile.load(tmp_path / "run/best.yaml")
+    assert (found.provenance["trials"], len(found.provenance["finalists"])) == (16, 2)
+
+
+def test_a_small_budget_is_enumerated_and_its_front_is_the_true_one(call, tmp_path):
+    done = call(
+        *("psvit-search", "--space", "psvit-2d-digits", "--budget", "0..0.28MFLOPs", "--searcher", "enumerate"),
+        *("--objectives", "accuracy,macs,params", "--out", "run"),
+    )  # fmt: skip
+    assert (done.status, done.err) == (0, "")
+    rows = rows_of(tmp_path / "run")
+    space = SearchSpace.load("psvit-2d-digits")
+    within = [i for i in range(space.size) if cost(space[i]).macs <= 280_000]
+    assert sorted(int(row["index"]) for row in rows) == within
+    points = [(float(row["score"]), -int(row["macs"]), -int(row["num_params"])) for row in rows]
+    true = {
+        point
+        for point in points
+        if not any(other != point and all(a >= b for a, b in zip(other, point, strict=True)) for other in points)
+    }
+    files = sorted((tmp_path / "run/pareto").iterdir())
+    assert [path.stem for path in files] == [f"{i:0{len(str(len(files) - 1))}}" for i in range(len(files))]
+    front = [ArchitectureFile.load(path) for path in files]
+    assert {(one.score["value"], -cost(one.arch).macs, -cost(one.arch).num_params) for one in front} == true
+    scores = [one.score["value"] for one in front]
+    assert scores == sorted(scores, reverse=True)
+    for one in front:
+        objectives = one.score["objectives"]
+        assert objectives == {
+            "accuracy": one.score["value"],
+            "macs": cost(one.arch).macs,
+            "params": cost(one.arch).num_params,
+        }
+    # The winner is its first, which has the best score.
+    assert ArchitectureFile.load(tmp_path / "run/best.yaml").arch == front[0].arch
+    assert f"found a Pareto front of {len(front)}: run/pareto" in done.out
+    assert psvit.create_model(files[-1]).arch == front[-1].arch
+    # Again, the same files.
+    before = contents(tmp_path / "run/pareto")
+    again = call(
+        *("psvit-search", "--space", "psvit-2d-digits", "--budget", "0..0.28MFLOPs", "--searcher", "enumerate"),
+        *("--objectives", "accuracy,macs,params", "--out", "run"),
+    )  # fmt: skip
+    assert again.out == done.out
+    assert contents(tmp_path / "run/pareto") == before
+
+
+def test_a_control_is_no_part_of_the_history(call, tmp_path):
+    arguments = ("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 8)
+    for control in (0, 6):
+        assert call(*arguments, "--control", control, "--out", f"{control}").status == 0
+    assert (tmp_path / "0/history.csv").read_bytes() == (tmp_path / "6/history.csv").read_bytes()
+    assert (tmp_path / "0/best.yaml").read_bytes() == (tmp_path / "6/best.yaml").read_bytes()
+    assert (tmp_path / "6/study.journal").read_bytes().count(b'"origin"') == 14

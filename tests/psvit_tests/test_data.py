@@ -451,6 +451,22 @@ def test_batches_are_the_same_every_time():
             assert torch.equal(labels, other_labels)
 
 
+def test_batches_in_a_random_order_hold_the_same_images_and_depend_on_the_seed_alone():
+    def rows(**order):
+        batches = Batches(noise(), GREY, 4, CPU, **order)
+        assert batches.is_shuffled == bool(order)
+        return torch.cat([images.flatten(1) for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+    (plain, labels), (one, one_labels), (same, _), (other, _) = (
+        rows(), rows(order_seed=1), rows(order_seed=1), rows(order_seed=2)
+    )  # fmt: skip
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    places = [int((plain == image).all(dim=1).nonzero()) for image in one]
+    assert sorted(places) == list(range(10)) != places
+    assert torch.equal(labels[places], one_labels)
+
+
 def test_batches_that_do_not_fit_in_memory_are_the_same_too(monkeypatch):
     kept = list(Batches(noise(), GREY, 4, CPU))
     monkeypatch.setattr("psvit.data.MEMORY_LIMIT", 0)
@@ -497,8 +513,7 @@ RECIPE = Recipe(epochs=1, batch_size=4, lr=0.1, crop_scale=(0.5, 1.0), hflip=0.5
 
 
 def epoch(loader, seed):
-    with seeded(seed):
-        return [(images.clone(), labels.clone()) for images, labels in loader]
+    return [(images.clone(), labels.clone()) for images, labels in loader.batches(seed, 0)]
 
 
 @pytest.mark.parametrize(("inputs", "colour"), [(GREY, False), (COLOUR, True)])
@@ -506,7 +521,7 @@ def test_training_batches_are_whole_shuffled_and_repeatable(inputs, colour):
     recipe = RECIPE.override({"auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5, "color_jitter": 0.3})
     loader = training_loader(noise(30, colour=colour), inputs, recipe)
     first = epoch(loader, 0)
-    assert len(first) == len(loader) == 7  # the last, incomplete one is left out
+    assert len(first) == loader.steps == 7  # the last, incomplete one is left out
     for images, labels in first:
         assert images.shape == (4, inputs.in_chans, 8, 8)
         assert images.dtype == torch.float32

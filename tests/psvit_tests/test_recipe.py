@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from psvit.documents import dump_yaml
 from psvit.errors import InputError
-from psvit.recipe import Recipe, default_recipe, shipped_recipes
+from psvit.recipe import Recipe, SupernetRecipe, default_recipe, shipped_recipes
 
 PLAIN = {"epochs": 10, "batch_size": 32, "lr": 0.001}
 
@@ -65,17 +65,37 @@ def test_round_trips(tmp_path_factory, recipe):
 def test_every_recipe_ships_for_networks_and_for_supernets():
     names = shipped_recipes()
     assert {"digits", "cifar", "imagenet"} <= set(names)
-    assert {f"supernet-{name}" for name in names if not name.startswith("supernet-")} <= set(names)
+    assert {f"supernet-{name}" for name in names if not name.startswith("supernet-")} - set(names) == {
+        "supernet-inherited"  # there is nothing that a supernet could inherit
+    }
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_read(name):
-    recipe = Recipe.load(name)
+    recipe = (SupernetRecipe if name.startswith("supernet-") else Recipe).load(name)
     assert recipe.epochs > recipe.warmup_epochs
     # Drawn depths are a supernet's stochastic depth, and averaged weights would mix networks of many shapes.
     if name.startswith("supernet-"):
         assert recipe.drop_path_rate == 0
         assert recipe.ema_decay is None
+        # Until another rule is measured to be better.
+        assert (recipe.sampling, recipe.target) == ("uniform", "labels")
+
+
+def test_the_recipe_for_inherited_weights_changes_early_layers_least():
+    recipe = Recipe.load("inherited")
+    assert recipe.layer_decay < 1
+    assert recipe.lr < Recipe.load("cifar").lr
+
+
+def test_deits_recipe_is_whole():
+    # Table 9 of arXiv 2012.12877.
+    recipe = Recipe.load("imagenet")
+    assert (recipe.epochs, recipe.opt, recipe.warmup_epochs, recipe.weight_decay) == (300, "adamw", 5, 0.05)
+    assert recipe.lr == 5e-4 * recipe.batch_size / 512
+    assert (recipe.smoothing, recipe.drop_path_rate, recipe.repeated_augmentation) == (0.1, 0.1, 3)
+    assert (recipe.auto_augment, recipe.mixup, recipe.cutmix) == ("rand-m9-mstd0.5-inc1", 0.8, 1.0)
+    assert recipe.random_erasing == 0.25
 
 
 def test_digits_are_not_mirrored():
@@ -134,7 +154,20 @@ BROKEN = [
     ({"crop_ratio": [2.0, 1.0]}, "", "crop_ratio must ascend, received [2.0, 1.0]"),
     ({"crop_scale": 0.5}, "crop_scale", "valid array, received 0.5"),
     ({"crop_scale": [0.5]}, "crop_scale.1", "required"),
-    ({"learning_rate": 0.1}, "learning_rate", "unknown key; permitted keys: epochs, batch_size, opt, lr"),
+    ({"accumulate": 3}, "", "batch_size must be a multiple of accumulate 3, received 32"),
+    ({"precision": "int8"}, "precision", "'float32', 'bfloat16' or 'float16', received \"int8\""),
+    ({"target": "inplace"}, "", "target must be labels, soft or hard, received 'inplace', which is for supernets"),
+    ({"target": "friend"}, "target", "'labels', 'inplace', 'soft' or 'hard', received \"friend\""),
+    ({"temperature": 0.0}, "temperature", "greater than 0"),
+    ({"teacher_weight": 1.5}, "teacher_weight", "less than or equal to 1"),
+    ({"layer_decay": 0.0}, "layer_decay", "greater than 0"),
+    ({"repeated_augmentation": 0}, "repeated_augmentation", "greater than 0"),
+    ({"sampling": "sandwich"}, "sampling", "unknown key; permitted keys: epochs, batch_size, accumulate"),
+    (
+        {"learning_rate": 0.1},
+        "learning_rate",
+        "unknown key; permitted keys: epochs, batch_size, accumulate, precision, opt, lr",
+    ),
 ]
 
 
@@ -170,3 +203,32 @@ def test_what_is_needed_is_named(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.yaml: cannot be read: No such file"):
         Recipe.load(tmp_path / "nowhere.yaml")
+
+
+# --- recipes of supernets
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "message"),
+    [
+        ({"sampling": "random"}, "sampling", "'uniform', 'sandwich' or 'macs', received \"random\""),
+        ({"sandwich_random": 0}, "sandwich_random", "greater than 0"),
+        ({"layer_decay": 0.7}, "", "layer_decay must be null for a supernet"),
+        ({"smapling": "macs"}, "smapling", "unknown key; permitted keys: epochs"),
+        ({"smapling": "macs"}, "smapling", "sampling, sandwich_random"),
+    ],
+)
+def test_a_supernets_recipe_that_breaks_a_rule_is_answered_with_the_rule(values, key, message):
+    with pytest.raises(InputError) as error:
+        SupernetRecipe(**PLAIN).override(values)
+    assert str(error.value).startswith(f"recipe: {key}: " if key else "recipe: ")
+    assert message in str(error.value)
+
+
+def test_a_supernets_recipe_is_made_of_a_networks():
+    plain = Recipe(**PLAIN, smoothing=0.1)
+    made = SupernetRecipe.of(plain)
+    assert (made.sampling, made.target, made.smoothing) == ("uniform", "labels", 0.1)
+    assert SupernetRecipe.of(made) is made
+    with pytest.raises(InputError, match="layer_decay"):
+        SupernetRecipe.of(plain.override({"layer_decay": 0.5}))

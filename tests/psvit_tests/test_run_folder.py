@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -111,3 +113,27 @@ def test_a_damaged_configuration_is_refused(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(InputError, match=r"config\.yaml: "):
         RunFolder(tmp_path, "psvit-search", CONFIG)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from psvit.run_folder import RunFolder
+
+folder = RunFolder(Path(sys.argv[1]), "psvit-search", {"seed": 0})
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_that_another_process_is_at_work_in_is_refused_until_that_is_killed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another process is at work in it"):
+            RunFolder(tmp_path / "run", "psvit-search", {"seed": 0})
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert RunFolder(tmp_path / "run", "psvit-search", {"seed": 0}).resumed

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from psvit.architecture import Architecture, Stage
+from psvit.checkpoints import Keeping
 from psvit.data import Decoded, Inputs, Labelled, training_loader
 from psvit.errors import DivergedError, InputError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
 from psvit.seeding import seeded
-from psvit.training import Classification, train
+from psvit.training import Classification, check_precision, train
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -63,7 +64,7 @@ def network(seed=0):
         return PSViT(ARCH, drop_path_rate=0.2)
 
 
-def run(folder, recipe, *, task=None, seed=7, held_out=None, n=40):
+def run(folder, recipe, *, task=None, seed=7, held_out=None, n=40, keeping=None):
     return train(
         task or Classification(network()),
         training_loader(images(n), INPUTS, recipe),
@@ -74,6 +75,7 @@ def run(folder, recipe, *, task=None, seed=7, held_out=None, n=40):
         folder=folder,
         description="training",
         held_out=held_out,
+        keeping=keeping,
     )
 
 
@@ -87,7 +89,8 @@ def same(one, other):
 
 def stable(log):
     """The log without what the clock says."""
-    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in log]
+    clocks = ("images_per_second", "waiting_for_data")
+    return [{key: value for key, value in row.items() if key not in clocks} for row in log]
 
 
 def interrupt_in_epoch(folder, recipe, epoch, where):
@@ -129,6 +132,20 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, recipe, where):
     whole = run(tmp_path / "whole", recipe)
     interrupt_in_epoch(tmp_path / "parts", recipe, 3, where)
     # Another process begins with other weights, which the checkpoint must replace altogether.
+    continued = run(tmp_path / "parts", recipe, task=Classification(network(seed=99)))
+    assert same(weights(whole), weights(continued))
+    assert stable(whole.log) == stable(continued.log)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_run_continued_in_the_middle_of_an_epoch_ends_with_the_same_weights(tmp_path, recipe):
+    whole = run(tmp_path / "whole", recipe)
+    for at in (3, 4, 11, 17):
+        task = Interrupted(network(seed=0 if at == 3 else 99), at=at)
+        with pytest.raises(ProcessEnds):
+            run(tmp_path / "parts", recipe, task=task, keeping=Keeping(every_seconds=0))
+        # What was done before the interruption is not done again.
+        assert [path.name for path in (tmp_path / "parts/checkpoints").iterdir()] == [f"{at:010}.safetensors"]
     continued = run(tmp_path / "parts", recipe, task=Classification(network(seed=99)))
     assert same(weights(whole), weights(continued))
     assert stable(whole.log) == stable(continued.log)
@@ -340,13 +357,14 @@ def test_the_log_has_a_row_for_every_epoch(tmp_path):
     trained = run(tmp_path, PLAIN, held_out=held_out)
     with (tmp_path / "log.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["epoch", "lr", "loss", "images_per_second", "accuracy"]
+    assert list(rows[0]) == ["epoch", "lr", "loss", "images_per_second", "waiting_for_data", "accuracy"]
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert [float(row["accuracy"]) for row in rows] == [10.0, 20.0, 30.0, 40.0]
     assert [{key: float(value) for key, value in row.items()} for row in rows] == trained.log
     # Before anything is learnt, four classes cost about log 4.
     assert float(rows[0]["loss"]) == pytest.approx(math.log(CLASSES), abs=0.3)
     assert all(float(row["images_per_second"]) > 0 for row in rows)
+    assert all(0 < float(row["waiting_for_data"]) < 1 for row in rows)
 
 
 def test_the_log_is_continued(tmp_path):
@@ -357,9 +375,33 @@ def test_the_log_is_continued(tmp_path):
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3", "4"]
 
 
-def test_only_checkpoint_and_log_are_left(tmp_path):
-    run(tmp_path, RECIPES["averaged"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "log.csv"]
+def test_only_the_last_checkpoint_and_the_log_are_left(tmp_path):
+    run(tmp_path, RECIPES["averaged"], keeping=Keeping(every_seconds=0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "log.csv", "tensorboard"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000000020.safetensors"]
+
+
+def test_as_many_checkpoints_are_kept_as_are_wanted(tmp_path):
+    run(tmp_path, PLAIN, keeping=Keeping(every_seconds=0, number=3))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [f"{step:010}.safetensors" for step in (18, 19, 20)]
+
+
+def test_curves_are_shown_by_tensorboard(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr("psvit.train_log.EVERY_SECONDS", 0.0)
+    with pytest.raises(ProcessEnds):
+        run(tmp_path, PLAIN, task=Interrupted(network(), at=13), held_out=lambda model: {"accuracy": 5.0})
+    log = run(tmp_path, PLAIN, held_out=lambda model: {"accuracy": 5.0}).log
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    # Each step once, although some were made twice.
+    assert [event.step for event in events.Scalars("step/loss")] == list(range(1, 21))
+    assert [event.step for event in events.Scalars("epoch/accuracy")] == [5, 10, 15, 20]
+    shown = [event.value for event in events.Scalars("epoch/loss")]
+    assert shown == pytest.approx([row["loss"] for row in log], rel=1e-6)
+    steps = [event.value for event in events.Scalars("step/loss")]
+    assert sum(steps[:5]) / 5 == pytest.approx(log[0]["loss"], rel=1e-5)
 
 
 # --- what goes wrong
@@ -393,3 +435,111 @@ def test_loss_of_a_classification_is_cross_entropy():
     torch.testing.assert_close(loss, expected)
     soft = F.one_hot(targets, CLASSES).float()
     torch.testing.assert_close(Classification(model).loss(batch, soft, 0.0, 0), expected)
+
+
+# --- batches in parts, precision, and what belongs to networks only
+
+STILL = PLAIN.override({"drop_path_rate": 0.0, "opt": "momentum", "lr": 0.05, "epochs": 2, "warmup_epochs": 0})
+"""Nothing is random but the images, and what is learnt is proportional to gradients."""
+
+
+def still():
+    with seeded(0):
+        return Classification(PSViT(ARCH))
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.8, "cutmix": 1.0}, {"clip_grad": 0.1, "ema_decay": 0.9}])
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_micro_batches_are_the_whole_batch(tmp_path, changes, accumulate):
+    recipe = STILL.override(changes)
+    whole = run(tmp_path / "whole", recipe, task=still())
+    parts = run(tmp_path / "parts", recipe.override({"accumulate": accumulate}), task=still())
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+    assert parts.log[-1]["loss"] == pytest.approx(whole.log[-1]["loss"], rel=1e-5)
+
+
+def test_micro_batches_are_computed_one_after_the_other(tmp_path):
+    sizes = []
+
+    class Recording(Classification):
+        def loss(self, images, targets, smoothing, step):
+            sizes.append((step, len(images)))
+            return super().loss(images, targets, smoothing, step)
+
+    run(tmp_path, STILL.override({"accumulate": 4, "epochs": 1}), task=Recording(network()))
+    assert sizes == [(step, 2) for step in range(5) for _ in range(4)]
+
+
+def test_parts_that_cannot_be_equal_are_refused_before_anything_is_trained(tmp_path):
+    recipe = STILL.override({"accumulate": 8, "mixup": 0.5})
+    with pytest.raises(InputError, match="multiple of processes times accumulate, 8 and an even number in each"):
+        run(tmp_path, recipe)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_stays_near(tmp_path, precision):
+    seen = []
+
+    class Recording(Classification):
+        def loss(self, images, targets, smoothing, step):
+            seen.append(self.model(images).dtype)
+            return super().loss(images, targets, smoothing, step)
+
+    whole = run(tmp_path / "whole", STILL, task=still())
+    low = run(tmp_path / "low", STILL.override({"precision": precision}), task=Recording(still().model))
+    assert set(seen) == {getattr(torch, precision)}
+    assert low.log[-1]["loss"] == pytest.approx(whole.log[-1]["loss"], abs=0.02)
+    for name, tensor in whole.model.state_dict().items():
+        assert low.model.state_dict()[name].dtype == torch.float32
+        assert (low.model.state_dict()[name] - tensor).abs().max() < 0.02
+    assert not same(weights(whole), weights(low))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_is_continued_bit_for_bit(tmp_path, precision):
+    recipe = PLAIN.override({"precision": precision})
+    whole = run(tmp_path / "whole", recipe)
+    with pytest.raises(ProcessEnds):
+        run(tmp_path / "parts", recipe, task=Interrupted(network(), at=7), keeping=Keeping(every_seconds=0))
+    assert same(weights(whole), weights(run(tmp_path / "parts", recipe)))
+
+
+def test_a_precision_that_the_device_has_not_is_refused(tmp_path):
+    with pytest.raises(InputError, match="precision bfloat16: not available on meta: ") as error:
+        check_precision(torch.device("meta"), "bfloat16")
+    assert "\n" not in str(error.value)
+
+
+def test_layers_learn_at_their_own_rates(tmp_path):
+    recipe = PLAIN.override({"layer_decay": 0.5, "epochs": 1, "warmup_epochs": 0, "opt": "momentum", "lr": 0.01})
+    recipe = recipe.override({"drop_path_rate": 0.0, "weight_decay": 0.0, "min_lr": 0.0})
+    task, plain = still(), still()
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    decayed = run(tmp_path / "decayed", recipe, task=task, n=8).model.state_dict()
+    level = run(tmp_path / "level", recipe.override({"layer_decay": None}), task=plain, n=8).model.state_dict()
+    # One step: each change is the level one times a power of the decay, 0 for the head and more towards the stem.
+    for name, power in (("head.weight", 0), ("stages.1.groups.0.layers.0.mlp.fc1.weight", 1), ("pos_embed", 3)):
+        expected = (level[name] - before[name]) * 0.5**power
+        torch.testing.assert_close(decayed[name] - before[name], expected, rtol=1e-3, atol=1e-7)
+
+
+def test_the_average_is_that_of_all_steps(tmp_path):
+    # By hand: the decay warms up as 1 - (1 + step)**(-2/3), and the first steps replace the average.
+    recipe = STILL.override({"ema_decay": 0.8})
+    seen = []
+
+    class Recording(Classification):
+        def loss(self, images, targets, smoothing, step):
+            seen.append(self.model.head.weight.detach().clone())
+            return super().loss(images, targets, smoothing, step)
+
+    task = Recording(still().model)
+    averaged = run(tmp_path, recipe, task=task).model
+    after = [*seen[1:], task.model.head.weight.detach()]
+    expected = seen[0]
+    for step, weight in enumerate(after):
+        decay = min(0.8, 1 - step ** (-2 / 3)) if step > 1 else 0.0
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(averaged.head.weight, expected, rtol=1e-5, atol=1e-7)

@@ -78,7 +78,7 @@ def equal(one, other):
 
 
 def contents(folder):
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_what_is_written_rebuilds_the_reported_accuracy(found, make_data, tmp_path):
@@ -97,6 +97,7 @@ def test_what_is_written_rebuilds_the_reported_accuracy(found, make_data, tmp_pa
         "network.safetensors",
         "network.svg",
         "network.yaml",
+        "tensorboard",
     ]
 
 
@@ -229,7 +230,7 @@ def test_a_stopped_run_continues_bit_for_bit(found, make_data, weights, tmp_path
     run(found, make_data(), tmp_path / "stopped", weights)
     for name in ("network.yaml", "network.safetensors"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not (tmp_path / "stopped/checkpoint.safetensors").exists()
+    assert not (tmp_path / "stopped/checkpoints").exists()
 
 
 def test_logistic_regression_stands_beside_the_result(found, make_data, tmp_path):

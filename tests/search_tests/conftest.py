@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,15 @@ from torch import nn
 from psvit.architecture import Architecture
 from psvit.budget import Budget
 from psvit.costs import cost
+from psvit.search.candidates import Candidates
 from psvit.search.finalists import Finalist
+from psvit.search.history import History
 from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import parts_in
+from psvit.search.proposal import Proposal
 from psvit.search.report import Report, deit_references
+from psvit.search.study import Study
 from psvit.search.trial import Score, State, Trial
 from psvit.search_space import SearchSpace
 
@@ -25,27 +29,105 @@ from psvit.search_space import SearchSpace
 class SmoothScore:
     """A score with one peak inside the space: the closer to some depth and width, the better.
 
-    Stands in for a supernet where a test is about searching; counts what it evaluates.
+    Stands in for a supernet where a test is about searching; counts what it evaluates, and remembers the best scores
+    that it was told beside every population.
     """
 
     def __init__(self) -> None:
         self.evaluated: list[Architecture] = []
+        self.populations: list[list[Architecture]] = []
+        self.best: list[list[float]] = []
 
-    def evaluate(self, arch: Architecture) -> float:
-        self.evaluated.append(arch)
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+        self.evaluated += archs
+        self.populations.append(list(archs))
+        self.best.append(list(best))
+        return [self.score(arch) for arch in archs]
+
+    def score(self, arch: Architecture) -> Score:
+        return Score(value=self.value(arch), images=144)
+
+    @staticmethod
+    def value(arch: Architecture) -> float:
         score = -0.3 * sum(pool != "conv" for pool in arch.pools)
         for stage, width in zip(arch.stages, (2, 3.5, 5), strict=False):
             score -= (stage.depth - 3) ** 2 + (stage.embed_dim / 32 - width) ** 2
             score -= 0.5 * (len(stage.groups) - 2) ** 2 + (stage.mlp_ratio - 3) ** 2
         return score
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, Any]:
         return {"kind": "smooth score"}
+
+
+class MixedScore(SmoothScore):
+    """Gives up on some architectures and fails with some, which ones depends on the architecture alone."""
+
+    def score(self, arch: Architecture) -> Score:
+        value = self.value(arch)
+        kind = sum(stage.embed_dim // 8 + 3 * stage.depth + 5 * len(stage.groups) for stage in arch.stages) % 5
+        if kind == 0:
+            return Score(value=value + 1000, images=16, state="raced")
+        if kind == 1:
+            return Score(value=None, state="failed", reason="the logits are no numbers")
+        return Score(value=value, images=144)
 
 
 @pytest.fixture
 def score() -> Callable[[], SmoothScore]:
     return SmoothScore
+
+
+@pytest.fixture
+def mixed_score() -> Callable[[], MixedScore]:
+    """Scores of all three states; those of what was raced would be the best."""
+    return MixedScore
+
+
+@pytest.fixture
+def evaluated(score: Callable[[], SmoothScore]) -> Callable[..., History]:
+    """Makes a history of architectures or proposals, in this order, by the smooth score."""
+
+    def make(
+        candidates: Candidates, archs: Iterable[Architecture | Proposal], evaluator: SmoothScore | None = None
+    ) -> History:
+        known = [candidates.space.decode(arch.row) if isinstance(arch, Proposal) else arch for arch in archs]
+        trials = []
+        for number, (arch, one) in enumerate(zip(known, (evaluator or score()).evaluate(known), strict=True)):
+            (proposal,) = candidates.propose([arch], "uniform")
+            trials.append(
+                Trial(
+                    number=number,
+                    arch=arch,
+                    cost=cost(arch),
+                    score=one,
+                    objectives=(one.value,) if one.state == "complete" and one.value is not None else (),
+                    row=proposal.row,
+                    constraints=proposal.constraints,
+                )
+            )
+        return History(trials)
+
+    return make
+
+
+@pytest.fixture
+def contents() -> Callable[[Study], list[tuple[Any, ...]]]:
+    """Makes a value of all trials of a study, without what differs between equal searches: times and processes."""
+
+    def of(study: Study) -> list[tuple[Any, ...]]:
+        trials = [
+            (trial.number, trial.row, trial.score, trial.objectives, trial.origin, trial.constraints, trial.attrs, kind)
+            for kind, history in (("searched", study.history), ("control", study.control))
+            for trial in history
+        ]
+        rejected = [
+            (one.number, p.row, None, (), p.origin, p.constraints, p.attrs, "rejected")
+            for one in study.history.rejected
+            for p in [one.proposal]
+        ]
+        return sorted(trials + rejected, key=lambda trial: trial[0])
+
+    return of
 
 
 @pytest.fixture

@@ -1,22 +1,39 @@
-"""The study: what is told stays, in order, and comes back equal."""
+"""The study: what is told stays, in order, and comes back equal; processes share one without doing work twice."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import random
 
 import numpy as np
+import optuna
 import pytest
+from optuna.trial import TrialState
 
-from psvit.architecture import Stage
+from psvit.budget import Budget
 from psvit.costs import cost
-from psvit.search.study import Study
-from psvit.search.trial import Trial, best
+from psvit.errors import InputError
+from psvit.search.candidates import Candidates
+from psvit.search.objectives import Objectives
+from psvit.search.proposal import Proposal
+from psvit.search.search import draw_control, search
+from psvit.search.searchers import make_searcher
+from psvit.search.storage import open_storage
+from psvit.search.study import LEASE, Batch, Study
+from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
 
 # No short decimal, negative, tiny and huge: a score has to come back as the same float.
-SCORES = [0.1 + 0.2, -1 / 3, 1e-300, 7.0, 12345678.9, 97.22222222222223]
+SCORES = [
+    Score(value=0.1 + 0.2, images=144),
+    Score(value=-1 / 3, images=144),
+    Score(value=1e-300, images=144),
+    Score(value=7.0, images=16, state="raced"),
+    Score(value=12345678.9),
+    Score(value=None, state="failed", reason='out of "memory", 12 GB'),
+]
 
 
 @pytest.fixture
@@ -24,106 +41,397 @@ def archs(tiny_space):
     return [tiny_space[int(number)] for number in np.random.default_rng(0).permutation(tiny_space.size)[: len(SCORES)]]
 
 
-def told(study, archs):
-    return [study.tell(arch, score) for arch, score in zip(archs, SCORES, strict=True)]
+@pytest.fixture
+def tell(tiny_space):
+    """Takes architectures through a study as one batch; rows that encode none may be among them."""
+
+    def through(study, archs, scores, space=None, control=False, rejected=()):
+        proposals = Candidates(space or tiny_space, Budget()).propose(archs, "uniform", {"nsga2:generation": 2})
+        batch = Batch(number=study.next_number, proposals=(*rejected, *proposals), is_control=control)
+        return study.tell(study.ask(batch), archs, scores)
+
+    return through
 
 
-def test_a_told_trial_is_numbered_priced_and_remembered(tiny_space, archs, tmp_path):
-    study = Study(tiny_space, tmp_path / "journal")
-    assert study.history == []
-    trials = told(study, archs)
-    assert study.history == trials
-    assert trials == [
-        Trial(number=number, arch=arch, cost=cost(arch), score=score)
-        for number, (arch, score) in enumerate(zip(archs, SCORES, strict=True))
-    ]
+REJECTED = Proposal(row=(1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0), origin="optuna-tpe", constraints={"space": 1.0})
 
 
-def test_a_reopened_study_has_the_same_history_and_goes_on(tiny_space, archs, tmp_path):
+def test_a_told_trial_is_numbered_priced_and_remembered(tiny_space, archs, tell, tmp_path):
+    study = Study(tiny_space, open_storage(tmp_path / "journal"))
+    assert study.history.trials == []
+    trials = tell(study, archs, SCORES)
+    assert study.history.trials == trials
+    for number, (trial, arch, score) in enumerate(zip(trials, archs, SCORES, strict=True)):
+        assert (trial.number, trial.arch, trial.cost, trial.score) == (number, arch, cost(arch), score)
+        assert trial.objectives == ((score.value,) if score.state == "complete" else ())
+        assert trial.row == tuple(tiny_space.encode(arch).tolist())
+        assert (trial.origin, trial.constraints) == ("uniform", {"space": 0.0})
+        assert trial.attrs == {"nsga2:generation": 2}
+
+
+def test_a_reopened_study_has_the_same_history_and_goes_on(tiny_space, archs, tell, contents, tmp_path):
     journal = tmp_path / "journal"
-    history = told(Study(tiny_space, journal), archs)
-    reopened = Study(tiny_space, journal)
-    assert reopened.history == history
-    added = reopened.tell(tiny_space.smallest, 5.5)
-    assert added.number == len(SCORES)
-    assert Study(tiny_space, journal).history == [*history, added]
+    first = Study(tiny_space, open_storage(journal))
+    tell(first, archs, SCORES, rejected=[REJECTED])
+    tell(first, archs[:2], SCORES[:2], control=True)
+    reopened = Study(tiny_space, open_storage(journal))
+    assert contents(reopened) == contents(first)
+    assert [one.proposal for one in reopened.history.rejected] == [REJECTED]
+    assert [trial.arch for trial in reopened.control] == archs[:2]
+    assert reopened.pending() is None
+    other = next(arch for arch in map(tiny_space.__getitem__, range(tiny_space.size)) if arch not in archs)
+    (added,) = tell(reopened, [other], [Score(value=5.5)])
+    assert added.number == 1 + len(SCORES) + 2
+    assert Study(tiny_space, open_storage(journal)).history.trials == [*first.history, added]
 
 
 @pytest.mark.parametrize("name", ["psvit-1d-base", "psvit-2d-base"])
-def test_members_of_large_spaces_come_back(name, tmp_path):
+def test_members_of_large_spaces_come_back(name, tell, tmp_path):
     # Their groupings are numbered into the thousands, and layouts differ in their number of stages.
     space = SearchSpace.load(name)
-    study = Study(space, tmp_path / "journal")
+    study = Study(space, open_storage(tmp_path / "journal"))
     drawn = [space[int(number)] for number in np.random.default_rng(0).integers(space.size, size=6)]
-    for number, arch in enumerate([*drawn, space.smallest, space.largest]):
-        study.tell(arch, float(number))
-    assert Study(space, tmp_path / "journal").history == study.history
+    archs = list(dict.fromkeys([*drawn, space.smallest, space.largest]))
+    tell(study, archs, [Score(value=float(number)) for number in range(len(archs))], space=space)
+    assert [trial.arch for trial in study.history] == archs
+    assert Study(space, open_storage(tmp_path / "journal")).history.trials == study.history.trials
 
 
-def test_the_journal_gets_one_record_a_trial_at_once(tiny_space, archs, tmp_path):
+def test_the_journal_gets_two_records_a_batch_and_one_a_trial(tiny_space, archs, tell, tmp_path):
     journal = tmp_path / "journal"
-    study = Study(tiny_space, journal)
-    for arch, score in zip(archs, SCORES, strict=True):
+    study = Study(tiny_space, open_storage(journal))
+    for n in (4, 2):
         before = journal.read_bytes()
-        study.tell(arch, score)
+        tell(study, archs[:n] if n == 4 else archs[4:], SCORES[:n] if n == 4 else SCORES[4:])
         added = journal.read_bytes().removeprefix(before)
         assert added.endswith(b"\n")
-        assert added.count(b"\n") == 1
-        assert json.loads(added)["value"] == score
+        assert len([json.loads(line) for line in added.splitlines()]) == 2 + n
 
 
-@pytest.mark.parametrize("kept", [1, 40, -20])
-def test_a_record_that_was_cut_off_costs_only_itself(tiny_space, archs, tmp_path, kept):
-    """A process that dies, or a disk that is full, while a record is written leaves a part of it."""
-    journal = tmp_path / "journal"
-    told(Study(tiny_space, journal), archs)
-    whole = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(whole[:-1]) + whole[-1][:kept])
-    study = Study(tiny_space, journal)
-    assert [trial.score for trial in study.history] == SCORES[:-1]
-    study.tell(archs[-1], SCORES[-1])
-    study.tell(tiny_space.smallest, 5.5)
-    assert [trial.score for trial in Study(tiny_space, journal).history] == [*SCORES, 5.5]
+def test_what_was_asked_for_and_not_told_is_pending(tiny_space, archs, tmp_path):
+    proposals = tuple(Candidates(tiny_space, Budget()).propose(archs, "mutation"))
+    study = Study(tiny_space, open_storage(tmp_path / "journal"))
+    assert study.pending() is None
+    assert study.next_number == 0
+    batch = study.ask(Batch(number=0, proposals=(REJECTED, *proposals)))
+    again = Study(tiny_space, open_storage(tmp_path / "journal"))
+    assert again.pending() == batch
+    assert batch.feasible == list(proposals)
+    assert again.next_number == 1
+    again.tell(batch, archs, SCORES)
+    assert again.pending() is None
+    assert Study(tiny_space, open_storage(tmp_path / "journal")).pending() is None
 
 
-def test_a_stranger_is_refused_and_leaves_no_record(tiny_space, archs, tmp_path):
-    journal = tmp_path / "journal"
-    study = Study(tiny_space, journal)
-    told(study, archs)
-    before = journal.read_bytes()
-    stranger = tiny_space.build([Stage(embed_dim=8, groups=(1, 1), mlp_ratio=2.0)], [])
-    with pytest.raises(ValueError, match="not a member of tiny"):
-        study.tell(stranger, 1.0)
-    assert journal.read_bytes() == before
-    assert [trial.score for trial in study.history] == SCORES
-
-
-def test_the_history_as_csv_says_everything(tiny_space, archs, tmp_path):
-    study = Study(tiny_space, tmp_path / "journal")
-    told(study, archs)
+def test_the_history_as_csv_says_everything(tiny_space, archs, tell, tmp_path):
+    objectives = Objectives(names=("accuracy", "params"))
+    study = Study(tiny_space, open_storage(tmp_path / "journal"), objectives=objectives)
+    tell(study, archs, SCORES)
     rows = list(csv.DictReader(io.StringIO(study.to_csv())))
     assert [int(row["number"]) for row in rows] == list(range(len(SCORES)))
-    assert [float(row["score"]) for row in rows] == SCORES
-    for row, arch in zip(rows, archs, strict=True):
-        assert int(row["macs"]) == cost(arch).macs
-        assert int(row["num_params"]) == cost(arch).num_params
+    for row, arch, score in zip(rows, archs, SCORES, strict=True):
+        assert (float(row["score"]) if row["score"] else None) == score.value
+        assert (row["state"], int(row["images"])) == (score.state, score.images)
+        assert row["origin"] == "uniform"
+        costs = cost(arch)
+        assert [int(row[m]) for m in ("macs", "num_params", "activation_bytes")] == [*costs.to_dict().values()]
         assert tiny_space[int(row["index"])] == arch
-        described = json.loads(row["arch"])
-        assert described == {"stages": arch.to_dict()["stages"], "pools": list(arch.pools)}
+        assert json.loads(row["arch"]) == {"stages": arch.to_dict()["stages"], "pools": list(arch.pools)}
 
 
 def test_an_empty_history_as_csv_is_its_header(tiny_space, tmp_path):
-    header = "number,score,macs,num_params,activation_bytes,index,arch"
-    assert Study(tiny_space, tmp_path / "journal").to_csv().splitlines() == [header]
+    header = Study(tiny_space, open_storage(tmp_path / "journal")).to_csv().splitlines()
+    assert len(header) == 1
+    columns = header[0].split(",")
+    assert columns[:2] == ["number", "score"]
+    assert {"state", "images", "macs", "num_params", "activation_bytes", "origin", "index", "arch"} < set(columns)
 
 
-def test_the_best_have_the_highest_scores_and_of_equal_ones_the_earlier(tiny_space):
-    scores = [3.0, 9.0, 1.0, 9.0, 4.0]
-    history = [
-        Trial(number=number, arch=tiny_space[number], cost=cost(tiny_space[number]), score=score)
-        for number, score in enumerate(scores)
+def test_a_study_of_another_search_is_refused_with_what_differs(tiny_space, archs, tell, tmp_path):
+    path = tmp_path / "journal"
+    config = {"budget": ["1MFLOPs"], "supernet": "abc"}
+    tell(Study(tiny_space, open_storage(path), config=config), archs, SCORES)
+    assert len(Study(tiny_space, open_storage(path), config=config).history) == len(SCORES)
+    for other, objectives, expected in [
+        ({**config, "supernet": "def"}, None, "supernet: abc there, def here"),
+        ({**config, "budget": ["2MFLOPs"]}, None, "budget: ['1MFLOPs'] there, ['2MFLOPs'] here"),
+        (config, Objectives(names=("accuracy", "macs")), "objectives: ['accuracy'] there, ['accuracy', 'macs'] here"),
+    ]:
+        with pytest.raises(InputError, match="study 'psvit': is of another search") as refused:
+            Study(tiny_space, open_storage(path), config=other, objectives=objectives)
+        assert expected in str(refused.value)
+        assert "\n" not in str(refused.value)
+    assert len(Study(tiny_space, open_storage(path), config=config).history) == len(SCORES)
+
+
+def test_somebody_elses_study_is_refused(tiny_space, tmp_path):
+    storage = open_storage(tmp_path / "journal")
+    study = optuna.create_study(storage=storage, study_name="psvit")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    with pytest.raises(InputError, match="is of another search"):
+        Study(tiny_space, open_storage(tmp_path / "journal"))
+
+
+def test_one_storage_holds_studies_by_name(tiny_space, archs, tell, tmp_path):
+    one, other = (Study(tiny_space, open_storage(tmp_path / "journal"), name=name) for name in ("a", "b"))
+    tell(one, archs, SCORES)
+    other.sync()
+    assert len(other.history) == 0
+    assert len(one.history) == len(SCORES)
+
+
+# --- as an ordinary study of Optuna's
+
+
+def test_optuna_reads_the_same_trials(tiny_space, archs, tell, tmp_path):
+    objectives = Objectives(names=("accuracy", "macs"))
+    study = Study(tiny_space, open_storage(tmp_path / "journal"), objectives=objectives)
+    tell(study, archs, SCORES, rejected=[REJECTED])
+    plain = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal"))
+    assert [direction.name for direction in plain.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert plain.metric_names == ["score", "macs"]
+    states = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
+    assert [trial.state for trial in plain.trials] == [TrialState.PRUNED, *(states[score.state] for score in SCORES)]
+    assert plain.trials[0].constraints == REJECTED.constraints
+    for trial, arch, score in zip(plain.trials[1:], archs, SCORES, strict=True):
+        assert tuple(trial.params.values()) == tuple(tiny_space.encode(arch).tolist())
+        assert list(trial.params) == list(tiny_space.genes)
+        assert trial.constraints == {"space": 0.0}
+        assert trial.user_attrs["macs"] == cost(arch).macs
+        assert trial.values == ([score.value, cost(arch).macs] if score.state == "complete" else None)
+        assert trial.intermediate_values == ({16: 7.0} if score.state == "raced" else {})
+    # Their front is ours.
+    front = {trial.number for trial in study.history.complete} - {
+        one.number
+        for one in study.history.complete
+        for other in study.history.complete
+        if other.objectives != one.objectives
+        and all(a >= b for a, b in zip(other.objectives, one.objectives, strict=True))
+    }
+    assert {trial.number for trial in plain.best_trials} == front
+
+
+# --- several processes
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1e9
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def opened(tiny_space, clock, tmp_path):
+    """Opens the one study of these tests for a process."""
+
+    def study(process):
+        return Study(tiny_space, open_storage(tmp_path / "journal"), process=process, clock=clock)
+
+    return study
+
+
+@pytest.fixture
+def batch_of(tiny_space):
+    def make(study, archs, control=False):
+        proposals = tuple(Candidates(tiny_space, Budget()).propose(archs, "uniform"))
+        return Batch(number=study.next_number, proposals=proposals, is_control=control)
+
+    return make
+
+
+def archs_in(space, batch):
+    return [space.decode(proposal.row) for proposal in batch.feasible]
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_what_another_process_holds_or_has_told_is_left_out(tiny_space, archs, opened, batch_of, control):
+    one, other = opened("a"), opened("b")
+    held = one.ask(batch_of(one, archs[:3], control))
+    assert archs_in(tiny_space, held) == archs[:3]
+    got = other.ask(batch_of(other, archs[2:5], control))
+    assert archs_in(tiny_space, got) == archs[3:5]
+    one.tell(held, archs[:3], SCORES[:3])
+    other.tell(got, archs[3:5], SCORES[3:5])
+    assert archs_in(tiny_space, one.ask(batch_of(one, archs, control))) == archs[5:]
+    # The control is drawn as if nothing had been searched, and the search goes on as if there were no control.
+    assert archs_in(tiny_space, other.ask(batch_of(other, archs[:2], not control))) == archs[:2]
+
+
+def test_a_dead_process_loses_what_it_holds_after_its_lease(tiny_space, archs, opened, batch_of, clock):
+    dead, other = opened("a"), opened("b")
+    dead.ask(batch_of(dead, archs[:3]))
+    clock.now += LEASE
+    other.sync()
+    assert other.history.held == set(archs[:3])
+    dead.beat()
+    clock.now += LEASE
+    other.sync()
+    assert other.history.held == set(archs[:3])
+    clock.now += 1
+    batch = other.ask(batch_of(other, archs[1:5]))
+    assert archs_in(tiny_space, batch) == archs[1:5]
+
+
+def test_a_process_that_comes_back_late_makes_no_second_trials(tiny_space, archs, opened, batch_of, clock):
+    late, other = opened("a"), opened("b")
+    mine = late.ask(batch_of(late, archs[:4]))
+    clock.now += LEASE + 1
+    theirs = other.ask(batch_of(other, archs[1:3]))
+    other.tell(theirs, archs[1:3], SCORES[1:3])
+    held = other.ask(batch_of(other, archs[3:4]))
+    # One was told by another process meanwhile and one is held by it; the rest of its work counts.
+    late.tell(mine, archs[:4], [Score(value=99.0)] * 4)
+    other.tell(held, archs[3:4], SCORES[3:4])
+    late.sync()
+    assert late.pending() is None
+    assert {trial.arch: trial.score for trial in late.history} == {
+        archs[0]: Score(value=99.0),
+        **dict(zip(archs[1:4], SCORES[1:4], strict=True)),
+    }
+    assert len(optuna.load_study(study_name="psvit", storage=late._study._storage).trials) == 4
+
+
+def test_a_process_that_was_killed_and_comes_back_late_evaluates_only_what_is_left(
+    tiny_space, score, opened, batch_of, archs, clock
+):
+    killed, other = opened("a"), opened("b")
+    killed.ask(batch_of(killed, archs[:4]))
+    clock.now += LEASE + 1
+    theirs = other.ask(batch_of(other, archs[1:3]))
+    other.tell(theirs, archs[1:3], SCORES[1:3])
+    evaluator = score()
+    steps = search(Candidates(tiny_space, Budget()), make_searcher("random"), evaluator, opened("a"), trials=4, seed=0)
+    assert [trial.arch for trial in next(steps)] == [archs[0], archs[3]]
+    assert evaluator.evaluated == [archs[0], archs[3]]
+
+
+class Process:
+    """One of several that work on one study, advanced step by step: propose, evaluate, tell."""
+
+    def __init__(self, opened, name, searcher, evaluator, space, trials):
+        self.name, self._opened, self._evaluator, self._trials = name, opened, evaluator, trials
+        self._searcher, self._candidates = searcher, Candidates(space, Budget())
+        self.is_done = False
+        self.start()
+
+    def start(self):
+        """Begin, or come back after it was killed."""
+        self._steps = self._run()
+
+    def _run(self):
+        study = self._opened(self.name)
+        seed, candidates = 3, self._candidates
+        while True:
+            study.sync()
+            batch = study.pending()
+            if batch is not None and batch.scores is None:
+                batch = study.ask(batch)
+                yield "asked again"
+            if batch is None or not batch.proposals:
+                wanted = self._trials - len(study.history) - len(study.history.held)
+                if wanted <= 0 and not study.history.held:
+                    return
+                if wanted <= 0:
+                    yield "waiting"
+                    continue
+                rng = np.random.default_rng([seed, study.next_number])
+                proposals = self._searcher.propose(min(wanted, 4), study.history, candidates, rng)
+                yield "proposed"
+                if not proposals:
+                    if not study.history.held:
+                        return
+                    yield "waiting"
+                    continue
+                batch = study.ask(Batch(number=study.next_number, proposals=tuple(proposals)))
+                yield "asked"
+            archs = archs_in(study.space, batch)
+            scores = self._evaluator.evaluate(archs) if batch.scores is None else []
+            yield "evaluated"
+            study.tell(batch, archs, scores)
+            yield "told"
+
+    def step(self):
+        if next(self._steps, None) is None:
+            self.is_done = True
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("name", ["random", "evolution", "enumerate"])
+def test_processes_in_any_order_evaluate_everything_once(tiny_space, mixed_score, opened, clock, tmp_path, name, seed):
+    """Three processes, of which some are killed and come back soon, late or never, advance in a random order."""
+    order = random.Random(f"{name}-{seed}")
+    evaluators = {process: mixed_score() for process in "abc"}
+    processes = [
+        Process(opened, process, make_searcher(name), evaluators[process], tiny_space, tiny_space.size)
+        for process in "abc"
     ]
-    assert [trial.number for trial in best(history, 3)] == [1, 3, 4]
-    assert [trial.number for trial in best(history[::-1], 3)] == [1, 3, 4]
-    assert [trial.number for trial in best(history)] == [1]
-    assert len(best(history, 99)) == 5
+    kills = 0
+    while not all(process.is_done for process in processes):
+        process = order.choice([process for process in processes if not process.is_done])
+        process.step()
+        clock.now += order.expovariate(1 / 5)
+        if kills < 4 and order.random() < 0.1:
+            kills += 1
+            if order.random() < 0.3 and sum(not process.is_done for process in processes) > 1:
+                process.is_done = True  # never comes back, so that others take over what it held
+            else:
+                clock.now += order.choice([0, 2 * LEASE])
+                process.start()
+        if all(process.is_done for process in processes):
+            last = Process(opened, "d", make_searcher(name), mixed_score(), tiny_space, tiny_space.size)
+            clock.now += 2 * LEASE
+            while not last.is_done:
+                last.step()
+    study = opened("e")
+    trials = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal")).trials
+    rows = [tuple(trial.params.values()) for trial in trials]
+    assert len(set(rows)) == len(rows) == tiny_space.size
+    assert {trial.arch for trial in study.history} == {tiny_space[i] for i in range(tiny_space.size)}
+    assert all(trial.score == mixed_score().score(trial.arch) for trial in study.history)
+    assert [trial.number for trial in study.history] == list(range(tiny_space.size))
+
+
+def test_a_search_waits_for_what_others_hold_and_takes_over_what_they_leave(tiny_space, score, opened, batch_of, clock):
+    members = [tiny_space[i] for i in range(tiny_space.size)]
+    dead = opened("a")
+    dead.ask(batch_of(dead, members[:5]))
+    waited = []
+
+    def pause(seconds):
+        waited.append(seconds)
+        clock.now += 20
+
+    evaluator, study = score(), opened("b")
+    candidates = Candidates(tiny_space, Budget())
+    for _ in search(candidates, make_searcher("random"), evaluator, study, trials=tiny_space.size, seed=0, pause=pause):
+        pass
+    assert LEASE / 20 <= len(waited) <= LEASE / 20 + 2
+    assert len(evaluator.evaluated) == len(set(evaluator.evaluated)) == tiny_space.size
+    assert set(evaluator.evaluated[-5:]) == set(members[:5])
+
+
+def test_the_control_is_shared_too(tiny_space, score, opened, batch_of, clock):
+    candidates = Candidates(tiny_space, Budget())
+    alone = opened("z")
+    draw_control(candidates, score(), alone, trials=4, seed=1)
+    drawn = [trial.arch for trial in alone.control]
+    one, other, evaluator = opened("a"), opened("b"), score()
+    dead = one.ask(batch_of(one, [drawn[0], tiny_space[0], tiny_space[1]], control=True))
+    assert drawn[0] not in archs_in(tiny_space, dead)
+    waited = []
+
+    def pause(seconds):
+        waited.append(seconds)
+        clock.now += LEASE
+
+    draw_control(candidates, evaluator, other, trials=12, seed=1, pause=pause)
+    assert len(other.control) == 12
+    assert not set(drawn) & set(evaluator.evaluated)
+    assert len(evaluator.evaluated) == 8

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
@@ -16,16 +16,17 @@ import torch
 from safetensors.torch import load_file
 
 from psvit.data import Batches, Decoded, Inputs, accuracy
-from psvit.recipe import Recipe
+from psvit.errors import InputError
+from psvit.recipe import Recipe, SupernetRecipe
 from psvit.supernet import train as train_module
 from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import Supernet, read_provenance
-from psvit.supernet.train import UniformPaths, train_supernet
+from psvit.supernet.train import SupernetTask, train_supernet, watched
 
 CPU = torch.device("cpu")
 
 # Everything random that a recipe can ask for takes part, because all of it has to continue.
-RECIPE = Recipe(
+RECIPE = SupernetRecipe(
     epochs=4,
     batch_size=8,
     lr=2e-3,
@@ -58,8 +59,8 @@ class Failing(Decoded):
         return super().__getitem__(index)
 
 
-def train(space, data, folder, recipe=RECIPE, seed=0):
-    return train_supernet(space, data, recipe, seed=seed, device=CPU, folder=folder)
+def train(space, data, folder, recipe=RECIPE, seed=0, **options):
+    return train_supernet(space, data, recipe, seed=seed, device=CPU, folder=folder, **options)
 
 
 def assert_equal_weights(one, other):
@@ -75,7 +76,11 @@ def uninterrupted(tiny_space, tiny_data, tmp_path):
 
 
 def test_a_finished_run_holds_the_supernet_and_a_log(tiny_space, tiny_data, uninterrupted):
-    assert sorted(path.name for path in uninterrupted.parent.iterdir()) == ["log.csv", "supernet.safetensors"]
+    assert sorted(path.name for path in uninterrupted.parent.iterdir()) == [
+        "log.csv",
+        "supernet.safetensors",
+        "tensorboard",
+    ]
     with (uninterrupted.parent / "log.csv").open() as stream:
         log = list(csv.DictReader(stream))
     assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
@@ -83,12 +88,14 @@ def test_a_finished_run_holds_the_supernet_and_a_log(tiny_space, tiny_data, unin
     provenance = read_provenance(uninterrupted)
     assert provenance["data"] == "tiny"
     assert provenance["seed"] == 0
-    assert Recipe.from_dict(provenance["recipe"]) == RECIPE
+    assert SupernetRecipe.from_dict(provenance["recipe"]) == RECIPE
     # The last row was measured with the weights that were saved, on the images held out for the search.
     supernet = Supernet.load(uninterrupted).eval()
     data = tiny_data()
     batches = Batches(data.search, Inputs.of(data, tiny_space.image_size), 8, CPU)
-    for name, arch in (("smallest", tiny_space.smallest), ("largest", tiny_space.largest)):
+    archs = watched(tiny_space)
+    assert {"smallest", "largest"} < set(archs) <= set(log[-1])
+    for name, arch in archs.items():
         assert float(log[-1][name]) == accuracy(supernet.extract(arch), batches)
 
 
@@ -131,8 +138,8 @@ def test_a_run_stopped_while_it_measures_continues_bit_for_bit(
     calls = iter(range(1, 100))
 
     def stops(logits_of, batches):
-        # Two architectures are measured an epoch; stop before the second one's.
-        if next(calls) == 2 * epoch:
+        # Stop before the last one of those that are measured after an epoch.
+        if next(calls) == len(watched(tiny_space)) * epoch:
             raise Interrupted
         return accuracy(logits_of, batches)
 
@@ -143,7 +150,7 @@ def test_a_run_stopped_while_it_measures_continues_bit_for_bit(
     assert not (folder / "supernet.safetensors").exists()
     monkeypatch.setattr(train_module, "accuracy", accuracy)
     assert_equal_weights(train(tiny_space, tiny_data(), folder), uninterrupted)
-    assert not (folder / "checkpoint.safetensors").exists()
+    assert not (folder / "checkpoints").exists()
 
 
 # 32 images an epoch in batches of 8, and 12 held out that are read once: in the first, second and fourth epoch.
@@ -164,7 +171,7 @@ def test_a_run_stopped_every_epoch_continues_bit_for_bit(tiny_space, tiny_data, 
         calls = iter(range(1, 100))
 
         def stops(logits_of, batches, calls=calls):
-            if next(calls) == 3:
+            if next(calls) == len(watched(tiny_space)) + 1:
                 raise Interrupted
             return accuracy(logits_of, batches)
 
@@ -178,27 +185,50 @@ def test_a_run_stopped_every_epoch_continues_bit_for_bit(tiny_space, tiny_data, 
     assert_equal_weights(folder / "supernet.safetensors", uninterrupted)
 
 
-def test_a_killed_process_is_continued_bit_for_bit(tiny_space, tiny_data, tmp_path):
+KILLED = """
+import sys, pickle, torch
+from pathlib import Path
+from psvit.checkpoints import Keeping
+from psvit.supernet.train import train_supernet
+space, data, recipe = pickle.loads(Path(sys.argv[1]).read_bytes())
+keeping = Keeping(every_seconds=0)
+train_supernet(space, data, recipe, seed=0, device=torch.device("cpu"), folder=Path(sys.argv[2]), keeping=keeping)
+"""
+
+
+def test_a_process_killed_again_and_again_ends_bit_for_bit(tiny_space, tiny_data, tmp_path):
     """Nothing that runs on the way out of a process may matter: this one has no way out."""
-    recipe = RECIPE.override({"epochs": 20, "warmup_epochs": 0})
-    script = """
-        import sys, pickle, torch
-        from pathlib import Path
-        from psvit.supernet.train import train_supernet
-        space, data, recipe = pickle.loads(Path(sys.argv[1]).read_bytes())
-        train_supernet(space, data, recipe, seed=0, device=torch.device("cpu"), folder=Path(sys.argv[2]))
-    """
+    recipe = RECIPE.override({"epochs": 100, "warmup_epochs": 0, "sampling": "sandwich", "target": "inplace"})
     (tmp_path / "task").write_bytes(pickle.dumps((tiny_space, tiny_data(), recipe)))
     folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), tmp_path / "task", folder])
-    deadline = time.monotonic() + 300
-    while not (folder / "log.csv").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert (folder / "checkpoint.safetensors").exists()
+    rng = random.Random(0)
+    reached = [0]
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "task", folder])
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            # Some steps in, between any two instructions.
+            if (step := newest(folder)) > reached[-1] + 3:
+                time.sleep(rng.uniform(0, 0.1))
+                break
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        reached.append(step)
+    assert not (folder / "supernet.safetensors").exists()
     continued = train(tiny_space, tiny_data(), folder, recipe)
     assert_equal_weights(continued, train(tiny_space, tiny_data(), tmp_path / "uninterrupted", recipe))
+    assert not list(folder.glob("**/.*"))
+
+
+def contents(folder):
+    """Every file below a folder and when it was written."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def newest(folder):
+    """The step of the last checkpoint."""
+    return max((int(path.stem) for path in (folder / "checkpoints").glob("[0-9]*.safetensors")), default=0)
 
 
 def test_images_prepared_by_other_processes_continue_bit_for_bit(tiny_space, tiny_data, tmp_path, monkeypatch):
@@ -210,7 +240,7 @@ def test_images_prepared_by_other_processes_continue_bit_for_bit(tiny_space, tin
     calls = iter(range(1, 100))
 
     def stops(logits_of, batches):
-        if next(calls) == 3:
+        if next(calls) == len(watched(space)) + 1:
             raise Interrupted
         return accuracy(logits_of, batches)
 
@@ -226,9 +256,9 @@ def test_a_finished_run_is_returned_untouched_and_without_training(tiny_space, t
         raise AssertionError("trained again")
 
     monkeypatch.setattr(train_module, "train", trains)
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in uninterrupted.parent.iterdir()}
+    before = contents(uninterrupted.parent)
     assert train(tiny_space, tiny_data(), uninterrupted.parent) == uninterrupted
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in uninterrupted.parent.iterdir()} == before
+    assert contents(uninterrupted.parent) == before
 
 
 def test_neither_search_nor_validation_images_are_trained_on(tiny_space, tiny_data, tmp_path):
@@ -243,9 +273,35 @@ def test_neither_search_nor_validation_images_are_trained_on(tiny_space, tiny_da
 
 def test_each_step_trains_the_architecture_of_its_number(tiny_space, images):
     supernet = Supernet(tiny_space).eval()
-    task = UniformPaths(supernet, seed=4)
+    task = SupernetTask(model=supernet, recipe=RECIPE, seed=4)
     batch, labels = images(tiny_space, n=6), torch.tensor([0, 1, 2, 0, 1, 2])
     for step in (0, 7):
         network = supernet.extract(draw(tiny_space, 4, step))
         expected = torch.nn.functional.cross_entropy(network(batch), labels, label_smoothing=0.1)
-        torch.testing.assert_close(task.loss(batch, labels, 0.1, step), expected)
+        (loss,) = task.losses(batch, labels, 0.1, step)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_a_recipe_for_networks_trains_one_architecture_a_step(tiny_space, tiny_data, tmp_path):
+    plain = Recipe.from_dict({name: value for name, value in RECIPE.to_dict().items() if name in Recipe.model_fields})
+    brief = {"epochs": 1, "warmup_epochs": 0}
+    one = train(tiny_space, tiny_data(), tmp_path / "one", plain.override(brief))
+    assert_equal_weights(one, train(tiny_space, tiny_data(), tmp_path / "other", RECIPE.override(brief)))
+
+
+@pytest.mark.parametrize("target", ["soft", "hard"])
+def test_a_teacher_that_is_not_there_is_refused(tiny_space, tiny_data, tmp_path, target):
+    with pytest.raises(InputError, match=f"target {target}: needs a teacher; name one with --teacher"):
+        train(tiny_space, tiny_data(), tmp_path, RECIPE.override({"target": target}))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sampling", ["sandwich", "macs"])
+@pytest.mark.parametrize("target", ["labels", "inplace"])
+def test_every_rule_learns_the_classes(tiny_space, tiny_data, tmp_path, sampling, target):
+    recipe = SupernetRecipe(epochs=12, batch_size=6, lr=5e-3, warmup_epochs=1, sampling=sampling, target=target)
+    supernet = Supernet.load(train(tiny_space, tiny_data(), tmp_path, recipe)).eval()
+    data = tiny_data()
+    batches = Batches(data.search, Inputs.of(data, tiny_space.image_size), 12, CPU)
+    for arch in (tiny_space.smallest, tiny_space.largest):
+        assert accuracy(lambda images, arch=arch: supernet(images, arch), batches) > 60

@@ -1,0 +1,196 @@
+"""Inherited accuracy: how well architectures classify held-out images with the supernet's weights.
+
+A population is evaluated batch by batch, in one walk of its prefix tree a batch (`psvit.search.prefix_tree`), and
+raced between batches (`psvit.search.racing`). Both can be switched off.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psvit.architecture import Architecture
+from psvit.data import Batches
+from psvit.search.failures import NO_NUMBERS
+from psvit.search.prefix_tree import PrefixTree, Weights, run
+from psvit.search.racing import Field, Race, right_answers, ties
+from psvit.search.trial import Score
+from psvit.supernet.supernet import Supernet
+
+_logger = logging.getLogger(__name__)
+
+
+class InheritedAccuracy:
+    """Top-1 accuracy in percent with the supernet's weights, on images held out from training.
+
+    Sharing changes no score: on a CPU logits are equal bit for bit. Racing leaves those that it does not give up their
+    score on all images, and gives the others the one on the images that they have seen.
+
+    Args:
+        supernet: the weights; they may change between populations, not during one.
+        batches: the held-out images.
+        share_prefixes: whether what architectures of a population have in common is computed once.
+        race: when candidates are given up; without it none is.
+
+    Attributes:
+        ties: positions of those of the last population that tied for the last place among its best, where not all of
+            them find room; found where it was raced.
+
+    Raises:
+        ValueError: images in the order of their files are raced, about which the guarantee says nothing.
+    """
+
+    def __init__(
+        self, supernet: Supernet, batches: Batches, *, share_prefixes: bool = True, race: Race | None = None
+    ) -> None:
+        if race is not None and not batches.is_shuffled:
+            raise ValueError("racing needs batches in a random order: give them an order_seed")
+        self._supernet = supernet.eval()
+        self._batches = batches
+        self._share_prefixes = share_prefixes
+        self._race = race
+        self.ties: tuple[int, ...] = ()
+
+    @torch.inference_mode()
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+        """The accuracies of a population.
+
+        Args:
+            archs: the population, no two equal.
+            best: accuracies of others on all of these images, best first; more than the race keeps do not matter.
+
+        Returns:
+            Their scores, in their order. Failed are those that ran out of memory on their own too, and those whose
+            logits are not finite.
+        """
+        num_images, size = self._batches.num_images, self._batches.batch_size
+        answers = _Answers(len(archs), num_images)
+        weights = Weights(self._supernet)
+        everyone = range(len(archs))
+        field: Field | None = None
+        looks: Sequence[int] = ()
+        if self._race is not None and best:
+            ends = [*range(size, num_images, size), num_images]
+            looks = self._race.looks(ends)
+            known = [right_answers(accuracy, num_images) for accuracy in best[: self._race.keep]]
+            field = Field(self._race, len(archs), num_images, len(looks), known)
+        self._answer(archs, everyone, answers, weights, field, looks)
+        if field is not None and answers.failures:
+            # A rival may fail after others were given up because of it. Those get the rest of the images after all.
+            beaten = field.beaten(answers.failed)
+            again = [i for i in everyone if i not in answers.failures and not beaten[i]]
+            self._answer(archs, again, answers, weights)
+        scores = [answers.score(i) for i in everyone]
+        self.ties = ()
+        if field is not None:
+            values = [score.value if score.state == "complete" else None for score in scores]
+            self.ties = ties(values, best, field.keep)
+            given_up = sum(score.state == "raced" for score in scores)
+            _logger.info(
+                "raced %d candidates: %d given up, %d tied for place %d",
+                len(archs), given_up, len(self.ties), field.keep,
+            )  # fmt: skip
+        return scores
+
+    def _answer(
+        self,
+        archs: Sequence[Architecture],
+        running: Sequence[int],
+        answers: _Answers,
+        weights: Weights,
+        field: Field | None = None,
+        looks: Sequence[int] = (),
+    ) -> None:
+        """Have candidates answer the batches that they have not answered; those that a race gives up leave."""
+        walked: list[int] = []
+        trees: list[PrefixTree] = []
+        start = 0
+        for images, labels in self._batches:
+            here = [i for i in running if answers.seen[i] == start and i not in answers.failures]
+            if here != walked:
+                walked, trees = here, self._trees(archs, here)
+            for tree in trees:
+                self._answer_batch(archs, tree, images, labels, answers, weights)
+            start += len(labels)
+            if field is not None and start in looks:
+                still = [i for i in running if i not in answers.failures]
+                field.look(answers.correct[still, :start], still)
+                beaten = field.beaten(answers.failed)
+                running = [i for i in still if not beaten[i]]
+            if all(i in answers.failures for i in running):
+                return
+
+    def _trees(self, archs: Sequence[Architecture], positions: list[int]) -> list[PrefixTree]:
+        """One tree of all, or one of each where nothing is shared."""
+        parts = [positions] if self._share_prefixes else [[position] for position in positions]
+        return [PrefixTree(self._supernet.space, [archs[i] for i in part], part) for part in parts]
+
+    def _answer_batch(
+        self,
+        archs: Sequence[Architecture],
+        tree: PrefixTree,
+        images: Tensor,
+        labels: Tensor,
+        answers: _Answers,
+        weights: Weights,
+    ) -> None:
+        def found(position: int, logits: Tensor) -> None:
+            answers.add(position, logits, labels)
+
+        for position in run(tree, weights, images, found):
+            # On its own, when nothing else is alive.
+            if images.is_cuda:
+                torch.cuda.empty_cache()
+            alone = PrefixTree(self._supernet.space, [archs[position]], [position])
+            answers.failures |= run(alone, weights, images, found)
+
+    def describe(self) -> dict[str, Any]:
+        """Says on how many images the accuracy rests, whether it is raced, and that it is not the trained network's."""
+        return {
+            "kind": "inherited accuracy",
+            "meaning": "top-1 in percent with the supernet's weights, on images held out from training",
+            "images": self._batches.num_images,
+            "raced": self._race.describe() if self._race is not None else "no",
+            "fidelity": "not measured",
+        }
+
+
+class _Answers:
+    """What the candidates of a population answered so far.
+
+    Args:
+        num_candidates: how many there are.
+        num_images: how many images all are.
+    """
+
+    def __init__(self, num_candidates: int, num_images: int) -> None:
+        self.correct = np.zeros((num_candidates, num_images), dtype=np.bool_)
+        self.seen = [0] * num_candidates
+        self.failures: dict[int, str] = {}
+
+    @property
+    def failed(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which candidates failed, (n,)."""
+        return np.isin(np.arange(len(self.seen)), list(self.failures))
+
+    def add(self, position: int, logits: Tensor, labels: Tensor) -> None:
+        """Take a candidate's logits (B, classes) for the images after those that it has seen."""
+        if not bool(logits.isfinite().all()):
+            self.failures[position] = NO_NUMBERS
+            return
+        start = self.seen[position]
+        self.seen[position] = start + len(labels)
+        self.correct[position, start : self.seen[position]] = (logits.argmax(dim=1) == labels).cpu().numpy()
+
+    def score(self, position: int) -> Score:
+        """A candidate's score."""
+        if position in self.failures:
+            return Score(value=None, state="failed", reason=self.failures[position])
+        seen = self.seen[position]
+        value = 100 * int(self.correct[position].sum()) / seen
+        return Score(value=value, images=seen, state="complete" if seen == self.correct.shape[1] else "raced")

@@ -1,0 +1,162 @@
+"""Two processes on one study in a real PostgreSQL server, which the test starts and stops."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from psvit.errors import InputError
+from psvit.search.storage import open_storage
+from psvit.search.study import Study
+from psvit.search_space import SearchSpace
+
+
+def programs():
+    """The folder of PostgreSQL's programs; Debian keeps them off the path."""
+    places = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
+    found = shutil.which("initdb")
+    return places[-1] if places else Path(found).resolve().parent if found else None
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The URL of a database in a server of its own, on a free port of this machine only."""
+    place = programs()
+    if place is None:
+        if os.environ.get("CI"):
+            pytest.fail("PostgreSQL is not installed: apt-get install postgresql")
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    driver = pytest.importorskip("psycopg", reason="the driver is not installed: pip install -e '.[postgresql]'")
+    # Not pytest's folder, which others than its owner may not enter; and PostgreSQL refuses to run as root.
+    folder = Path(tempfile.mkdtemp(prefix="psvit-postgresql-"))
+    drop = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if drop:
+        shutil.chown(folder, "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = None
+    try:
+        initdb = [*drop, place / "initdb", "-D", folder / "data", "-U", "psvit", "-A", "trust", "-N", "-E", "UTF8"]
+        subprocess.run(initdb, cwd="/", check=True, capture_output=True)
+        options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "fsync": "off"}
+        settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        process = subprocess.Popen(
+            [*drop, place / "postgres", "-D", folder / "data", "-p", str(port), *settings],
+            cwd="/",
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        url = f"postgresql://psvit@127.0.0.1:{port}/postgres"
+        for _ in range(600):
+            try:
+                driver.connect(url).close()
+                break
+            except driver.OperationalError:  # not yet
+                assert process.poll() is None
+                time.sleep(0.05)
+        yield url
+    finally:
+        if process is not None:
+            os.killpg(process.pid, signal.SIGINT)  # disconnects everybody and stops
+            process.wait(timeout=30)
+        shutil.rmtree(folder)
+
+
+COMMAND = (
+    "--space", "psvit-2d-digits", "--budget", "1..1.2MFLOPs",
+    "--trials", "96", "--searcher", "random", "--control", "8",
+)  # fmt: skip
+
+
+def test_two_searches_share_a_study_and_evaluate_everything_once(server, script, tmp_path):
+    command = [script("psvit-search"), *COMMAND, "--storage", server]
+    running = [
+        subprocess.Popen(
+            [*command, "--out", tmp_path / name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for name in ("one", "other")
+    ]
+    for process in running:
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+    summaries = optuna.get_all_study_summaries(server)
+    (study,) = summaries
+    trials = optuna.load_study(study_name=study.study_name, storage=server).trials
+    searched = [tuple(trial.params.values()) for trial in trials if "control" not in trial.user_attrs]
+    assert len(set(searched)) == len(searched)
+    # As both begin their last batches at the same time there may be a few more than asked for.
+    assert 96 <= len(searched) <= 96 + 32
+    control = [tuple(trial.params.values()) for trial in trials if "control" in trial.user_attrs]
+    assert len(set(control)) == len(control) == 8
+    processes = [{trial.user_attrs["process"] for trial in trials if (trial.number < 96)}]
+    assert len(processes[0]) == 2
+    # Whoever was last wrote the history of both; run again, both write the same.
+    for name in ("one", "other"):
+        subprocess.run([*command, "--out", tmp_path / name], check=True, capture_output=True)
+    for file in ("history.csv", "best.yaml"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+    assert len((tmp_path / "one/history.csv").read_text().splitlines()) == 1 + len(searched)
+    assert len(optuna.load_study(study_name=study.study_name, storage=server).trials) == len(trials)
+
+
+WORK = """
+import sys
+from psvit.budget import Budget
+from psvit.search.candidates import Candidates
+from psvit.search.search import search
+from psvit.search.searchers import make_searcher
+from psvit.search.storage import open_storage
+from psvit.search.study import Study
+from psvit.search.trial import Score
+from psvit.search_space import SearchSpace
+
+class Number:
+    def __init__(self, space):
+        self.space = space
+    def evaluate(self, archs, best=()):
+        print(*[self.space.index(arch) for arch in archs], flush=True)
+        return [Score(value=self.space.index(arch) / 3) for arch in archs]
+
+url, process = sys.argv[1:]
+space = SearchSpace.load("psvit-2d-digits")
+study = Study(space, open_storage(url), name="small", process=process)
+candidates, searcher = Candidates(space, Budget.parse("1..1.02MFLOPs")), make_searcher("random")
+searcher.batch_size = 3
+for _ in search(candidates, searcher, Number(space), study, trials=10**6, seed=0):
+    pass
+"""
+
+
+def test_three_processes_exhaust_a_budget_and_nothing_is_evaluated_twice(server):
+    """They contend for all that is left in the end, batches being small and evaluations costing nothing."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WORK, server, name], stdout=subprocess.PIPE, text=True)
+        for name in "abc"
+    ]
+    evaluated = [int(index) for process in processes for index in process.communicate(timeout=200)[0].split()]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    space = SearchSpace.load("psvit-2d-digits")
+    study = Study(space, open_storage(server), name="small", process="d")
+    assert sorted(evaluated) == sorted(space.index(trial.arch) for trial in study.history)
+    assert len(set(evaluated)) == len(evaluated)
+    macs = space.price(np.array([space.encode(space[index]) for index in range(space.size)])).macs
+    assert set(evaluated) == set(np.flatnonzero((macs >= 1_000_000) & (macs <= 1_020_000)).tolist())
+    assert all(trial.score.value == space.index(trial.arch) / 3 for trial in study.history)
+
+
+def test_a_database_that_is_not_there_is_refused_in_one_line(server):
+    with pytest.raises(InputError, match="cannot be opened") as refused:
+        open_storage(server.replace("/postgres", "/nothing"))
+    assert "\n" not in str(refused.value)

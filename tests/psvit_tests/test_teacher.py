@@ -1,0 +1,181 @@
+"""Teachers: what they see, what is learnt from them, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from psvit.architecture import Architecture, Stage
+from psvit.data import Inputs
+from psvit.errors import InputError
+from psvit.model import PSViT
+from psvit.recipe import Recipe
+from psvit.seeding import seeded
+from psvit.teacher import Teacher, load_teacher, taught_loss
+from psvit.training import Classification, TaughtClassification
+
+GREY = Inputs(image_size=(8, 8), in_chans=1, mean=(0.5,), std=(0.25,))
+COLOUR = Inputs(image_size=(32, 32), in_chans=3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
+ARCH = Architecture(
+    variant="2d",
+    image_size=(8, 8),
+    in_chans=1,
+    num_classes=4,
+    patch_size=2,
+    patch_stride=2,
+    head_dim=4,
+    stages=(Stage(embed_dim=8, groups=(2,), mlp_ratio=2),),
+    pools=(),
+)
+
+
+class Seen(torch.nn.Module):
+    """A network that remembers what it was shown."""
+
+    def forward(self, x):
+        self.images = x
+        return x.mean(dim=(2, 3))
+
+
+def shown(images, inputs, wanted):
+    network = Seen()
+    Teacher(name="seen", network=network, inputs=wanted).logits(images, inputs)
+    return network.images
+
+
+def recipe(**changes):
+    return Recipe(epochs=1, batch_size=4, lr=0.1, **changes)
+
+
+def test_a_teacher_of_the_same_images_sees_them_as_they_are():
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(shown(images, COLOUR, COLOUR), images)
+
+
+def test_a_teacher_sees_pixels_normalised_its_way():
+    pixels = torch.rand(2, 3, 32, 32)
+    other = Inputs(image_size=(32, 32), in_chans=3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+
+    def normalised(inputs):
+        return (pixels - torch.tensor(inputs.mean).view(3, 1, 1)) / torch.tensor(inputs.std).view(3, 1, 1)
+
+    torch.testing.assert_close(shown(normalised(COLOUR), COLOUR, other), normalised(other), rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_of_colour_sees_grey_images_in_every_channel():
+    pixels = torch.rand(2, 1, 32, 32)
+    grey = Inputs(image_size=(32, 32), in_chans=1, mean=(0.5,), std=(0.25,))
+    found = shown((pixels - 0.5) / 0.25, grey, COLOUR)
+    for channel in range(3):
+        expected = (pixels[:, 0] - COLOUR.mean[channel]) / COLOUR.std[channel]
+        torch.testing.assert_close(found[:, channel], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_of_larger_images_sees_them_resized():
+    wanted = Inputs(image_size=(16, 16), in_chans=1, mean=GREY.mean, std=GREY.std)
+    found = shown(torch.full((2, 1, 8, 8), 0.3), GREY, wanted)
+    torch.testing.assert_close(found, torch.full((2, 1, 16, 16), 0.3))
+
+
+def test_soft_targets_by_their_formula():
+    logits, taught = torch.randn(6, 4, requires_grad=True), torch.randn(6, 4)
+    chosen = recipe(target="soft", teacher_weight=0.9, temperature=3.0)
+    loss = taught_loss(torch.tensor(2.0), logits, taught, chosen)
+    p, log_q = (taught / 3).softmax(dim=1), (logits / 3).log_softmax(dim=1)
+    expected = 0.1 * 2.0 + 0.9 * 9 * -(p * log_q).sum(dim=1).mean()
+    torch.testing.assert_close(loss, expected)
+    # Its gradient is that of the divergence as PyTorch has it.
+    divergence = F.kl_div(log_q, p, reduction="batchmean") * 9 * 0.9
+    torch.testing.assert_close(*(torch.autograd.grad(one, logits, retain_graph=True)[0] for one in (loss, divergence)))
+
+
+def test_hard_targets_by_their_formula():
+    logits, taught = torch.randn(6, 4), torch.randn(6, 4)
+    loss = taught_loss(torch.tensor(2.0), logits, taught, recipe(target="hard", teacher_weight=0.25))
+    classes = taught.argmax(dim=1)
+    expected = 0.75 * 2.0 + 0.25 * -logits.log_softmax(dim=1)[torch.arange(6), classes].mean()
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("target", ["soft", "hard"])
+def test_a_network_learns_labels_and_teacher(target):
+    with seeded(0):
+        student, network = PSViT(ARCH).eval(), PSViT(ARCH).eval()
+        images, labels = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
+    chosen = recipe(target=target, teacher_weight=0.4)
+    task = TaughtClassification(student, Teacher(name="t", network=network, inputs=GREY), GREY, chosen)
+    (loss,) = task.losses(images, labels, 0.1, 0)
+    of_labels = Classification(student).loss(images, labels, 0.1, 0)
+    torch.testing.assert_close(loss, taught_loss(of_labels, student(images), network(images), chosen))
+    loss.backward()
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+# --- where they come from
+
+
+def test_one_of_our_networks_teaches_with_what_it_was_trained_on(tmp_path):
+    with seeded(0):
+        network = PSViT(ARCH).eval()
+    ARCH.save(tmp_path / "network.yaml")
+    save_file(network.state_dict(), tmp_path / "network.safetensors")
+    teacher = load_teacher(str(tmp_path / "network.yaml"), None, GREY, 4)
+    assert not teacher.network.training
+    assert teacher.inputs.image_size == (8, 8)
+    images = torch.randn(2, 1, 8, 8)
+    same = Inputs(image_size=(8, 8), in_chans=1, mean=teacher.inputs.mean, std=teacher.inputs.std)
+    torch.testing.assert_close(teacher.logits(images, same), network(images))
+    assert teacher.digest == load_teacher(str(tmp_path / "network.yaml"), None, GREY, 4).digest
+    with torch.no_grad():
+        teacher.network.head.bias.add_(1)
+    assert teacher.digest != load_teacher(str(tmp_path / "network.yaml"), None, GREY, 4).digest
+
+
+def test_a_model_of_timm_teaches_with_weights_from_a_file(tmp_path):
+    with seeded(0):
+        network = timm.create_model("test_vit", num_classes=4).eval()
+    save_file(network.state_dict(), tmp_path / "vit.safetensors")
+    teacher = load_teacher("test_vit", tmp_path / "vit.safetensors", COLOUR, 4)
+    size = network.pretrained_cfg["input_size"]
+    assert (teacher.inputs.in_chans, *teacher.inputs.image_size) == size
+    images = torch.randn(2, *size)
+    torch.testing.assert_close(teacher.logits(images, teacher.inputs), network(images))
+
+
+def refused(*arguments):
+    with pytest.raises(InputError) as error:
+        load_teacher(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_other_classes_and_channels_are_refused(tmp_path):
+    ARCH.save(tmp_path / "network.yaml")
+    save_file(PSViT(ARCH).state_dict(), tmp_path / "network.safetensors")
+    name = str(tmp_path / "network.yaml")
+    assert f"{name}: has 4 classes, but the images have 5" in refused(name, None, GREY, 5)
+    assert f"{name}: takes 1 channels, but the images have 3" in refused(name, None, COLOUR, 4)
+
+
+def test_what_is_no_teacher_is_refused(tmp_path):
+    ARCH.save(tmp_path / "network.yaml")
+    name = str(tmp_path / "network.yaml")
+    assert "neither a model of timm" in refused("no_such_model", None, COLOUR, 4)
+    assert "network.safetensors do not exist; name them with --teacher-weights" in refused(name, None, GREY, 4)
+    assert "no such file" in refused("test_vit", tmp_path / "nowhere.pth", COLOUR, 4)
+    save_file({"head.weight": torch.zeros(4, 4)}, tmp_path / "other.safetensors")
+    assert "does not hold its weights" in refused(name, tmp_path / "other.safetensors", GREY, 4)
+    (tmp_path / "garbage.pth").write_bytes(b"garbage")
+    assert "does not hold its weights" in refused("test_vit", tmp_path / "garbage.pth", COLOUR, 4)
+
+
+def test_recipe_and_teacher_belong_together():
+    recipe().check_teacher(False)
+    recipe(target="soft").check_teacher(True)
+    with pytest.raises(InputError, match="target hard: needs a teacher; name one with --teacher"):
+        recipe(target="hard").check_teacher(False)
+    with pytest.raises(InputError, match="--teacher: target labels does not learn from it"):
+        recipe().check_teacher(True)

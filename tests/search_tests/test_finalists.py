@@ -1,0 +1,200 @@
+"""Finalists: trained briefly with three seeds on training images, compared on search images, kept in a journal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from psvit.costs import cost
+from psvit.data import Batches, Inputs, accuracy, open_data
+from psvit.errors import InputError
+from psvit.model import PSViT
+from psvit.recipe import Recipe
+from psvit.search import finalists as finalists_module
+from psvit.search.finalists import SEEDS, Finalist, brief, train_finalists
+from psvit.search.trial import Score, Trial
+from psvit.supernet.supernet import Supernet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Few of the digits."""
+    digits = open_data("digits")
+    few = {name: getattr(digits, name).take(np.arange(96)) for name in ("train", "search")}
+    return replace(digits, **few)
+
+
+@pytest.fixture
+def recipe():
+    return brief(Recipe.load("digits")).override({"batch_size": 32})
+
+
+@pytest.fixture
+def best(digits_space):
+    """Three finalists, the best first."""
+    archs = digits_space.sample(np.random.default_rng(0), 3)
+    return [
+        Finalist(
+            trial=Trial(number=7 - i, arch=arch, cost=cost(arch), score=Score(value=50.0 - i)),
+            latencies={"cpu": {"predicted_ms": float(i)}},
+        )
+        for i, arch in enumerate(archs)
+    ]
+
+
+@pytest.fixture
+def network_of(digits_space):
+    """Networks with the weights that they inherit."""
+    torch.manual_seed(0)
+    supernet = Supernet(digits_space)
+    return lambda trial: supernet.extract(trial.arch)
+
+
+@pytest.fixture
+def train(best, network_of, data, recipe, tmp_path):
+    """Trains the finalists; whatever a test needs otherwise is given."""
+
+    def with_changes(finalists=None, network=None, recipe=recipe, data=data, seed=5, folder="finalists"):
+        return train_finalists(
+            finalists or best,
+            network or network_of,
+            data,
+            recipe,
+            seed=seed,
+            device=CPU,
+            folder=tmp_path / folder,
+        )
+
+    return with_changes
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What is trained: the seeds, in order."""
+    seeds, train = [], finalists_module.train
+
+    def remember(task, loader, recipe, *, seed, **kwargs):
+        seeds.append(seed)
+        return train(task, loader, recipe, seed=seed, **kwargs)
+
+    monkeypatch.setattr(finalists_module, "train", remember)
+    return seeds
+
+
+def test_a_brief_recipe_is_a_twentieth_without_what_takes_longer():
+    recipe = Recipe.load("imagenet")
+    short = brief(recipe)
+    assert short.epochs == round(recipe.epochs / 20)
+    assert (short.warmup_epochs, short.ema_decay) == (0, None)
+    assert (
+        short.override({"epochs": recipe.epochs, "warmup_epochs": recipe.warmup_epochs, "ema_decay": recipe.ema_decay})
+        == recipe
+    )
+    assert brief(recipe.override({"epochs": 3, "warmup_epochs": 0})).epochs == 1
+
+
+def test_every_finalist_is_trained_three_times_and_the_best_mean_comes_first(train, best, trained):
+    told = train()
+    assert trained == [5, 6, 7] * 3
+    assert {one.trial.number for one in told} == {one.trial.number for one in best}
+    means = [np.mean(one.accuracies) for one in told]
+    assert means == sorted(means, reverse=True)
+    for one in told:
+        assert len(one.accuracies) == SEEDS == 3
+        assert len(set(one.accuracies)) > 1  # another order of the images gives another network
+        assert one.accuracy == pytest.approx(np.mean(one.accuracies))
+        assert one.spread == pytest.approx(np.std(one.accuracies, ddof=1))
+        (before,) = (other for other in best if other.trial == one.trial)
+        assert one.latencies == before.latencies
+        assert one.to_dict() == {
+            "trial": one.trial.number,
+            "inherited": one.trial.score.value,
+            "accuracies": list(one.accuracies),
+            "macs": one.trial.cost.macs,
+            "num_params": one.trial.cost.num_params,
+        }
+
+
+def test_equal_means_keep_their_order(train, best, monkeypatch):
+    monkeypatch.setattr(finalists_module, "accuracy", lambda network, batches: 50.0)
+    assert [one.trial for one in train()] == [one.trial for one in best]
+
+
+def test_accuracies_are_those_on_the_search_images(train, best, data, monkeypatch):
+    networks = []
+
+    def remember(network, batches):
+        networks.append((network, accuracy(network, batches)))
+        return networks[-1][1]
+
+    monkeypatch.setattr(finalists_module, "accuracy", remember)
+    told = train()
+    inputs = Inputs.of(data, best[0].trial.arch.image_size)
+    for network, found in networks:
+        assert found == accuracy(network, Batches(data.search, inputs, 10, CPU))
+    assert sorted(found for _, found in networks) == sorted(value for one in told for value in one.accuracies)
+    assert [isinstance(network, PSViT) for network, _ in networks] == [True] * 9
+
+
+def test_validation_images_are_not_looked_at(train, data):
+    assert train(data=replace(data, val=None), folder="blind") == train(folder="seeing")
+
+
+def test_training_begins_with_the_inherited_weights_and_learns_from_there(train, network_of, recipe, data):
+    # With a learning rate of next to nothing a network scores what it inherits.
+    told = train(recipe=recipe.override({"lr": 1e-12, "min_lr": 0.0}))
+    for one in told:
+        inherited = accuracy(
+            network_of(one.trial).eval(), Batches(data.search, Inputs.of(data, one.trial.arch.image_size), 32, CPU)
+        )
+        assert set(one.accuracies) == {inherited}
+
+
+def test_what_is_known_is_not_trained_again(train, best, trained, tmp_path):
+    first = train()
+    assert len(trained) == 9
+    assert train() == first
+    assert len(trained) == 9
+    # Of other finalists only those that are new.
+    assert [one.trial for one in train(finalists=best[:1])] == [best[0].trial]
+    other = replace(best[0], trial=replace(best[0].trial, number=99))
+    told = train(finalists=[*best[:2], other])
+    assert trained[9:] == [5, 6, 7]
+    # The same architecture with the same seeds: the number of the trial decides nothing.
+    accuracies = {one.trial.number: one.accuracies for one in told}
+    assert accuracies[99] == accuracies[best[0].trial.number]
+    records = [json.loads(line) for line in (tmp_path / "finalists/journal").read_text().splitlines()[1:]]
+    assert len(records) == len({(record["trial"], record["seed"]) for record in records}) == 12
+    assert {path.name for path in (tmp_path / "finalists").iterdir()} == {"journal"}
+
+
+@pytest.mark.parametrize("stopped_at", [1, 4, 9])
+def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_of, trained, stopped_at):
+    whole = train(folder="whole")
+    trained.clear()
+
+    def stopping(trial):
+        if len(trained) == stopped_at - 1:
+            raise KeyboardInterrupt
+        return network_of(trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(network=stopping, folder="stopped")
+    assert train(folder="stopped") == whole
+    assert len(trained) == 9
+
+
+def test_a_journal_of_other_trainings_is_refused(train, recipe):
+    train()
+    for changes, expected in [
+        ({"seed": 6}, "seed: 5 there, 6 here"),
+        ({"recipe": recipe.override({"lr": 0.5})}, "recipe.lr: "),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            train(**changes)

@@ -1,0 +1,475 @@
+"""Populations on a Ray cluster: the same scores as in one process, whatever happens to workers and nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from optuna.storages import InMemoryStorage
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from psvit.budget import Budget
+from psvit.errors import InputError
+from psvit.search.candidates import Candidates
+from psvit.search.ray_backend import Office, Outcome, Part, RayEvaluator
+from psvit.search.search import search
+from psvit.search.searchers import make_searcher
+from psvit.search.study import Study
+from psvit.search.trial import Score
+
+# One cluster at a time, on however many processes the tests run.
+pytestmark = pytest.mark.xdist_group("ray")
+
+# Workers cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Landscape:
+    """Scores by a formula, slowly where asked, and keeps a log of files: `started` and `finished`, one of each a call.
+
+    Args:
+        space: the space of the architectures.
+        log: the folder of the log.
+        seconds: for one architecture.
+        on: by index in the space, what happens instead of a score.
+    """
+
+    def __init__(self, space, log, seconds=0.0, on=None):
+        self.space, self.log, self.seconds, self.on = space, log, seconds, on or {}
+        self.write("made", [])
+
+    def write(self, event, archs):
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        entry = {
+            "event": event,
+            "archs": [self.space.index(arch) for arch in archs],
+            "pid": os.getpid(),
+            "node": node,
+            "threads": torch.get_num_threads(),
+        }
+        temporary = self.log / f".{uuid.uuid4().hex}"
+        temporary.write_text(json.dumps(entry))
+        temporary.rename(self.log / f"{uuid.uuid4().hex}.json")
+
+    def evaluate(self, archs, best=()):
+        self.write("started", archs)
+        scores = []
+        for arch in archs:
+            index = self.space.index(arch)
+            if index in self.on:
+                self.on[index]()
+            time.sleep(self.seconds)
+            value = sum((stage.depth - 2.5) ** 2 + stage.embed_dim / 64 for stage in arch.stages) + index / 1e5
+            scores.append(Score(value=-value, images=3, state="raced" if best and -value < best[-1] else "complete"))
+        self.write("finished", archs)
+        return scores
+
+    def describe(self):
+        return {"kind": "landscape"}
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse():
+    raise InputError("this one is refused")
+
+
+class TwoArgumentError(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def stumble():
+    raise TwoArgumentError("this", "that")
+
+
+def read(log, event):
+    entries = [json.loads(path.read_text()) for path in log.glob("*.json")]
+    return [entry for entry in entries if entry["event"] == event]
+
+
+def stripes(archs, k):
+    """A stand-in for cutting along the prefix tree."""
+    return [list(range(i, len(archs), k)) for i in range(min(k, len(archs)))]
+
+
+def draw(space, n, seed=0):
+    return [space[int(i)] for i in np.random.default_rng(seed).permutation(space.size)[:n]]
+
+
+@pytest.fixture
+def log(tmp_path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def alone(tmp_path, digits_space):
+    """The scores of one process."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    return Landscape(digits_space, folder)
+
+
+# --- the office, without a cluster
+
+
+def office_with(archs, workers=2, retries=2):
+    office = Office(workers, retries)
+    office.submit(1, [Part(1, (i, i + 1), tuple(archs[i : i + 2]), ()) for i in range(0, len(archs), 2)])
+    return office
+
+
+def test_a_part_goes_to_another_node_when_its_worker_dies(digits_space):
+    office = office_with(draw(digits_space, 4))
+    first = office.take("a", "a1", "node 1")
+    office.take("b", "b1", "node 2")
+    office.died("a", "killed")
+    assert office.take("a", "a2", "node 1") is None, "there is another node, whose worker will be free again"
+    office.finished("b", Outcome(1, (2, 3)))
+    again = office.take("b", "b1", "node 2")
+    assert (again.positions, again.deaths, again.nodes) == (first.positions, 1, {"node 1"})
+
+
+def test_a_part_stays_on_its_node_where_there_is_no_other(digits_space):
+    office = office_with(draw(digits_space, 2))
+    first = office.take("a", "a1", "node 1")
+    office.died("a", "killed")
+    assert office.take("a", "a2", "node 1").positions == first.positions
+
+
+def test_a_part_that_kills_is_divided_and_only_who_kills_fails(digits_space):
+    office = office_with(draw(digits_space, 2), workers=1)
+    lives = iter(range(100))
+    seen = []
+    while part := office.take("a", str(next(lives)), "node 1"):
+        seen.append(part.positions)
+        if 1 in part.positions:
+            office.died("a", "killed")
+        else:
+            office.finished("a", Outcome(1, part.positions, (Score(value=5.0),)))
+    assert seen == [(0, 1), (0, 1), (0,), (1,), (1,)]
+    outcomes, broken = office.outcomes(1)
+    assert {outcome.positions: outcome.scores[0] for outcome in outcomes} == {
+        (0,): Score(value=5.0),
+        (1,): Score(value=None, state="failed", reason="its worker died 2 times: killed"),
+    }
+    assert not broken
+
+
+def test_a_part_whose_worker_ended_unnoticed_is_handed_out_again(digits_space):
+    office = office_with(draw(digits_space, 2), workers=1)
+    first = office.take("a", "a1", "node 1")
+    assert office.take("a", "a2", "node 1").positions == first.positions
+
+
+def test_nothing_is_given_to_a_life_that_has_ended(digits_space):
+    archs = draw(digits_space, 2)
+    office = office_with([])
+    assert office.take("a", "a1", "node 1") is None
+    office.died("a", "killed")
+    office.submit(2, [Part(2, (0, 1), tuple(archs), ())])
+    assert office.take("a", "a1", "node 1") is None
+    assert office.take("a", "a2", "node 1").positions == (0, 1)
+
+
+def test_a_new_population_drops_what_is_left_of_the_last(digits_space):
+    archs = draw(digits_space, 4)
+    office = office_with(archs)
+    office.take("a", "a1", "node 1")
+    office.submit(2, [Part(2, (0,), tuple(archs[:1]), ())])
+    office.finished("a", Outcome(1, (0, 1)))
+    assert office.take("a", "a1", "node 1").population == 2
+    office.submit(3, [])
+    office.died("a", "killed")
+    assert office.take("a", "a2", "node 1") is None
+    assert office.outcomes(3) == ([], "")
+
+
+def test_a_late_outcome_of_a_worker_thought_dead_counts_once(digits_space):
+    office = office_with(draw(digits_space, 2))
+    office.take("a", "a1", "node 1")
+    office.died("a", "lost")
+    office.finished("a", Outcome(1, (0, 1)))
+    assert office.take("b", "b1", "node 2") is None
+    assert [outcome.positions for outcome in office.outcomes(1)[0]] == [(0, 1)]
+
+
+def test_workers_that_never_start_end_the_search():
+    office = Office(num_workers=2, retries=1)
+    for _ in range(3):
+        office.died("a", "no module named psvit")
+    assert office.outcomes(1) == ([], "")
+    office.died("b", "no module named psvit")
+    assert office.outcomes(1) == ([], "workers do not start: no module named psvit")
+
+
+def test_a_closed_office_sends_workers_home(digits_space):
+    office = office_with(draw(digits_space, 2))
+    office.close()
+    assert office.take("a", "a1", "node 1") == "closed"
+
+
+# --- a cluster of several nodes
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    # Workers that are nice starve beside whatever else runs.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
+    # What a lost node is noticed by; in seconds instead of half a minute.
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "health_check_timeout_ms": 500}
+    head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": 25011}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def on_cluster(cluster, monkeypatch, tmp_path):
+    """Evaluators of that cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+
+    def make(make_evaluator, **options):
+        options = {"cut": stripes, "address": "ray", "folder": tmp_path / "ray", **options}
+        return RayEvaluator(make_evaluator, **options)
+
+    return make
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_one_process_and_workers_stay(on_cluster, digits_space, log, alone, tmp_path):
+    with on_cluster(lambda: Landscape(digits_space, log, seconds=0.05)) as evaluator:
+        # Until both have begun to work; on a busy machine one of them takes much longer to start.
+        warm = 0
+        while len(read(log, "made")) < 2:
+            evaluator.evaluate(draw(digits_space, 4, 9))
+            warm += 4
+        for seed, best in enumerate([(), (-3.0, -5.0), (-1.0,)]):
+            archs = draw(digits_space, 30, seed)
+            assert evaluator.evaluate(archs, best) == alone.evaluate(archs, best)
+        # Fewer than there are workers.
+        assert evaluator.evaluate(archs[:1]) == alone.evaluate(archs[:1])
+        assert evaluator.evaluate([]) == []
+        assert evaluator.describe() == alone.describe()
+    made = read(log, "made")
+    assert len(made) == len({entry["node"] for entry in made}) == 2, "one evaluator a node, for all populations"
+    assert {entry["threads"] for entry in read(log, "started")} == {1}
+    assert len(read(log, "finished")) == warm + 3 * 4 + 1
+    assert not (tmp_path / "ray").exists()
+
+
+def winner_of(evaluator, space):
+    study = Study(space, InMemoryStorage())
+    candidates = Candidates(space, Budget.parse("1MFLOPs", space=space))
+    for _ in search(candidates, make_searcher("evolution"), evaluator, study, trials=96, seed=3):
+        pass
+    return [(trial.arch, trial.score) for trial in study.history.trials], study.history
+
+
+@pytest.mark.slow
+def test_a_search_survives_the_loss_of_a_node_and_finishes_nothing_twice(cluster, on_cluster, digits_space, log, alone):
+    doomed = cluster.add_node(num_cpus=1)
+    killed = []
+
+    def kill():
+        # In the second population, amid a part.
+        while not killed:
+            done = {tuple(entry["archs"]) for entry in read(log, "finished")}
+            busy = [
+                entry
+                for entry in read(log, "started")
+                if entry["node"] == doomed.node_id and tuple(entry["archs"]) not in done
+            ]
+            if len(done) >= 7 and busy:
+                # A node takes its processes with it; here a worker could still bring its part to an end.
+                os.kill(busy[0]["pid"], signal.SIGSTOP)
+                cluster.remove_node(doomed, allow_graceful=False)
+                os.kill(busy[0]["pid"], signal.SIGKILL)
+                killed.extend(busy)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    with on_cluster(lambda: Landscape(digits_space, log, seconds=0.1)) as evaluator:
+        killer.start()
+        trials, history = winner_of(evaluator, digits_space)
+    killer.join(timeout=1)
+    expected, expected_history = winner_of(alone, digits_space)
+    assert trials == expected
+    assert len(trials) == 96
+    best, expected_best = (max(one.complete, key=lambda t: t.score.value).arch for one in (history, expected_history))
+    assert best == expected_best
+    finished = [index for entry in read(log, "finished") for index in entry["archs"]]
+    assert sorted(finished) == sorted(digits_space.index(arch) for arch, _ in expected), "each exactly once"
+    # What the lost node was at came to its end elsewhere.
+    (lost,) = killed
+    (again,) = [entry for entry in read(log, "finished") if entry["archs"] == lost["archs"]]
+    assert again["node"] != lost["node"]
+
+
+@pytest.mark.slow
+def test_an_architecture_that_kills_its_worker_fails_alone(on_cluster, digits_space, log, alone):
+    archs = draw(digits_space, 12)
+    deadly = digits_space.index(archs[5])
+    with on_cluster(lambda: Landscape(digits_space, log, on={deadly: die}), retries=2) as evaluator:
+        scores = evaluator.evaluate(archs)
+        # The workers are there for more.
+        assert evaluator.evaluate(archs[:5]) == alone.evaluate(archs[:5])
+    expected = alone.evaluate(archs)
+    assert scores[:5] + scores[6:] == expected[:5] + expected[6:]
+    assert (scores[5].state, scores[5].value) == ("failed", None)
+    assert scores[5].reason.startswith("its worker died 2 times: ")
+    held = [entry for entry in read(log, "started") if deadly in entry["archs"]]
+    assert sorted(len(entry["archs"]) for entry in held) == [1, 1, 3, 3]
+
+
+@pytest.mark.slow
+def test_what_an_evaluation_raises_is_raised_and_workers_go_on(on_cluster, digits_space, log, alone):
+    archs = draw(digits_space, 8)
+    on = {digits_space.index(archs[2]): refuse, digits_space.index(archs[3]): stumble}
+    with on_cluster(lambda: Landscape(digits_space, log, on=on)) as evaluator:
+        with pytest.raises(InputError, match="this one is refused") as caught:
+            evaluator.evaluate(archs[:3])
+        assert str(caught.value) == "this one is refused"
+        assert "in refuse" in caught.value.__notes__[0]
+        with pytest.raises(RuntimeError, match="TwoArgumentError: this and that"):
+            evaluator.evaluate(archs[3:])
+        assert evaluator.evaluate(archs[4:]) == alone.evaluate(archs[4:])
+    made = read(log, "made")
+    assert len(made) == len({entry["pid"] for entry in made}) <= 2
+
+    def broken():
+        raise InputError("no such supernet")
+
+    with on_cluster(broken) as evaluator, pytest.raises(InputError, match="no such supernet"):
+        evaluator.describe()
+
+
+@pytest.mark.slow
+def test_too_large_a_worker_is_refused(on_cluster, digits_space, log):
+    with pytest.raises(InputError, match="no node of the Ray cluster holds a worker with 1 CPU and 1 GPU"):
+        on_cluster(lambda: Landscape(digits_space, log), gpus_per_worker=1).__enter__()
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_cluster_is_reached_from_outside(cluster, on_cluster, digits_space, log, alone):
+    archs = draw(digits_space, 20)
+    deadly = digits_space.index(archs[5])
+    make = on_cluster(
+        lambda: Landscape(digits_space, log, on={deadly: die}), retries=1, address="ray://127.0.0.1:25011"
+    )
+    with make as evaluator:
+        assert ray.util.client.ray.is_connected()
+        scores = evaluator.evaluate(archs)
+        assert evaluator.describe() == {"kind": "landscape"}
+    expected = alone.evaluate(archs)
+    assert scores[:5] + scores[6:] == expected[:5] + expected[6:]
+    assert scores[5].state == "failed"
+
+
+# --- a cluster that the evaluator starts
+
+
+def marked(mark):
+    """The processes that come from one that had a mark in its environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (path / "environ").read_bytes():
+                found.append((path.name, (path / "cmdline").read_bytes()[:200]))
+        except OSError:  # gone, or not ours
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, time
+            from functools import partial
+            from pathlib import Path
+            from psvit.search.ray_backend import RayEvaluator
+            from psvit.search.trial import Score
+            from psvit.search_space import SearchSpace
+
+            class Slow:
+                def __init__(self, seconds):
+                    self.seconds = seconds
+
+                def evaluate(self, archs, best=()):
+                    time.sleep(self.seconds if len(archs) > 1 else 0)
+                    return [Score(value=float(arch.stages[0].depth)) for arch in archs]
+
+                def describe(self):
+                    return {}
+
+            def whole(archs, k):
+                return [list(range(len(archs)))]
+
+            if __name__ == "__main__":
+                space = SearchSpace.load("psvit-2d-digits")
+                slow = partial(Slow, float(sys.argv[1]))
+                with RayEvaluator(slow, cut=whole, address="ray", workers=1, folder=Path(sys.argv[2])) as evaluator:
+                    print("begun", evaluator.evaluate([space[0]])[0].value == space[0].stages[0].depth, flush=True)
+                    sys.stdin.readline()
+                    try:
+                        evaluator.evaluate([space[0], space[1]])
+                        print("evaluated", flush=True)
+                    except KeyboardInterrupt:
+                        evaluator.describe()
+                        print("interrupted", flush=True)
+            """
+        )
+    )
+    mark = f"PSVIT_TEST_{uuid.uuid4().hex}"
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {mark: "1"}
+    seconds = "300" if interrupt else "0"
+    process = subprocess.Popen(
+        [sys.executable, str(script), seconds, str(tmp_path / "ray")],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "begun True\n"
+    assert len(marked(mark)) > 2
+    process.stdin.write("\n")
+    process.stdin.flush()
+    if interrupt:
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    asked = time.monotonic()
+    out, err = process.communicate(timeout=180)
+    assert (out, err, process.returncode) == ("interrupted\n" if interrupt else "evaluated\n", "", 0)
+    assert time.monotonic() - asked < 60
+    deadline = time.monotonic() + 20
+    while marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert marked(mark) == []

@@ -1,0 +1,132 @@
+"""Where studies are kept: what is no storage is refused in one line and unchanged; a cut-off record costs itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from psvit.errors import InputError
+from psvit.search.storage import open_storage
+from psvit.search.study import Batch, Study
+
+
+@pytest.fixture
+def recorded(tiny_space, tmp_path):
+    """A journal with a study in which something is asked for."""
+    path = tmp_path / "journal"
+    study = Study(tiny_space, open_storage(path))
+    study.ask(Batch(number=0, proposals=()))
+    return path
+
+
+@pytest.mark.parametrize("kept", [1, 9, 10, 30, -1])
+def test_a_record_that_was_cut_off_costs_only_itself(tiny_space, recorded, kept):
+    """A process that dies, or a disk that is full, while a record is written leaves a part of it."""
+    whole = recorded.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    recorded.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])
+    storage = open_storage(recorded)
+    assert recorded.read_bytes() == b"".join(lines[:-1])
+    study = Study(tiny_space, storage)
+    assert study.next_number == 0
+    study.ask(Batch(number=0, proposals=()))
+    assert Study(tiny_space, open_storage(recorded)).next_number == 1
+
+
+@pytest.mark.parametrize("kept", [1, 5, 10, 40, -1])
+def test_a_first_record_that_was_cut_off_leaves_an_empty_journal(tiny_space, recorded, kept):
+    recorded.write_bytes(recorded.read_bytes().splitlines(keepends=True)[0][:kept])
+    assert len(Study(tiny_space, open_storage(recorded)).history) == 0
+
+
+def test_a_long_record_that_was_cut_off_is_found_from_its_end(tiny_space, recorded):
+    whole = recorded.read_bytes()
+    recorded.write_bytes(whole + b'{"op_code":2,' + b" " * 300_000)
+    open_storage(recorded)
+    assert recorded.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"somebody's notes",
+        b"somebody's notes\nwithout a last line break",
+        b"\x00\x01\x02" * 100,
+        b"{}",
+        b'{"a": 1}\n{"b": 2}\n',
+        b'[1, 2]\n"three"\n',
+        b'{"op_code":"many"}\n',
+        b'{"op_code":0}\n',
+        b'{"op_code":99,"worker_id":"a"}\n',
+        b'{"op_code":2,"worker_id":"a","study_id":5,"user_attr":{}}\n{"op_code":\n{"op_code":1}\n',
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        open_storage(path)
+    assert str(refused.value) == f"--storage {path}: is not a journal of Optuna's"
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        (".", "is a folder; expected a journal file or a URL such as postgresql://"),
+        ("notes.txt/journal", "cannot be written"),
+        ("/proc/journal", "cannot be written"),
+        ("oracle+nothing://host/name", "cannot be opened"),
+        ("nonsense://host/name", "cannot be opened"),
+        ("mysql+nodriver://host/name", "cannot be opened"),
+        ("postgresql+pg8000://host/name", "its driver is not installed"),
+        ("redis://127.0.0.1:1", "cannot be opened"),
+        ("sqlite:////nowhere/at/all.db", "cannot be opened"),
+        ("postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=1", "cannot be opened"),
+        ("://", "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused_in_one_line(tmp_path, monkeypatch, storage, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("somebody's notes")
+    with pytest.raises(InputError) as refused:
+        open_storage(storage)
+    assert f"--storage {storage}: {expected}" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+    assert (tmp_path / "notes.txt").read_text() == "somebody's notes"
+
+
+def test_a_journal_in_a_new_folder_is_made(tmp_path, tiny_space):
+    Study(tiny_space, open_storage(tmp_path / "new/folder/journal"))
+    assert (tmp_path / "new/folder/journal").stat().st_size > 0
+
+
+def test_a_database_keeps_a_study_too(tmp_path, tiny_space):
+    for number in range(2):
+        study = Study(tiny_space, open_storage(f"sqlite:///{tmp_path}/study.db"))
+        assert study.next_number == number
+        study.ask(Batch(number=number, proposals=()))
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from psvit.search.storage import _Lock
+lock = _Lock(Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_process_leaves_no_lock(recorded, tiny_space):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, recorded], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.wait()
+    Study(tiny_space, open_storage(recorded)).ask(Batch(number=1, proposals=()))  # does not wait
