@@ -410,7 +410,7 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
     script.write_text(
         textwrap.dedent(
             """
-            import sys, time
+            import signal, sys, time
             from functools import partial
             from pathlib import Path
             from psvit.search.ray_backend import RayEvaluator
@@ -432,6 +432,8 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
                 return [list(range(len(archs)))]
 
             if __name__ == "__main__":
+                # A process that was started in the background ignores it, and so do those that it starts.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 space = SearchSpace.load("psvit-2d-digits")
                 slow = partial(Slow, float(sys.argv[1]))
                 with RayEvaluator(slow, cut=whole, address="ray", workers=1, folder=Path(sys.argv[2])) as evaluator:
@@ -458,15 +460,18 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
         text=True,
         start_new_session=True,
     )
-    assert process.stdout.readline() == "begun True\n"
-    assert len(marked(mark)) > 2
-    process.stdin.write("\n")
-    process.stdin.flush()
-    if interrupt:
-        time.sleep(1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    asked = time.monotonic()
-    out, err = process.communicate(timeout=180)
+    try:
+        assert process.stdout.readline() == "begun True\n"
+        assert len(marked(mark)) > 2
+        process.stdin.write("\n")
+        process.stdin.flush()
+        if interrupt:
+            time.sleep(1)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        asked = time.monotonic()
+        out, err = process.communicate(timeout=180)
+    finally:
+        process.kill()
     assert (out, err, process.returncode) == ("interrupted\n" if interrupt else "evaluated\n", "", 0)
     assert time.monotonic() - asked < 60
     deadline = time.monotonic() + 20
