@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -237,8 +238,11 @@ def cluster():
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     # What a lost node is noticed by; in seconds instead of half a minute.
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "health_check_timeout_ms": 500}
-    head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": 25011}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": port}
     cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.client_address = f"ray://{cluster.head_node.node_ip_address}:{port}"
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield cluster
