@@ -380,10 +380,8 @@ def test_too_large_a_worker_is_refused(on_cluster, digits_space, log):
 def test_a_cluster_is_reached_from_outside(cluster, on_cluster, digits_space, log, alone):
     archs = draw(digits_space, 20)
     deadly = digits_space.index(archs[5])
-    make = on_cluster(
-        lambda: Landscape(digits_space, log, on={deadly: die}), retries=1, address="ray://127.0.0.1:25011"
-    )
-    with make as evaluator:
+    address = cluster.client_address
+    with on_cluster(lambda: Landscape(digits_space, log, on={deadly: die}), retries=1, address=address) as evaluator:
         assert ray.util.client.ray.is_connected()
         scores = evaluator.evaluate(archs)
         assert evaluator.describe() == {"kind": "landscape"}
