@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -237,8 +238,11 @@ def cluster():
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     # What a lost node is noticed by; in seconds instead of half a minute.
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "health_check_timeout_ms": 500}
-    head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": 25011}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": port}
     cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.client_address = f"ray://{cluster.head_node.node_ip_address}:{port}"
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield cluster
@@ -376,10 +380,8 @@ def test_too_large_a_worker_is_refused(on_cluster, digits_space, log):
 def test_a_cluster_is_reached_from_outside(cluster, on_cluster, digits_space, log, alone):
     archs = draw(digits_space, 20)
     deadly = digits_space.index(archs[5])
-    make = on_cluster(
-        lambda: Landscape(digits_space, log, on={deadly: die}), retries=1, address="ray://127.0.0.1:25011"
-    )
-    with make as evaluator:
+    address = cluster.client_address
+    with on_cluster(lambda: Landscape(digits_space, log, on={deadly: die}), retries=1, address=address) as evaluator:
         assert ray.util.client.ray.is_connected()
         scores = evaluator.evaluate(archs)
         assert evaluator.describe() == {"kind": "landscape"}
@@ -410,7 +412,7 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
     script.write_text(
         textwrap.dedent(
             """
-            import sys, time
+            import signal, sys, time
             from functools import partial
             from pathlib import Path
             from psvit.search.ray_backend import RayEvaluator
@@ -432,6 +434,8 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
                 return [list(range(len(archs)))]
 
             if __name__ == "__main__":
+                # A process that was started in the background ignores it, and so do those that it starts.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 space = SearchSpace.load("psvit-2d-digits")
                 slow = partial(Slow, float(sys.argv[1]))
                 with RayEvaluator(slow, cut=whole, address="ray", workers=1, folder=Path(sys.argv[2])) as evaluator:
@@ -458,15 +462,18 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
         text=True,
         start_new_session=True,
     )
-    assert process.stdout.readline() == "begun True\n"
-    assert len(marked(mark)) > 2
-    process.stdin.write("\n")
-    process.stdin.flush()
-    if interrupt:
-        time.sleep(1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    asked = time.monotonic()
-    out, err = process.communicate(timeout=180)
+    try:
+        assert process.stdout.readline() == "begun True\n"
+        assert len(marked(mark)) > 2
+        process.stdin.write("\n")
+        process.stdin.flush()
+        if interrupt:
+            time.sleep(1)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        asked = time.monotonic()
+        out, err = process.communicate(timeout=180)
+    finally:
+        process.kill()
     assert (out, err, process.returncode) == ("interrupted\n" if interrupt else "evaluated\n", "", 0)
     assert time.monotonic() - asked < 60
     deadline = time.monotonic() + 20
