@@ -189,7 +189,7 @@ def test_an_unknown_searcher_is_answered_with_the_known_ones(refused):
 )
 def test_what_the_search_cannot_do_is_answered_with_what_it_can(refused, options, expected):
     space = () if "--space" in options else SPACE
-    budget = ("--budget", "10MFLOPs") if "--space" in options else BUDGET
+    budget = ("--budget", "20MFLOPs") if "--space" in options else BUDGET
     assert_names(refused("psvit-search", *space, *budget, *options), *expected)
 
 
