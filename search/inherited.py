@@ -18,7 +18,7 @@ from psvit.architecture import Architecture
 from psvit.data import Batches
 from psvit.search.failures import NO_NUMBERS
 from psvit.search.prefix_tree import PrefixTree, Weights, run
-from psvit.search.racing import Field, Race, right_answers, ties
+from psvit.search.racing import Field, Race, right_answers
 from psvit.search.trial import Score
 from psvit.supernet.supernet import Supernet
 
@@ -37,10 +37,6 @@ class InheritedAccuracy:
         share_prefixes: whether what architectures of a population have in common is computed once.
         race: when candidates are given up; without it none is.
 
-    Attributes:
-        ties: positions of those of the last population that tied for the last place among its best, where not all of
-            them find room; found where it was raced.
-
     Raises:
         ValueError: images in the order of their files are raced, about which the guarantee says nothing.
     """
@@ -54,7 +50,6 @@ class InheritedAccuracy:
         self._batches = batches
         self._share_prefixes = share_prefixes
         self._race = race
-        self.ties: tuple[int, ...] = ()
 
     @torch.inference_mode()
     def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
@@ -86,15 +81,9 @@ class InheritedAccuracy:
             again = [i for i in everyone if i not in answers.failures and not beaten[i]]
             self._answer(archs, again, answers, weights)
         scores = [answers.score(i) for i in everyone]
-        self.ties = ()
         if field is not None:
-            values = [score.value if score.state == "complete" else None for score in scores]
-            self.ties = ties(values, best, field.keep)
             given_up = sum(score.state == "raced" for score in scores)
-            _logger.info(
-                "raced %d candidates: %d given up, %d tied for place %d",
-                len(archs), given_up, len(self.ties), field.keep,
-            )  # fmt: skip
+            _logger.info("raced %d candidates: %d given up", len(archs), given_up)
         return scores
 
     def _answer(

@@ -177,18 +177,17 @@ def chance_of_so_few(correct: Counts, seen: int, total: int, target: Counts) -> 
     return np.where(target > possible, 0.0, np.where(target <= correct, 1.0, chance))
 
 
-def ties(values: Sequence[float | None], best: Sequence[float], keep: int) -> tuple[int, ...]:
-    """The positions of candidates that tie for the last place among the best, where not all of them find room.
+def ties(scores: Sequence[float], place: int) -> int:
+    """How many tie for a place where not all of them find room up to it; none where they do.
 
     Args:
-        values: of the population on all images; none where there is none.
-        best: the best of earlier populations.
-        keep: how many the best are.
+        scores: on all images.
+        place: the last that counts, from 1.
     """
-    everyone = sorted([value for value in (*values, *best) if value is not None], reverse=True)
-    if len(everyone) <= keep or everyone[keep - 1] != everyone[keep]:
-        return ()
-    return tuple(position for position, value in enumerate(values) if value == everyone[keep])
+    ranked = sorted(scores, reverse=True)
+    if len(ranked) <= place or ranked[place - 1] != ranked[place]:
+        return 0
+    return ranked.count(ranked[place])
 
 
 def right_answers(accuracy: float, num_images: int) -> int:

@@ -7,11 +7,11 @@ import json
 import platform
 import uuid
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,7 +30,7 @@ from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import ACCURACY, LATENCY, Objectives
 from psvit.search.pareto import front, hypervolumes
-from psvit.search.racing import Race
+from psvit.search.racing import Race, ties
 from psvit.search.scoring import Scoring
 from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
@@ -41,6 +41,9 @@ from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, read_space, supernet_digest, supernet_file
 from psvit.supernet.train import train_supernet
+
+if TYPE_CHECKING:  # it loads plotly
+    from psvit.search.report import Reference
 
 SPENT = 0.9
 """A limit without a lower end is a budget to spend: the search stays in its upper tenth where that is not empty."""
@@ -282,6 +285,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
             if not study.history.complete:
                 raise
             interrupted = True
+        references = _references(run.space, None if interrupted else evaluator)
         description = evaluator.describe()
     write_atomic(folder / "history.csv", study.to_csv())
     _check_found(run, study, latencies)
@@ -313,7 +317,8 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         },
         objectives=objectives,
     )
-    _write_report(run, folder, command, study, best, description)
+    notes = _notes(run, study, best, passed_over, interrupted)
+    _write_report(run, folder, command, study, best, description, references, notes)
     title = f"Found for {' and '.join(run.budget) or 'any budget'} in {run.space.name}"
     return Found(
         file=write_winner(folder.path, evidence, best, supernet, title),
@@ -432,11 +437,50 @@ def _best(
     return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
 
 
+def _references(space: SearchSpace, evaluator: Evaluator | None) -> list[Reference]:
+    """The DeiTs; those that are members of the space are scored like candidates where there is an evaluator."""
+    from psvit.search.report import deit_references
+
+    references = deit_references(space)
+    members = [reference.arch for reference in references if reference.arch and space.contains(reference.arch)]
+    scores = evaluator.evaluate(members) if evaluator and members else []
+    values = {arch: score.value for arch, score in zip(members, scores, strict=False)}
+    return [
+        replace(reference, score=values[reference.arch]) if reference.arch in values else reference
+        for reference in references
+    ]
+
+
+def _notes(run: SearchRun, study: Study, best: list[Finalist], passed_over: int, interrupted: bool) -> list[str]:
+    """What a reader of the report has to know beside it."""
+    notes = ["The search was stopped before its end; this is the best so far."] if interrupted else []
+    if passed_over:
+        notes.append(f"Passed over because measured beyond a limit on latency: {passed_over} with better scores.")
+    if len(run.objectives) == 1:
+        scores = study.history.scores(len(study.history))
+        places = {len(best): "the last of the finalists" if len(best) > 1 else "the winner"}
+        if run.scored["race"]:
+            places[KEPT] = "the last that racing keeps"
+        for place, name in places.items():
+            if tied := ties(scores, place):
+                notes.append(
+                    f"{tied} candidates tie for place {place}, {name}; of equals the earlier counts as better."
+                )
+    return notes
+
+
 def _write_report(
-    run: SearchRun, folder: RunFolder, command: str, study: Study, best: list[Finalist], description: dict[str, Any]
+    run: SearchRun,
+    folder: RunFolder,
+    command: str,
+    study: Study,
+    best: list[Finalist],
+    description: dict[str, Any],
+    references: list[Reference],
+    notes: list[str],
 ) -> None:
     """Write what the search did for people."""
-    from psvit.search.report import Report, deit_references, write_report
+    from psvit.search.report import Report, write_report
 
     history = study.history
     volumes = hypervolumes(history.objectives, history.objectives.min(axis=0)) if len(run.objectives) > 1 else []
@@ -455,9 +499,10 @@ def _write_report(
         description=description,
         unit="%" if run.data else "",
         finalists=best,
-        references=deit_references(run.space),
+        references=references,
         hypervolume=list(zip(evaluations, volumes, strict=True)) if volumes else [],
         versions={"python": platform.python_version(), **{name: version(name) for name in libraries}},
+        notes=notes,
     )
     write_report(folder / REPORT, report)
 

@@ -47,6 +47,7 @@ LEASE = 120.0
 
 _STATES = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
 _CLAIM, _ALIVE, _CONFIG = "claim:", "alive:", "config"
+_CONSTRAINTS = "constraints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class Study:
             objectives=tuple(self._objectives.raw(trial.values)) if score.state == "complete" else (),
             origin=trial.user_attrs["origin"],
             row=row,
-            constraints=trial.constraints,
+            constraints=_constraints(trial),
             attrs=_attrs(trial),
         )
 
@@ -192,7 +193,7 @@ class Study:
             proposal=Proposal(
                 row=self._row(trial),
                 origin=trial.user_attrs["origin"],
-                constraints=trial.constraints,
+                constraints=_constraints(trial),
                 attrs=_attrs(trial),
             ),
         )
@@ -342,7 +343,8 @@ class Study:
                 distributions=self._genes,
                 values=values,
                 user_attrs=attrs,
-                system_attrs=dict(proposal.attrs),  # Optuna adds the constraints to it
+                # Optuna adds the constraints by name; its dashboard reads them as the list that they were before.
+                system_attrs={**proposal.attrs, _CONSTRAINTS: list(proposal.constraints.values())},
                 intermediate_values=intermediate,
                 constraints=proposal.constraints,
             )
@@ -382,6 +384,11 @@ class Study:
         return hypervolumes(objectives, objectives.min(axis=0)) if len(objectives) else []
 
 
+def _constraints(trial: FrozenTrial) -> dict[str, float]:
+    """The constraints of a trial by name. Optuna names those of the list by their places in it."""
+    return {name: value for name, value in trial.constraints.items() if not name.isdecimal()}
+
+
 def _attrs(trial: FrozenTrial) -> dict[str, Any]:
     """What a sampler keeps beside a trial; constraints have a place of their own."""
-    return {key: value for key, value in trial.system_attrs.items() if not key.startswith("constraints")}
+    return {key: value for key, value in trial.system_attrs.items() if not key.startswith(_CONSTRAINTS)}

@@ -64,4 +64,7 @@ def test_the_dashboard_shows_the_study(digits_space, mixed_score, tmp_path):
         if trial.is_complete:
             assert seen["values"] == [trial.score.value, trial.cost.macs]
         assert len(seen["params"]) == len(digits_space.genes)
-    assert {rejected.number for rejected in study.history.rejected} <= set(trials)
+        assert seen["constraints"] == list(trial.constraints.values())
+    assert study.history.rejected
+    for rejected in study.history.rejected:
+        assert max(trials[rejected.number]["constraints"]) > 0

@@ -231,12 +231,12 @@ def test_impossible_races_are_refused(wrong):
 
 
 def test_ties_for_the_last_place_are_found_where_there_is_not_room_for_all():
-    assert ties([9, 8, 7, 7, 6], [], 3) == (2, 3)
-    assert ties([9, 8, 7, 7, 6], [], 4) == ()
-    assert ties([9, 8, 7, 6], [7], 3) == (2,)
-    assert ties([9, None, 7, 7], [], 2) == (2, 3)
-    assert ties([9, 8], [], 2) == ()
-    assert ties([5, 5], [9, 9], 2) == ()
+    assert ties([7, 9, 6, 8, 7], 3) == 2
+    assert ties([7, 9, 6, 8, 7], 4) == 0
+    assert ties([7, 9, 7, 8, 7], 4) == 3
+    assert ties([9, 8], 2) == 0
+    assert ties([5, 5, 9, 9], 2) == 0
+    assert ties([], 1) == 0
 
 
 def test_accuracies_in_percent_are_numbers_of_images_again():
