@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, content):
         ("nonsense://host/name", "cannot be opened"),
         ("mysql+nodriver://host/name", "cannot be opened"),
         ("postgresql+pg8000://host/name", "its driver is not installed"),
-        ("redis://127.0.0.1:1", "cannot be opened"),
+        ("redis://127.0.0.1:1", "cannot be opened" if find_spec("redis") else "its driver is not installed"),
         ("sqlite:////nowhere/at/all.db", "cannot be opened"),
         ("postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=1", "cannot be opened"),
         ("://", "cannot be opened"),

@@ -198,7 +198,7 @@ train_supernet(space, data, recipe, seed=0, device=torch.device("cpu"), folder=P
 
 def test_a_process_killed_again_and_again_ends_bit_for_bit(tiny_space, tiny_data, tmp_path):
     """Nothing that runs on the way out of a process may matter: this one has no way out."""
-    recipe = RECIPE.override({"epochs": 100, "warmup_epochs": 0, "sampling": "sandwich", "target": "inplace"})
+    recipe = RECIPE.override({"epochs": 20, "warmup_epochs": 0, "sampling": "sandwich", "target": "inplace"})
     (tmp_path / "task").write_bytes(pickle.dumps((tiny_space, tiny_data(), recipe)))
     folder = tmp_path / "killed"
     rng = random.Random(0)
