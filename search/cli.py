@@ -210,6 +210,10 @@ def command(
         request.check_latencies()
     if storage:
         check_storage(storage)
+    if workers:
+        from psvit.search.ray_backend import check_cluster
+
+        check_cluster(workers)
     folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
     latencies = request.limits.latencies

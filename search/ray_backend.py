@@ -17,6 +17,7 @@ import logging
 import os
 import pickle
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -49,6 +50,9 @@ POLL_S = 1.0
 
 PATIENCE_S = 600.0
 """Seconds without any worker after which a search is given up; a cluster may start nodes on demand."""
+
+ANSWER_S = 10.0
+"""Seconds within which a cluster has to answer before it counts as gone."""
 
 CLOSING_S = 3.0
 """Seconds that Tune has to end its experiment by itself."""
@@ -243,13 +247,38 @@ class RayEvaluator:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def check_cluster(address: str) -> None:
+    """Make sure that something answers where a cluster should be; Ray itself would try for minutes.
+
+    Args:
+        address: as of `RayEvaluator`.
+
+    Raises:
+        InputError: nothing does.
+    """
+    target = _target(address)
+    host, _, port = target.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # one that is started here, or a word that Ray knows
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--workers {address}: no Ray cluster at {target}: {_line(error)}") from None
+
+
+def _target(address: str) -> str:
+    """Where Ray shall look for a cluster."""
+    return os.environ.get("RAY_ADDRESS", "local") if address == "ray" else address
+
+
 def _connect(address: str) -> None:
     """Connect this process to a cluster, starting one if need be."""
+    check_cluster(address)
     # Read by the processes of a cluster that is started here; nothing is reported to Ray's makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers as important as the search would be without them; by Ray's default anything else goes first.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    target = os.environ.get("RAY_ADDRESS", "local") if address == "ray" else address
+    target = _target(address)
     try:
         if target.startswith("ray://"):
             ray.init(target)

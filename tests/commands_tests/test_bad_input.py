@@ -183,6 +183,7 @@ def test_an_unknown_searcher_is_answered_with_the_known_ones(refused):
         (("--study", "ours"), ["--study", "--storage"]),
         (("--workers", "many"), ["--workers", "many", "ray://host:port"]),
         (("--workers", "8"), ["--workers", "8", "ray"]),
+        (("--workers", "ray://127.0.0.1:1"), ["--workers ray://127.0.0.1:1", "no Ray cluster"]),
         (("--finalists", "-1"), ["--finalists"]),
         (("--control", "some"), ["--control", "some"]),
     ],
@@ -191,6 +192,11 @@ def test_what_the_search_cannot_do_is_answered_with_what_it_can(refused, options
     space = () if "--space" in options else SPACE
     budget = ("--budget", "20MFLOPs") if "--space" in options else BUDGET
     assert_names(refused("psvit-search", *space, *budget, *options), *expected)
+
+
+def test_a_cluster_that_is_gone_is_named_at_once(refused, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert_names(refused("psvit-search", *SPACE, *BUDGET, "--workers", "ray"), "no Ray cluster at 127.0.0.1:1")
 
 
 def test_a_storage_that_is_none_is_named_and_left_alone(refused, tmp_path):
