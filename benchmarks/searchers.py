@@ -36,7 +36,7 @@ from psvit.supernet.supernet import Supernet
 
 TABLE = Path(__file__).parent / "tables" / "psvit-2d-nano-part-cifar10.npz"
 
-BUDGET = "13..14MFLOPs"
+BUDGET = "9..10MFLOPs"
 
 CHECKPOINTS = (100, 300, 1000)
 """Evaluations after which regret is looked at."""
