@@ -23,6 +23,7 @@ from psvit.recipe import Recipe, default_recipe
 from psvit.run_folder import RunFolder
 from psvit.search.candidates import DRAWS, Candidates
 from psvit.search.evaluator import Evaluator
+from psvit.search.fidelity.record import known_fidelity
 from psvit.search.finalists import Finalist, brief, train_finalists
 from psvit.search.latency.build import LatencyPlan, build_latency_model
 from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
@@ -268,6 +269,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         data=run.data.name if run.data else None,
         share_prefixes=run.share_prefixes,
         race=Race(keep=KEPT) if run.scored["race"] else None,
+        fidelity=known_fidelity(file, run.limits) if file else None,
     )
     study = _study(run, folder, objectives, supernet_digest(file) if file else None)
     interrupted = False
