@@ -144,9 +144,11 @@ def command(
     # Whatever can be wrong is found out before anything is trained or written, what is quick to check first.
     space = SearchSpace.load(space_name) if space_name else None
     if supernet:
+        from psvit.search.fidelity.record import file_beside, read_fidelities
         from psvit.supernet.supernet import read_space
 
         known: SearchSpace | None = read_space(supernet)
+        read_fidelities(file_beside(supernet))
     else:
         known = space
     budget = Budget.parse(*budgets, space=known)

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -279,7 +279,9 @@ def compare(
     return fidelity, networks
 
 
-def measure_fidelity(trainings: Trainings, supernet: str, folder: Path, command: str) -> Measured:
+def measure_fidelity(
+    trainings: Trainings, supernet: str, folder: Path, command: str, trained_in: Path | None = None
+) -> Measured:
     """Train and score what is missing, compare, and write what came out, in the run and beside the supernet.
 
     Args:
@@ -287,20 +289,18 @@ def measure_fidelity(trainings: Trainings, supernet: str, folder: Path, command:
         supernet: its run folder or file.
         folder: of the run.
         command: the shell line that repeats it, for the report.
+        trained_in: the folder of the trainings, where several supernets share them; that of the run by default.
 
     Raises:
         RunError: fewer than two networks around the budget could be trained; says why the last was not.
     """
     scorers = {
         INHERITED: inherited(trainings, supernet),
-        **{
-            name: lambda make=make: make(trainings.space, trainings.seed, trainings.device)
-            for name, make in INDICATORS.items()
-        },
+        **{name: partial(make, trainings.space, trainings.seed, trainings.device) for name, make in INDICATORS.items()},
     }
     journal = Journal(folder / SCORES, {**trainings.config, "supernet": supernet_digest(supernet)})
     scores = score_networks(trainings.networks.all, trainings.space, scorers, journal)
-    accuracies, failures = train_networks(trainings, folder)
+    accuracies, failures = train_networks(trainings, trained_in or folder)
     try:
         fidelity, networks = compare(trainings, supernet, accuracies, scores)
     except RunError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,8 @@ class StandaloneAccuracy:
     def _trained(self, arch: Architecture, description: str) -> float:
         """The accuracy of one network."""
         inputs = Inputs.of(self._data, arch.image_size)
+        # A worker on a cluster computes with a thread and leaves the other cores to its neighbours.
+        inputs = replace(inputs, workers=min(inputs.workers, torch.get_num_threads()))
         with seeded(self._seed):
             network = PSViT(arch, drop_path_rate=self._recipe.drop_path_rate)
         trained = train(

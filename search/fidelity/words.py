@@ -80,7 +80,8 @@ def _without_supernet(within: SetFidelity) -> str:
     indicators = [one for one in within.agreements if one.score not in NAMES]
     better = [one for one in indicators if one.above_macs is not None and _is_above_nothing(one.above_macs)]
     if better:
-        return f"{text} {_sentence(joined([name_of(one.score) for one in better]))} beats multiply-accumulates alone."
+        verb = "beats" if len(better) == 1 else "beat"
+        return f"{text} {_sentence(joined([name_of(one.score) for one in better]))} {verb} multiply-accumulates alone."
     if indicators:
         text += " No training-free indicator was found to beat as many multiply-accumulates as the budget allows."
     return text
