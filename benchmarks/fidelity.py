@@ -4,8 +4,8 @@
 
 The supernets are of one space and were trained on the same images, each by a rule of its own, for equal time. Networks
 are drawn and trained as by `psvit-fidelity`, whose fidelity.yaml this leaves beside every supernet; --images and
---epochs make that shorter. Differences from the first supernet's tau come from a paired bootstrap: the same resamples of
-the same networks for both. Name the simplest rule first; one whose interval reaches over zero cannot be told from it.
+--epochs make that shorter. Differences from the first supernet's tau come from a paired bootstrap: the same resamples
+of the same networks for both. Name the simplest rule first; one whose interval holds zero cannot be told from it.
 
 The same line continues an interrupted run; larger numbers of networks, and further supernets, add to it. It ends with
 Markdown tables.
