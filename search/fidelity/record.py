@@ -148,10 +148,10 @@ class Fidelity(Value):
         ceiling, best = self.within.ceiling, self.within.best_free
         facts = {
             "kendall_tau": inherited.kendall_tau.value,
-            "kendall_tau_95": _listed(inherited.kendall_tau),
+            "kendall_tau_interval": _listed(inherited.kendall_tau),
             "ceiling": ceiling.kendall_tau.value if ceiling else None,
             "spearman_rho": inherited.spearman_rho.value,
-            "spearman_rho_95": _listed(inherited.spearman_rho),
+            "spearman_rho_interval": _listed(inherited.spearman_rho),
             "networks": inherited.networks,
             "regret_of_best_5": inherited.regret,
             "inherited_minus_standalone": self.within.gap.value,
