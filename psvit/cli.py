@@ -240,7 +240,7 @@ def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, .
     from rich.table import Table
 
     table = Table(title=title, show_header=bool(header), box=SIMPLE, title_justify="left")
-    for position, name in enumerate(header or [""] * len(rows[0])):
+    for position, name in enumerate(header or ("",) * max(map(len, rows), default=0)):
         table.add_column(name, justify="right" if position else "left")
     for row in rows:
         table.add_row(*row)

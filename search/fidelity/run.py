@@ -294,7 +294,7 @@ def measure_fidelity(
     Raises:
         RunError: fewer than two networks around the budget could be trained; says why the last was not.
     """
-    scorers = {
+    scorers: dict[str, Callable[[], Evaluator]] = {
         INHERITED: inherited(trainings, supernet),
         **{name: partial(make, trainings.space, trainings.seed, trainings.device) for name, make in INDICATORS.items()},
     }

@@ -627,7 +627,10 @@ def test_the_fidelity_of_no_supernet_or_of_other_images_is_refused(refused, supe
 @pytest.mark.parametrize("command", ["psvit-search", "psvit-fidelity"])
 def test_a_damaged_fidelity_beside_a_supernet_is_named_before_anything_is_done(refused, supernet, command):
     folder = supernet()
-    for content, expected in [("schema: [", "not valid YAML"), ("schema: psvit/fidelity/1\nspeed: 3\n", "speed")]:
+    for content, expected in [
+        ("schema: [", "not valid YAML"),
+        ("schema: psvit/fidelity/1\nmeasurements: []\nspeed: 3\n", "speed"),
+    ]:
         (folder / "fidelity.yaml").write_text(content)
         line = refused(command, "--supernet", folder, *BUDGET)
         assert_names(line, str(folder / "fidelity.yaml"), expected)
