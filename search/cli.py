@@ -158,6 +158,7 @@ def command(
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
     from psvit.run_folder import RunFolder
+    from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
@@ -246,6 +247,8 @@ def command(
         show_table("top-1 on the search images, mean and standard deviation", rows)
     if found.front:
         click.echo(f"found a Pareto front of {len(found.finalists)}: {found.front}")
+    if images:
+        click.echo(fidelity_in_words(found.fidelity, supernet or str(folder / "supernet"), budgets))
     cost = winner.trial.cost
     click.echo(
         f"{'interrupted; the best so far has' if found.interrupted else 'found'} "

@@ -186,6 +186,7 @@ class Found:
         finalists: the best trials, the winner first; with several objectives, the Pareto front.
         front: the folder of the front's architecture files, where there are several objectives.
         kind: what scores are.
+        fidelity: what is known of how truly they rank, or `not measured`.
         trials: how many architectures were evaluated.
         passed_over: trials with better scores that were measured beyond a limit on latency.
         interrupted: whether the search was stopped before its end, so that this is the best so far.
@@ -195,6 +196,7 @@ class Found:
     finalists: list[Finalist]
     front: Path | None
     kind: str
+    fidelity: Any
     trials: int
     passed_over: int
     interrupted: bool
@@ -327,6 +329,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         finalists=best,
         front=write_front(folder.path, evidence, best) if len(run.objectives) > 1 else None,
         kind=description["kind"],
+        fidelity=description["fidelity"],
         trials=len(study.history),
         passed_over=passed_over,
         interrupted=interrupted,

@@ -24,6 +24,8 @@ from psvit.cli import (
 if TYPE_CHECKING:
     from psvit.search.fidelity.record import SetFidelity
 
+SECOND_SEEDS = 10
+
 
 @click.command(name="psvit-fidelity", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--supernet", required=True, help="The run of psvit-supernet whose scores are looked into.")
@@ -53,9 +55,9 @@ if TYPE_CHECKING:
 @click.option(
     "--second-seeds",
     type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    help="How many of those around the budget are trained a second time, with another seed; likewise.",
+    default=None,
+    help="How many of those around the budget are trained a second time, with another seed; likewise. "
+    f"[default: {SECOND_SEEDS}, all where there are fewer]",
 )
 @click.option(
     "--images",
@@ -72,7 +74,7 @@ def command(
     budgets: tuple[str, ...],
     within: int,
     spread: int,
-    second_seeds: int,
+    second_seeds: int | None,
     images: int | None,
     workers: str | None,
     recipe: str | None,
@@ -98,6 +100,7 @@ def command(
     # What is quick to check first.
     space = read_space(supernet)
     space.check(around(Budget.parse(*budgets, space=space)))
+    second_seeds = min(SECOND_SEEDS, within) if second_seeds is None else second_seeds
     if second_seeds > within:
         raise InputError(f"--second-seeds {second_seeds}: there are --within {within} networks; give no more than that")
     if workers and workers != "ray" and not workers.startswith("ray://"):

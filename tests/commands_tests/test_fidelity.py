@@ -170,7 +170,9 @@ def score_of(folder):
 
 
 def test_a_winner_and_its_report_carry_the_fidelity_of_their_supernet(copied, call):
-    assert call("psvit-search", "--supernet", "supernet", *SEARCH, "--out", "search").status == 0
+    done = call("psvit-search", "--supernet", "supernet", *SEARCH, "--out", "search")
+    assert done.status == 0
+    assert "inherited accuracy ranked 4 networks that were trained alone" in done.out
     known = score_of(copied / "search")["fidelity"]
     (fidelity,) = read_fidelities(copied / "supernet/fidelity.yaml")
     assert known["kendall_tau"] == fidelity.within.agreement("inherited").kendall_tau.value
@@ -190,7 +192,9 @@ def test_a_winner_and_its_report_carry_the_fidelity_of_their_supernet(copied, ca
 def test_a_search_that_was_begun_before_goes_on_and_then_carries_it(copied, call):
     (copied / "supernet/fidelity.yaml").rename(copied / "later.yaml")
     search = ("psvit-search", "--supernet", "supernet", *SEARCH, "--out", "search")
-    assert call(*search).status == 0
+    done = call(*search)
+    assert done.status == 0
+    assert "was not measured; psvit-fidelity --supernet supernet --budget 1MFLOPs would" in done.out
     assert score_of(copied / "search")["fidelity"] == "not measured"
     assert NOT_MEASURED in (copied / "search/report.html").read_text()
     before = score_of(copied / "search")
