@@ -248,7 +248,7 @@ def command(
     if found.front:
         click.echo(f"found a Pareto front of {len(found.finalists)}: {found.front}")
     if images:
-        click.echo(fidelity_in_words(found.fidelity, supernet or str(folder / "supernet"), budgets))
+        click.echo(fidelity_in_words(found.fidelity, supernet or str(folder / "supernet")))
     cost = winner.trial.cost
     click.echo(
         f"{'interrupted; the best so far has' if found.interrupted else 'found'} "

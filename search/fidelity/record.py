@@ -240,19 +240,18 @@ def known_fidelity(supernet: str | Path, limits: Budget) -> dict[str, Any] | Non
     return known[max(ranked)[-1]].summary(limits)
 
 
-def in_words(known: dict[str, Any] | str, supernet: str, budgets: tuple[str, ...]) -> str:
+def in_words(known: dict[str, Any] | str, supernet: str) -> str:
     """What a search says of the scores that it rests on, in one line.
 
     Args:
         known: as it stands beside the scores: the summary of a measurement, or that there is none.
         supernet: its run folder or file, as a command takes it.
-        budgets: the limits as given.
     """
     if not isinstance(known, dict):
-        command = shlex.join(
-            ["psvit-fidelity", "--supernet", supernet, *(word for text in budgets for word in ("--budget", text))]
+        return (
+            "how truly inherited accuracy ranks was not measured, which is what "
+            f"psvit-fidelity --supernet {shlex.quote(supernet)} --budget ... does"
         )
-        return f"how truly inherited accuracy ranks was not measured; {command} would"
     tau = known.get("kendall_tau")
     told = "no tau that is defined" if tau is None else f"a tau of {tau:.2f}"
     note = f", {known['note']}" if "note" in known else ""

@@ -194,7 +194,7 @@ def test_a_search_that_was_begun_before_goes_on_and_then_carries_it(copied, call
     search = ("psvit-search", "--supernet", "supernet", *SEARCH, "--out", "search")
     done = call(*search)
     assert done.status == 0
-    assert "was not measured; psvit-fidelity --supernet supernet --budget 1MFLOPs would" in done.out
+    assert "was not measured, which is what psvit-fidelity --supernet supernet --budget ... does" in done.out
     assert score_of(copied / "search")["fidelity"] == "not measured"
     assert NOT_MEASURED in (copied / "search/report.html").read_text()
     before = score_of(copied / "search")
