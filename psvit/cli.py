@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -233,15 +233,15 @@ def read_duration(option: str, text: str) -> float:
     return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
-def show_table(title: str, rows: list[tuple[str, str]]) -> None:
+def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
     """Print names and values under a title."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, show_header=False, box=SIMPLE, title_justify="left")
-    table.add_column()
-    table.add_column(justify="right")
+    table = Table(title=title, show_header=bool(header), box=SIMPLE, title_justify="left")
+    for position, name in enumerate(header or ("",) * max(map(len, rows), default=0)):
+        table.add_column(name, justify="right" if position else "left")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -144,9 +144,11 @@ def command(
     # Whatever can be wrong is found out before anything is trained or written, what is quick to check first.
     space = SearchSpace.load(space_name) if space_name else None
     if supernet:
+        from psvit.search.fidelity.record import file_beside, read_fidelities
         from psvit.supernet.supernet import read_space
 
         known: SearchSpace | None = read_space(supernet)
+        read_fidelities(file_beside(supernet))
     else:
         known = space
     budget = Budget.parse(*budgets, space=known)
@@ -156,6 +158,7 @@ def command(
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
     from psvit.run_folder import RunFolder
+    from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
@@ -248,6 +251,8 @@ def command(
         show_table("top-1 on the search images, mean and standard deviation", rows)
     if found.front:
         click.echo(f"found a Pareto front of {len(found.finalists)}: {found.front}")
+    if images:
+        click.echo(fidelity_in_words(found.fidelity, supernet or str(folder / "supernet")))
     cost = winner.trial.cost
     click.echo(
         f"{'interrupted; the best so far has' if found.interrupted else 'found'} "

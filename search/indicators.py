@@ -6,7 +6,7 @@ All candidates are slices of one randomly initialised supernet, which is made on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from psvit.architecture import Architecture
+from psvit.search.evaluator import Evaluator
 from psvit.search.failures import NO_NUMBERS, out_of_memory
 from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
@@ -106,3 +107,7 @@ def _nuclear_norm(matrix: Tensor) -> Tensor:
     rows, columns = matrix.shape
     gram = matrix @ matrix.T if rows < columns else matrix.T @ matrix
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum().cpu()
+
+
+INDICATORS: dict[str, Callable[[SearchSpace, int, torch.device], Evaluator]] = {"DSS": DSS}
+"""All indicators by name, made from a space, a seed of random weights and a device."""

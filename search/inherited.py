@@ -36,13 +36,20 @@ class InheritedAccuracy:
         batches: the held-out images.
         share_prefixes: whether what architectures of a population have in common is computed once.
         race: when candidates are given up; without it none is.
+        fidelity: what is known of how well the supernet ranks, JSON-serialisable; nothing where it was not measured.
 
     Raises:
         ValueError: images in the order of their files are raced, about which the guarantee says nothing.
     """
 
     def __init__(
-        self, supernet: Supernet, batches: Batches, *, share_prefixes: bool = True, race: Race | None = None
+        self,
+        supernet: Supernet,
+        batches: Batches,
+        *,
+        share_prefixes: bool = True,
+        race: Race | None = None,
+        fidelity: dict[str, Any] | None = None,
     ) -> None:
         if race is not None and not batches.is_shuffled:
             raise ValueError("racing needs batches in a random order: give them an order_seed")
@@ -50,6 +57,7 @@ class InheritedAccuracy:
         self._batches = batches
         self._share_prefixes = share_prefixes
         self._race = race
+        self._fidelity = fidelity
 
     @torch.inference_mode()
     def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
@@ -139,13 +147,13 @@ class InheritedAccuracy:
             answers.failures |= run(alone, weights, images, found)
 
     def describe(self) -> dict[str, Any]:
-        """Says on how many images the accuracy rests, whether it is raced, and that it is not the trained network's."""
+        """Says on how many images the accuracy rests, whether it is raced, and what is known of its fidelity."""
         return {
             "kind": "inherited accuracy",
             "meaning": "top-1 in percent with the supernet's weights, on images held out from training",
             "images": self._batches.num_images,
             "raced": self._race.describe() if self._race is not None else "no",
-            "fidelity": "not measured",
+            "fidelity": self._fidelity or "not measured",
         }
 
 

@@ -24,7 +24,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -109,7 +109,7 @@ class RayEvaluator:
 
     Args:
         make_evaluator: makes a worker's evaluator, once in its life; it is pickled.
-        cut: cuts a population into at most so many parts, as positions.
+        cut: cuts a population into parts, as positions, given how many are enough to keep all workers busy.
         address: `ray` joins the cluster that `RAY_ADDRESS` names, or starts one on this machine; `ray://host:port`
             reaches a cluster that this process is not part of.
         workers: how many; as many as the cluster holds when it is joined, where not given. Fewer work where nodes
@@ -185,29 +185,33 @@ class RayEvaluator:
         Raises:
             RunError: the workers do not start, or the cluster is lost. What an evaluation raises is raised here.
         """
+        scores = dict(self.arrivals(archs, best))
+        return [scores[position] for position in range(len(archs))]
+
+    def arrivals(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> Iterator[tuple[int, Score]]:
+        """As `evaluate`, each score with its position as soon as its part is done, for what takes long."""
         if not archs:
-            return []
+            return
         assert self._num_workers is not None, "a RayEvaluator is used as a context manager"
         wanted = self._num_workers * (PARTS_PER_WORKER if self._num_workers > 1 else 1)
         pieces = self._cut(archs, wanted)
         assert sorted(position for piece in pieces for position in piece) == list(range(len(archs)))
-        scores = self._collect([(tuple(piece), tuple(archs[i] for i in piece)) for piece in pieces], tuple(best))
-        return [scores[position] for position in range(len(archs))]
+        yield from self._collect([(tuple(piece), tuple(archs[i] for i in piece)) for piece in pieces], tuple(best))
 
     def describe(self) -> dict[str, Any]:
         """What the workers' evaluators say of themselves."""
         if self._description is None:
-            self._collect([((), ())], ())
+            for _ in self._collect([((), ())], ()):
+                pass
         assert self._description is not None
         return self._description
 
     def _collect(
         self, pieces: Sequence[tuple[tuple[int, ...], tuple[Architecture, ...]]], best: tuple[float, ...]
-    ) -> dict[int, Score]:
-        """Have parts evaluated; the scores by position."""
+    ) -> Iterator[tuple[int, Score]]:
+        """Have parts evaluated; the scores with their positions, as they come."""
         self._population += 1
         missing = {position for positions, _ in pieces for position in positions}
-        found: dict[int, Score] = {}
         try:
             parts = [Part(self._population, positions, archs, best) for positions, archs in pieces]
             ray.get(self._office.submit.remote(self._population, parts))
@@ -216,18 +220,21 @@ class RayEvaluator:
                 for outcome in outcomes:
                     if outcome.error is not None:
                         raise pickle.loads(outcome.error)
-                    found |= zip(outcome.positions, outcome.scores, strict=True)
-                    missing -= set(outcome.positions)
                     self._description = self._description or outcome.description
+                    for position, score in zip(outcome.positions, outcome.scores, strict=True):
+                        # A part that was given to another worker as well may be done twice.
+                        if position in missing:
+                            missing.remove(position)
+                            yield position, score
                 if broken and not outcomes:
                     raise RunError(f"--workers {self._address}: {broken}")
         except RayActorError as error:
             raise RunError(f"--workers {self._address}: the cluster was lost: {_line(error)}") from error
         except BaseException:
             # Whatever ends it, an interrupt too, nobody waits for the rest. This call does not wait either.
-            self._office.submit.remote(self._population, [])
+            if self._office is not None:
+                self._office.submit.remote(self._population, [])
             raise
-        return found
 
     def _leave(self, graceful: bool) -> None:
         """End the experiment, and the cluster if it was started here."""

@@ -23,6 +23,7 @@ from psvit.recipe import Recipe, default_recipe
 from psvit.run_folder import RunFolder
 from psvit.search.candidates import DRAWS, Candidates
 from psvit.search.evaluator import Evaluator
+from psvit.search.fidelity.record import known_fidelity
 from psvit.search.finalists import Finalist, brief, train_finalists
 from psvit.search.latency.build import LatencyPlan, build_latency_model
 from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
@@ -185,6 +186,7 @@ class Found:
         finalists: the best trials, the winner first; with several objectives, the Pareto front.
         front: the folder of the front's architecture files, where there are several objectives.
         kind: what scores are.
+        fidelity: what is known of how truly they rank, or `not measured`.
         trials: how many architectures were evaluated.
         passed_over: trials with better scores that were measured beyond a limit on latency.
         interrupted: whether the search was stopped before its end, so that this is the best so far.
@@ -194,6 +196,7 @@ class Found:
     finalists: list[Finalist]
     front: Path | None
     kind: str
+    fidelity: Any
     trials: int
     passed_over: int
     interrupted: bool
@@ -268,6 +271,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         data=run.data.name if run.data else None,
         share_prefixes=run.share_prefixes,
         race=Race(keep=KEPT) if run.scored["race"] else None,
+        fidelity=known_fidelity(file, run.limits) if file else None,
     )
     study = _study(run, folder, objectives, supernet_digest(file) if file else None)
     interrupted = False
@@ -325,6 +329,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         finalists=best,
         front=write_front(folder.path, evidence, best) if len(run.objectives) > 1 else None,
         kind=description["kind"],
+        fidelity=description["fidelity"],
         trials=len(study.history),
         passed_over=passed_over,
         interrupted=interrupted,

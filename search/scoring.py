@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -30,6 +31,7 @@ class Scoring:
         data: the name of the images, where there is a supernet.
         share_prefixes: whether candidates that begin alike are computed together.
         race: when candidates are given up on; never without it.
+        fidelity: what is known of how well the supernet ranks, JSON-serialisable.
     """
 
     space: SearchSpace
@@ -39,6 +41,7 @@ class Scoring:
     data: str | None = None
     share_prefixes: bool = True
     race: Race | None = None
+    fidelity: dict[str, Any] | None = None
 
     def __call__(self, images: ImageData | None = None, supernet: Supernet | None = None) -> Evaluator:
         """An evaluator.
@@ -58,4 +61,5 @@ class Scoring:
             batches,
             share_prefixes=self.share_prefixes,
             race=self.race,
+            fidelity=self.fidelity,
         )

@@ -112,7 +112,7 @@ def front_figure(
     complete = [trial for trial in history if trial.is_complete]
     raced = [trial for trial in history if trial.score.state == "raced"]
     drawn = [trial for trial in control if trial.is_complete]
-    figure = _figure(axis.title, score_title)
+    figure = empty_figure(axis.title, score_title)
     _points(figure, axis, raced, "given up early", {"symbol": "circle-open", "size": 6, "color": GREY, "opacity": 0.45})
     _points(figure, axis, drawn, "random control", {"symbol": "diamond", "size": 6, "color": GREEN, "opacity": 0.55})
     _points(figure, axis, complete, "candidates", {"symbol": "circle", "size": 6, "color": GREY, "opacity": 0.75})
@@ -129,17 +129,17 @@ def front_figure(
     heights += [reference.score for _, reference in shown if reference.score is not None]
     # Scores on a few images scatter widely, and would press all others together.
     if heights:
-        figure.update_yaxes(range=_range(heights))
+        figure.update_yaxes(range=padded_range(heights))
     views = {}
     if shown and places:
-        around = _range([*places, *(place for place, _ in shown)])
+        around = padded_range([*places, *(place for place, _ in shown)])
         figure.update_xaxes(range=around)
-        if around != _range(places):
-            views = {"candidates only": _range(places), "with references": around}
+        if around != padded_range(places):
+            views = {"candidates only": padded_range(places), "with references": around}
     label = f"Score against {axis.title}: {len(complete)} candidates, {len(on_front)} of them on the front"
     if winner is not None:
         label += f"; the winner has {number(_score(winner))} at {number(axis.of(winner))}"
-    return Figure(name=name, label=label + ".", json=_json(figure), views=views)
+    return Figure(name=name, label=label + ".", json=as_json(figure), views=views)
 
 
 def progress_figure(
@@ -150,7 +150,7 @@ def progress_figure(
     random: BestOfDraws | None,
 ) -> Figure:
     """The best score so far over the evaluations of the searcher, and the expected best of as many random draws."""
-    figure = _figure("architectures evaluated", score_title)
+    figure = empty_figure("architectures evaluated", score_title)
     if random is not None:
         draws, (low, high) = random.draws.tolist(), random.band
         band = {"mode": "lines", "line": {"width": 0, "color": GREEN}, "hoverinfo": "skip"}
@@ -177,18 +177,18 @@ def progress_figure(
         y=[score for _, score in steps],
         mode="lines+markers" if len(steps) == 1 else "lines",
         line={"color": BLUE, "width": 2.5, "shape": "hv"},
-        name=f"{_text(searcher)}, best so far",
+        name=f"{as_text(searcher)}, best so far",
         hovertemplate="after %{x}: %{y:.5g}<extra></extra>",
     )
     heights = [score for _, score in steps] + (random.expected.tolist() if random is not None else [])
     if heights:  # a single draw may be so bad that nothing else could be told apart
-        figure.update_yaxes(range=_range(heights))
+        figure.update_yaxes(range=padded_range(heights))
     label = f"Best score over {len(history)} evaluations of the searcher {searcher}"
     if steps:
         label += f", {number(steps[-1][1])} in the end"
     if random is not None:
         label += f"; the best of {random.draws[-1]} random draws is {number(float(random.expected[-1]))}"
-    return Figure(name=name, label=label + ".", json=_json(figure))
+    return Figure(name=name, label=label + ".", json=as_json(figure))
 
 
 def best_so_far(history: Sequence[Trial]) -> list[tuple[int, float]]:
@@ -204,7 +204,7 @@ def best_so_far(history: Sequence[Trial]) -> list[tuple[int, float]]:
 
 def hypervolume_figure(name: str, hypervolume: Sequence[tuple[int, float]]) -> Figure:
     """The hypervolume of the front over evaluations."""
-    figure = _figure("architectures evaluated", "hypervolume")
+    figure = empty_figure("architectures evaluated", "hypervolume")
     figure.add_scatter(
         x=[evaluations for evaluations, _ in hypervolume],
         y=[volume for _, volume in hypervolume],
@@ -215,12 +215,12 @@ def hypervolume_figure(name: str, hypervolume: Sequence[tuple[int, float]]) -> F
     )
     evaluations, volume = hypervolume[-1]
     label = f"Hypervolume of the front over evaluations, {number(volume)} after {evaluations}."
-    return Figure(name=name, label=label, json=_json(figure))
+    return Figure(name=name, label=label, json=as_json(figure))
 
 
 def finalists_figure(name: str, finalists: Sequence[Finalist], title: str) -> Figure:
     """The accuracies of the finalists' trainings, one line a finalist, the winner at the top."""
-    figure = _figure(title, "")
+    figure = empty_figure(title, "")
     rows = [f"#{finalist.trial.number}" for finalist in finalists]
     figure.add_scatter(
         x=[accuracy for finalist in finalists for accuracy in finalist.accuracies],
@@ -241,7 +241,7 @@ def finalists_figure(name: str, finalists: Sequence[Finalist], title: str) -> Fi
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=rows[::-1], automargin=True)
     figure.update_layout(height=150 + 36 * len(rows))
     label = f"Accuracies of {len(rows)} finalists after brief trainings; the table holds the same numbers."
-    return Figure(name=name, label=label, json=_json(figure))
+    return Figure(name=name, label=label, json=as_json(figure))
 
 
 def near_references(axis: Axis, references: Sequence[Reference], trials: Sequence[Trial]) -> list[Reference]:
@@ -252,7 +252,8 @@ def near_references(axis: Axis, references: Sequence[Reference], trials: Sequenc
 # --- parts of a figure
 
 
-def _figure(x_title: str, y_title: str) -> go.Figure:
+def empty_figure(x_title: str, y_title: str) -> go.Figure:
+    """A figure without points, in the manner of the page."""
     axis = {"automargin": True, "zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
     figure = go.Figure()
     figure.update_layout(
@@ -262,8 +263,8 @@ def _figure(x_title: str, y_title: str) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif", "size": 13},
-        xaxis={"title": {"text": _text(x_title), "standoff": 8}, **axis},
-        yaxis={"title": {"text": _text(y_title), "standoff": 8}, **axis},
+        xaxis={"title": {"text": as_text(x_title), "standoff": 8}, **axis},
+        yaxis={"title": {"text": as_text(y_title), "standoff": 8}, **axis},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         hovermode="closest",
     )
@@ -295,7 +296,7 @@ def _points(
 
 def _reference(figure: go.Figure, place: float, reference: Reference) -> None:
     """A line at what a reference costs, and a point where it was scored."""
-    name = _text(reference.name)
+    name = as_text(reference.name)
     figure.add_vline(
         x=place,
         line={"color": VIOLET, "width": 1.5, "dash": "dot"},
@@ -335,7 +336,7 @@ def _hover(trial: Trial) -> str:
     costs = ", ".join(format_cost(metric, getattr(trial.cost, metric)) for metric in METRICS)
     given_up = f" on {trial.score.images} images" if trial.score.state == "raced" else ""
     return f"<b>#{trial.number}</b> {number(_score(trial))}{given_up}<br>{costs}<br>" + "<br>".join(
-        _text(part) for part in in_words(trial.arch)
+        as_text(part) for part in in_words(trial.arch)
     )
 
 
@@ -344,7 +345,7 @@ def _score(trial: Trial) -> float:
     return trial.score.value
 
 
-def _range(values: Sequence[float]) -> list[float]:
+def padded_range(values: Sequence[float]) -> list[float]:
     """From the least to the greatest and a little beyond."""
     least, greatest = min(values), max(values)
     room = 0.06 * (greatest - least) or 0.05 * abs(greatest) or 1.0
@@ -356,12 +357,12 @@ def _faint(color: str) -> str:
     return f"rgba({red},{green},{blue},0.18)"
 
 
-def _text(text: str) -> str:
+def as_text(text: str) -> str:
     """Text as it is: plotly reads tags in labels."""
     return html.escape(text, quote=False)
 
 
-def _json(figure: go.Figure) -> str:
+def as_json(figure: go.Figure) -> str:
     """The figure for a script element, which nothing in it may end."""
     text: str = figure.to_json()
     return text.replace("<", "\\u003c")

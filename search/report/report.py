@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import psvit.search.report.figures as figures
@@ -20,6 +18,7 @@ from psvit.picture import draw
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import ACCURACY, COSTS, LATENCY
 from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
+from psvit.search.report.page import page
 from psvit.search.report.references import Reference, published
 from psvit.search.report.shared_choices import Choice, Group, shared_choices
 from psvit.search.report.words import DASH, count, in_words, joined, number, percent, value_in_words
@@ -146,11 +145,10 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The report as one HTML document that loads nothing; equal reports give equal text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, value=value_in_words)
-    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
     random, scored = _random(report)
-    return template.render(
+    return page(
+        __package__,
+        TEMPLATE,
         report=report,
         unit=f" {report.unit}" if report.unit else "",
         head=_head(report),
@@ -171,8 +169,6 @@ def render(report: Report) -> str:
         latency_rows=_latency_rows(report),
         choices=_choices(report),
         config=dump_yaml(report.config),
-        plotly=Markup(figures.plotly_script()),
-        markup=Markup,
     )
 
 

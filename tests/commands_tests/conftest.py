@@ -20,6 +20,7 @@ MODULES = {
     "psvit-supernet": "psvit.supernet.cli",
     "psvit-search": "psvit.search.cli",
     "psvit-latency": "psvit.search.latency.cli",
+    "psvit-fidelity": "psvit.search.fidelity.cli",
     "psvit-retrain": "psvit.retrain.cli",
 }
 

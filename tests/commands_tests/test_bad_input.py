@@ -595,6 +595,53 @@ def test_a_path_without_a_supernet_is_named(refused, supernet, searched, tmp_pat
     assert_names(refused("psvit-search", "--supernet", path, *BUDGET), path, expected)
 
 
+# --- fidelity
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--budget", "5ms@cpu"), ["5 ms@cpu", "latency"]),
+        (("--budget", "40kB"), ["2GFLOPs or 22Mparams"]),
+        (("--budget", "100kFLOPs"), ["231.4 kFLOPs to 3.211 MFLOPs"]),
+        (("--budget", "2Gbit"), ["2Gbit", "2GFLOPs"]),
+        ((*BUDGET, "--within", "1"), ["--within", "1"]),
+        ((*BUDGET, "--spread", "-1"), ["--spread", "-1"]),
+        ((*BUDGET, "--within", "5", "--second-seeds", "6"), ["--second-seeds 6", "--within 5"]),
+        ((*BUDGET, "--second-seeds", "few"), ["--second-seeds", "few"]),
+        ((*BUDGET, "--images", "1"), ["--images", "1"]),
+        ((*BUDGET, "--workers", "many"), ["--workers", "many", "ray://host:port"]),
+        ((*BUDGET, "--data", "nowhere"), ["nowhere", "train/ and val/"]),
+        ((*BUDGET, "--set", "sampling=sandwich"), ["sampling: unknown key"]),
+        ((*BUDGET, "--set", "target=soft"), ["target soft", "teacher"]),
+        ((*BUDGET, "--recipe", "ours"), ["recipe 'ours'", "digits"]),
+        ((*BUDGET, "--device", "warp"), ["--device warp"]),
+    ],
+)
+def test_a_fidelity_that_cannot_be_measured_is_named(refused, supernet, options, expected):
+    assert_names(refused("psvit-fidelity", "--supernet", supernet(), *options), *expected)
+
+
+def test_the_fidelity_of_no_supernet_or_of_other_images_is_refused(refused, supernet):
+    assert_names(refused("psvit-fidelity", *BUDGET), "--supernet")
+    assert_names(refused("psvit-fidelity", "--supernet", supernet()), "--budget")
+    assert_names(refused("psvit-fidelity", "--supernet", "nothing", *BUDGET), "nothing", "supernet.safetensors")
+    line = refused("psvit-fidelity", "--supernet", supernet("seven", num_classes=7), *BUDGET)
+    assert_names(line, "7 classes", "digits", "10 and 1")
+
+
+@pytest.mark.parametrize("command", ["psvit-search", "psvit-fidelity"])
+def test_a_damaged_fidelity_beside_a_supernet_is_named_before_anything_is_done(refused, supernet, command):
+    folder = supernet()
+    for content, expected in [
+        ("schema: [", "not valid YAML"),
+        ("schema: psvit/fidelity/1\nmeasurements: []\nspeed: 3\n", "speed"),
+    ]:
+        (folder / "fidelity.yaml").write_text(content)
+        line = refused(command, "--supernet", folder, *BUDGET)
+        assert_names(line, str(folder / "fidelity.yaml"), expected)
+
+
 # --- weights to inherit
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "psvit-supernet": "psvit.supernet.cli",
     "psvit-search": "psvit.search.cli",
     "psvit-latency": "psvit.search.latency.cli",
+    "psvit-fidelity": "psvit.search.fidelity.cli",
     "psvit-retrain": "psvit.retrain.cli",
 }
 
@@ -45,6 +46,6 @@ assert not heavy, heavy
     subprocess.run([python, "-c", code], capture_output=True, check=True)
 
 
-@pytest.mark.parametrize("command", ["psvit-search", "psvit-retrain"])
+@pytest.mark.parametrize("command", ["psvit-search", "psvit-retrain", "psvit-fidelity"])
 def test_help_says_that_flops_are_multiply_accumulates(call, command):
     assert "FLOPs are multiply-accumulates" in " ".join(call(command, "--help").out.split())

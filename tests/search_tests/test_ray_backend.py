@@ -283,6 +283,26 @@ def test_scores_are_those_of_one_process_and_workers_stay(on_cluster, digits_spa
     assert not (tmp_path / "ray").exists()
 
 
+@pytest.mark.slow
+def test_scores_arrive_when_their_part_is_done(on_cluster, digits_space, log, alone):
+    archs = draw(digits_space, 6)
+
+    def one_by_one(archs, k):
+        return [[i] for i in range(len(archs))]
+
+    held = log.parent / "held"
+    slow = {digits_space.index(archs[0]): lambda: [time.sleep(0.02) for _ in iter(held.exists, True)]}
+    with on_cluster(lambda: Landscape(digits_space, log, on=slow), cut=one_by_one) as evaluator:
+        arrived = []
+        for position, score in evaluator.arrivals(archs):
+            arrived.append((position, score))
+            if len(arrived) == 5:
+                # The first waits until all others are here.
+                held.touch()
+    assert [position for position, _ in arrived][-1] == 0
+    assert [score for _, score in sorted(arrived, key=lambda pair: pair[0])] == alone.evaluate(archs)
+
+
 def winner_of(evaluator, space):
     study = Study(space, InMemoryStorage())
     candidates = Candidates(space, Budget.parse("1MFLOPs", space=space))

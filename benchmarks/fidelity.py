@@ -1,0 +1,139 @@
+"""Compares supernets by how truly they rank: the same networks, trained alone once, against the scores of each.
+
+    python benchmarks/fidelity.py runs/uniform runs/sandwich --data torch/cifar10 --budget 23MFLOPs --out runs/rules
+
+The supernets are of one space and were trained on the same images, each by a rule of its own, for equal time. Networks
+are drawn and trained as by `psvit-fidelity`, whose fidelity.yaml this leaves beside every supernet; --images and
+--epochs make that shorter. Differences from the first supernet's tau come from a paired bootstrap: the same resamples
+of the same networks for both. Name the simplest rule first; one whose interval holds zero cannot be told from it.
+
+The same line continues an interrupted run; larger numbers of networks, and further supernets, add to it. It ends with
+Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from psvit.data import open_data
+from psvit.recipe import Recipe, default_recipe
+from psvit.search.fidelity.measures import MeasuredNetwork, advantage
+from psvit.search.fidelity.record import INHERITED, Fidelity
+from psvit.search.fidelity.run import Trainings, measure_fidelity
+from psvit.search.fidelity.words import name_of, value_and_interval
+from psvit.search.run import choose_space
+from psvit.supernet.supernet import read_provenance, supernet_digest
+
+
+def taus(names: list[str], fidelities: list[Fidelity]) -> None:
+    """Print what each supernet's scores are worth."""
+    print("| supernet | tau | 95 % | rho | 95 % | regret | inherited minus standalone | tau over the range |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, fidelity in zip(names, fidelities, strict=True):
+        one = fidelity.within.agreement(INHERITED)
+        far = fidelity.spread.agreement(INHERITED).kendall_tau if fidelity.spread else None
+        gap, _ = value_and_interval(fidelity.within.gap)
+        tau, rho = value_and_interval(one.kendall_tau), value_and_interval(one.spearman_rho)
+        print(f"| {name} | {' | '.join((*tau, *rho))} | {one.regret} | {gap} | {value_and_interval(far)[0]} |")
+
+
+def without_supernets(fidelity: Fidelity) -> None:
+    """Print what the ceiling is, and what can be had without a supernet; the same for all of them."""
+    print("\n| without a supernet | networks | tau | 95 % | above MACs | 95 % |\n|---|---|---|---|---|---|")
+    within = fidelity.within
+    for one in (*within.agreements[1:], *([within.ceiling] if within.ceiling else [])):
+        cells = (*value_and_interval(one.kendall_tau), *value_and_interval(one.above_macs))
+        print(f"| {name_of(one.score)} | {one.networks} | {' | '.join(cells)} |")
+    print(f"\nstandard deviation of a training over seeds: {within.seed_std} points")
+
+
+def differences(names: list[str], measured: list[list[MeasuredNetwork]]) -> None:
+    """Print by how much each supernet's tau exceeds the first's, on the networks around the budget."""
+    print(f"\n| tau within the budget, minus that of {names[0]} | difference | 95 % |\n|---|---|---|")
+    near = [[network for network in networks if network.is_within] for networks in measured]
+    accuracies = floats([network.standalone for network in near[0]])
+    scores = [floats([network.scores[INHERITED] for network in networks]) for networks in near]
+    known = np.isfinite(accuracies) & np.isfinite(scores).all(axis=0)
+    for name, score in zip(names[1:], scores[1:], strict=True):
+        difference = advantage(score[known], scores[0][known], accuracies[known])
+        print(f"| {name} | {' | '.join(value_and_interval(difference))} |")
+
+
+def floats(values: list[float | None]) -> np.ndarray:
+    """Numbers, not a number where there is none."""
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def rule(supernet: str) -> str:
+    """How a supernet was trained, for a table."""
+    recipe = read_provenance(supernet)["recipe"]
+    return f"{recipe.get('sampling', 'uniform')}, {recipe['target']}, {recipe['epochs']} epochs ({supernet})"
+
+
+def main() -> None:
+    """Train and score what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("supernets", nargs="+", help="run folders of psvit-supernet, the simplest rule's first")
+    parser.add_argument("--data", required=True, help="the images that they were trained on")
+    parser.add_argument("--budget", action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--within", type=int, default=30)
+    parser.add_argument("--spread", type=int, default=15)
+    parser.add_argument("--second-seeds", type=int, default=10)
+    parser.add_argument("--images", type=int, help="train on so many of the training images; default: all")
+    parser.add_argument("--recipe", help="of each network; default: by the size of the images")
+    parser.add_argument("--epochs", type=int, help="in place of the recipe's; without warm-up where that is as long")
+    parser.add_argument("--workers", help="train on a Ray cluster: ray, or ray://host:port")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    data = open_data(options.data)
+    spaces = [choose_space(None, supernet, data, tuple(options.budget)) for supernet in options.supernets]
+    if any(space != spaces[0] for space in spaces):
+        parser.error("the supernets are of different spaces")
+    recipe = Recipe.load(options.recipe or default_recipe(min(spaces[0].image_size), supernet=False))
+    if options.epochs:
+        warmup = recipe.warmup_epochs if recipe.warmup_epochs < options.epochs else 0
+        recipe = recipe.override({"epochs": options.epochs, "warmup_epochs": warmup})
+    trainings = Trainings(
+        space=spaces[0],
+        data=data,
+        budget=tuple(options.budget),
+        recipe=recipe,
+        images=options.images,
+        seed=options.seed,
+        device=torch.device(options.device),
+        within=options.within,
+        spread=options.spread,
+        second_seeds=options.second_seeds,
+        workers=options.workers,
+    )
+    command = f"python benchmarks/fidelity.py {' '.join(options.supernets)} ..."
+    measured = [
+        measure_fidelity(
+            trainings,
+            supernet,
+            options.out / supernet_digest(supernet),
+            command,
+            trained_in=options.out,
+        )
+        for supernet in options.supernets
+    ]
+    names = [rule(supernet) for supernet in options.supernets]
+    fidelities = [one.fidelity for one in measured]
+    print(
+        f"\n{len(trainings.networks.within)} networks within {trainings.limits}, trained for {recipe.epochs} epochs\n"
+    )
+    taus(names, fidelities)
+    without_supernets(fidelities[0])
+    if len(names) > 1:
+        differences(names, [one.networks for one in measured])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""What is written of a fidelity, as values, and how a search finds that of the supernet that scores for it.
+
+It lies beside the supernet in `fidelity.yaml`, one measurement for each budget and way of training. Each names the
+digest of the supernet's weights; one of other weights counts as not measured.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from psvit.budget import Budget
+from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.supernet.supernet import supernet_digest, supernet_file
+
+SCHEMA = "psvit/fidelity/1"
+FILE_NAME = "fidelity.yaml"
+
+INHERITED = "inherited"
+"""The name of the score that a supernet gives."""
+
+
+class Estimate(Value):
+    """A number with its bootstrap interval.
+
+    Attributes:
+        value: nothing where it is not defined, such as a correlation with what is constant.
+        interval: of 95 %, from resampling networks; nothing where there are too few.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+
+
+class Agreement(Value):
+    """How well a score ranks networks, by their standalone accuracy.
+
+    Attributes:
+        score: its name.
+        networks: how many it was compared on.
+        kendall_tau: Kendall's tau-b.
+        spearman_rho: Spearman's rho.
+        regret: by how many points the best standalone accuracy exceeds the best among the five with the best scores;
+            nothing where there are no more than five.
+        above_macs: how much its tau exceeds that of multiply-accumulates, both on the same resamples.
+    """
+
+    score: str
+    networks: int
+    kendall_tau: Estimate
+    spearman_rho: Estimate
+    regret: float | None
+    above_macs: Estimate | None = None
+
+
+class SetFidelity(Value):
+    """What was measured on one set of networks.
+
+    Attributes:
+        limits: the ends of what the networks cost, by cost.
+        agreements: one for each score, the inherited first.
+        ceiling: the agreement of a second training of the same networks with the first, seed for seed: what noise
+            leaves for another training to reach. Nothing where none was trained twice.
+        seed_std: standard deviation of a training's accuracy over seeds, in points.
+        gap: the mean of inherited minus standalone accuracy, in points.
+        gap_std: its standard deviation over networks.
+        regret_of_random: what `Agreement.regret` is of five networks drawn at random, in expectation.
+    """
+
+    limits: dict[str, tuple[int | None, int]]
+    agreements: tuple[Agreement, ...]
+    ceiling: Agreement | None = None
+    seed_std: float | None = None
+    gap: Estimate
+    gap_std: float | None = None
+    regret_of_random: float | None = None
+
+    def agreement(self, score: str) -> Agreement:
+        """That of one score."""
+        return next(one for one in self.agreements if one.score == score)
+
+    @property
+    def best_free(self) -> Agreement | None:
+        """That of the score with the greatest tau among those that need no supernet; of equals the first."""
+        known = [one for one in self.agreements if one.score != INHERITED and one.kendall_tau.value is not None]
+        return max(known, key=lambda one: one.kendall_tau.value or 0.0, default=None)
+
+    @property
+    def share_of_ceiling(self) -> float | None:
+        """The tau of inherited accuracy relative to the ceiling."""
+        tau = self.agreement(INHERITED).kendall_tau.value
+        most = self.ceiling.kendall_tau.value if self.ceiling else None
+        return tau / most if tau is not None and most is not None and most > 0 else None
+
+
+class Fidelity(Value):
+    """The fidelity of one supernet.
+
+    Attributes:
+        supernet_digest: of the file with its weights.
+        space: its name.
+        space_digest: its digest.
+        data: the images.
+        search_images: how many images accuracies rest on, inherited and standalone.
+        budget: the limits as given.
+        seed: of the networks that were drawn and of their first trainings.
+        images: how many images networks were trained on.
+        recipe: how.
+        within: around the budget, which is what a search needs.
+        spread: over the whole reach of MACs; most of what is measured there is that larger networks are better.
+        versions: of what computed, by name.
+    """
+
+    supernet_digest: str
+    space: str
+    space_digest: str
+    data: str
+    search_images: int
+    budget: tuple[str, ...]
+    seed: int
+    images: int
+    recipe: dict[str, Any]
+    within: SetFidelity
+    spread: SetFidelity | None = None
+    versions: dict[str, str]
+
+    @property
+    def subject(self) -> dict[str, Any]:
+        """What was measured, without what came out; networks may have been added since."""
+        names = ("supernet_digest", "data", "budget", "seed", "images", "recipe")
+        return {name: getattr(self, name) for name in names}
+
+    def overlaps(self, limits: Budget) -> bool:
+        """Whether the networks around the budget cost what others within some limits may."""
+        for metric, (least, most) in self.within.limits.items():
+            limit = limits.limit(metric)
+            if limit is None or limit.upper < (least or 0) or (limit.lower or 0) > most:
+                return False
+        return True
+
+    def summary(self, limits: Budget) -> dict[str, Any]:
+        """What stands beside scores of this supernet, JSON-serialisable.
+
+        Args:
+            limits: within which is searched.
+        """
+        inherited = self.within.agreement(INHERITED)
+        ceiling, best = self.within.ceiling, self.within.best_free
+        facts = {
+            "kendall_tau": inherited.kendall_tau.value,
+            "kendall_tau_interval": _listed(inherited.kendall_tau),
+            "ceiling": ceiling.kendall_tau.value if ceiling else None,
+            "spearman_rho": inherited.spearman_rho.value,
+            "spearman_rho_interval": _listed(inherited.spearman_rho),
+            "networks": inherited.networks,
+            "regret_of_best_5": inherited.regret,
+            "inherited_minus_standalone": self.within.gap.value,
+            "best_without_supernet": {"score": best.score, "kendall_tau": best.kendall_tau.value} if best else None,
+            "within": {metric: list(ends) for metric, ends in self.within.limits.items()},
+            "epochs": self.recipe.get("epochs"),
+        }
+        if not self.overlaps(limits):
+            facts["note"] = "measured within other limits than were searched"
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+def _listed(estimate: Estimate) -> list[float] | None:
+    return list(estimate.interval) if estimate.interval else None
+
+
+class _File(Value):
+    measurements: tuple[Fidelity, ...]
+
+
+def write_fidelities(path: Path, fidelities: tuple[Fidelity, ...]) -> None:
+    """Write a file of measurements, whole or not at all.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    write_atomic(path, dump_yaml({"schema": SCHEMA, **_File(measurements=fidelities).to_dict()}))
+
+
+def read_fidelities(path: Path) -> tuple[Fidelity, ...]:
+    """The measurements in a file; none where there is no file.
+
+    Raises:
+        InputError: the file is damaged or breaks a rule.
+    """
+    if not path.exists():
+        return ()
+    return _File.from_dict(read_yaml(path, SCHEMA), source=str(path)).measurements
+
+
+def file_beside(supernet: str | Path) -> Path:
+    """Where the fidelity of a supernet lies.
+
+    Raises:
+        InputError: there is no supernet.
+    """
+    return supernet_file(supernet).with_name(FILE_NAME)
+
+
+def leave_beside(supernet: str | Path, fidelity: Fidelity) -> Path:
+    """Write a measurement beside its supernet, in place of an earlier one of the same; those of others stay.
+
+    Measurements of weights that lay there before are dropped.
+
+    Raises:
+        InputError: there is no supernet, or the place cannot be written.
+    """
+    path = file_beside(supernet)
+    others = [
+        known
+        for known in read_fidelities(path)
+        if known.supernet_digest == fidelity.supernet_digest and known.subject != fidelity.subject
+    ]
+    write_fidelities(path, (*others, fidelity))
+    return path
+
+
+def known_fidelity(supernet: str | Path, limits: Budget) -> dict[str, Any] | None:
+    """What is known of the fidelity of a supernet, for what is scored with it; nothing where it was not measured.
+
+    Of several measurements one within the limits that are searched is preferred, then one on more networks, then the
+    last.
+
+    Raises:
+        InputError: there is no supernet, or the file beside it is damaged.
+    """
+    measured = read_fidelities(file_beside(supernet))
+    digest = supernet_digest(supernet) if measured else None
+    known = [one for one in measured if one.supernet_digest == digest]
+    if not known:
+        return None
+    ranked = [
+        (one.overlaps(limits), one.within.agreement(INHERITED).networks, place) for place, one in enumerate(known)
+    ]
+    return known[max(ranked)[-1]].summary(limits)
+
+
+def in_words(known: dict[str, Any] | str, supernet: str) -> str:
+    """What a search says of the scores that it rests on, in one line.
+
+    Args:
+        known: as it stands beside the scores: the summary of a measurement, or that there is none.
+        supernet: its run folder or file, as a command takes it.
+    """
+    if not isinstance(known, dict):
+        return (
+            "how truly inherited accuracy ranks was not measured, which is what "
+            f"psvit-fidelity --supernet {shlex.quote(supernet)} --budget ... does"
+        )
+    tau = known.get("kendall_tau")
+    told = "no tau that is defined" if tau is None else f"a tau of {tau:.2f}"
+    note = f", {known['note']}" if "note" in known else ""
+    return f"inherited accuracy ranked {known['networks']} networks that were trained alone with {told}{note}"

@@ -1,0 +1,154 @@
+"""Standalone accuracy: networks trained from scratch on the training images, compared on the search images.
+
+Those are the images that inherited accuracy is measured on; neither supernets nor these networks were trained on them,
+and validation images are not looked at.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from psvit.architecture import Architecture
+from psvit.data import Batches, ImageData, Inputs, Labelled, accuracy, open_data, training_loader
+from psvit.errors import DivergedError
+from psvit.model import PSViT
+from psvit.recipe import Recipe
+from psvit.search.failures import out_of_memory
+from psvit.search.scoring import BATCH_SIZE
+from psvit.search.trial import Score
+from psvit.seeding import seeded
+from psvit.training import Classification, train
+
+
+def training_images(data: ImageData, number: int | None) -> Labelled:
+    """The training images, or so many of them, drawn once and for all; the search images are not among them."""
+    if number is None or number >= len(data.train):
+        return data.train
+    return data.train.take(np.sort(np.random.default_rng(0).permutation(len(data.train))[:number]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standalone:
+    """Makes evaluators that train; picklable.
+
+    Attributes:
+        data: the name of the images.
+        images: how many of the training images; all where not given.
+        recipe: how to train.
+        seed: of everything random in a training.
+        device: where to compute.
+        folder: for what trainings need meanwhile; one that was interrupted continues from there.
+    """
+
+    data: str
+    images: int | None
+    recipe: Recipe
+    seed: int
+    device: str
+    folder: str
+
+    def __call__(self, data: ImageData | None = None) -> StandaloneAccuracy:
+        """An evaluator.
+
+        Args:
+            data: the images, where they are open already.
+        """
+        return StandaloneAccuracy(
+            data or open_data(self.data),
+            self.recipe,
+            images=self.images,
+            seed=self.seed,
+            device=torch.device(self.device),
+            folder=Path(self.folder),
+        )
+
+
+class StandaloneAccuracy:
+    """Top-1 accuracy in percent on the search images, after training from scratch; an evaluator that takes its time.
+
+    Args:
+        data: the images.
+        recipe: how to train.
+        images: how many of the training images; all where not given.
+        seed: of everything random in a training.
+        device: where to compute.
+        folder: for what trainings need meanwhile.
+    """
+
+    def __init__(
+        self, data: ImageData, recipe: Recipe, *, images: int | None, seed: int, device: torch.device, folder: Path
+    ) -> None:
+        self._data = data
+        self._recipe = recipe
+        self._images = training_images(data, images)
+        self._seed = seed
+        self._device = device
+        self._folder = folder
+        self._batches: Batches | None = None
+
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+        """The accuracies of networks; nothing is raced. Failed are those whose training diverged or ran out of memory.
+
+        Args:
+            archs: the networks, no two equal.
+            best: of no use here.
+        """
+        return [score for _, score in self.arrivals(archs)]
+
+    def arrivals(self, archs: Sequence[Architecture]) -> Iterator[tuple[int, Score]]:
+        """As `evaluate`, each with its position when it is known."""
+        for position, arch in enumerate(archs):
+            description = f"training {position + 1} of {len(archs)}, seed {self._seed}"
+            try:
+                score = Score(value=self._trained(arch, description), images=len(self._data.search))
+            except DivergedError as error:
+                score = Score(value=None, state="failed", reason=str(error))
+            except Exception as error:
+                reason = out_of_memory(error)
+                if not reason:
+                    raise
+                score = Score(value=None, state="failed", reason=reason)
+            yield position, score
+            # By now whoever asked has written the score down.
+            if score.value is not None:
+                shutil.rmtree(self._place(arch))
+
+    def _place(self, arch: Architecture) -> Path:
+        return self._folder / f"{arch.digest}-{self._seed}"
+
+    def _trained(self, arch: Architecture, description: str) -> float:
+        """The accuracy of one network."""
+        inputs = Inputs.of(self._data, arch.image_size)
+        # A worker on a cluster computes with a thread and leaves the other cores to its neighbours.
+        inputs = replace(inputs, workers=min(inputs.workers, torch.get_num_threads()))
+        with seeded(self._seed):
+            network = PSViT(arch, drop_path_rate=self._recipe.drop_path_rate)
+        trained = train(
+            Classification(network),
+            training_loader(self._images, inputs, self._recipe),
+            self._recipe,
+            num_classes=len(self._data.classes),
+            seed=self._seed,
+            device=self._device,
+            folder=self._place(arch),
+            description=description,
+        )
+        if self._batches is None:
+            self._batches = Batches(self._data.search, inputs, BATCH_SIZE, self._device)
+        return accuracy(trained.model.eval(), self._batches)
+
+    def describe(self) -> dict[str, Any]:
+        """Says what the accuracy is of, and how networks were trained."""
+        return {
+            "kind": "standalone accuracy",
+            "meaning": "top-1 in percent after training from scratch, on images held out from training",
+            "images": len(self._data.search),
+            "recipe": self._recipe.to_dict(),
+        }

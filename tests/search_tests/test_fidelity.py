@@ -1,0 +1,413 @@
+"""Fidelity: trainings that are kept, what is written of them, and how a search finds it beside the supernet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from psvit.budget import Budget
+from psvit.costs import cost
+from psvit.data import Batches, Inputs, Labelled, accuracy, open_data, training_loader
+from psvit.documents import read_yaml
+from psvit.errors import DivergedError, InputError, RunError
+from psvit.model import PSViT
+from psvit.recipe import Recipe
+from psvit.search.fidelity import run as run_module
+from psvit.search.fidelity import training as training_module
+from psvit.search.fidelity.record import (
+    FILE_NAME,
+    INHERITED,
+    Fidelity,
+    known_fidelity,
+    leave_beside,
+    read_fidelities,
+    write_fidelities,
+)
+from psvit.search.fidelity.report import render
+from psvit.search.fidelity.run import Trainings, compare, measure_fidelity, score_networks, table, train_networks
+from psvit.search.fidelity.training import Standalone, training_images
+from psvit.search.indicators import INDICATORS
+from psvit.search.inherited import InheritedAccuracy
+from psvit.search.latency.journal import Journal
+from psvit.search.scoring import Scoring
+from psvit.seeding import seeded
+from psvit.supernet.supernet import Supernet, supernet_digest
+from psvit.training import Classification, train
+
+CPU = torch.device("cpu")
+MFLOPS = Budget.parse("1MFLOPs")
+
+
+class Untouched(Labelled):
+    """Images that must not be looked at."""
+
+    def __init__(self):
+        pass
+
+    def __getitem__(self, index):
+        pytest.fail("validation images were looked at")
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Few of the digits, and no validation images."""
+    digits = open_data("digits")
+    return replace(digits, train=digits.train.take(np.arange(96)), search=digits.search, val=Untouched())
+
+
+@pytest.fixture
+def recipe():
+    return Recipe.load("digits").override({"epochs": 1, "warmup_epochs": 0, "ema_decay": None})
+
+
+@pytest.fixture
+def supernet(digits_space, tmp_path):
+    """The run folder of a supernet that was never trained."""
+    with seeded(0):
+        Supernet(digits_space).save(tmp_path / "supernet/supernet.safetensors", {"data": "digits"})
+    return tmp_path / "supernet"
+
+
+@pytest.fixture
+def trainings(digits_space, data, recipe):
+    """Three networks around the budget, two of them trained twice, and two over the range."""
+    return Trainings(
+        space=digits_space,
+        data=data,
+        budget=("1MFLOPs",),
+        recipe=recipe,
+        images=None,
+        seed=5,
+        device=CPU,
+        within=3,
+        spread=2,
+        second_seeds=2,
+    )
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What is trained: network and seed, in order."""
+    calls = []
+
+    def remember(task, loader, recipe, *, seed, **kwargs):
+        calls.append((task.model.arch, seed))
+        return train(task, loader, recipe, seed=seed, **kwargs)
+
+    monkeypatch.setattr(training_module, "train", remember)
+    return calls
+
+
+# --- standalone accuracy
+
+
+def test_a_network_is_trained_from_scratch_and_looked_at_on_the_search_images(data, recipe, digits_space, tmp_path):
+    arch = digits_space[1234]
+    make = Standalone(data="digits", images=None, recipe=recipe, seed=3, device="cpu", folder=str(tmp_path / "here"))
+    (score,) = make(data).evaluate([arch])
+    with seeded(3):
+        network = PSViT(arch, drop_path_rate=recipe.drop_path_rate)
+    inputs = Inputs.of(data, arch.image_size)
+    alone = train(
+        Classification(network),
+        training_loader(data.train, inputs, recipe),
+        recipe,
+        num_classes=10,
+        seed=3,
+        device=CPU,
+        folder=tmp_path / "alone",
+        description="",
+    )
+    assert score.value == accuracy(alone.model.eval(), Batches(data.search, inputs, 50, CPU))
+    assert score.images == make(data).describe()["images"] == 144
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_fewer_training_images_are_a_part_that_stays(data):
+    few, more = training_images(data, 20), training_images(data, 50)
+    assert (len(few), len(more)) == (20, 50)
+    assert set(few.rows) < set(more.rows) < set(data.train.rows)
+    assert not set(few.rows) & set(data.search.rows)
+    assert training_images(data, 1000) is training_images(data, None) is data.train
+
+
+def test_a_training_that_diverges_fails_its_network_alone(data, recipe, digits_space, tmp_path, monkeypatch):
+    archs = [digits_space[7], digits_space[8]]
+
+    def diverge(task, *args, **kwargs):
+        if task.model.arch == archs[0]:
+            raise DivergedError("training diverged: the loss is nan")
+        return train(task, *args, **kwargs)
+
+    monkeypatch.setattr(training_module, "train", diverge)
+    make = Standalone(data="digits", images=None, recipe=recipe, seed=3, device="cpu", folder=str(tmp_path))
+    failed, whole = make(data).evaluate(archs)
+    assert (failed.state, failed.value, failed.reason) == ("failed", None, "training diverged: the loss is nan")
+    assert whole.state == "complete"
+
+
+# --- trainings that are kept
+
+
+def test_every_network_is_trained_once_with_each_seed_that_is_wanted(trainings, trained, tmp_path):
+    accuracies, failures = train_networks(trainings, tmp_path)
+    drawn = trainings.networks
+    assert (len(drawn.within), len(drawn.spread), failures) == (3, 2, [])
+    assert trained == [(arch, 5) for arch in (*drawn.within, *drawn.spread)] + [(arch, 6) for arch in drawn.within[:2]]
+    assert set(accuracies) == set(trained)
+    # Seeds differ in initialisation, order and augmentation.
+    assert any(accuracies[arch, 5] != accuracies[arch, 6] for arch in drawn.within[:2])
+    lines = [json.loads(line) for line in (tmp_path / "trainings.journal").read_text().splitlines()]
+    assert len(lines) == 1 + 7
+    trained.clear()
+    assert train_networks(trainings, tmp_path) == (accuracies, [])
+    assert trained == []
+
+
+def test_more_networks_and_seeds_add_to_those_that_are_there(trainings, trained, tmp_path):
+    before, _ = train_networks(trainings, tmp_path)
+    trained.clear()
+    more = replace(trainings, within=4, spread=3, second_seeds=3)
+    after, _ = train_networks(more, tmp_path)
+    assert len(trained) == 3
+    assert not set(trained) & set(before)
+    assert {key: after[key] for key in before} == before
+    # Fewer are fewer again, and nothing is lost.
+    assert train_networks(trainings, tmp_path)[0] == before
+    assert len(trained) == 3
+
+
+@pytest.mark.parametrize("stopped_at", [0, 3, 6])
+def test_trainings_that_were_interrupted_continue_as_if_they_had_not_been(
+    trainings, trained, tmp_path, monkeypatch, stopped_at
+):
+    two = replace(trainings, recipe=trainings.recipe.override({"epochs": 2}))
+    whole, _ = train_networks(two, tmp_path / "whole")
+    trained.clear()
+    record = training_module.train
+
+    def stopping(task, loader, recipe, **kwargs):
+        epochs = itertools.count(1)
+
+        def after_epoch(model):
+            if next(epochs) == 2:
+                raise KeyboardInterrupt
+            return {}
+
+        stops = {"held_out": after_epoch} if len(trained) == stopped_at else {}
+        return record(task, loader, recipe, **kwargs, **stops)
+
+    monkeypatch.setattr(training_module, "train", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_networks(two, tmp_path / "stopped")
+    assert len(list(tmp_path.glob("stopped/trainings/*/checkpoints/*.safetensors"))) == 1
+    monkeypatch.setattr(training_module, "train", record)
+    assert train_networks(two, tmp_path / "stopped") == (whole, [])
+    # What was finished was not begun again.
+    assert len(trained) == 7 + 1
+
+
+def test_trainings_of_something_else_are_refused(trainings, tmp_path):
+    Journal(tmp_path / "trainings.journal", trainings.config)
+    for changes, expected in [
+        ({"seed": 6}, "seed: 5 there, 6 here"),
+        ({"images": 50}, "images: None there, 50 here"),
+        ({"budget": ("2MFLOPs",)}, "budget: "),
+        ({"recipe": trainings.recipe.override({"lr": 0.5})}, r"recipe\.lr: "),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            train_networks(replace(trainings, **changes), tmp_path)
+
+
+def test_failures_are_told_left_out_and_tried_again(trainings, tmp_path, monkeypatch, supernet):
+    victim = trainings.networks.within[1]
+
+    def diverge(task, *args, **kwargs):
+        if task.model.arch == victim and kwargs["seed"] == 5:
+            raise DivergedError("training diverged")
+        return train(task, *args, **kwargs)
+
+    monkeypatch.setattr(training_module, "train", diverge)
+    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    index = trainings.space.index(victim)
+    assert measured.failures == [f"network {index}, seed 5: training diverged"]
+    assert measured.fidelity.within.agreement(INHERITED).networks == 2
+    assert f"network {index}, seed 5: training diverged" in (tmp_path / "run/fidelity.html").read_text()
+    monkeypatch.setattr(training_module, "train", train)
+    again = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    assert again.failures == []
+    assert again.fidelity.within.agreement(INHERITED).networks == 3
+
+
+def test_where_hardly_anything_can_be_trained_the_reason_is_told(trainings, tmp_path, monkeypatch, supernet):
+    def diverge(*args, **kwargs):
+        raise DivergedError("training diverged: the loss is nan in epoch 1")
+
+    monkeypatch.setattr(training_module, "train", diverge)
+    with pytest.raises(RunError, match=r"0 of 3 networks .* the loss is nan in epoch 1"):
+        measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    assert not (supernet / FILE_NAME).exists()
+
+
+# --- scores
+
+
+def test_scores_are_those_of_the_search_and_are_written_down(trainings, supernet, tmp_path, digits_space, data):
+    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    archs = trainings.networks.all
+    batches = Batches(data.search, Inputs.of(data, digits_space.image_size), 64, CPU)
+    expected = InheritedAccuracy(Supernet.load(supernet), batches).evaluate(archs)
+    assert [network.scores[INHERITED] for network in measured.networks] == [score.value for score in expected]
+    for name, make in INDICATORS.items():
+        values = [score.value for score in make(digits_space, 5, CPU).evaluate(archs)]
+        assert [network.scores[name] for network in measured.networks] == values
+    assert [network.all_scores["macs"] for network in measured.networks] == [cost(arch).macs for arch in archs]
+    journal = Journal(tmp_path / "run/scores.journal", {**trainings.config, "supernet": supernet_digest(supernet)})
+    assert len(journal.records) == len(archs) * (1 + len(INDICATORS))
+
+    def never():
+        pytest.fail("scored again")
+
+    again = score_networks(archs, digits_space, {INHERITED: never}, journal)
+    assert list(again[INHERITED].values()) == [score.value for score in expected]
+
+
+def test_the_table_has_all_that_is_known(trainings, supernet, tmp_path):
+    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "run/fidelity.csv").read_text())))
+    assert (tmp_path / "run/fidelity.csv").read_bytes().decode() == table(measured.networks)
+    assert [(row["within"], row["spread"]) for row in rows] == [("1", "0")] * 3 + [("0", "1")] * 2
+    for row, network in zip(rows, measured.networks, strict=True):
+        arch = trainings.space[int(row["network"])]
+        assert arch == network.arch
+        assert int(row["macs"]) == cost(arch).macs
+        assert float(row["standalone"]) == network.standalone
+        assert float(row[INHERITED]) == network.scores[INHERITED]
+    assert [row["standalone_second_seed"] == "" for row in rows] == [False, False, True, True, True]
+
+
+# --- what is written
+
+
+@pytest.fixture
+def fidelity(trainings, supernet):
+    """A fidelity of the supernet, of made-up accuracies."""
+    archs = trainings.networks.all
+    rng = np.random.default_rng(0)
+    accuracies = {(arch, 5): float(50 + value) for arch, value in zip(archs, rng.normal(size=9), strict=False)}
+    scores = {INHERITED: {arch: accuracies[arch, 5] - 7 for arch in archs}}
+    return compare(trainings, str(supernet), accuracies, scores)[0]
+
+
+def test_a_written_fidelity_is_strict_and_comes_back(fidelity, tmp_path):
+    path = tmp_path / "some.yaml"
+    write_fidelities(path, (fidelity,))
+    assert read_fidelities(path) == (fidelity,)
+    json.dumps(read_yaml(path, "psvit/fidelity/1"), allow_nan=False)
+    content = yaml.safe_load(path.read_text())
+    content["measurements"][0]["within"]["tau"] = 1
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=r"some\.yaml: measurements\.0\.within\.tau: unknown key"):
+        read_fidelities(path)
+    path.write_text("schema: psvit/space/1\n")
+    with pytest.raises(InputError, match="psvit/fidelity/1"):
+        read_fidelities(path)
+
+
+def test_a_search_finds_what_was_left_beside_its_supernet(fidelity, supernet):
+    assert known_fidelity(supernet, MFLOPS) is None
+    assert leave_beside(supernet, fidelity) == supernet / FILE_NAME
+    for name in (supernet, str(supernet), supernet / "supernet.safetensors"):
+        known = known_fidelity(name, MFLOPS.spent(0.9))
+        assert known["kendall_tau"] == 1
+        assert known["networks"] == 3
+        assert known["within"] == {"macs": [950_000, 1_050_000]}
+        assert known["inherited_minus_standalone"] == -7
+        assert "note" not in known
+        json.dumps(known, allow_nan=False)
+
+
+def test_other_weights_have_not_been_measured(fidelity, supernet, digits_space):
+    leave_beside(supernet, fidelity)
+    with seeded(1):
+        Supernet(digits_space).save(supernet / "supernet.safetensors", {"data": "digits"})
+    assert known_fidelity(supernet, MFLOPS) is None
+    # What is measured then takes the place of what was of the old weights.
+    new = fidelity.model_copy(update={"supernet_digest": supernet_digest(supernet)})
+    leave_beside(supernet, new)
+    assert read_fidelities(supernet / FILE_NAME) == (new,)
+
+
+def test_a_measurement_replaces_the_same_and_stays_beside_others(fidelity, supernet):
+    def at(lower, upper, budget, tau=0.5):
+        within = fidelity.within.to_dict()
+        within["limits"] = {"macs": [lower, upper]}
+        within["agreements"][0]["kendall_tau"]["value"] = tau
+        return Fidelity.from_dict({**fidelity.to_dict(), "budget": [budget], "within": within})
+
+    one, two = at(950_000, 1_050_000, "1MFLOPs"), at(1_900_000, 2_100_000, "2MFLOPs", tau=0.25)
+    for measured in (one, two, at(950_000, 1_050_000, "1MFLOPs", tau=0.75)):
+        leave_beside(supernet, measured)
+    assert [each.budget for each in read_fidelities(supernet / FILE_NAME)] == [("2MFLOPs",), ("1MFLOPs",)]
+    assert known_fidelity(supernet, MFLOPS.spent(0.9))["kendall_tau"] == 0.75
+    assert known_fidelity(supernet, Budget.parse("1.8..2MFLOPs"))["kendall_tau"] == 0.25
+    # Ends belong to both.
+    for budget, overlaps in [("0.9..0.95MFLOPs", True), ("0.9..0.949MFLOPs", False), ("1.05..1.06MFLOPs", True)]:
+        known = known_fidelity(supernet, Budget.parse(budget))
+        assert ("note" not in known) == overlaps
+    # Where nothing is limited that the measurement was within, it is of something else.
+    assert "note" in known_fidelity(supernet, Budget.parse("90kparams"))
+
+
+def test_what_scores_say_of_themselves_is_what_is_known(fidelity, supernet, digits_space, data):
+    leave_beside(supernet, fidelity)
+    scoring = Scoring(space=digits_space, seed=0, device="cpu", supernet=str(supernet), data="digits")
+    assert scoring(data).describe()["fidelity"] == "not measured"
+    known = known_fidelity(supernet, MFLOPS)
+    assert replace(scoring, fidelity=known)(data).describe()["fidelity"] == known
+
+
+# --- the report
+
+
+def test_the_report_has_a_point_for_every_network_and_is_one_file(trainings, supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
+    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity --out 'run'")
+    text = (tmp_path / "run/fidelity.html").read_text()
+    figures = {
+        part.split('"')[0]: json.loads(part.split(">", 1)[1].split("</script>")[0])
+        for part in text.split('data-figure="')[1:]
+    }
+    names = [f"scatter-{name}" for name in (INHERITED, *INDICATORS, "macs", "num_params")]
+    assert set(figures) == {"taus", "seeds", *names}
+    traces = {trace["name"]: trace for trace in figures["scatter-inherited"]["data"]}
+    assert set(traces) == {"within the budget (3)", "over the whole range (2)"}
+    near = traces["within the budget (3)"]
+    assert near["x"] == [network.scores[INHERITED] for network in measured.networks[:3]]
+    assert near["y"] == [network.standalone for network in measured.networks[:3]]
+    assert "The networks within the budget are the ones that count" in text
+    assert "between two trainings of the same networks" in text
+    assert "psvit-fidelity --out &#39;run&#39;" in text
+    for address in ("http://", "https://", '<link rel="stylesheet"', " src="):
+        assert address not in text
+    arguments = (measured.fidelity, measured.networks, "psvit-fidelity", trainings.config)
+    assert render(*arguments) == render(*arguments)
+
+
+def test_without_a_spread_or_second_seeds_there_is_a_report_too(trainings, supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
+    few = replace(trainings, spread=0, second_seeds=0)
+    measured = measure_fidelity(few, str(supernet), tmp_path / "run", "psvit-fidelity")
+    assert (measured.fidelity.spread, measured.fidelity.within.ceiling) == (None, None)
+    text = (tmp_path / "run/fidelity.html").read_text()
+    assert "over the whole range" not in text
+    assert 'data-figure="seeds"' not in text
+    assert run_module.FILE_NAME in {path.name for path in (tmp_path / "run").iterdir()}
