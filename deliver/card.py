@@ -18,7 +18,13 @@ PICTURE_FILE = "network.svg"
 LISTED_CLASSES = 20
 """More of them are left to the file of the preprocessing."""
 
-_COSTS = {"macs": "multiply-accumulates of one image", "num_params": "parameters", "activation_bytes": "peak activation memory of one image"}  # fmt: skip
+_COSTS = {
+    "macs": "multiply-accumulates of one image",
+    "num_params": "parameters",
+    "activation_bytes": "peak activation memory of one image",
+}
+
+_ALT = "The architecture: every layer is a bar, as high as it has tokens and as wide as it has channels"
 
 
 def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format) -> str:
@@ -37,7 +43,7 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format) -> 
         f"# {name}",
         f"A vision transformer with token pooling and shared attention maps: images of {arch.image_size[0]} x "
         f"{arch.image_size[1]} pixels, {len(preprocessing.classes)} classes. This folder holds it as {form.what}.",
-        f"![The architecture: every layer is a bar, as high as it has tokens and as wide as it has channels]({PICTURE_FILE})",
+        f"![{_ALT}]({PICTURE_FILE})",
         "## Use",
         f"From this folder:\n\n```python\n{form.usage(preprocessing)}```",
         *form.notes,
@@ -60,8 +66,8 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format) -> 
         f"```yaml\n{dump_yaml(_found(file))}```",
         '`network.yaml` holds all of this, and rebuilds the network: `psvit.create_model("network.yaml")`.',
         "## Licence",
-        "psvit, which builds the network, is under Apache-2.0. The licence of the weights: yours to choose, within what "
-        "the licence of the images permits.",
+        "psvit, which builds the network, is under Apache-2.0. The licence of the weights: yours to choose, within what the "
+        "licence of the images permits.",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -87,9 +93,10 @@ def _accuracy(file: ArchitectureFile) -> str:
     if "value" not in score:
         return "Unknown."
     of = f" on {score['images']:,} images" if "images" in score else ""
+    meaning = f" ({score['meaning']})" if "meaning" in score else ""
     return (
-        f"{score.get('kind', 'score')}: {score['value']:.4g}{of} ({score.get('meaning', 'see network.yaml')}). The weights "
-        "are inherited from a supernet; `psvit-retrain` trains the network on its own and looks at the validation images."
+        f"{score.get('kind', 'score')}: {score['value']:.4g}{of}{meaning}. The weights are inherited from a supernet; "
+        "`psvit-retrain` trains the network on its own and looks at the validation images."
     )
 
 

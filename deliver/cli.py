@@ -16,7 +16,7 @@ beside it."""
 @click.command(
     name="psvit-export",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help=f"""Write a trained network in a form that others run, with its preprocessing, its class names and a model card.
+    help=f"""Write a trained network in a form that others run, with preprocessing, class names and a model card.
 
     {RUN_HELP} What is written is read again and compared with the network at two batch sizes; it is kept only if the
     outputs are equal.""",

@@ -23,6 +23,9 @@ NETWORK_FILE = "network.yaml"
 BEST_FILE = "best.yaml"
 """What a retraining and a search call the file of their network."""
 
+COMPARISON_FOLDER = "comparison"
+"""Within a retraining's folder, the one of the network that was begun otherwise, for comparison."""
+
 WEIGHTS_SUFFIX = ".safetensors"
 """Weights lie beside the architecture file and have its name."""
 
@@ -106,7 +109,7 @@ class Classifier:
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """The probability of every class (B, classes), on the CPU, for images (B, C, height, width) that are prepared."""
+        """From prepared images (B, C, height, width) to the probabilities of all classes (B, classes), on the CPU."""
         logits: Tensor = self.network(images.to(self.device))
         return logits.float().softmax(dim=1).cpu()
 
@@ -159,7 +162,7 @@ def architecture_file(place: Path) -> Path:
     for name in (NETWORK_FILE, BEST_FILE):
         if (place / name).is_file():
             return place / name
-    several = sorted(path.parent for path in place.glob(f"*/{NETWORK_FILE}"))
+    several = sorted(path.parent for path in place.glob(f"*/{NETWORK_FILE}") if path.parent.name != COMPARISON_FOLDER)
     if several:
         raise InputError(f"{place}: holds several networks; name one of {', '.join(map(str, several))}")
     if (place / "config.yaml").is_file():

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -165,7 +165,12 @@ def read_teacher(name: str | None, weights: Path | None, inputs: Inputs, num_cla
 
 
 def read_recipe(
-    name: str | None, settings: tuple[str, ...], image_size: int, supernet: bool, teacher: str | None = None
+    name: str | None,
+    settings: tuple[str, ...],
+    image_size: int,
+    supernet: bool,
+    teacher: str | None = None,
+    inherited: bool = False,
 ) -> Recipe:
     """The recipe of the options `--recipe` and `--set`.
 
@@ -175,6 +180,7 @@ def read_recipe(
         image_size: smaller side in pixels.
         supernet: whether a supernet is trained, or a network.
         teacher: what is given as one.
+        inherited: whether a network begins with inherited weights.
 
     Raises:
         InputError: no such recipe, an unknown key or an impossible value, or a teacher is missing or too many.
@@ -197,7 +203,7 @@ def read_recipe(
             with contextlib.suppress(ValueError):
                 values[key] = float(values[key])
     kind = SupernetRecipe if supernet else Recipe
-    chosen = kind.load(name or default_recipe(image_size, supernet)).override(values)
+    chosen = kind.load(name or default_recipe(image_size, supernet, inherited)).override(values)
     chosen.check_teacher(teacher is not None)
     return chosen
 
@@ -233,15 +239,15 @@ def read_duration(option: str, text: str) -> float:
     return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
-def show_table(title: str, rows: list[tuple[str, str]]) -> None:
-    """Print names and values under a title."""
+def show_table(title: str, rows: Sequence[tuple[str, ...]], heads: tuple[str, ...] = ()) -> None:
+    """Print names and values under a title, and under headings where there are several values a name."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, show_header=False, box=SIMPLE, title_justify="left")
-    table.add_column()
-    table.add_column(justify="right")
+    table = Table(title=title, show_header=bool(heads), box=SIMPLE, title_justify="left")
+    for column, head in enumerate(heads or ("", "")):
+        table.add_column(head, justify="right" if column else "left")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

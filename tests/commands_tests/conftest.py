@@ -21,7 +21,12 @@ MODULES = {
     "psvit-search": "psvit.search.cli",
     "psvit-latency": "psvit.search.latency.cli",
     "psvit-retrain": "psvit.retrain.cli",
+    "psvit-export": "psvit.deliver.cli",
+    "psvit-predict": "psvit.deliver.cli",
 }
+
+COMMANDS = {"psvit-export": "export_command", "psvit-predict": "predict_command"}
+"""What they are called in their modules, where it is not `command`."""
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 """Seconds instead of minutes on digits; nothing is learnt, which no test here needs."""
@@ -50,8 +55,9 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
     def in_process(command: str, *arguments: object) -> Outcome:
         capfd.readouterr()
+        called = getattr(importlib.import_module(MODULES[command]), COMMANDS.get(command, "command"))
         with pytest.raises(SystemExit) as ended:
-            run(importlib.import_module(MODULES[command]).command, [str(argument) for argument in arguments])
+            run(called, [str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         assert isinstance(ended.value.code, int)
         return Outcome(command, ended.value.code, out, err)

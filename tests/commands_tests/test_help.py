@@ -12,7 +12,10 @@ COMMANDS = {
     "psvit-search": "psvit.search.cli",
     "psvit-latency": "psvit.search.latency.cli",
     "psvit-retrain": "psvit.retrain.cli",
+    "psvit-export": "psvit.deliver.cli",
+    "psvit-predict": "psvit.deliver.cli",
 }
+MAINS = {"psvit-export": "main_export", "psvit-predict": "main_predict"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -33,7 +36,7 @@ def test_help_takes_less_than_a_second(script, command):
 def test_help_loads_no_deep_learning_library(python, command):
     code = f"""
 import sys
-from {COMMANDS[command]} import main
+from {COMMANDS[command]} import {MAINS.get(command, "main")} as main
 sys.argv = ["{command}", "--help"]
 try:
     main()

@@ -14,12 +14,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Folders at the repository's top, as setup.cfg maps them, and the rooms that each may import beside itself.
-PACKAGES = {"psvit": "psvit", "supernet": "psvit.supernet", "search": "psvit.search", "retrain": "psvit.retrain"}
+PACKAGES = {
+    "psvit": "psvit",
+    "supernet": "psvit.supernet",
+    "search": "psvit.search",
+    "retrain": "psvit.retrain",
+    "deliver": "psvit.deliver",
+}
 MAY_IMPORT = {
     "psvit": set(),
     "supernet": {"psvit"},
     "search": {"psvit", "supernet"},
     "retrain": {"psvit"},
+    "deliver": {"psvit"},
 }
 HEAVY = ("torch", "timm", "ray", "optuna", "matplotlib", "plotly", "sklearn", "torchvision", "onnxruntime")
 
