@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from PIL import Image
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from psvit.architecture import ArchitectureFile
@@ -42,6 +42,15 @@ class Preprocessing(Value):
     crop_pct: Annotated[float, Field(gt=0, le=1)] = CROP_PCT
     interpolation: str = INTERPOLATION
     classes: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.in_chans:
+            raise ValueError(
+                f"mean and std must be one for each of {self.in_chans} channels, received {len(self.mean)} and "
+                f"{len(self.std)}"
+            )
+        return self
 
     @classmethod
     def of(cls, file: ArchitectureFile, source: str | Path) -> Self:
