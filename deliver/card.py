@@ -66,8 +66,8 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format) -> 
         f"```yaml\n{dump_yaml(_found(file))}```",
         '`network.yaml` holds all of this, and rebuilds the network: `psvit.create_model("network.yaml")`.',
         "## Licence",
-        "psvit, which builds the network, is under Apache-2.0. The licence of the weights: yours to choose, within what "
-        "that of the images permits.",
+        "psvit, which builds the network, is under Apache-2.0. The licence of the weights: yours to choose, within "
+        "what that of the images permits.",
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -78,16 +78,17 @@ def predict_command(
 
     files = image_files(images)
     classifier = Classifier.load(place, read_device(device))
-    errors = []
+    unreadable, error = [], None
     for path, found in classifier.predict_all(files, top, batch_size):
         if isinstance(found, InputError):
-            errors.append(str(found))
+            unreadable.append(str(path))
+            error = error or found
         else:
             click.echo(f"{path}: " + ", ".join(f"{name} {100 * probability:.2f} %" for name, probability in found))
-    if errors:
+    if error:
         # All others are told by now.
-        others = f" (and {len(errors) - 1} others)" if len(errors) > 1 else ""
-        raise InputError(f"{errors[0]}{others}")
+        others = f" (and {len(unreadable) - 1} more: {', '.join(unreadable[1:])})" if len(unreadable) > 1 else ""
+        raise InputError(f"{error}{others}")
 
 
 def main_export() -> None:

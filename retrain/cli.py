@@ -154,7 +154,8 @@ def _report(result: ArchitectureFile, folder: Path) -> None:
     price = cost(result.arch)
     click.echo(
         f"trained {format_cost('macs', price.macs)}, {format_cost('num_params', price.num_params)}, "
-        f"top-1 {result.score['value']:.2f} %: {folder / NETWORK_FILE}; next: psvit-export {quote(str(folder))} --to onnx"
+        f"top-1 {result.score['value']:.2f} %: {folder / NETWORK_FILE}; "
+        f"next: psvit-export {quote(str(folder))} --to onnx"
     )
 
 
@@ -183,9 +184,8 @@ def _report_several(networks: list[Any], path: Path, failures: dict[str, str]) -
         ("network", "MACs", "parameters", *(key.replace("_", " ") for key in known)),
     )
     if failures:
-        name, why = next(iter(failures.items()))
-        others = f"; so were {', '.join(list(failures)[1:])}" if len(failures) > 1 else ""
-        raise RunError(f"{len(failures)} of {len(networks)} networks were not trained: {name}: {why}{others}")
+        reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        raise RunError(f"{len(failures)} of {len(networks)} networks were not trained: {reasons}")
     click.echo(
         f"trained {len(rows)} networks: {path / TABLE_FILE}; next: psvit-export {quote(str(path))}/NETWORK --to onnx"
     )
