@@ -167,7 +167,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, call, digits, tmp_pa
 
 
 def test_comparing_trains_the_other_way_too_and_shows_all_three(searched, call, tmp_path, monkeypatch):
-    arguments = ("psvit-retrain", searched / "best.yaml", *DIGITS, *BRIEFLY, "--set", "layer_decay=0.8")
+    arguments = ("psvit-retrain", searched / "best.yaml", *DIGITS, *BRIEFLY, "--recipe", "inherited-digits")
     done = call(*arguments, "--inherit", "--compare", "--out", "run")
     assert (done.status, done.err) == (0, "")
     result = ArchitectureFile.load(tmp_path / "run/network.yaml")
@@ -176,7 +176,7 @@ def test_comparing_trains_the_other_way_too_and_shows_all_three(searched, call, 
     assert not other.provenance["inherited"]
     assert result.score["from_scratch"] == other.score["value"]
     # Equal but for the rates of early layers, which only what is inherited has reason to keep low.
-    assert result.provenance["recipe"] == {**other.provenance["recipe"], "layer_decay": 0.8}
+    assert result.provenance["recipe"] == {**other.provenance["recipe"], "layer_decay": 0.75}
     for label, value in (
         ("inherited from the supernet, not trained", result.score["inherited"]),
         ("fine-tuned from the inherited weights", result.score["value"]),
