@@ -63,12 +63,8 @@ def _write_onnx(classifier: Classifier, folder: Path) -> None:
         classifier.network, example(classifier.preprocessing, 2), names=(INPUT, OUTPUT), dynamic_batch=True
     )
     model.producer_name, model.producer_version = "psvit", psvit.__version__
-    for key, value in (
-        (PREPROCESSING_KEY, classifier.preprocessing.to_json()),
-        ("architecture", json.dumps(classifier.network.arch.to_dict())),
-    ):
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    entry = model.metadata_props.add()
+    entry.key, entry.value = PREPROCESSING_KEY, classifier.preprocessing.to_json()
     (folder / ONNX_FILE).write_bytes(model.SerializeToString())
 
 
