@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import psvit
@@ -37,7 +38,8 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format) -> 
     """
     arch = file.arch
     data = file.provenance.get("data", {})
-    name = f"PSViT-{arch.variant.upper()} for {data.get('name', 'images')}"
+    # Images in a folder are called by its path.
+    name = f"PSViT-{arch.variant.upper()} for {Path(data.get('name', 'images')).name}"
     sections = [
         "---\n" + dump_yaml(_front_matter(form)) + "---",
         f"# {name}",

@@ -9,18 +9,8 @@ import click
 from psvit.cli import read_device, run, set_up_logging
 from psvit.errors import InputError
 
-RUN_HELP = """RUN is the folder of psvit-retrain or of a search with images, or an architecture file with its weights
-beside it."""
 
-
-@click.command(
-    name="psvit-export",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=f"""Write a trained network in a form that others run, with preprocessing, class names and a model card.
-
-    {RUN_HELP} What is written is read again and compared with the network at two batch sizes; it is kept only if the
-    outputs are equal.""",
-)
+@click.command(name="psvit-export", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("place", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
     "--to",
@@ -38,7 +28,12 @@ beside it."""
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def export_command(place: Path, name: str, out: Path | None, verbose: bool) -> None:
-    """Export a network; the help is above, because it shares a sentence with the other command."""
+    """Write a trained network in a form that others run, with its preprocessing, class names and a model card.
+
+    RUN is the folder of psvit-retrain or of a search with images, or an architecture file with its weights beside it.
+    What is written is read again and compared with the network at two batch sizes; it is kept only if it computes the
+    same.
+    """
     set_up_logging(verbose)
     from psvit.classifier import Classifier
     from psvit.deliver.export import export
@@ -54,14 +49,7 @@ def export_command(place: Path, name: str, out: Path | None, verbose: bool) -> N
     click.echo(f"exported as {FORMATS[name].what}: {exported.folder}; how to use it: {exported.folder / 'README.md'}")
 
 
-@click.command(
-    name="psvit-predict",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=f"""Say what is on images: the most probable classes of each, one line an image.
-
-    {RUN_HELP} It may also be a folder that psvit-export --to timm wrote. Of a folder of images, all are taken, those in
-    folders within it too.""",
-)
+@click.command(name="psvit-predict", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("place", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes are shown.")
@@ -71,7 +59,11 @@ def export_command(place: Path, name: str, out: Path | None, verbose: bool) -> N
 def predict_command(
     place: Path, images: tuple[Path, ...], top: int, batch_size: int, device: str | None, verbose: bool
 ) -> None:
-    """Predict; the help is above, because it shares a sentence with the other command."""
+    """Say what is on images: the most probable classes of each, one line an image.
+
+    RUN is the folder of psvit-retrain or of a search with images, an architecture file with its weights beside it, or a
+    folder that psvit-export --to timm wrote. Of a folder of images, all are taken, those in folders within it too.
+    """
     set_up_logging(verbose)
     from psvit.classifier import Classifier
     from psvit.deliver.image_files import image_files
