@@ -43,7 +43,7 @@ def export_command(place: Path, name: str, out: Path | None, verbose: bool) -> N
         raise InputError(f"--to {name!r}: permitted are {', '.join(FORMATS)}")
     classifier = Classifier.load(place)
     source = classifier.source
-    exported = export(classifier, name, out or source.parent / f"{source.stem}-{name}")
+    exported = export(classifier, name, out or source.parent / f"{source.resolve().stem}-{name}")
     checked = ", ".join(f"{size}: {difference:.1g}" for size, difference in exported.differences.items())
     click.echo(f"largest relative difference from PyTorch's outputs, by batch size: {checked}")
     click.echo(f"exported as {FORMATS[name].what}: {exported.folder}; how to use it: {exported.folder / 'README.md'}")

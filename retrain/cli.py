@@ -131,7 +131,7 @@ def command(
             from psvit.retrain.ray_trials import retrain_on_ray
 
             unfinished = [(network, config) for network, config in pairs if network.result is None]
-            failures = retrain_on_ray(retraining, unfinished, path / "ray") if unfinished else {}
+            failures = retrain_on_ray(retraining, unfinished, path / ".ray") if unfinished else {}
         else:
             failures = retrain_in_turn(retraining, pairs, images, teacher, world)
         if world.is_first:
