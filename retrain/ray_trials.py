@@ -108,6 +108,8 @@ def _cluster() -> Iterator[None]:
         return
     # Read by the processes of a cluster that is started here; nothing is reported to Ray's makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Training is what was asked for; by Ray's default anything else goes first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     target = os.environ.get("RAY_ADDRESS", "local")
     local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if target == "local" else {}
     if target.startswith("ray://"):
