@@ -138,7 +138,7 @@ def test_preprocessing_travels_with_every_format(classifier, tmp_path):
     torch.export.load(tmp_path / "torch-export/network.pt2", extra_files=extra)
     assert Preprocessing.from_json(extra["preprocessing.json"], "within") == known
     config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True))
-    assert (config["input_size"], config["mean"], config["std"]) == ((1, 8, 8), (0.3,), (0.25,))
+    assert (config["input_size"], config["mean"], config["std"]) == ((1, 8, 8), [0.3], [0.25])
     assert (config["interpolation"], config["crop_pct"]) == ("bicubic", 1.0)
 
 
