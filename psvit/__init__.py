@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from psvit.architecture import Architecture as Architecture
     from psvit.architecture import Stage as Stage
     from psvit.budget import Budget as Budget
+    from psvit.classifier import Classifier as Classifier
     from psvit.costs import Cost as Cost
     from psvit.costs import cost as cost
     from psvit.errors import InputError as InputError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Architecture": "psvit.architecture",
     "Budget": "psvit.budget",
+    "Classifier": "psvit.classifier",
     "Cost": "psvit.costs",
     "InputError": "psvit.errors",
     "PSViT": "psvit.model",

@@ -165,7 +165,12 @@ def read_teacher(name: str | None, weights: Path | None, inputs: Inputs, num_cla
 
 
 def read_recipe(
-    name: str | None, settings: tuple[str, ...], image_size: int, supernet: bool, teacher: str | None = None
+    name: str | None,
+    settings: tuple[str, ...],
+    image_size: int,
+    supernet: bool,
+    teacher: str | None = None,
+    inherited: bool = False,
 ) -> Recipe:
     """The recipe of the options `--recipe` and `--set`.
 
@@ -175,6 +180,7 @@ def read_recipe(
         image_size: smaller side in pixels.
         supernet: whether a supernet is trained, or a network.
         teacher: what is given as one.
+        inherited: whether a network begins with inherited weights.
 
     Raises:
         InputError: no such recipe, an unknown key or an impossible value, or a teacher is missing or too many.
@@ -197,7 +203,7 @@ def read_recipe(
             with contextlib.suppress(ValueError):
                 values[key] = float(values[key])
     kind = SupernetRecipe if supernet else Recipe
-    chosen = kind.load(name or default_recipe(image_size, supernet)).override(values)
+    chosen = kind.load(name or default_recipe(image_size, supernet, inherited)).override(values)
     chosen.check_teacher(teacher is not None)
     return chosen
 
@@ -234,7 +240,7 @@ def read_duration(option: str, text: str) -> float:
 
 
 def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
-    """Print names and values under a title."""
+    """Print names and values under a title, and under headings where there are several values a name."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table

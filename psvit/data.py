@@ -49,6 +49,9 @@ once; in larger ones it is named when it is met."""
 MOST_WORKERS = 8
 """Most processes that prepare batches for one that computes; no result depends on how many there are."""
 
+CROP_PCT, INTERPOLATION = 1.0, "bicubic"
+"""Of images that are not augmented: no border is cut off, and how they are resized."""
+
 _PROBED = 64
 """Images looked at to learn the size and the channels of a folder's images."""
 
@@ -94,7 +97,7 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return _open(self.paths[index], self.mode)
+        return read_image(self.paths[index], self.mode)
 
 
 class Labelled(Dataset[tuple[Any, int]]):
@@ -279,7 +282,7 @@ def _folder(root: Path) -> tuple[tuple[str, ...], Labelled, Labelled]:
             raise InputError(f"data '{root}': no images in {part}/")
     if len(classes) < 2:
         raise InputError(f"data '{root}': at least two classes are needed, found {len(classes)}: {', '.join(classes)}")
-    probed = [_open(path, None) for path, _ in samples[:: -(-len(samples) // _PROBED)]]
+    probed = [read_image(path, None) for path, _ in samples[:: -(-len(samples) // _PROBED)]]
     mode = "L" if all(picture.mode in ("L", "1") for picture in probed) else "RGB"
     parts = []
     for part, found in (("train", samples), ("val", val_samples)):
@@ -313,12 +316,21 @@ def _check(files: Files, part: str) -> None:
     """Read every file through; JPEG allows for doing so at an eighth of the size, which is faster."""
     with progress_bar(f"checking {part} images", len(files), "images") as advance:
         for path in files.paths:
-            _open(path, None, draft=True)
+            read_image(path, None, draft=True)
             advance(1, "")
 
 
-def _open(path: str, mode: str | None, draft: bool = False) -> Image.Image:
-    """Read one image whole; its own mode stays where none is asked for."""
+def read_image(path: str, mode: str | None, draft: bool = False) -> Image.Image:
+    """Read one image whole.
+
+    Args:
+        path: its file.
+        mode: what it is converted to, as Pillow calls it; without one its own stays.
+        draft: whether it is only read to see that it can be.
+
+    Raises:
+        InputError: it cannot.
+    """
     try:
         with Image.open(path) as picture:
             if draft:
@@ -439,6 +451,21 @@ def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> Trainin
     )
 
 
+def evaluation_transform(
+    inputs: Inputs, crop_pct: float = CROP_PCT, interpolation: str = INTERPOLATION
+) -> Callable[[Image.Image], Tensor]:
+    """From an image to the tensor (C, height, width) that a network is compared, validated and used on."""
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        (inputs.in_chans, *inputs.image_size),
+        is_training=False,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        mean=inputs.mean,
+        std=inputs.std,
+    )
+    return transform
+
+
 class Batches:
     """Images in fixed batches, unaugmented, for comparing networks; kept in memory where they fit.
 
@@ -462,14 +489,7 @@ class Batches:
         self.is_shuffled = order_seed is not None
         if order_seed is not None:
             images = images.take(np.random.default_rng(order_seed).permutation(len(images)))
-        transform = create_transform(
-            (inputs.in_chans, *inputs.image_size),
-            is_training=False,
-            crop_pct=1.0,
-            interpolation="bicubic",
-            mean=inputs.mean,
-            std=inputs.std,
-        )
+        transform = evaluation_transform(inputs)
         self.num_images = len(images)
         self._device = device
         self._loader: DataLoader[Any] = DataLoader(

@@ -199,8 +199,10 @@ def shipped_recipes() -> list[str]:
     return shipped("recipe")
 
 
-def default_recipe(image_size: int, supernet: bool) -> str:
-    """The shipped recipe for images of this size, for a network or for a supernet."""
+def default_recipe(image_size: int, supernet: bool, inherited: bool = False) -> str:
+    """The shipped recipe for images of this size: for a supernet, a network, or a network that inherits its weights."""
+    if inherited:
+        return "inherited-digits" if image_size < 16 else "inherited"
     prefix = "supernet-" if supernet else ""
     if image_size < 16:
         return f"{prefix}digits"

@@ -1,8 +1,10 @@
-"""`psvit-retrain`: train a found network on its own and report what it is worth."""
+"""`psvit-retrain`: train found networks on their own and report what they are worth."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +14,6 @@ from psvit.cli import (
     read_device,
     read_keeping,
     read_recipe,
-    read_teacher,
     recipe_options,
     run,
     run_options,
@@ -20,21 +21,34 @@ from psvit.cli import (
     show_table,
     training_options,
 )
+from psvit.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from psvit.architecture import ArchitectureFile
 
 
 @click.command(name="psvit-retrain", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("architecture", type=click.Path(path_type=Path))
+@click.argument("architectures", metavar="ARCHITECTURE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, help=DATA_HELP)
 @click.option(
     "--inherit", is_flag=True, help="Start from the supernet's weights beside ARCHITECTURE, not from scratch."
 )
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Train it the other way too, as long and with the same seed, to report inherited, fine-tuned and from-scratch "
+    "accuracy side by side.",
+)
+@click.option("--workers", default=None, help="Train several networks at once on a Ray cluster: ray.")
 @recipe_options("the network")
 @training_options
 @run_options
 def command(
-    architecture: Path,
+    architectures: tuple[Path, ...],
     data: str,
     inherit: bool,
+    compare: bool,
+    workers: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
     teacher_name: str | None,
@@ -48,44 +62,57 @@ def command(
 ) -> None:
     """Train the network of an architecture file, such as the best.yaml of a search, on all training images.
 
-    Validation images are looked at once, after the last epoch. FLOPs are multiply-accumulates. Several processes train
-    together when torchrun starts them, see psvit-supernet.
+    Validation images are looked at once, after the last epoch. FLOPs are multiply-accumulates. Of several files, such
+    as pareto/*.yaml, each is trained in a folder of its own within the run's, and none that is finished again. Several
+    processes train together when torchrun starts them, see psvit-supernet.
     """
     set_up_logging(verbose)
     from psvit.architecture import ArchitectureFile
-    from psvit.budget import format_cost
-    from psvit.costs import cost
 
-    found = ArchitectureFile.load(architecture)
-    chosen = read_recipe(recipe, settings, min(found.arch.image_size), supernet=False, teacher=teacher_name)
+    if workers not in (None, "ray"):
+        raise InputError(
+            f"--workers {workers!r}: permitted is ray, which joins the cluster of RAY_ADDRESS or starts one"
+        )
+    if teacher_weights and not teacher_name:
+        raise InputError(f"--teacher-weights {teacher_weights}: of which network? name it with --teacher")
+    found = [ArchitectureFile.load(file) for file in architectures]
+    recipes = [
+        read_recipe(recipe, settings, min(one.arch.image_size), supernet=False, teacher=teacher_name, inherited=inherit)
+        for one in found
+    ]
     keeping = read_keeping(checkpoint_every, number)
-    from psvit.data import Inputs, open_data, training_loader
     from psvit.distributed import joined
-    from psvit.documents import digest_of_file
-    from psvit.retrain.train import NETWORK_FILE, inherited_network, retrain
+    from psvit.retrain.several import Network, Retraining, named, retrain_in_turn
     from psvit.run_folder import RunFolder
-    from psvit.training import check_precision
 
     place = read_device(device)
+    retraining = Retraining(
+        data=data,
+        inherit=inherit,
+        compare=compare,
+        seed=seed,
+        device=str(place),
+        teacher_name=teacher_name,
+        teacher_weights=teacher_weights,
+        keeping=keeping,
+    )
     with joined(place) as world:
+        if workers and world.size > 1:
+            raise InputError("--workers ray: give it to one process, not to those of torchrun")
+        single = len(architectures) == 1
+        names = named(architectures)
+        networks = [
+            Network(name=name, file=file, found=one, recipe=chosen, folder=Path(name))
+            for name, file, one, chosen in zip(names, architectures, found, recipes, strict=True)
+        ]
         with world.first_goes_ahead():  # images and weights may have to be fetched
-            images = open_data(data)
-            inherited = inherited_network(architecture, found, images, required=inherit)
-            check_precision(place, chosen.precision)
-            inputs = Inputs.of(images, found.arch.image_size)
-            training_loader(images.all_train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)
-            teacher = read_teacher(teacher_name, teacher_weights, inputs, len(images.classes))
-        config = {
-            "arch": found.arch.to_dict(),
-            "weights": digest_of_file(architecture.with_suffix(".safetensors")) if inherited else None,
-            "data": data,
-            "inherit": inherit,
-            "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
-            "recipe": chosen.to_dict(),
-            "seed": seed,
-            "device": place.type,
-        }
+            images, teacher = retraining.open(found[0])
+            configs = [retraining.config(network, images, teacher) for network in networks]
+            for network in networks:
+                retraining.check_batches(network, images, world.size)
+        config: dict[str, Any] = configs[0] if single else {"networks": dict(zip(names, configs, strict=True))}
         path = out or default_folder("retrain", config)
+        networks = [network.within(path, single) for network in networks]
         held = []
 
         def begin() -> None:
@@ -94,37 +121,74 @@ def command(
             click.echo(f"run: {path}")
 
         world.first_alone(begin)
-        result = retrain(
-            found,
-            inherited,
-            images,
-            chosen,
-            inherit=inherit,
-            seed=seed,
-            device=place,
-            folder=path,
-            teacher=teacher,
-            keeping=keeping,
-            world=world,
-        )
-        if not world.is_first:
+        if single:
+            result = retraining.run(networks[0], images, teacher, world)
+            if world.is_first:
+                _report(result, networks[0].folder)
             return
-        price = cost(result.arch)
-        rows = [
-            ("inherited from the supernet", "inherited"),
-            ("trained", "value"),
-            ("logistic regression", "logistic_regression"),
-        ]
-        show_table(
-            f"top-1 on {result.score['images']:,} validation images",
-            [(name, f"{result.score[key]:.2f} %") for name, key in rows if key in result.score],
-        )
-        file = path / NETWORK_FILE
-        click.echo(
-            f"trained {format_cost('macs', price.macs)}, {format_cost('num_params', price.num_params)}, "
-            f"top-1 {result.score['value']:.2f} %: {file}; next, in Python: "
-            f'psvit.create_model("{file}", checkpoint_path="{file.with_suffix(".safetensors")}")'
-        )
+        pairs = list(zip(networks, configs, strict=True))
+        if workers:
+            from psvit.retrain.ray_trials import retrain_on_ray
+
+            unfinished = [(network, config) for network, config in pairs if network.result is None]
+            failures = retrain_on_ray(retraining, unfinished, path / ".ray") if unfinished else {}
+        else:
+            failures = retrain_in_turn(retraining, pairs, images, teacher, world)
+        if world.is_first:
+            _report_several(networks, path, failures)
+        elif failures:
+            raise RunError("not all networks could be trained")
+
+
+def _report(result: ArchitectureFile, folder: Path) -> None:
+    """Print what a network is worth, and how to go on."""
+    from psvit.accuracies import LABELS, accuracies
+    from psvit.budget import format_cost
+    from psvit.classifier import NETWORK_FILE
+    from psvit.costs import cost
+
+    show_table(
+        f"top-1 on {result.score['images']:,} validation images",
+        [(LABELS[key], f"{value:.2f} %") for key, value in accuracies(result).items()],
+    )
+    price = cost(result.arch)
+    click.echo(
+        f"trained {format_cost('macs', price.macs)}, {format_cost('num_params', price.num_params)}, "
+        f"top-1 {result.score['value']:.2f} %: {folder / NETWORK_FILE}; "
+        f"next: psvit-export {quote(str(folder))} --to onnx"
+    )
+
+
+def _report_several(networks: list[Any], path: Path, failures: dict[str, str]) -> None:
+    """Print what several networks cost and are worth.
+
+    Raises:
+        RunError: some could not be trained.
+    """
+    from psvit.accuracies import LABELS
+    from psvit.budget import format_cost
+    from psvit.retrain.several import TABLE_FILE, write_table
+
+    rows = write_table(networks, path / TABLE_FILE)
+    known = [key for key in LABELS if any(key in row for row in rows)]
+    show_table(
+        "top-1 on the validation images",
+        [
+            (
+                row["network"],
+                *(format_cost(key, row[key]) for key in ("macs", "num_params")),
+                *(f"{row[key]:.2f} %" if key in row else "-" for key in known),
+            )
+            for row in rows
+        ],
+        ("network", "MACs", "parameters", *(key.replace("_", " ") for key in known)),
+    )
+    if failures:
+        reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        raise RunError(f"{len(failures)} of {len(networks)} networks were not trained: {reasons}")
+    click.echo(
+        f"trained {len(rows)} networks: {path / TABLE_FILE}; next: psvit-export {quote(str(path))}/NETWORK --to onnx"
+    )
 
 
 def main() -> None:

@@ -10,8 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import psvit
+from psvit.accuracies import INHERITED, STANDALONE
 from psvit.architecture import ArchitectureFile
 from psvit.checkpoints import Checkpoints, Keeping
+from psvit.classifier import NETWORK_FILE
 from psvit.data import Batches, ImageData, Inputs, accuracy, logistic_regression_accuracy, training_loader
 from psvit.distributed import World
 from psvit.documents import replacing, write_atomic
@@ -23,7 +25,6 @@ from psvit.seeding import seeded
 from psvit.teacher import Teacher
 from psvit.training import Classification, TaughtClassification, train
 
-NETWORK_FILE = "network.yaml"
 WEIGHTS_FILE = "network.safetensors"
 PICTURE_FILE = "network.svg"
 
@@ -39,6 +40,7 @@ def retrain(
     device: torch.device,
     folder: Path,
     teacher: Teacher | None = None,
+    known: dict[str, float] | None = None,
     keeping: Keeping | None = None,
     world: World | None = None,
 ) -> ArchitectureFile:
@@ -57,13 +59,15 @@ def retrain(
         device: where to train.
         folder: the run's.
         teacher: what is learnt from besides, where the recipe says so.
+        known: top-1 in percent of the same network begun otherwise, by key of `psvit.accuracies.LABELS`.
         keeping: how often checkpoints are written and how many are kept.
         world: the processes that train together; the first one reports.
 
     Returns:
         The architecture with its score: `value` is the trained network's top-1 on the validation images in percent,
         `inherited` the same with the supernet's weights, `logistic_regression` that of scikit-learn's on raw pixels;
-        the latter two are absent where there are no such weights, or where the images are too many.
+        the latter two are absent where there are no such weights, or where the images are too many. What is `known`
+        stands beside them.
 
     Raises:
         InputError: the recipe wants a teacher and there is none, or the other way round; or see `psvit.training.train`.
@@ -100,12 +104,13 @@ def retrain(
         batches = Batches(data.val, inputs, recipe.batch_size, device)
         score: dict[str, Any] = {
             "value": round(accuracy(trained, batches), 4),
-            "kind": "standalone accuracy",
+            "kind": STANDALONE,
             "meaning": "top-1 in percent after training, on the validation images",
             "images": len(data.val),
+            **(known or {}),
         }
         if inherited is not None:
-            score["inherited"] = round(accuracy(inherited.to(device).eval(), batches), 4)
+            score[INHERITED] = round(accuracy(inherited.to(device).eval(), batches), 4)
         baseline = logistic_regression_accuracy(data.all_train, data.val)
         if baseline is not None:
             score["logistic_regression"] = round(baseline, 4)

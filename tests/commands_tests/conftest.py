@@ -22,7 +22,12 @@ MODULES = {
     "psvit-latency": "psvit.search.latency.cli",
     "psvit-fidelity": "psvit.search.fidelity.cli",
     "psvit-retrain": "psvit.retrain.cli",
+    "psvit-export": "psvit.retrain.delivery.cli",
+    "psvit-predict": "psvit.retrain.delivery.cli",
 }
+
+COMMANDS = {"psvit-export": "export_command", "psvit-predict": "predict_command"}
+"""What they are called in their modules, where it is not `command`."""
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 """Seconds instead of minutes on digits; nothing is learnt, which no test here needs."""
@@ -51,8 +56,9 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
     def in_process(command: str, *arguments: object) -> Outcome:
         capfd.readouterr()
+        called = getattr(importlib.import_module(MODULES[command]), COMMANDS.get(command, "command"))
         with pytest.raises(SystemExit) as ended:
-            run(importlib.import_module(MODULES[command]).command, [str(argument) for argument in arguments])
+            run(called, [str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         assert isinstance(ended.value.code, int)
         return Outcome(command, ended.value.code, out, err)

@@ -13,7 +13,10 @@ COMMANDS = {
     "psvit-latency": "psvit.search.latency.cli",
     "psvit-fidelity": "psvit.search.fidelity.cli",
     "psvit-retrain": "psvit.retrain.cli",
+    "psvit-export": "psvit.retrain.delivery.cli",
+    "psvit-predict": "psvit.retrain.delivery.cli",
 }
+MAINS = {"psvit-export": "main_export", "psvit-predict": "main_predict"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -34,7 +37,7 @@ def test_help_takes_less_than_a_second(script, command):
 def test_help_loads_no_deep_learning_library(python, command):
     code = f"""
 import sys
-from {COMMANDS[command]} import main
+from {COMMANDS[command]} import {MAINS.get(command, "main")} as main
 sys.argv = ["{command}", "--help"]
 try:
     main()

@@ -20,6 +20,7 @@ from psvit.search import search as search_module
 from psvit.search.indicators import DSS
 from psvit.search.storage import open_storage
 from psvit.search.trial import Score
+from psvit.search_space import SearchSpace
 
 ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "20")
 TOLD = "psvit-search: interrupted; the same command continues"
@@ -360,6 +361,27 @@ def test_torchrun_trains_in_two_processes(python, script, tmp_path):
     one, two = (load_file(tmp_path / name / "supernet.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_torchrun_retrains_several_networks_in_two_processes(python, script, tmp_path):
+    torchrun = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
+    space = SearchSpace.load("psvit-2d-digits")
+    for name in (0, 1):
+        space[900 * name].save(tmp_path / f"{name}.yaml")
+    # Without stochastic depth, which each process draws for its part.
+    settings = ("epochs=2", "warmup_epochs=0", "batch_size=128", "drop_path_rate=0", "opt=momentum", "lr=0.05")
+    command = [script("psvit-retrain"), tmp_path / "0.yaml", tmp_path / "1.yaml", "--data", "digits"]
+    command += [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run(
+        [*torchrun, *command, "--out", tmp_path / "two"], check=True, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.count("trained 2 networks") == 1
+    subprocess.run([*command, "--out", tmp_path / "one"], check=True)
+    for network in ("0", "1"):
+        one, two = (load_file(tmp_path / name / network / "network.safetensors") for name in ("one", "two"))
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.slow

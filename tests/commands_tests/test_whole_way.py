@@ -152,12 +152,12 @@ def test_the_line_that_a_search_ends_with_retrains_the_winner(searched, call, tm
     assert result.arch == ArchitectureFile.load(searched / "best.yaml").arch
     assert set(result.score) >= {"value", "inherited", "logistic_regression"}
     assert f"{result.score['value']:.2f} %" in done.out
-    # What is printed last is Python that builds the network with its weights.
-    expression = done.last_line.partition("next, in Python: ")[2]
-    network = eval(expression, {"psvit": psvit})
-    assert isinstance(network, PSViT)
     stored = load_file(tmp_path / "retrained/network.safetensors")
+    network = psvit.Classifier.load(tmp_path / "retrained").network
+    assert isinstance(network, PSViT)
     assert all(torch.equal(weight, stored[name]) for name, weight in network.state_dict().items())
+    # What is printed last exports it.
+    assert next_command(done.last_line) == ["psvit-export", "retrained", "--to", "onnx"]
 
     # The same command on the finished run trains nothing and tells the same.
     before = contents(tmp_path / "retrained")

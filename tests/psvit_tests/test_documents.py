@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from psvit.documents import Value, digest_of_file, dump_yaml, read_yaml, replacing, write_atomic
+from psvit.documents import Value, digest_of_file, dump_yaml, read_yaml, replacing, replacing_folder, write_atomic
 from psvit.errors import InputError
 
 
@@ -237,3 +237,44 @@ def test_an_unwritable_place_is_an_input_error_that_leaves_nothing(tmp_path, pla
     assert str(error.value).startswith(f"{tmp_path / place}: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert not list((tmp_path / "folder").iterdir())
+
+
+# --- folders
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    for content in ("one", "other"):
+        with replacing_folder(tmp_path / "out") as temporary:
+            assert list(temporary.iterdir()) == []
+            assert temporary.parent == tmp_path
+            (temporary / content).mkdir()
+            (temporary / content / "file").write_text(content)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [content]
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_folder_that_is_not_finished_leaves_what_was_there(tmp_path, failure, existing):
+    if existing:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/file").write_text("before")
+
+    def write():
+        with replacing_folder(tmp_path / "out") as temporary:
+            (temporary / "half").write_text("half")
+            raise failure
+
+    with pytest.raises(failure):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if existing else [])
+    if existing:
+        assert (tmp_path / "out/file").read_text() == "before"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="below: cannot be written"), replacing_folder(tmp_path / "file/below"):
+        pytest.fail("lent")

@@ -14,7 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Folders at the repository's top, as setup.cfg maps them, and the rooms that each may import beside itself.
-PACKAGES = {"psvit": "psvit", "supernet": "psvit.supernet", "search": "psvit.search", "retrain": "psvit.retrain"}
+PACKAGES = {
+    "psvit": "psvit",
+    "supernet": "psvit.supernet",
+    "search": "psvit.search",
+    "retrain": "psvit.retrain",
+}
 MAY_IMPORT = {
     "psvit": set(),
     "supernet": {"psvit"},

@@ -66,7 +66,9 @@ def test_every_recipe_ships_for_networks_and_for_supernets():
     names = shipped_recipes()
     assert {"digits", "cifar", "imagenet"} <= set(names)
     assert {f"supernet-{name}" for name in names if not name.startswith("supernet-")} - set(names) == {
-        "supernet-inherited"  # there is nothing that a supernet could inherit
+        # There is nothing that a supernet could inherit.
+        "supernet-inherited",
+        "supernet-inherited-digits",
     }
 
 
@@ -83,9 +85,11 @@ def test_shipped_recipes_are_read(name):
 
 
 def test_the_recipe_for_inherited_weights_changes_early_layers_least():
-    recipe = Recipe.load("inherited")
-    assert recipe.layer_decay < 1
-    assert recipe.lr < Recipe.load("cifar").lr
+    for name, other in (("inherited", "cifar"), ("inherited-digits", "digits")):
+        recipe = Recipe.load(name)
+        assert recipe.layer_decay < 1
+        assert recipe.lr < Recipe.load(other).lr
+        assert recipe.epochs <= Recipe.load(other).epochs
 
 
 def test_deits_recipe_is_whole():
@@ -99,7 +103,7 @@ def test_deits_recipe_is_whole():
 
 
 def test_digits_are_not_mirrored():
-    assert all(Recipe.load(name).hflip == 0 for name in ("digits", "supernet-digits"))
+    assert all(Recipe.load(name).hflip == 0 for name in ("digits", "supernet-digits", "inherited-digits"))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +114,12 @@ def test_the_default_goes_by_the_size_of_the_images(image_size, name):
     assert default_recipe(image_size, supernet=False) == name
     assert default_recipe(image_size, supernet=True) == f"supernet-{name}"
     assert {name, f"supernet-{name}"} <= set(shipped_recipes())
+
+
+def test_a_network_that_begins_with_inherited_weights_has_a_recipe_of_its_own():
+    assert default_recipe(8, supernet=False, inherited=True) == "inherited-digits"
+    assert default_recipe(32, supernet=False, inherited=True) == "inherited"
+    assert default_recipe(224, supernet=False, inherited=True) == "inherited"
 
 
 def test_an_unknown_name_is_answered_with_the_shipped_ones():

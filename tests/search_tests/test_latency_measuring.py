@@ -275,7 +275,7 @@ def test_outputs_within_the_tolerance_pass(several):
 
 
 def test_onnx_runtime_that_is_not_installed_is_answered_with_what_to_install(group, monkeypatch):
-    monkeypatch.delitem(sys.modules, "psvit.search.latency.onnx_runtime", raising=False)
+    monkeypatch.delitem(sys.modules, "psvit.onnx_runtime", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"onnxruntime.*pip install 'psvit\[onnx\]'"):
         runtimes.prepare(group, (6, 16), Setting(runtime="onnxruntime"))

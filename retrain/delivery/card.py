@@ -1,0 +1,143 @@
+"""The model card: a README that lets someone use a network who never heard of the search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psvit
+from psvit.accuracies import LABELS, accuracies, trained_as
+from psvit.architecture import FLOPS_CONVENTION, ArchitectureFile
+from psvit.budget import format_cost
+from psvit.costs import cost
+from psvit.documents import dump_yaml
+from psvit.preprocessing import Preprocessing
+from psvit.retrain.delivery.formats import PREPROCESSING_FILE, Format
+
+PICTURE_FILE = "network.svg"
+
+LISTED_CLASSES = 20
+"""More of them are left to the file of the preprocessing."""
+
+_COSTS = {
+    "macs": "multiply-accumulates of one image",
+    "num_params": "parameters",
+    "activation_bytes": "peak activation memory of one image",
+}
+
+_ALT = "The architecture: every layer is a bar, as high as it has tokens and as wide as it has channels"
+
+
+def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format) -> str:
+    """The card of an exported network as Markdown, with the front matter that model hubs read.
+
+    Args:
+        file: what is known about the network.
+        preprocessing: how it wants images.
+        form: in which it was exported.
+    """
+    arch = file.arch
+    data = file.provenance.get("data", {})
+    # Images in a folder are called by its path.
+    name = f"PSViT-{arch.variant.upper()} for {Path(data.get('name', 'images')).name}"
+    sections = [
+        "---\n" + dump_yaml(_front_matter(form)) + "---",
+        f"# {name}",
+        f"A vision transformer with token pooling and shared attention maps: images of {arch.image_size[0]} x "
+        f"{arch.image_size[1]} pixels, {len(preprocessing.classes)} classes. This folder holds it as {form.what}.",
+        f"![{_ALT}]({PICTURE_FILE})",
+        "## Use",
+        f"From this folder:\n\n```python\n{form.usage(preprocessing)}```",
+        *form.notes,
+        f"What becomes of an image first, which `{PREPROCESSING_FILE}` says to programs:",
+        "\n".join(f"{number}. {step}" for number, step in enumerate(preprocessing.steps, 1)),
+        f"Mean {_numbers(preprocessing.mean)}, standard deviation {_numbers(preprocessing.std)}, by channel.",
+        "## Accuracy",
+        _accuracy(file),
+        "## Costs",
+        _table(
+            ("cost", "value"), [(_COSTS[key], format_cost(key, value)) for key, value in cost(arch).to_dict().items()]
+        ),
+        f"{FLOPS_CONVENTION}. The budget that it was searched under: {', '.join(file.budget) or 'none'}.",
+        *_latency(file.latency),
+        "## Data",
+        _data(data, preprocessing),
+        "## Recipe",
+        _recipe(file),
+        "## Where it comes from",
+        f"```yaml\n{dump_yaml(_found(file))}```",
+        '`network.yaml` holds all of this, and rebuilds the network: `psvit.create_model("network.yaml")`.',
+        "## Licence",
+        "psvit, which builds the network, is under Apache-2.0. The licence of the weights: yours to choose, within "
+        "what that of the images permits.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(form: Format) -> dict[str, Any]:
+    return {
+        "library_name": form.library,
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "psvit", form.name],
+    }
+
+
+def _accuracy(file: ArchitectureFile) -> str:
+    """Inherited, fine-tuned and from scratch side by side, or the score of a search as what it is."""
+    known = accuracies(file)
+    if known:
+        rows = [
+            (LABELS[key] + (" (this one)" if key == trained_as(file) else ""), f"{value:.2f} %")
+            for key, value in known.items()
+        ]
+        return _table(("network", f"top-1 on {file.score['images']:,} validation images"), rows)
+    score = file.score
+    if "value" not in score:
+        return "Unknown."
+    of = f" on {score['images']:,} images" if "images" in score else ""
+    meaning = f" ({score['meaning']})" if "meaning" in score else ""
+    return (
+        f"{score.get('kind', 'score')}: {score['value']:.4g}{of}{meaning}. The weights are inherited from a supernet; "
+        "`psvit-retrain` trains the network on its own and looks at the validation images."
+    )
+
+
+def _latency(latency: dict[str, Any]) -> list[str]:
+    return [f"Latency:\n\n```yaml\n{dump_yaml(latency)}```"] if latency else []
+
+
+def _data(data: dict[str, Any], preprocessing: Preprocessing) -> str:
+    classes = preprocessing.classes
+    shown = ", ".join(classes[:LISTED_CLASSES])
+    more = (
+        f" and {len(classes) - LISTED_CLASSES} more, see `{PREPROCESSING_FILE}`"
+        if len(classes) > LISTED_CLASSES
+        else ""
+    )
+    return f"Trained on `{data.get('name', 'unknown')}`. Classes, in the order of the outputs: {shown}{more}."
+
+
+def _recipe(file: ArchitectureFile) -> str:
+    provenance = file.provenance
+    if "recipe" not in provenance or "inherited" not in provenance:
+        return "Not trained on its own: these are the weights of the supernet's slice."
+    begun = "the weights inherited from the supernet" if provenance["inherited"] else "random weights"
+    teacher = provenance.get("teacher")
+    taught = f", taught by {teacher['name']}" if teacher else ""
+    return (
+        f"Begun with {begun}{taught}, seed {provenance.get('seed')}:\n\n```yaml\n{dump_yaml(provenance['recipe'])}```"
+    )
+
+
+def _found(file: ArchitectureFile) -> dict[str, Any]:
+    """Provenance but for what has a section of its own."""
+    left = {key: value for key, value in file.provenance.items() if key not in ("data", "recipe", "teacher")}
+    return {**left, "exported_by": f"psvit {psvit.__version__}"}
+
+
+def _table(heads: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    return "\n".join([f"| {heads[0]} | {heads[1]} |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

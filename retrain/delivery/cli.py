@@ -1,0 +1,93 @@
+"""`psvit-export` and `psvit-predict`: hand a trained network on, and use it on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from psvit.cli import read_device, run, set_up_logging
+from psvit.errors import InputError
+
+
+@click.command(name="psvit-export", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("place", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "name",
+    required=True,
+    metavar="FORMAT",
+    help="onnx (any batch size, for ONNX Runtime and others), torch-export (needs PyTorch only), or timm (a folder for "
+    "timm.create_model).",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A folder, new or of an earlier export. [default: beside the network, named after it and the format]",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+def export_command(place: Path, name: str, out: Path | None, verbose: bool) -> None:
+    """Write a trained network in a form that others run, with its preprocessing, class names and a model card.
+
+    RUN is the folder of psvit-retrain or of a search with images, or an architecture file with its weights beside it.
+    What is written is read again and compared with the network at two batch sizes; it is kept only if it computes the
+    same.
+    """
+    set_up_logging(verbose)
+    from psvit.classifier import Classifier
+    from psvit.retrain.delivery.export import export
+    from psvit.retrain.delivery.formats import FORMATS
+
+    if name not in FORMATS:  # before anything is read
+        raise InputError(f"--to {name!r}: permitted are {', '.join(FORMATS)}")
+    classifier = Classifier.load(place)
+    source = classifier.source
+    exported = export(classifier, name, out or source.parent / f"{source.resolve().stem}-{name}")
+    checked = ", ".join(f"{size}: {difference:.1g}" for size, difference in exported.differences.items())
+    click.echo(f"largest relative difference from PyTorch's outputs, by batch size: {checked}")
+    click.echo(f"exported as {FORMATS[name].what}: {exported.folder}; how to use it: {exported.folder / 'README.md'}")
+
+
+@click.command(name="psvit-predict", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("place", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes are shown.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images at once.")
+@click.option("--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda where there is one]")
+@click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+def predict_command(
+    place: Path, images: tuple[Path, ...], top: int, batch_size: int, device: str | None, verbose: bool
+) -> None:
+    """Say what is on images: the most probable classes of each, one line an image.
+
+    RUN is the folder of psvit-retrain or of a search with images, an architecture file with its weights beside it, or a
+    folder that psvit-export --to timm wrote. Of a folder of images, all are taken, those in folders within it too.
+    """
+    set_up_logging(verbose)
+    from psvit.classifier import Classifier
+    from psvit.retrain.delivery.image_files import image_files
+
+    files = image_files(images)
+    classifier = Classifier.load(place, read_device(device))
+    unreadable, error = [], None
+    for path, found in classifier.predict_all(files, top, batch_size):
+        if isinstance(found, InputError):
+            unreadable.append(str(path))
+            error = error or found
+        else:
+            click.echo(f"{path}: " + ", ".join(f"{name} {100 * probability:.2f} %" for name, probability in found))
+    if error:
+        # All others are told by now.
+        others = f" (and {len(unreadable) - 1} more: {', '.join(unreadable[1:])})" if len(unreadable) > 1 else ""
+        raise InputError(f"{error}{others}")
+
+
+def main_export() -> None:
+    """Entry point of `psvit-export`."""
+    run(export_command)
+
+
+def main_predict() -> None:
+    """Entry point of `psvit-predict`."""
+    run(predict_command)

@@ -1,0 +1,130 @@
+"""Exporting: a folder with a network in another form, kept only if it computes there what it computes in PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from psvit.architecture import ArchitectureFile
+from psvit.classifier import NETWORK_FILE, Classifier
+from psvit.documents import replacing_folder, write_atomic
+from psvit.errors import InputError, MismatchError, RunError
+from psvit.picture import draw
+from psvit.retrain.delivery.card import PICTURE_FILE, card
+from psvit.retrain.delivery.formats import FORMATS, PREPROCESSING_FILE, Format, Run, example
+
+CARD_FILE = "README.md"
+
+CHECKED_BATCHES = (1, 5)
+"""Images of the batches that outputs are compared on; a network is exported with a batch of another size."""
+
+TOLERANCE = 1e-4
+"""The largest permitted difference from PyTorch's outputs, relative to the largest of them. A runtime that adds up in
+another order differs by some 1e-6."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        differences: by batch size, the largest difference from PyTorch's outputs, relative to the largest of them.
+    """
+
+    folder: Path
+    differences: dict[int, float]
+
+
+def export(classifier: Classifier, name: str, folder: Path) -> Exported:
+    """Write a network in another form, with its preprocessing, its architecture file, a picture and a model card.
+
+    All of it is written under a temporary name, read again from there and run beside the network; only then does it
+    take its place, and that of an earlier export.
+
+    Args:
+        classifier: the trained network, on the CPU.
+        name: of the form, see `psvit.retrain.delivery.formats.FORMATS`.
+        folder: where it shall lie; new, or that of an earlier export.
+
+    Raises:
+        InputError: no such form, a library for it is missing, the folder holds something else or cannot be written, or
+            nothing is known about the network but its weights.
+        MismatchError: it computes something else there; nothing is left.
+        RunError: the exporter fails; nothing is left.
+    """
+    if name not in FORMATS:
+        raise InputError(f"--to {name!r}: permitted are {', '.join(FORMATS)}")
+    file = classifier.file
+    if file is None:
+        raise InputError(
+            f"{classifier.source}: has no {NETWORK_FILE}, so nothing is known about it; export it from its run"
+        )
+    if folder.exists() and not (folder / PREPROCESSING_FILE).is_file():
+        raise InputError(f"--out {folder}: exists and holds no exported network; name a new folder")
+    with replacing_folder(folder) as temporary:
+        _write(FORMATS[name], classifier, file, temporary)
+        differences = check(FORMATS[name], classifier, temporary)
+    return Exported(folder, differences)
+
+
+def _write(form: Format, classifier: Classifier, file: ArchitectureFile, folder: Path) -> None:
+    """Everything that an export consists of."""
+    with _failing_as_run_error(form, "cannot be exported"):
+        form.write(classifier, folder)
+    write_atomic(folder / PREPROCESSING_FILE, classifier.preprocessing.to_json())
+    write_atomic(folder / PICTURE_FILE, draw(file.arch))
+    write_atomic(folder / CARD_FILE, card(file, classifier.preprocessing, form))
+    file.save(folder / NETWORK_FILE)
+
+
+def check(form: Format, classifier: Classifier, folder: Path) -> dict[int, float]:
+    """Compare what was written with the network at two batch sizes.
+
+    Returns:
+        By batch size, the largest difference relative to the largest output.
+
+    Raises:
+        MismatchError: it is too large, or not even the shapes are equal.
+        RunError: what was written cannot be read or run.
+    """
+    with _failing_as_run_error(form, "cannot be read again"):
+        run = form.read(folder)
+    return {size: _difference(form, classifier, run, size) for size in CHECKED_BATCHES}
+
+
+@torch.inference_mode()
+def _difference(form: Format, classifier: Classifier, run: Run, batch_size: int) -> float:
+    images = example(classifier.preprocessing, batch_size)
+    expected = classifier.network(images)
+    with _failing_as_run_error(form, f"cannot be run with {batch_size} images"):
+        found = run(images)
+    if found.shape != expected.shape:
+        raise MismatchError(
+            f"--to {form.name}: gives outputs {tuple(found.shape)} for {batch_size} images instead of "
+            f"{tuple(expected.shape)}; nothing was kept"
+        )
+    scale = expected.abs().max().item()
+    error = (found - expected).abs().max().item()
+    # Written so that a number that is none counts as different.
+    if not error <= TOLERANCE * scale:
+        raise MismatchError(
+            f"--to {form.name}: its outputs for {batch_size} images differ from PyTorch's by {error:.2g}, permitted "
+            f"are {TOLERANCE:g} of the largest output, {scale:.2g}; nothing was kept"
+        )
+    return error / scale if scale else 0.0
+
+
+@contextlib.contextmanager
+def _failing_as_run_error(form: Format, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # exporters and runtimes have errors of all kinds
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunError(f"--to {form.name}: {what}: {lines[0]}; nothing was kept") from error

@@ -1,0 +1,31 @@
+"""Which files are meant by the paths of images and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from timm.data.readers.img_extensions import get_img_extensions
+
+from psvit.errors import InputError
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, and all images in folders and below them, in the order of their names.
+
+    Raises:
+        InputError: a path that does not exist, or a folder without images.
+    """
+    endings = get_img_extensions()
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(one for one in path.rglob("*") if one.suffix.lower() in endings and one.is_file())
+            if not found:
+                raise InputError(f"{path}: no images in it; their names end in {', '.join(sorted(endings))}")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder")
+    return files

@@ -1,0 +1,338 @@
+"""From a trained network to one that others use: exporting, predicting, several networks, and what cannot be."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+import psvit
+from psvit.architecture import ArchitectureFile
+from psvit.costs import cost
+from psvit.data import open_data
+from psvit.errors import DivergedError
+from psvit.retrain import train as retrain_module
+from psvit.search_space import SearchSpace
+
+BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
+DIGITS = ("--data", "digits")
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def retrained(tmp_path_factory, searched, script):
+    """The finished run of a retraining on digits; not to be changed by tests."""
+    place = tmp_path_factory.mktemp("retrained")
+    command = (script("psvit-retrain"), searched / "best.yaml", *DIGITS, *BRIEFLY, "--out", "run")
+    subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    return place / "run"
+
+
+@pytest.fixture
+def run(retrained, tmp_path):
+    """A copy of it."""
+    shutil.copytree(retrained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """A folder of twelve validation images of digits, in two folders, with their labels."""
+    data = open_data("digits")
+    labels = {}
+    for index in range(12):
+        picture, label = data.val[index]
+        path = tmp_path / "digits" / ("one", "two")[index % 2] / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        labels[path] = label
+    return labels
+
+
+def predictions(out):
+    """By path, what `psvit-predict` printed."""
+    found = {}
+    for line in out.splitlines():
+        path, _, rest = line.partition(": ")
+        found[path] = [(name, float(value)) for name, value in re.findall(r"(\S+) ([\d.]+) %", rest)]
+    return found
+
+
+# --- exporting and predicting
+
+
+def test_a_retrained_network_is_exported_and_runs_without_psvit(run, call, digits):
+    done = call("psvit-export", "run", "--to", "onnx")
+    assert (done.status, done.err) == (0, "")
+    assert "by batch size: 1: " in done.out
+    assert done.last_line.endswith("run/network-onnx; how to use it: run/network-onnx/README.md")
+    session = onnxruntime.InferenceSession(str(run / "network-onnx/network.onnx"))
+    data = open_data("digits")
+    pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in digits])[:, None] / 255
+    (logits,) = session.run(None, {"images": (pixels - np.float32(data.mean[0])) / np.float32(data.std[0])})
+    classifier = psvit.Classifier.load(run)
+    assert [str(row.argmax()) for row in logits] == [classifier.predict(path, top=1)[0][0] for path in digits]
+
+
+def test_a_search_with_images_can_be_exported_as_it_is(searched, call, tmp_path):
+    shutil.copytree(searched, tmp_path / "run")
+    for place, out in (("run", ()), ("run/best.yaml", ("--out", "elsewhere"))):
+        assert call("psvit-export", place, "--to", "timm", *out).status == 0
+    card = (tmp_path / "elsewhere/README.md").read_text()
+    assert "inherited accuracy: " in card
+    assert "Not trained on its own" in card
+    # But for where it is, the same.
+    assert contents(tmp_path / "run/best-timm") == contents(tmp_path / "elsewhere")
+    one, other = psvit.Classifier.load(tmp_path / "run"), psvit.Classifier.load(tmp_path / "elsewhere")
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    assert one.predict(image) == other.predict(image)
+
+
+def test_predictions_of_files_and_folders_are_the_classifiers(run, call, digits, tmp_path):
+    first = next(iter(digits))
+    done = call("psvit-predict", "run", first, "digits", "--top", 3, "--batch-size", 5)
+    assert (done.status, done.err) == (0, "")
+    lines = done.out.splitlines()
+    folder = sorted(str(path.relative_to(tmp_path)) for path in digits)
+    assert [line.partition(": ")[0] for line in lines] == [str(first), *folder]
+    classifier = psvit.Classifier.load(run)
+    for path, found in predictions(done.out).items():
+        expected = classifier.predict(tmp_path / path, top=3)
+        assert [name for name, _ in found] == [name for name, _ in expected]
+        assert [value for _, value in found] == pytest.approx([100 * value for _, value in expected], abs=0.006)
+
+
+def test_an_exported_timm_folder_predicts_the_same(run, call, digits):
+    assert call("psvit-export", "run", "--to", "timm").status == 0
+    assert call("psvit-predict", "run/network-timm", "digits").out == call("psvit-predict", "run", "digits").out
+
+
+def test_unreadable_images_are_named_in_one_line_after_the_others(run, call, digits):
+    paths = list(digits)
+    paths[2].write_text("no image")
+    paths[3].write_bytes(paths[4].read_bytes()[:60])
+    done = call("psvit-predict", "run", *paths)
+    assert done.status == 2
+    assert len(predictions(done.out)) == len(paths) - 2
+    assert done.err.splitlines() == [
+        f"psvit-predict: {paths[2]}: not a readable image; mend or remove it (and 1 more: {paths[3]})"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "expected"),
+    [
+        ("psvit-export", ("run", "--to", "caffe"), ["--to 'caffe'", "onnx, torch-export, timm"]),
+        ("psvit-export", ("run",), ["--to"]),
+        ("psvit-export", ("nowhere", "--to", "onnx"), ["nowhere", "no such file or folder"]),
+        ("psvit-export", ("empty", "--to", "onnx"), ["empty", "holds no network", "network.yaml", "best.yaml"]),
+        ("psvit-export", ("alone.yaml", "--to", "onnx"), ["alone.safetensors", "psvit-retrain alone.yaml"]),
+        ("psvit-export", ("run", "--to", "timm", "--out", "empty"), ["--out empty", "holds no exported network"]),
+        ("psvit-export", ("run", "--to", "timm", "--out", "notes.txt"), ["--out notes.txt"]),
+        ("psvit-predict", ("run",), ["IMAGE"]),
+        ("psvit-predict", ("run", "missing.png"), ["missing.png", "no such file or folder"]),
+        ("psvit-predict", ("run", "empty"), ["empty", "no images in it", ".png"]),
+        ("psvit-predict", ("run", "notes.txt"), ["notes.txt", "not a readable image"]),
+        ("psvit-predict", ("empty", "digits"), ["empty", "holds no network"]),
+        ("psvit-predict", ("notes.txt", "digits"), ["notes.txt"]),
+        ("psvit-predict", ("run", "digits", "--top", "0"), ["--top"]),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_leaves_nothing(run, call, digits, tmp_path, command, arguments, expected):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    shutil.copy(run / "network.yaml", tmp_path / "alone.yaml")
+    before = contents(tmp_path)
+    done = call(command, *arguments)
+    assert done.status == 2
+    assert len(done.err.splitlines()) == 1
+    assert [word for word in expected if word not in done.err] == []
+    assert done.out == ""
+    assert contents(tmp_path) == before
+
+
+# --- inherited, fine-tuned and from scratch
+
+
+def test_comparing_trains_the_other_way_too_and_shows_all_three(searched, call, tmp_path, monkeypatch):
+    arguments = ("psvit-retrain", searched / "best.yaml", *DIGITS, *BRIEFLY, "--recipe", "inherited-digits")
+    done = call(*arguments, "--inherit", "--compare", "--out", "run")
+    assert (done.status, done.err) == (0, "")
+    result = ArchitectureFile.load(tmp_path / "run/network.yaml")
+    other = ArchitectureFile.load(tmp_path / "run/comparison/network.yaml")
+    assert result.provenance["inherited"]
+    assert not other.provenance["inherited"]
+    assert result.score["from_scratch"] == other.score["value"]
+    # Equal but for the rates of early layers, which only what is inherited has reason to keep low.
+    assert result.provenance["recipe"] == {**other.provenance["recipe"], "layer_decay": 0.75}
+    for label, value in (
+        ("inherited from the supernet, not trained", result.score["inherited"]),
+        ("fine-tuned from the inherited weights", result.score["value"]),
+        ("trained from scratch", other.score["value"]),
+        ("logistic regression", result.score["logistic_regression"]),
+    ):
+        assert re.search(rf"{label}.* {value:.2f} %", done.out), label
+    # The comparison is what one gets without.
+    assert call(*arguments, "--set", "layer_decay=null", "--out", "alone").status == 0
+    alone = ArchitectureFile.load(tmp_path / "alone/network.yaml")
+    assert (alone.score["value"], alone.provenance["recipe"]) == (other.score["value"], other.provenance["recipe"])
+    # Finished, nothing is trained again.
+    monkeypatch.setattr(retrain_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    assert call(*arguments, "--inherit", "--compare", "--out", "run").out == done.out
+
+
+def test_comparing_where_nothing_is_inherited_is_refused(call, tmp_path):
+    SearchSpace.load("psvit-2d-digits").smallest.save(tmp_path / "arch.yaml")
+    done = call("psvit-retrain", "arch.yaml", *DIGITS, *BRIEFLY, "--compare", "--out", "run")
+    assert done.status == 2
+    assert done.err.startswith("psvit-retrain: --compare: arch.safetensors ")
+    assert not (tmp_path / "run").exists()
+
+
+# --- several networks
+
+
+@pytest.fixture
+def front(tmp_path):
+    """Three architecture files as a front has them."""
+    space = SearchSpace.load("psvit-2d-digits")
+    (tmp_path / "pareto").mkdir()
+    for name, index in enumerate((0, 700, 1500)):
+        space[index].save(tmp_path / "pareto" / f"{name}.yaml")
+    return sorted((tmp_path / "pareto").iterdir())
+
+
+def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monkeypatch):
+    done = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
+    assert (done.status, done.err) == (0, "")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "networks.csv", "0", "1", "2"}
+    # The middle one is what the command gives for its file alone, down to the configuration of its run.
+    assert call("psvit-retrain", front[1], *DIGITS, *BRIEFLY, "--out", "alone").status == 0
+    for name in ("network.yaml", "network.safetensors", "network.svg", "config.yaml"):
+        assert (tmp_path / "run/1" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+    with (tmp_path / "run/networks.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["network"] for row in rows] == ["0", "1", "2"]
+    for row, file in zip(rows, front, strict=True):
+        result = ArchitectureFile.load(tmp_path / "run" / row["network"] / "network.yaml")
+        assert result.arch == ArchitectureFile.load(file).arch
+        assert int(row["macs"]) == cost(result.arch).macs
+        assert (row["how"], float(row["from_scratch"])) == ("from_scratch", result.score["value"])
+        assert row["inherited"] == ""
+        assert re.search(rf"{row['network']} +.* {result.score['value']:.2f} %", done.out)
+    assert "trained 3 networks: run/networks.csv" in done.last_line
+
+    # Again, nothing is trained; and what is missing is trained alone.
+    before = contents(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/2")
+    trained = []
+    train = retrain_module.train
+    monkeypatch.setattr(retrain_module, "train", lambda *a, **k: (trained.append(k["folder"].name), train(*a, **k))[1])
+    again = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
+    assert (again.out, trained) == (done.out, ["2"])
+    after = contents(tmp_path / "run")
+    for name in ("networks.csv", "2/network.yaml", "2/network.safetensors"):
+        assert after[name] == before[name]
+
+
+def test_several_networks_that_were_killed_go_on_where_they_were(front, call, script, tmp_path):
+    longer = ("--set", "epochs=12", "--set", "warmup_epochs=0", "--set", "batch_size=64")
+    arguments = [*front[:2], *DIGITS, *longer, "--device", "cpu"]
+    process = subprocess.Popen(
+        [script("psvit-retrain"), *arguments, "--out", "stopped"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    # In the second network, after its first epoch.
+    while not list((tmp_path / "stopped/1").glob("checkpoints/*.safetensors")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = contents(tmp_path / "stopped/0")
+    assert "network.yaml" in first
+    assert not (tmp_path / "stopped/1/network.yaml").exists()
+    assert call("psvit-retrain", *arguments, "--out", "stopped").status == 0
+    assert contents(tmp_path / "stopped/0") == first
+    assert call("psvit-retrain", *arguments, "--out", "whole").status == 0
+    for name in ("network.yaml", "network.safetensors"):
+        for network in ("0", "1"):
+            one, other = (tmp_path / folder / network / name for folder in ("stopped", "whole"))
+            assert one.read_bytes() == other.read_bytes()
+
+
+def test_networks_that_would_be_called_alike_are_numbered(front, call, tmp_path):
+    shutil.copytree(tmp_path / "pareto", tmp_path / "other")
+    done = call("psvit-retrain", "pareto/0.yaml", "other/0.yaml", *DIGITS, *BRIEFLY, "--out", "run")
+    assert done.status == 0
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"0-0", "1-0"}
+
+
+def test_a_network_that_diverges_is_told_and_the_others_are_trained(front, call, tmp_path, monkeypatch):
+    train = retrain_module.train
+
+    def diverging(*args, **kwargs):
+        if kwargs["folder"].name == "1":
+            raise DivergedError("training diverged: the loss is nan in epoch 1")
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(retrain_module, "train", diverging)
+    done = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
+    assert done.status == 1
+    assert done.err == (
+        "psvit-retrain: 1 of 3 networks were not trained: 1: training diverged: the loss is nan in epoch 1\n"
+    )
+    assert (tmp_path / "run/2/network.yaml").exists()
+    assert len((tmp_path / "run/networks.csv").read_text().splitlines()) == 1 + 2
+
+
+@pytest.mark.xdist_group("ray")
+def test_ray_trials_train_what_one_process_trains_and_nothing_again(front, call, script, tmp_path):
+    command = ("psvit-retrain", *front, *DIGITS, *BRIEFLY)
+    assert call(*command, "--out", "alone").status == 0
+    shutil.copytree(tmp_path / "alone", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/0")
+    shutil.rmtree(tmp_path / "run/2")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/1").rglob("*")}
+    done = subprocess.run(
+        [script(command[0]), *command[1:], "--workers", "ray", "--out", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "trained 3 networks" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run/1").rglob("*")} == kept
+    for network in ("0", "1", "2"):
+        for name in ("network.yaml", "network.safetensors"):
+            one, other = (tmp_path / folder / network / name for folder in ("run", "alone"))
+            assert one.read_bytes() == other.read_bytes()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "networks.csv", "0", "1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--workers", "many"), ["--workers 'many'", "ray"]),
+        (("--inherit",), ["--inherit: pareto/0.safetensors does not exist"]),
+        (("--set", "epochs=0"), ["epochs"]),
+    ],
+)
+def test_what_cannot_be_trained_several_times_is_one_line_too(front, call, tmp_path, options, expected):
+    done = call("psvit-retrain", *(f"pareto/{path.name}" for path in front), *DIGITS, *options, "--out", "run")
+    assert done.status == 2
+    assert len(done.err.splitlines()) == 1
+    assert [word for word in expected if word not in done.err] == []
+    assert not (tmp_path / "run").exists()

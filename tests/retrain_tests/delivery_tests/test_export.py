@@ -1,0 +1,220 @@
+"""Exported networks give PyTorch's outputs, or are not kept; whoever receives one needs to know nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+
+import psvit.model
+from psvit.architecture import ArchitectureFile
+from psvit.classifier import Classifier
+from psvit.errors import InputError, MismatchError, RunError
+from psvit.preprocessing import Preprocessing
+from psvit.retrain.delivery import formats
+from psvit.retrain.delivery.export import CHECKED_BATCHES, export
+from psvit.retrain.delivery.formats import FORMATS, example
+
+FILES = {
+    "onnx": {"network.onnx"},
+    "torch-export": {"network.pt2"},
+    "timm": {"config.json", "model.safetensors"},
+}
+ALWAYS = {"README.md", "network.svg", "network.yaml", "preprocessing.json"}
+
+every_format = pytest.mark.parametrize("name", FORMATS)
+
+
+def outputs(name, folder, images):
+    """What an exported network gives, by the libraries alone."""
+    if name == "onnx":
+        session = onnxruntime.InferenceSession(str(folder / "network.onnx"))
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    if name == "torch-export":
+        return torch.export.load(folder / "network.pt2").module()(images)
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(images)
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+@every_format
+@pytest.mark.parametrize(
+    ("variant", "in_chans", "image_size"), [("2d", 1, (8, 8)), ("1d", 3, (8, 12))], ids=["2d-grey", "1d-colour"]
+)
+def test_exported_networks_give_pytorchs_outputs_for_any_batch(make_run, tmp_path, name, variant, in_chans, image_size):
+    classifier = Classifier.load(make_run("run", variant, in_chans, image_size))
+    exported = export(classifier, name, tmp_path / "out")
+    assert names(tmp_path / "out") == ALWAYS | FILES[name]
+    assert set(exported.differences) == set(CHECKED_BATCHES)
+    for batch_size in (1, 2, 3, 7):
+        images = torch.randn(batch_size, in_chans, *image_size)
+        with torch.no_grad():
+            expected = classifier.network(images)
+            found = outputs(name, tmp_path / "out", images)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@every_format
+def test_a_network_that_computes_something_else_is_not_kept(classifier, tmp_path, monkeypatch, name):
+    form = FORMATS[name]
+
+    def wrong(folder):
+        run = form.read(folder)
+        return lambda images: run(images) * (1.001 if len(images) == CHECKED_BATCHES[1] else 1)
+
+    monkeypatch.setitem(FORMATS, name, replace(form, read=wrong))
+    before = names(tmp_path)
+    with pytest.raises(MismatchError, match=rf"--to {name}: its outputs for 5 images differ .*nothing was kept"):
+        export(classifier, name, tmp_path / "out")
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("read", "error", "message"),
+    [
+        (lambda folder: lambda images: images.sum(dim=(1, 2, 3)), MismatchError, r"gives outputs \(1,\) for 1 images"),
+        (lambda folder: lambda images: torch.full((len(images), 3), torch.nan), MismatchError, "differ .*by nan"),
+        (lambda folder: lambda images: images @ torch.ones(3, 3), RunError, "cannot be run with 1 images: "),
+        (lambda folder: (_ for _ in ()).throw(OSError("torn")), RunError, "cannot be read again: torn"),
+    ],
+)
+def test_whatever_fails_leaves_an_earlier_export_as_it_was(classifier, tmp_path, monkeypatch, read, error, message):
+    export(classifier, "timm", tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setitem(FORMATS, "timm", replace(FORMATS["timm"], read=read))
+    with pytest.raises(error, match=message):
+        export(classifier, "timm", tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert names(tmp_path) == {"run", "out"}
+
+
+def test_an_export_takes_the_place_of_an_earlier_one(classifier, tmp_path):
+    export(classifier, "timm", tmp_path / "out")
+    export(classifier, "torch-export", tmp_path / "out")
+    assert names(tmp_path / "out") == ALWAYS | FILES["torch-export"]
+    assert names(tmp_path) == {"run", "out"}
+
+
+def test_a_folder_with_something_else_is_left_alone(classifier, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"--out .*out: exists and holds no exported network"):
+        export(classifier, "timm", tmp_path / "out")
+    assert names(tmp_path / "out") == {"notes.txt"}
+
+
+def test_onnx_without_its_libraries_is_answered_with_what_to_install(classifier, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "psvit.onnx_runtime", raising=False)
+    monkeypatch.delattr(psvit, "onnx_runtime", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(InputError, match=r"--to onnx: onnxscript is not installed.*pip install 'psvit\[onnx\]'"):
+        export(classifier, "onnx", tmp_path / "out")
+    assert names(tmp_path) == {"run"}
+
+
+def test_preprocessing_travels_with_every_format(classifier, tmp_path):
+    known = classifier.preprocessing
+    for name in FORMATS:
+        folder = export(classifier, name, tmp_path / name).folder
+        beside = (folder / "preprocessing.json").read_text()
+        assert Preprocessing.from_json(beside, "beside") == known
+        data = json.loads(beside)
+        assert (data["image_size"], data["mean"], data["std"]) == ([8, 8], [0.3], [0.25])
+        assert (data["interpolation"], data["crop_pct"], data["classes"]) == ("bicubic", 1.0, ["cat", "dog", "emu"])
+    within = {entry.key: entry.value for entry in onnx.load(tmp_path / "onnx/network.onnx").metadata_props}
+    assert Preprocessing.from_json(within["preprocessing"], "within") == known
+    extra = {"preprocessing.json": ""}
+    torch.export.load(tmp_path / "torch-export/network.pt2", extra_files=extra)
+    assert Preprocessing.from_json(extra["preprocessing.json"], "within") == known
+    config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True))
+    assert (config["input_size"], config["mean"], config["std"]) == ((1, 8, 8), [0.3], [0.25])
+    assert (config["interpolation"], config["crop_pct"]) == ("bicubic", 1.0)
+
+
+@every_format
+@pytest.mark.parametrize(
+    ("in_chans", "image_size"), [(1, (8, 8)), (3, (8, 12))], ids=["grey-square", "colour-rectangular"]
+)
+def test_what_the_card_says_about_use_works_in_its_folder(make_run, make_image, tmp_path, name, in_chans, image_size):
+    classifier = Classifier.load(make_run("run", "2d", in_chans, image_size))
+    folder = export(classifier, name, tmp_path / "out").folder
+    usage = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+    # Run by an interpreter that is new, in the folder alone.
+    for seed, size in enumerate([(21, 15), (9, 30), (8, 8)]):
+        expected = classifier.predict(make_image("out/image.png", size, seed=seed))
+        shown = usage + ("" if name == "timm" else "\nprint(*np.asarray(logits)[0].tolist())")
+        shown = shown.replace("logits = network(torch", "with torch.no_grad(): logits = network(torch")
+        done = subprocess.run([sys.executable, "-c", shown], cwd=folder, capture_output=True, text=True, check=True)
+        if name == "timm":
+            assert done.stdout.strip() == str(expected)
+            continue
+        first, logits = done.stdout.splitlines()
+        assert first == expected[0][0]
+        softmax = np.exp([float(word) for word in logits.split()])
+        by_name = dict(zip(classifier.preprocessing.classes, softmax / softmax.sum(), strict=True))
+        assert by_name == pytest.approx(dict(expected), abs=1e-5)
+
+
+def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
+    folder = export(classifier, "timm", tmp_path / "out").folder
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: timm\n")
+    assert "(network.svg)" in card
+    assert (folder / "network.svg").read_text().startswith("<svg")
+    for words in (
+        "| inherited from the supernet, not trained | 50.50 % |",
+        "| fine-tuned from the inherited weights (this one) | 91.25 % |",
+        "| trained from scratch | 88.75 % |",
+        "| logistic regression on the pixels, for comparison | 70.00 % |",
+        "1,200 validation images",
+        "| multiply-accumulates of one image | ",
+        "| parameters | ",
+        "| peak activation memory of one image | ",
+        "FLOPs are multiply-accumulates",
+        "1MFLOPs, 20kparams",
+        "Trained on `pets`",
+        "cat, dog, emu",
+        "layer_decay: 0.75",
+        "seed 7",
+        "searcher: evolution",
+        "Apache-2.0",
+        "licence of the weights: yours to choose",
+        'timm.create_model("local-dir:.", pretrained=True)',
+    ):
+        assert words in card, words
+    costs = psvit.cost(classifier.file.arch)
+    assert psvit.budget.format_cost("macs", costs.macs) in card
+    assert psvit.budget.format_cost("num_params", costs.num_params) in card
+
+
+def test_the_architecture_file_travels_whole(classifier, tmp_path):
+    folder = export(classifier, "onnx", tmp_path / "out").folder
+    assert ArchitectureFile.load(folder / "network.yaml") == classifier.file
+
+
+def test_a_timm_folder_can_be_exported_again(classifier, tmp_path):
+    again = Classifier.load(export(classifier, "timm", tmp_path / "one").folder)
+    export(again, "torch-export", tmp_path / "other")
+    images = example(classifier.preprocessing, 4)
+    with torch.no_grad():
+        expected = classifier.network(images)
+        found = outputs("torch-export", tmp_path / "other", images)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_noise_that_outputs_are_compared_on_is_the_same_every_time(classifier):
+    first, second = example(classifier.preprocessing, 3), example(classifier.preprocessing, 3)
+    assert torch.equal(first, second)
+    assert first.shape == (3, 1, 8, 8)
+    assert formats.FORMATS.keys() == {"onnx", "torch-export", "timm"}
