@@ -248,7 +248,7 @@ def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monke
 
 
 def test_several_networks_that_were_killed_go_on_where_they_were(front, call, script, tmp_path):
-    longer = ("--set", "epochs=12", "--set", "warmup_epochs=0", "--set", "batch_size=64")
+    longer = ("--set", "epochs=4", "--set", "warmup_epochs=0", "--set", "batch_size=64")
     arguments = [*front[:2], *DIGITS, *longer, "--device", "cpu"]
     process = subprocess.Popen(
         [script("psvit-retrain"), *arguments, "--out", "stopped"], cwd=tmp_path, stdout=subprocess.DEVNULL
@@ -297,6 +297,7 @@ def test_a_network_that_diverges_is_told_and_the_others_are_trained(front, call,
     assert len((tmp_path / "run/networks.csv").read_text().splitlines()) == 1 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_ray_trials_train_what_one_process_trains_and_nothing_again(front, call, script, tmp_path):
     command = ("psvit-retrain", *front, *DIGITS, *BRIEFLY)

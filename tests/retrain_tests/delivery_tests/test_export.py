@@ -142,28 +142,39 @@ def test_preprocessing_travels_with_every_format(classifier, tmp_path):
     assert (config["interpolation"], config["crop_pct"]) == ("bicubic", 1.0)
 
 
-@every_format
 @pytest.mark.parametrize(
-    ("in_chans", "image_size"), [(1, (8, 8)), (3, (8, 12))], ids=["grey-square", "colour-rectangular"]
+    ("name", "in_chans", "image_size"),
+    [
+        *((name, 1, (8, 8)) for name in FORMATS),
+        ("onnx", 3, (8, 12)),
+        *(pytest.param(name, 3, (8, 12), marks=pytest.mark.slow) for name in ("torch-export", "timm")),
+    ],
 )
 def test_what_the_card_says_about_use_works_in_its_folder(make_run, make_image, tmp_path, name, in_chans, image_size):
     classifier = Classifier.load(make_run("run", "2d", in_chans, image_size))
     folder = export(classifier, name, tmp_path / "out").folder
     usage = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
-    # Run by an interpreter that is new, in the folder alone.
-    for seed, size in enumerate([(21, 15), (9, 30), (8, 8)]):
-        expected = classifier.predict(make_image("out/image.png", size, seed=seed))
-        shown = usage + ("" if name == "timm" else "\nprint(*np.asarray(logits)[0].tolist())")
-        shown = shown.replace("logits = network(torch", "with torch.no_grad(): logits = network(torch")
-        done = subprocess.run([sys.executable, "-c", shown], cwd=folder, capture_output=True, text=True, check=True)
-        if name == "timm":
-            assert done.stdout.strip() == str(expected)
-            continue
-        first, logits = done.stdout.splitlines()
-        assert first == expected[0][0]
+    sizes = [(21, 15), (9, 30), (8, 8)]
+    expected = [classifier.predict(make_image(f"out/{seed}.png", size, seed=seed)) for seed, size in enumerate(sizes)]
+    # Run by an interpreter that is new, in the folder alone, as it stands there; then the logits are looked at.
+    code = f"""
+import shutil
+for number in range({len(sizes)}):
+    shutil.copy(f"{{number}}.png", "image.png")
+    exec({usage!r}, names := {{}})
+    if "logits" in names:
+        print(*[float(value) for value in names["logits"][0]])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    if name == "timm":
+        assert lines == [str(one) for one in expected]
+        return
+    assert lines[::2] == [one[0][0] for one in expected]
+    for one, logits in zip(expected, lines[1::2], strict=True):
         softmax = np.exp([float(word) for word in logits.split()])
         by_name = dict(zip(classifier.preprocessing.classes, softmax / softmax.sum(), strict=True))
-        assert by_name == pytest.approx(dict(expected), abs=1e-5)
+        assert by_name == pytest.approx(dict(one), abs=1e-5)
 
 
 def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
