@@ -7,7 +7,6 @@ restores anything: a network is trained in its own folder, where it goes on from
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,14 +17,12 @@ import ray
 from ray import tune
 
 from psvit.errors import InputError, RunError
+from psvit.ray_cluster import connect
 from psvit.retrain.several import Network, Retraining
 from psvit.run_folder import RunFolder
 
 RETRIES = 3
 """How often a network is begun anew whose process was lost."""
-
-OBJECT_STORE_BYTES = 128 * 2**20
-"""Of a cluster that is started here: nothing larger than architectures travels."""
 
 
 def retrain_on_ray(
@@ -46,7 +43,7 @@ def retrain_on_ray(
         InputError: there is no cluster where `RAY_ADDRESS` says.
     """
     by_name = {network.name: (network, config) for network, config in networks}
-    resources = {"cpu": 1, **({"gpu": 1} if retraining.device.startswith("cuda") else {})}
+    resources = {"cpu": 1.0, **({"gpu": 1.0} if retraining.device.startswith("cuda") else {})}
     with _cluster(), _quiet():
         trials = tune.Tuner(
             tune.with_resources(
@@ -62,7 +59,7 @@ def retrain_on_ray(
             ),
         ).fit()
     failures = {}
-    for trial in trials:
+    for trial in (trials[number] for number in range(len(trials))):
         told = (trial.metrics or {}).get("failure")
         if trial.error is not None:
             told = str(trial.error).strip().splitlines()[-1]
@@ -106,18 +103,9 @@ def _cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Read by the processes of a cluster that is started here; nothing is reported to Ray's makers.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Training is what was asked for; by Ray's default anything else goes first.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    target = os.environ.get("RAY_ADDRESS", "local")
-    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if target == "local" else {}
-    if target.startswith("ray://"):
+    if (target := os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
         raise InputError(f"--workers ray: RAY_ADDRESS is {target}; join the cluster on one of its nodes, as auto")
-    try:
-        ray.init(target, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"--workers ray: no Ray cluster at {target}: {str(error).splitlines()[0]}") from error
+    connect("ray")
     try:
         yield
     finally:

@@ -214,7 +214,7 @@ def command(
     if storage:
         check_storage(storage)
     if workers:
-        from psvit.search.ray_backend import check_cluster
+        from psvit.ray_cluster import check_cluster
 
         check_cluster(workers)
     folder = RunFolder(place_of_run, "psvit-search", request.config)

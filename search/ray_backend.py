@@ -17,7 +17,6 @@ import logging
 import os
 import pickle
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -37,6 +36,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from psvit.architecture import Architecture
 from psvit.errors import InputError, RunError
+from psvit.ray_cluster import connect, first_line
 from psvit.search.evaluator import Evaluator
 from psvit.search.trial import Score
 
@@ -51,14 +51,8 @@ POLL_S = 1.0
 PATIENCE_S = 600.0
 """Seconds without any worker after which a search is given up; a cluster may start nodes on demand."""
 
-ANSWER_S = 10.0
-"""Seconds within which a cluster has to answer before it counts as gone."""
-
 CLOSING_S = 3.0
 """Seconds that Tune has to end its experiment by itself."""
-
-OBJECT_STORE_BYTES = 128 * 2**20
-"""Of a cluster that is started here: nothing larger than architectures travels."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,7 @@ class RayEvaluator:
         """
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
-            _connect(self._address)
+            connect(self._address)
         try:
             if self._num_workers is None:
                 self._num_workers = _room(self._resources)
@@ -229,7 +223,7 @@ class RayEvaluator:
                 if broken and not outcomes:
                     raise RunError(f"--workers {self._address}: {broken}")
         except RayActorError as error:
-            raise RunError(f"--workers {self._address}: the cluster was lost: {_line(error)}") from error
+            raise RunError(f"--workers {self._address}: the cluster was lost: {first_line(error)}") from error
         except BaseException:
             # Whatever ends it, an interrupt too, nobody waits for the rest. This call does not wait either.
             if self._office is not None:
@@ -254,55 +248,6 @@ class RayEvaluator:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def check_cluster(address: str) -> None:
-    """Make sure that something answers where a cluster should be; Ray itself would try for minutes.
-
-    Args:
-        address: as of `RayEvaluator`.
-
-    Raises:
-        InputError: nothing does.
-    """
-    target = _target(address)
-    host, _, port = target.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():  # one that is started here, or a word that Ray knows
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--workers {address}: no Ray cluster at {target}: {_line(error)}") from None
-
-
-def _target(address: str) -> str:
-    """Where Ray shall look for a cluster."""
-    return os.environ.get("RAY_ADDRESS", "local") if address == "ray" else address
-
-
-def _connect(address: str) -> None:
-    """Connect this process to a cluster, starting one if need be."""
-    check_cluster(address)
-    # Read by the processes of a cluster that is started here; nothing is reported to Ray's makers.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers as important as the search would be without them; by Ray's default anything else goes first.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    target = _target(address)
-    try:
-        if target.startswith("ray://"):
-            ray.init(target)
-        elif target == "local":
-            ray.init(
-                target,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
-        else:
-            ray.init(target, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"--workers {address}: no Ray cluster at {target}: {_line(error)}") from error
-
-
 def _room(resources: dict[str, float]) -> int:
     """How many workers a cluster holds.
 
@@ -317,12 +262,6 @@ def _room(resources: dict[str, float]) -> int:
         most = max((f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes), default="none")
         raise InputError(f"--workers: no node of the Ray cluster holds a worker with {worker}; they have up to {most}")
     return sum(rooms)
-
-
-def _line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 # --- on the cluster
@@ -414,7 +353,7 @@ class Office:
                     ),
                 ).fit()
         except Exception as error:
-            broken = f"Ray Tune failed: {type(error).__name__}: {_line(error)}"
+            broken = f"Ray Tune failed: {type(error).__name__}: {first_line(error)}"
             raise
         finally:
             with self._changed:
@@ -528,7 +467,7 @@ class Watch(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and will be started again."""
         error = trial.get_error()
-        why = "for an unknown reason" if error is None else _line(error)
+        why = "for an unknown reason" if error is None else first_line(error)
         ray.get(self._office.died.remote(trial.trial_id, why))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -1,0 +1,80 @@
+"""Reaching a Ray cluster, or starting one on this machine; whoever computes on one begins here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+import ray
+
+from psvit.errors import InputError
+
+ANSWER_S = 10.0
+"""Seconds within which a cluster has to answer before it counts as gone."""
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Of a cluster that is started here: nothing larger than architectures travels."""
+
+
+def check_cluster(address: str) -> None:
+    """Make sure that something answers where a cluster should be; Ray itself would try for minutes.
+
+    Args:
+        address: as of `connect`.
+
+    Raises:
+        InputError: nothing does.
+    """
+    target = _target(address)
+    host, _, port = target.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # one that is started here, or a word that Ray knows
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--workers {address}: no Ray cluster at {target}: {first_line(error)}") from None
+
+
+def connect(address: str) -> None:
+    """Connect this process to a cluster, starting one if need be.
+
+    Args:
+        address: `ray` joins the cluster that `RAY_ADDRESS` names, or starts one on this machine; `ray://host:port`
+            reaches one from outside.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    check_cluster(address)
+    # Read by the processes of a cluster that is started here; nothing is reported to Ray's makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers as important as what was asked for would be without them; by Ray's default anything else goes first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    target = _target(address)
+    try:
+        if target.startswith("ray://"):
+            ray.init(target)
+        elif target == "local":
+            ray.init(
+                target,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+        else:
+            ray.init(target, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"--workers {address}: no Ray cluster at {target}: {first_line(error)}") from error
+
+
+def _target(address: str) -> str:
+    """Where Ray shall look for a cluster."""
+    return os.environ.get("RAY_ADDRESS", "local") if address == "ray" else address
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
