@@ -8,7 +8,7 @@ from psvit.search.report.words import DASH, joined
 
 NAMES = {
     INHERITED: "inherited accuracy",
-    "macs": "multiply-accumulates",
+    "macs": "MACs",
     "num_params": "parameters",
     SECOND: "a second training",
 }
@@ -64,7 +64,7 @@ def _ranking(within: SetFidelity) -> str:
     text = f"Within the budget, inherited accuracy ranks {inherited.networks} networks with a tau of {_told(tau)}"
     if within.ceiling is not None and within.ceiling.kendall_tau.value is not None:
         text += f"; the ceiling is {_told(within.ceiling.kendall_tau)} on {within.ceiling.networks}"
-        if within.share_of_ceiling is not None:
+        if within.share_of_ceiling is not None and within.share_of_ceiling > 0:
             text += f", of which that is {within.share_of_ceiling:.2f}"
     if not _is_above_nothing(tau):
         text += "; that cannot be told from no agreement at all"
@@ -76,7 +76,9 @@ def _without_supernet(within: SetFidelity) -> str:
     best = within.best_free
     if best is None:
         return ""
-    text = f"Of what needs no supernet, {name_of(best.score)} ranks best, with a tau of {_told(best.kendall_tau)}."
+    text = (
+        f"Of what needs no supernet, ranking by {name_of(best.score)} is best, with a tau of {_told(best.kendall_tau)}."
+    )
     indicators = [one for one in within.agreements if one.score not in NAMES]
     better = [one for one in indicators if one.above_macs is not None and _is_above_nothing(one.above_macs)]
     if better:

@@ -129,6 +129,7 @@ def test_larger_numbers_add_networks_to_a_finished_run(copied, call, trains):
     assert fidelity.within.agreement("inherited").networks == 5
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_trains_nothing_twice(measured, script, tmp_path):
     shutil.copytree(measured / "supernet", tmp_path / "supernet")
     command = [script("psvit-fidelity"), *map(str, fidelity_command()[1:])]
@@ -176,7 +177,8 @@ def test_a_winner_and_its_report_carry_the_fidelity_of_their_supernet(copied, ca
     known = score_of(copied / "search")["fidelity"]
     (fidelity,) = read_fidelities(copied / "supernet/fidelity.yaml")
     assert known["kendall_tau"] == fidelity.within.agreement("inherited").kendall_tau.value
-    assert known["ceiling"] == fidelity.within.ceiling.kendall_tau.value
+    # After an epoch, both networks may have one accuracy, and then there is no tau.
+    assert known.get("ceiling") == fidelity.within.ceiling.kendall_tau.value
     assert known["networks"] == 4
     assert "note" not in known
     report = (copied / "search/report.html").read_text()
