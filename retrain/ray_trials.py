@@ -46,7 +46,7 @@ def retrain_on_ray(
         InputError: there is no cluster where `RAY_ADDRESS` says.
     """
     by_name = {network.name: (network, config) for network, config in networks}
-    resources = {"cpu": 1, **({"gpu": 1} if retraining.device.startswith("cuda") else {})}
+    resources: dict[str, float] = {"cpu": 1, **({"gpu": 1} if retraining.device.startswith("cuda") else {})}
     with _cluster(), _quiet():
         trials = tune.Tuner(
             tune.with_resources(
@@ -62,7 +62,7 @@ def retrain_on_ray(
             ),
         ).fit()
     failures = {}
-    for trial in trials:
+    for trial in (trials[number] for number in range(len(trials))):
         told = (trial.metrics or {}).get("failure")
         if trial.error is not None:
             told = str(trial.error).strip().splitlines()[-1]
@@ -111,7 +111,9 @@ def _cluster() -> Iterator[None]:
     # Training is what was asked for; by Ray's default anything else goes first.
     os.environ.setdefault("RAY_worker_niceness", "0")
     target = os.environ.get("RAY_ADDRESS", "local")
-    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if target == "local" else {}
+    local: dict[str, Any] = (
+        {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if target == "local" else {}
+    )
     if target.startswith("ray://"):
         raise InputError(f"--workers ray: RAY_ADDRESS is {target}; join the cluster on one of its nodes, as auto")
     try:
