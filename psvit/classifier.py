@@ -77,7 +77,7 @@ class Classifier:
     def _of_timm(cls, folder: Path, device: torch.device | str) -> Self:
         """A network of a folder as timm saves it."""
         try:
-            network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+            network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
             classes = json.loads((folder / TIMM_CONFIG).read_text()).get("label_names")
         except InputError:
             raise

@@ -63,7 +63,7 @@ def retrain_on_ray(
         told = (trial.metrics or {}).get("failure")
         if trial.error is not None:
             told = str(trial.error).strip().splitlines()[-1]
-        if told:
+        if told and trial.config is not None:
             failures[trial.config["network"]] = told
     shutil.rmtree(folder, ignore_errors=True)
     return failures
