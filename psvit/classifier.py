@@ -94,7 +94,7 @@ class Classifier:
                 "std": config["std"],
                 "crop_pct": config["crop_pct"],
                 "interpolation": config["interpolation"],
-                "classes": classes or [str(number) for number in range(network.get_classifier().out_features)],
+                "classes": classes or [str(number) for number in range(network.num_classes)],
             },
             source=str(folder / TIMM_CONFIG),
         )
