@@ -329,7 +329,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         finalists=best,
         front=write_front(folder.path, evidence, best) if len(run.objectives) > 1 else None,
         kind=description["kind"],
-        fidelity=description["fidelity"],
+        fidelity=description.get("fidelity", "not measured"),
         trials=len(study.history),
         passed_over=passed_over,
         interrupted=interrupted,
