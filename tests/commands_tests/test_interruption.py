@@ -112,6 +112,7 @@ def assert_equal_runs(one, other):
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_search_that_is_interrupted_and_killed_ends_as_if_it_had_not_been(start, stop, whole, tmp_path):
     folder = tmp_path / "stopped"
     status, err = stop("stopped", signal.SIGINT, after=33)
@@ -193,6 +194,7 @@ def check_shared(start, options, tmp_path, names):
     return rows
 
 
+@pytest.mark.slow
 def test_two_searches_on_one_storage_share_the_work(start, tmp_path):
     options = ("--storage", str(tmp_path / "shared.journal"))
     names = ("one", "other")
