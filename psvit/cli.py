@@ -227,6 +227,21 @@ def read_device(name: str | None) -> torch.device:
     return device
 
 
+def read_workers(text: str | None) -> None:
+    """Make sure that the option `--workers` names a Ray cluster that answers, or one to be started here.
+
+    Raises:
+        InputError: it does not.
+    """
+    if text is None:
+        return
+    if text != "ray" and not text.startswith("ray://"):
+        raise InputError(f"--workers {text!r}: permitted are ray and ray://host:port")
+    from psvit.ray_cluster import check_cluster
+
+    check_cluster(text)
+
+
 def read_duration(option: str, text: str) -> float:
     """Seconds from text such as `90s`, `30min` or `2h`.
 

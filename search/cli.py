@@ -16,6 +16,7 @@ from psvit.cli import (
     read_device,
     read_duration,
     read_recipe,
+    read_workers,
     recipe_options,
     run,
     run_options,
@@ -171,8 +172,7 @@ def command(
     seconds = read_duration("--time", time_text) if time_text else None
     if study and not storage:
         raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
-    if workers and workers != "ray" and not workers.startswith("ray://"):
-        raise InputError(f"--workers {workers!r}: permitted are ray and ray://host:port")
+    read_workers(workers)
     place = read_device(device)
     if supernet:
         data = data or read_provenance(supernet).get("data")
@@ -213,10 +213,6 @@ def command(
         request.check_latencies()
     if storage:
         check_storage(storage)
-    if workers:
-        from psvit.ray_cluster import check_cluster
-
-        check_cluster(workers)
     folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
     latencies = request.limits.latencies

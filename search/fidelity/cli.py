@@ -14,6 +14,7 @@ from psvit.cli import (
     default_folder,
     read_device,
     read_recipe,
+    read_workers,
     recipe_options,
     run,
     run_options,
@@ -103,8 +104,7 @@ def command(
     second_seeds = min(SECOND_SEEDS, within) if second_seeds is None else second_seeds
     if second_seeds > within:
         raise InputError(f"--second-seeds {second_seeds}: there are --within {within} networks; give no more than that")
-    if workers and workers != "ray" and not workers.startswith("ray://"):
-        raise InputError(f"--workers {workers!r}: permitted are ray and ray://host:port")
+    read_workers(workers)
     read_fidelities(file_beside(supernet))
     name = data or read_provenance(supernet).get("data")
     if not name:
