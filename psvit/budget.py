@@ -118,7 +118,7 @@ class Limit(Value):
         return type(self)(metric=self.metric, lower=lower, upper=math.ceil(self.upper * (1 + share)))
 
     def __str__(self) -> str:
-        lower = "at most " if self.lower is None else f"{format_cost(self.metric, self.lower)} to "
+        lower = f"{format_cost(self.metric, self.lower)} to " if self.lower else "at most "
         return lower + format_cost(self.metric, self.upper)
 
 
