@@ -112,6 +112,7 @@ class Retraining:
             "arch": network.found.arch.to_dict(),
             "weights": digest_of_file(network.file.with_suffix(".safetensors")) if inherited else None,
             "data": self.data,
+            "data_digest": images.digest,
             "inherit": self.inherit,
             # Only where it is asked for, so that runs from before the question was there go on.
             **({"compare": True} if self.compare else {}),

@@ -87,6 +87,7 @@ def command(
             teacher = read_teacher(teacher_name, teacher_weights, inputs, len(images.classes))
         config = {
             "data": data,
+            "data_digest": images.digest,
             "space": space.name,
             "space_digest": space.digest,
             "init": {"weights": vit.name, "digest": vit.digest} if vit else None,

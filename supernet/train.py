@@ -180,6 +180,7 @@ def train_supernet(
     assert isinstance(trained.model, Supernet)
     provenance = {
         "data": data.name,
+        "data_digest": data.digest,
         "init": init.name if init else None,
         "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
         "seed": seed,

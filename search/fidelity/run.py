@@ -73,6 +73,7 @@ class Trainings:
             "space": self.space.name,
             "space_digest": self.space.digest,
             "data": self.data.name,
+            "data_digest": self.data.digest,
             "budget": list(self.budget),
             "limits": self.limits.resolved,
             "recipe": self.recipe.to_dict(),

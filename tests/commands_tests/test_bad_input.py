@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from psvit.architecture import ArchitectureFile
+from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.recipe import shipped_recipes
 from psvit.run_folder import RunFolder
@@ -576,6 +577,31 @@ def test_a_supernet_for_other_images_is_refused(refused, supernet, changes, expe
     assert_names(line, expected, "digits", "10 and 1")
 
 
+@pytest.fixture
+def of_folder(tmp_path):
+    """The run folder of a supernet that says it was trained on a folder of images as it is now."""
+
+    def make(root):
+        data = open_data(root)
+        space = SearchSpace.load("psvit-2d-digits").with_data(len(data.classes), data.in_chans)
+        Supernet(space).save(tmp_path / "of-folder/supernet.safetensors", {"data": root, "data_digest": data.digest})
+        return tmp_path / "of-folder"
+
+    return make
+
+
+@pytest.mark.parametrize("command", ["psvit-search", "psvit-fidelity"])
+@pytest.mark.parametrize("given", [(), ("--data", "./images")])
+def test_images_that_changed_since_a_supernet_was_trained_on_them_are_refused(
+    refused, image_folder, of_folder, command, given
+):
+    root = image_folder()
+    supernet = of_folder("images")
+    (root / "train/cat/000.png").unlink()
+    line = refused(command, "--supernet", supernet, *given, *BUDGET)
+    assert_names(line, "images", "since it was trained", "restore them, or train another supernet")
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -695,6 +721,22 @@ def test_the_folder_of_another_run_is_refused_with_the_differences(refused, call
     line = refused("psvit-search", *SPACE, *options, *rest, out="run")
     assert_names(line, "--out run", *expected)
     assert "space:" not in line
+
+
+@pytest.mark.parametrize("command", ["psvit-supernet", "psvit-search", "psvit-retrain"])
+def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, image_folder, tmp_path, command):
+    root = image_folder()
+    arch = SearchSpace.load("psvit-2d-digits").smallest
+    arch.save(tmp_path / "arch.yaml")
+    options = {
+        "psvit-supernet": (),
+        "psvit-search": (*BUDGET, "--trials", 2, "--control", 0, "--finalists", 0),
+        "psvit-retrain": ("arch.yaml",),
+    }[command]
+    line = (command, *options, "--data", "images", *BRIEFLY, "--set", "batch_size=16")
+    assert call(*line, "--out", "out").status == 0
+    (root / "train/cat/000.png").unlink()
+    assert_names(refused(*line), "data_digest", "removed or changed since", "restore them", "name another folder")
 
 
 def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, tmp_path):
