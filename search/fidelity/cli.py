@@ -154,8 +154,15 @@ def command(
     _show(f"{len(drawn.within)} networks within {trainings.limits}, the ones that count", fidelity.within)
     for sentence in conclusions(fidelity.within):
         click.echo(sentence)
+    beside = f" and, for searches, {measured.beside}"
+    if measured.kept:
+        beside = ""
+        count, *_ = measured.kept.evidence
+        click.echo(
+            f"{measured.beside} keeps for searches the earlier measurement, which rests on {count} such networks"
+        )
     click.echo(
-        f"wrote {measured.file}, {folder / 'fidelity.html'} and, for searches, {measured.beside}; "
+        f"wrote {measured.file}, {folder / 'fidelity.html'}{beside}; "
         f"next: psvit-search --supernet {shlex.quote(supernet)} "
         f"{' '.join(f'--budget {shlex.quote(budget)}' for budget in budgets)}"
     )

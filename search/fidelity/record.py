@@ -131,6 +131,14 @@ class Fidelity(Value):
         names = ("supernet_digest", "data", "budget", "seed", "images", "recipe")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def evidence(self) -> tuple[int, int, int]:
+        """On how many networks it rests: around the budget, of them trained twice, and over the range."""
+        counted = (self.within.agreement(INHERITED), self.within.ceiling)
+        spread = self.spread.agreement(INHERITED) if self.spread else None
+        within, twice, far = (one.networks if one else 0 for one in (*counted, spread))
+        return within, twice, far
+
     def overlaps(self, limits: Budget) -> bool:
         """Whether the networks around the budget cost what others within some limits may."""
         for metric, (least, most) in self.within.limits.items():
@@ -205,18 +213,18 @@ def file_beside(supernet: str | Path) -> Path:
 def leave_beside(supernet: str | Path, fidelity: Fidelity) -> Path:
     """Write a measurement beside its supernet, in place of an earlier one of the same; those of others stay.
 
-    Measurements of weights that lay there before are dropped.
+    One of the same on more networks stays too, and then this one is not written. Measurements of weights that lay there
+    before are dropped.
 
     Raises:
         InputError: there is no supernet, or the place cannot be written.
     """
     path = file_beside(supernet)
-    others = [
-        known
-        for known in read_fidelities(path)
-        if known.supernet_digest == fidelity.supernet_digest and known.subject != fidelity.subject
-    ]
-    write_fidelities(path, (*others, fidelity))
+    known = [one for one in read_fidelities(path) if one.supernet_digest == fidelity.supernet_digest]
+    others = [one for one in known if one.subject != fidelity.subject]
+    same = [one for one in known if one.subject == fidelity.subject]
+    # Of equals the last, which was measured anew.
+    write_fidelities(path, (*others, max([fidelity, *same], key=lambda one: one.evidence)))
     return path
 
 

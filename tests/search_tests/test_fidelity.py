@@ -367,6 +367,28 @@ def test_a_measurement_replaces_the_same_and_stays_beside_others(fidelity, super
     assert "note" in known_fidelity(supernet, Budget.parse("90kparams"))
 
 
+def test_a_measurement_on_fewer_networks_takes_the_place_of_none_on_more(fidelity, supernet):
+    def on(within, twice=2, spread=2, tau=0.5):
+        changed = fidelity.to_dict()
+        changed["within"]["agreements"][0] |= {"networks": within, "kendall_tau": {"value": tau}}
+        changed["within"]["ceiling"] = {**changed["within"]["agreements"][0], "score": "second", "networks": twice}
+        changed["spread"]["agreements"][0]["networks"] = spread
+        return Fidelity.from_dict(changed)
+
+    for measured, stays in [
+        (on(9), True),
+        (on(4, twice=4, spread=4), False),
+        (on(9, twice=1, spread=9), False),
+        (on(9, spread=1), False),
+        (on(9, tau=0.25), True),  # on as many, the later counts
+        (on(9, spread=3), True),
+        (on(10, twice=0, spread=0), True),
+    ]:
+        before = read_fidelities(supernet / FILE_NAME)
+        leave_beside(supernet, measured)
+        assert read_fidelities(supernet / FILE_NAME) == ((measured,) if stays else before)
+
+
 def test_what_scores_say_of_themselves_is_what_is_known(fidelity, supernet, digits_space, data):
     leave_beside(supernet, fidelity)
     scoring = Scoring(space=digits_space, seed=0, device="cpu", supernet=str(supernet), data="digits")
