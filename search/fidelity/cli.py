@@ -36,8 +36,8 @@ SECOND_SEEDS = 10
     "budgets",
     multiple=True,
     required=True,
-    help="Where networks are compared: within 5 % of 2GFLOPs (multiply-accumulates) or 22Mparams, or in a range such "
-    "as 1.2..1.4GFLOPs; other limits, such as 300MB, may be added.",
+    help="Where networks are compared: within 5 % of 2GFLOPs (multiply-accumulates) or 22Mparams, or in a range no "
+    "wider, such as 1.3..1.4GFLOPs; other limits, such as 300MB, may be added.",
 )
 @click.option(
     "--within",

@@ -20,6 +20,10 @@ FILE_NAME = "fidelity.yaml"
 INHERITED = "inherited"
 """The name of the score that a supernet gives."""
 
+MOSTLY = 0.5
+"""Share of the limits of a search that a measurement has to cover; a search of 1.8 to 2 GFLOPs, which is what `2GFLOPs`
+means, is covered by half by 5 % around them."""
+
 
 class Estimate(Value):
     """A number with its bootstrap interval.
@@ -139,13 +143,20 @@ class Fidelity(Value):
         within, twice, far = (one.networks if one else 0 for one in (*counted, spread))
         return within, twice, far
 
-    def overlaps(self, limits: Budget) -> bool:
-        """Whether the networks around the budget cost what others within some limits may."""
+    def covered(self, limits: Budget) -> float:
+        """Which share of what networks within some limits may cost is what those around the budget may.
+
+        Of several costs that of which the least is covered counts; one that is not limited counts as not covered.
+        """
+        shares = []
         for metric, (least, most) in self.within.limits.items():
             limit = limits.limit(metric)
-            if limit is None or limit.upper < (least or 0) or (limit.lower or 0) > most:
-                return False
-        return True
+            if limit is None:
+                return 0.0
+            lower = limit.lower or 0
+            common = min(limit.upper, most) - max(lower, least or 0) + 1
+            shares.append(max(common, 0) / (limit.upper - lower + 1))
+        return min(shares)
 
     def summary(self, limits: Budget) -> dict[str, Any]:
         """What stands beside scores of this supernet, JSON-serialisable.
@@ -166,10 +177,13 @@ class Fidelity(Value):
             "inherited_minus_standalone": self.within.gap.value,
             "best_without_supernet": {"score": best.score, "kendall_tau": best.kendall_tau.value} if best else None,
             "within": {metric: list(ends) for metric, ends in self.within.limits.items()},
+            "share_of_searched_range": round(self.covered(limits), 3),
             "epochs": self.recipe.get("epochs"),
         }
-        if not self.overlaps(limits):
-            facts["note"] = "measured within other limits than were searched"
+        share = self.covered(limits)
+        if share < MOSTLY:
+            part = f"{100 * share:.2g} % of what was searched" if share else "other limits than were searched"
+            facts["note"] = f"measured within {part}"
         return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -231,8 +245,8 @@ def leave_beside(supernet: str | Path, fidelity: Fidelity) -> Path:
 def known_fidelity(supernet: str | Path, limits: Budget) -> dict[str, Any] | None:
     """What is known of the fidelity of a supernet, for what is scored with it; nothing where it was not measured.
 
-    Of several measurements one within the limits that are searched is preferred, then one on more networks, then the
-    last.
+    Of several measurements one is preferred that covers most of the limits that are searched, then one that covers some
+    of them, then one on more networks, then the last.
 
     Raises:
         InputError: there is no supernet, or the file beside it is damaged.
@@ -242,8 +256,10 @@ def known_fidelity(supernet: str | Path, limits: Budget) -> dict[str, Any] | Non
     known = [one for one in measured if one.supernet_digest == digest]
     if not known:
         return None
+    shares = [one.covered(limits) for one in known]
     ranked = [
-        (one.overlaps(limits), one.within.agreement(INHERITED).networks, place) for place, one in enumerate(known)
+        (share >= MOSTLY, share > 0, one.within.agreement(INHERITED).networks, place)
+        for place, (one, share) in enumerate(zip(known, shares, strict=True))
     ]
     return known[max(ranked)[-1]].summary(limits)
 

@@ -629,6 +629,7 @@ def test_a_path_without_a_supernet_is_named(refused, supernet, searched, tmp_pat
     [
         (("--budget", "5ms@cpu"), ["5 ms@cpu", "latency"]),
         (("--budget", "40kB"), ["2GFLOPs or 22Mparams"]),
+        (("--budget", "0.5..1.9MFLOPs"), ["500 kFLOPs to 1.9 MFLOPs", "within 5 %", "1.2MFLOPs"]),
         (("--budget", "100kFLOPs"), ["231.4 kFLOPs to 3.211 MFLOPs"]),
         (("--budget", "2Gbit"), ["2Gbit", "2GFLOPs"]),
         ((*BUDGET, "--within", "1"), ["--within", "1"]),

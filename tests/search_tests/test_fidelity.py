@@ -359,12 +359,20 @@ def test_a_measurement_replaces_the_same_and_stays_beside_others(fidelity, super
     assert [each.budget for each in read_fidelities(supernet / FILE_NAME)] == [("2MFLOPs",), ("1MFLOPs",)]
     assert known_fidelity(supernet, MFLOPS.spent(0.9))["kendall_tau"] == 0.75
     assert known_fidelity(supernet, Budget.parse("1.8..2MFLOPs"))["kendall_tau"] == 0.25
-    # Ends belong to both.
-    for budget, overlaps in [("0.9..0.95MFLOPs", True), ("0.9..0.949MFLOPs", False), ("1.05..1.06MFLOPs", True)]:
+    # From 0.95 to 1.05, ends included.
+    for budget, share, note in [
+        ("0.9..1MFLOPs", 0.5, None),
+        ("0.95..1.05MFLOPs", 1, None),
+        ("1..1MFLOPs", 1, None),
+        ("0.9..0.96MFLOPs", 0.167, "measured within 17 % of what was searched"),
+        ("0.9..0.949MFLOPs", 0, "measured within other limits than were searched"),
+        ("0..3.2MFLOPs", 0.063, "measured within 6.2 % of what was searched"),
+    ]:
         known = known_fidelity(supernet, Budget.parse(budget))
-        assert ("note" not in known) == overlaps
+        assert known["share_of_searched_range"] == pytest.approx(share, abs=1e-3)
+        assert known.get("note") == note
     # Where nothing is limited that the measurement was within, it is of something else.
-    assert "note" in known_fidelity(supernet, Budget.parse("90kparams"))
+    assert "other limits" in known_fidelity(supernet, Budget.parse("90kparams"))["note"]
 
 
 def test_a_measurement_on_fewer_networks_takes_the_place_of_none_on_more(fidelity, supernet):
