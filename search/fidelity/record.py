@@ -20,6 +20,9 @@ FILE_NAME = "fidelity.yaml"
 INHERITED = "inherited"
 """The name of the score that a supernet gives."""
 
+TOO_FEW = "too few networks"
+"""What stands in the place of an interval where too few were resampled."""
+
 MOSTLY = 0.5
 """Share of the limits of a search that a measurement has to cover; a search of 1.8 to 2 GFLOPs, which is what `2GFLOPs`
 means, is covered by half by 5 % around them."""
@@ -46,7 +49,7 @@ class Agreement(Value):
         kendall_tau: Kendall's tau-b.
         spearman_rho: Spearman's rho.
         regret: by how many points the best standalone accuracy exceeds the best among the five with the best scores;
-            nothing where there are no more than five.
+            nothing where there are fewer than three times as many.
         above_macs: how much its tau exceeds that of multiply-accumulates, both on the same resamples.
     """
 
@@ -66,6 +69,7 @@ class SetFidelity(Value):
         agreements: one for each score, the inherited first.
         ceiling: the agreement of a second training of the same networks with the first, seed for seed: what noise
             leaves for another training to reach. Nothing where none was trained twice.
+        below_ceiling: the agreement of inherited accuracy on those networks alone, which can be compared with it.
         seed_std: standard deviation of a training's accuracy over seeds, in points.
         gap: the mean of inherited minus standalone accuracy, in points.
         gap_std: its standard deviation over networks.
@@ -75,6 +79,7 @@ class SetFidelity(Value):
     limits: dict[str, tuple[int | None, int]]
     agreements: tuple[Agreement, ...]
     ceiling: Agreement | None = None
+    below_ceiling: Agreement | None = None
     seed_std: float | None = None
     gap: Estimate
     gap_std: float | None = None
@@ -92,9 +97,10 @@ class SetFidelity(Value):
 
     @property
     def share_of_ceiling(self) -> float | None:
-        """The tau of inherited accuracy relative to the ceiling."""
-        tau = self.agreement(INHERITED).kendall_tau.value
-        most = self.ceiling.kendall_tau.value if self.ceiling else None
+        """The tau of inherited accuracy relative to the ceiling, both on the networks that were trained twice."""
+        if self.ceiling is None or self.below_ceiling is None or self.ceiling.networks != self.below_ceiling.networks:
+            return None
+        tau, most = self.below_ceiling.kendall_tau.value, self.ceiling.kendall_tau.value
         return tau / most if tau is not None and most is not None and most > 0 else None
 
 
@@ -166,10 +172,13 @@ class Fidelity(Value):
         """
         inherited = self.within.agreement(INHERITED)
         ceiling, best = self.within.ceiling, self.within.best_free
+        share_of_ceiling = self.within.share_of_ceiling
         facts = {
             "kendall_tau": inherited.kendall_tau.value,
             "kendall_tau_interval": _listed(inherited.kendall_tau),
             "ceiling": ceiling.kendall_tau.value if ceiling else None,
+            "ceiling_networks": ceiling.networks if ceiling else None,
+            "share_of_ceiling": None if share_of_ceiling is None else round(share_of_ceiling, 4),
             "spearman_rho": inherited.spearman_rho.value,
             "spearman_rho_interval": _listed(inherited.spearman_rho),
             "networks": inherited.networks,
@@ -187,8 +196,10 @@ class Fidelity(Value):
         return {name: value for name, value in facts.items() if value is not None}
 
 
-def _listed(estimate: Estimate) -> list[float] | None:
-    return list(estimate.interval) if estimate.interval else None
+def _listed(estimate: Estimate) -> list[float] | str | None:
+    if estimate.value is None:
+        return None
+    return list(estimate.interval) if estimate.interval else TOO_FEW
 
 
 class _File(Value):
@@ -279,4 +290,6 @@ def in_words(known: dict[str, Any] | str, supernet: str) -> str:
     tau = known.get("kendall_tau")
     told = "no tau that is defined" if tau is None else f"a tau of {tau:.2f}"
     note = f", {known['note']}" if "note" in known else ""
+    if known.get("kendall_tau_interval") == TOO_FEW:
+        told += ", and so few say little"
     return f"inherited accuracy ranked {known['networks']} networks that were trained alone with {told}{note}"
