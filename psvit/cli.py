@@ -126,14 +126,16 @@ def training_options(function: Function) -> Function:
             "--teacher-weights",
             type=click.Path(path_type=Path),
             default=None,
-            help="Its .safetensors or .pth file. [default: timm's pretrained ones, or the file beside the .yaml]",
+            help="Its .safetensors or .pth file; timm's config.json beside it says how it wants images. [default: timm's "
+            "pretrained ones, or the file beside the .yaml]",
         ),
         click.option(
             "--teacher",
             "teacher_name",
             default=None,
             metavar="NAME_OR_FILE",
-            help="A trained network to learn from, with --set target=soft or hard: a model of timm, or a .yaml file.",
+            help="A trained network to learn from, with --set target=soft or hard: a model of timm, or a .yaml file; "
+            "hf-hub:OWNER/NAME and local-dir:FOLDER are models of timm too.",
         ),
     ):
         function = option(function)
