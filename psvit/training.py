@@ -144,13 +144,13 @@ def train(
         world: the processes that train together. The same run may be continued by another number of them.
 
     Raises:
-        InputError: batches cannot be cut for so many processes and micro-batches, or the device cannot compute in the
-            recipe's precision.
+        InputError: batches cannot be cut for so many processes and micro-batches, or the device cannot train by the
+            recipe.
         DivergedError: the loss is no number any more.
     """
     world = world or World()
     loader.check(world.size * recipe.accumulate, recipe.mixes)
-    check_precision(device, recipe.precision)
+    check_device(device, recipe)
     state = _State.begun(task.model.to(device), recipe, loader.steps, num_classes, device)
     checkpoints = Checkpoints(folder, keeping or Keeping())
     found = checkpoints.latest()
@@ -444,6 +444,24 @@ def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
 def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Matrix products in the precision."""
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+def check_device(device: torch.device, recipe: Recipe) -> None:
+    """Make sure that a device can train by a recipe: that it computes in its precision, and its optimiser makes a step.
+
+    Raises:
+        InputError: it cannot.
+    """
+    check_precision(device, recipe.precision)
+    try:
+        with seeded(0):
+            layer = nn.Linear(8, 8, device=device)
+            optimizer = _optimizer(layer, recipe.override({"layer_decay": None}))
+            layer(torch.ones(2, 8, device=device)).sum().backward()
+            optimizer.step()
+    except Exception as error:  # they ask for libraries, devices and ways of training that are not here
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"opt {recipe.opt}: cannot be used on {device.type} here: {reason}; give adamw") from None
 
 
 def check_precision(device: torch.device, precision: Precision) -> None:

@@ -116,10 +116,10 @@ def command(
     from psvit.search.fidelity.training import training_images
     from psvit.search.fidelity.words import conclusions
     from psvit.search.run import choose_space
-    from psvit.training import check_precision
+    from psvit.training import check_device
 
     place = read_device(device)
-    check_precision(place, chosen.precision)
+    check_device(place, chosen)
     opened = open_data(name)
     trainings = Trainings(
         space=choose_space(None, supernet, opened, budgets),

@@ -260,6 +260,11 @@ def test_a_name_that_timm_does_not_know_is_named(refused, training, setting):
     assert_names(refused(*training, *BRIEFLY, "--set", setting), *setting.split("="))
 
 
+@pytest.mark.parametrize("name", ["fusedadam", "adahessian"])
+def test_an_optimiser_that_timm_knows_and_that_cannot_be_used_here_is_named(refused, training, name):
+    assert_names(refused(*training, *BRIEFLY, "--set", f"opt={name}"), f"opt {name}", "cpu", "adamw")
+
+
 @pytest.mark.parametrize("options", [("--set", "epochs=3"), ("--recipe", "digits")])
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_recipe_where_nothing_is_trained_is_refused(refused, searched, options, trained):

@@ -18,7 +18,7 @@ from psvit.errors import DivergedError, InputError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
 from psvit.seeding import seeded
-from psvit.training import Classification, check_precision, train
+from psvit.training import Classification, check_device, check_precision, train
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -543,3 +543,17 @@ def test_the_average_is_that_of_all_steps(tmp_path):
         decay = min(0.8, 1 - step ** (-2 / 3)) if step > 1 else 0.0
         expected = decay * expected + (1 - decay) * weight
     torch.testing.assert_close(averaged.head.weight, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("opt", ["fusedadam", "adahessian"])
+def test_an_optimiser_that_cannot_make_a_step_is_refused_before_anything_is_trained(tmp_path, opt):
+    with pytest.raises(InputError, match=f"opt {opt}: cannot be used on cpu here: .*; give adamw") as error:
+        run(tmp_path, PLAIN.override({"opt": opt}))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_is_tried_without_drawing_from_global_generators():
+    before = torch.get_rng_state()
+    check_device(CPU, PLAIN.override({"layer_decay": 0.75}))
+    assert torch.equal(torch.get_rng_state(), before)
