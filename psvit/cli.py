@@ -126,8 +126,8 @@ def training_options(function: Function) -> Function:
             "--teacher-weights",
             type=click.Path(path_type=Path),
             default=None,
-            help="Its .safetensors or .pth file; timm's config.json beside it says how it wants images. [default: timm's "
-            "pretrained ones, or the file beside the .yaml]",
+            help="Its .safetensors or .pth file; timm's config.json beside it says how it wants images. "
+            "[default: timm's pretrained ones, or the file beside the .yaml]",
         ),
         click.option(
             "--teacher",

@@ -39,7 +39,7 @@ from psvit.training_loader import TrainingLoader
 _logger = logging.getLogger(__name__)
 
 CHECKED_STEPS = 50
-"""After so many steps it is made sure that the loss is a number; looking makes a GPU wait."""
+"""After so many steps it is made sure that loss and weights are numbers; looking makes a GPU wait."""
 
 
 class Task(Protocol):
@@ -146,7 +146,7 @@ def train(
     Raises:
         InputError: batches cannot be cut for so many processes and micro-batches, or the device cannot train by the
             recipe.
-        DivergedError: the loss is no number any more.
+        DivergedError: the loss or a weight is no number any more; the last checkpoint is of before.
     """
     world = world or World()
     loader.check(world.size * recipe.accumulate, recipe.mixes)
@@ -220,6 +220,12 @@ class _State:
     def lr(self) -> float:
         """The learning rate; where layers have rates of their own, that of the last one, which is the recipe's."""
         return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the loss and all weights are numbers; looking makes a GPU wait."""
+        weights = [weight.detach() for module in self.modules for weight in module.parameters()]
+        return bool(torch.isfinite(self.loss) & torch.isfinite(nn.utils.get_total_norm(weights)))
 
     def begin_epoch(self) -> None:
         """Set back what is of an epoch."""
@@ -333,7 +339,7 @@ def _epoch(
         if (index + 1) % CHECKED_STEPS == 0 or index + 1 == loader.steps:
             # In every process, and all find the same, because losses are averaged.
             _check_finite(state, index + 1, epoch)
-        if index + 1 < loader.steps and world.is_first and checkpoints.due and torch.isfinite(state.loss):
+        if index + 1 < loader.steps and world.is_first and checkpoints.due and state.is_finite:
             checkpoints.save(state.step, *state.saved())
 
 
@@ -401,6 +407,9 @@ def _check_finite(state: _State, steps: int, epoch: int) -> None:
     mean = state.loss.item() / steps
     if not torch.isfinite(state.loss):
         raise DivergedError(f"training diverged: the loss is {mean} in epoch {epoch + 1}; try a smaller lr")
+    if not state.is_finite:
+        # Gradients may be infinite where the loss is not.
+        raise DivergedError(f"training diverged: weights are no numbers in epoch {epoch + 1}; try a smaller lr")
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -133,6 +133,9 @@ def train_supernet(
     world = world or World()
     file = folder / FILE_NAME
     if file.exists():
+        if world.is_first:
+            # Of a process that was killed between the two.
+            Checkpoints(folder, Keeping()).clear()
         return file
     recipe = SupernetRecipe.of(recipe)
     recipe.check_teacher(teacher is not None)

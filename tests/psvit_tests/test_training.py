@@ -421,6 +421,35 @@ def test_divergence_is_an_error_of_its_own(tmp_path, value):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
 
 
+@pytest.mark.parametrize("changes", [{}, {"clip_grad": 1.0}, {"ema_decay": 0.9}])
+@pytest.mark.parametrize("step", [13, 14])
+def test_weights_that_are_no_numbers_are_never_kept_though_the_loss_is_one(tmp_path, changes, step):
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * math.inf
+
+    class Diverging(Classification):
+        def loss(self, images, targets, smoothing, at):
+            loss = super().loss(images, targets, smoothing, at)
+            return Steep.apply(loss) if at == step else loss
+
+    recipe = PLAIN.override(changes)
+    # A checkpoint after every step, of which the last is kept.
+    often = Keeping(every_seconds=0, number=1)
+    found = "weights are no numbers" if step == 14 else "the loss is nan"
+    with pytest.raises(DivergedError, match=f"{found} in epoch 3; try a smaller lr"):
+        run(tmp_path / "run", recipe, task=Diverging(network()), keeping=often)
+    (kept,) = (tmp_path / "run/checkpoints").iterdir()
+    assert kept.stem == f"{step:010}"
+    # What is there continues as if nothing had been.
+    assert same(weights(run(tmp_path / "run", recipe)), weights(run(tmp_path / "whole", recipe)))
+
+
 def test_an_unknown_optimiser_is_an_input_error(tmp_path):
     # Where it is found out does not matter, as long as it is before training.
     with pytest.raises(InputError, match="adamz"):
