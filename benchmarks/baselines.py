@@ -23,7 +23,7 @@ from psvit.errors import InputError
 TOLERANCE = 0.02
 """By which share the multiply-accumulates of networks that are compared may differ from the budget."""
 
-HEAD_DIMS = (0.75, 1.25)
+HEAD_DIMS = (0.7, 1.3)
 """Least and greatest channels of a head, relative to the space's; with a single value widths come in coarse steps."""
 
 DEPTHS = (0.5, 2.0)
