@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -95,7 +95,7 @@ class Training:
     seed: int
     images: int | None
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Equal trainings have equal ones."""
         about = [self.arch.to_dict(), self.recipe.to_dict(), self.seed, self.images]

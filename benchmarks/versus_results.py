@@ -106,8 +106,8 @@ def interaction(neither: float, pooling: float, sharing: float, both: float) -> 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    first, *others = (f"| {' | '.join(line)} |\n" for line in (header, *rows))
+    return "".join([first, f"|{'---|' * len(header)}\n", *others])
 
 
 def families_table(results: Sequence[Result]) -> str:
@@ -120,8 +120,8 @@ def _row(one: Result) -> tuple[str, ...]:
     costs = [cost(arch) for arch in one.archs]
     return (
         one.name,
-        _range([price.macs / 1e6 for price in costs], "{:.2f}", " M"),
-        _range([price.num_params / 1e6 for price in costs], "{:.2f}", " M"),
+        _range([price.macs / 1e6 for price in costs], "{:.4g}", " M"),
+        _range([price.num_params / 1e6 for price in costs], "{:.3g}", " M"),
         _range([arch.depth for arch in one.archs], "{:d}", ""),
         f"{one.setting.lr:g}",
         f"{one.setting.drop_path:g}",
