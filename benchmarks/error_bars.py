@@ -9,8 +9,9 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 # All lengths are pixels.
 _WIDTH, _HEIGHT = 760, 420
-_LEFT, _TOP, _RIGHT, _BOTTOM = 64, 44, 536, 368  # of the axes; the legend is to their right
+_LEFT, _TOP, _RIGHT, _BOTTOM = 64, 60, 536, 368  # of the axes; the legend is to their right
 _CAP, _MARK = 4, 4.5
+_APART = 11  # from one series to the next: side by side, because points that are compared lie at about one place
 _FONT = "Helvetica Neue, Helvetica, Arial, DejaVu Sans, sans-serif"
 _INK, _GREY, _FAINT = "#1b2733", "#51606e", "#d5dde4"
 
@@ -34,11 +35,11 @@ class Series:
 
 
 def draw_error_bars(title: str, across: str, up: str, series: Sequence[Series]) -> str:
-    """A picture of series with their error bars.
+    """A picture of series with their error bars, set apart a little from left to right.
 
     Args:
         title: above it.
-        across: what is shown from left to right, with its unit.
+        across: what is shown from left to right, with its unit; it is positive.
         up: likewise upwards.
         series: at least one point in all.
 
@@ -46,7 +47,8 @@ def draw_error_bars(title: str, across: str, up: str, series: Sequence[Series]) 
         An SVG document; equal arguments give equal text.
     """
     points = [point for one in series for point in one.points]
-    x_ticks = ticks(min(x for x, _, _ in points), max(x for x, _, _ in points))
+    # With room at both ends, also where all points are at one place.
+    x_ticks = ticks(0.9 * min(x for x, _, _ in points), 1.1 * max(x for x, _, _ in points))
     y_ticks = ticks(min(y - (bar or 0) for _, y, bar in points), max(y + (bar or 0) for _, y, bar in points))
     root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "font-family": _FONT})
     root.attrib |= {"width": str(_WIDTH), "height": str(_HEIGHT), "viewBox": f"0 0 {_WIDTH} {_HEIGHT}"}
@@ -66,12 +68,13 @@ def draw_error_bars(title: str, across: str, up: str, series: Sequence[Series]) 
         _text(root, x, _BOTTOM + 20, f"{tick:g}", 12, _GREY, "middle")
     _line(root, _LEFT, _BOTTOM, _RIGHT, _BOTTOM, _GREY)
     _text(root, (_LEFT + _RIGHT) / 2, _BOTTOM + 42, across, 13, _INK, "middle")
-    _text(root, _LEFT, _TOP - 4, up, 12, _GREY, "start")
+    _text(root, _LEFT, _TOP - 10, up, 12, _GREY, "start")
     for number, one in enumerate(series):
         color, mark = COLORS[number % len(COLORS)], _MARKS[number % len(_MARKS)]
         group = SubElement(root, "g", {"data-series": one.name})
         for x, y, bar in one.points:
-            across_px, up_px = _scaled(x, x_ticks, _LEFT, _RIGHT), _scaled(y, y_ticks, _BOTTOM, _TOP)
+            aside = _APART * (number - (len(series) - 1) / 2)
+            across_px, up_px = _scaled(x, x_ticks, _LEFT, _RIGHT) + aside, _scaled(y, y_ticks, _BOTTOM, _TOP)
             if bar:
                 low, high = (_scaled(end, y_ticks, _BOTTOM, _TOP) for end in (y - bar, y + bar))
                 _line(group, across_px, low, across_px, high, color)

@@ -190,12 +190,14 @@ class Accuracies:
         trainings = {reading.training.digest: self._known.get(reading.key) for reading in readings}
         return sum(record["seconds"] for record in trainings.values() if record)
 
-    def read(self, readings: Sequence[Reading], done: Callable[[], None]) -> None:
+    def read(self, readings: Sequence[Reading]) -> Iterator[Reading]:
         """Train and measure what is not known; what fails is tried again by the next run.
 
         Args:
             readings: all that is wanted.
-            done: called after each that is new.
+
+        Yields:
+            Each of those that were not known, when it is.
         """
         missing = [one for one in dict.fromkeys(readings) if one.key not in self._known]
         if not missing:
@@ -207,7 +209,7 @@ class Accuracies:
                     self.failures[reading.key] = score.reason
                 else:
                     self._add(reading, score.value)
-                done()
+                yield reading
 
     def forget(self, trainings: Iterable[Training]) -> None:
         """Remove the weights of trainings of which no more is wanted."""
@@ -404,7 +406,9 @@ def compare(
 
     readings = [one for some in tuning.values() for one in some]
     with counted("tuning", readings, known) as advance:
-        known.read(readings, lambda: (keep_the_best(), advance()))
+        for _ in known.read(readings):
+            keep_the_best()
+            advance()
     chosen = {}
     for budget, family in all_families:
         setting = winner(budget, family)
@@ -420,7 +424,8 @@ def compare(
     }
     readings = [one for some in final.values() for one in some]
     with counted("final trainings", readings, known) as advance:
-        known.read(readings, advance)
+        for _ in known.read(readings):
+            advance()
     known.forget({one.training for one in readings if known[one] is not None})
     results = {}
     for budget, some in families.items():
@@ -490,7 +495,7 @@ def search(
         finished = True
     finally:
         # An interrupted search is timed in parts; a part that was killed is not in the sum.
-        times.add({**record, "seconds": time.perf_counter() - began, "finished": finished})
+        times.add({**record, "budget": budget, "seconds": time.perf_counter() - began, "finished": finished})
     return found.winner.trial.arch
 
 
@@ -521,9 +526,12 @@ def times_table(
         recipe = SupernetRecipe.from_dict(read_provenance(supernet)["recipe"], source=str(log.parent))
         seconds = logged_seconds(log, data.train, Inputs.of(data, space.image_size), recipe)
         rows.append((f"supernet, {recipe.epochs} epochs", duration(seconds)))
-    for name in dict.fromkeys(record["search"] for record in times.records):
-        seconds = sum(record["seconds"] for record in times.records if record["search"] == name)
-        rows.append((name, duration(seconds)))
+    by_search: dict[str, list[dict[str, Any]]] = {}
+    for record in times.records:
+        by_search.setdefault(record["search"], []).append(record)
+    for parts in by_search.values():
+        label = f"search within {parts[-1]['budget']}, {parts[-1]['trials']} trials, finalists included"
+        rows.append((label, duration(sum(part["seconds"] for part in parts))))
     trained = {reading.training for reading in readings}
     rows.append((f"{len(trained)} trainings, the time of each added up", duration(known.seconds(readings))))
     return table(("", "time"), rows)
