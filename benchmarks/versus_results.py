@@ -200,8 +200,14 @@ def picture(results: dict[str, list[Result]], data: str) -> str:
     names = [one.name for one in next(iter(results.values()))]
     series = []
     for name in names:
-        of_family = [one for some in results.values() for one in some if one.name == name]
-        series.append(Series(name, tuple((one.macs / 1e6, one.mean, one.spread) for one in of_family)))
+        # At one place for a budget, because the little by which families differ would only mix them up.
+        points = [
+            (mean(other.macs for other in some) / 1e6, one.mean, one.spread)
+            for some in results.values()
+            for one in some
+            if one.name == name
+        ]
+        series.append(Series(name, tuple(points)))
     title = f"Networks of equal cost on {Path(data).name}"
     return draw_error_bars(
         title, "multiply-accumulates, millions", "top-1, %, and standard deviation over seeds", series
