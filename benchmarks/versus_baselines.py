@@ -24,6 +24,7 @@ import argparse
 import csv
 import hashlib
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -444,6 +445,7 @@ def compare(
                     setting=setting,
                     tuning=tuning_accuracy,
                     accuracies=tuple(accuracies),
+                    seconds=known.seconds(of_family) / len(accuracies),
                 )
             )
     return results, [*(one for some in tuning.values() for one in some), *readings]
@@ -537,6 +539,13 @@ def times_table(
     return table(("", "time"), rows)
 
 
+def share(text: str) -> float:
+    """A positive number."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not positive")
+    return float(text)
+
+
 def positive(text: str) -> int:
     """A number of things."""
     if not text.isdecimal() or int(text) < 1:
@@ -558,7 +567,7 @@ def main() -> None:
     )
     parser.add_argument("--lr", type=float, nargs="+", default=[0.0005, 0.001, 0.002])
     parser.add_argument("--drop-path", type=float, nargs="+", default=[0.0, 0.1])
-    parser.add_argument("--depth", type=float, nargs="+", default=[0.5], help="layers made by hand, of the papers'")
+    parser.add_argument("--depth", type=share, nargs="+", default=[0.5], help="layers made by hand, of the papers'")
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--trials", type=positive, default=SUPERNET_TRIALS, help="of each search")
     parser.add_argument("--finalists", type=int, default=5, help="of each search")

@@ -52,6 +52,7 @@ class Result:
         setting: that was chosen.
         tuning: accuracy in percent on the search images, with the first seed.
         accuracies: in percent on the validation images, by seed; those that failed are left out.
+        seconds: of one training, the mean over the seeds.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Result:
     setting: Setting
     tuning: float
     accuracies: tuple[float, ...]
+    seconds: float
 
     @property
     def mean(self) -> float:
@@ -112,7 +114,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def families_table(results: Sequence[Result]) -> str:
     """What every family is and came to."""
-    header = ("family", "MACs", "parameters", "layers", "lr", "drop path", "tuning top-1", "top-1", "seeds")
+    header = ("family", "MACs", "parameters", "layers", "lr", "drop path", "tuning top-1", "top-1", "seeds", "training")
     return table(header, [_row(one) for one in sorted(results, key=lambda one: -one.mean)])
 
 
@@ -128,6 +130,7 @@ def _row(one: Result) -> tuple[str, ...]:
         f"{one.tuning:.2f}",
         f"{one.mean:.2f}{'' if one.spread is None else f' ± {one.spread:.2f}'}",
         str(len(one.accuracies)),
+        duration(one.seconds),
     )
 
 

@@ -198,6 +198,7 @@ def test_the_best_setting_on_search_images_alone_is_read_on_validation_images(
     (result,) = results["1MFLOPs"]
     assert result.setting == versus.Setting(candidate=1, lr=0.002, drop_path=0.1)
     assert (result.tuning, result.accuracies) == (pytest.approx(1.3), (50.0, 51.0, 52.0))
+    assert result.seconds == 2.0
     tuning = [one for one in scripted.asked if one.part == "search"]
     assert len(tuning) == 8
     assert {one.training.seed for one in tuning} == {0}
@@ -273,7 +274,7 @@ def test_intervals_of_differences_are_welchs(results):
 def result_of(results, name, *accuracies):
     setting = results.Setting(candidate=0, lr=0.001, drop_path=0.1)
     arch = SearchSpace.load("psvit-2d-digits")[0]
-    return results.Result(name=name, archs=(arch,), setting=setting, tuning=50.0, accuracies=accuracies)
+    return results.Result(name=name, archs=(arch,), setting=setting, tuning=50.0, accuracies=accuracies, seconds=90.0)
 
 
 @pytest.fixture
@@ -302,12 +303,12 @@ def test_the_verdict_is_against_deit_and_against_the_best_of_the_others(results,
 
 def test_tables_show_means_spreads_and_differences(results, several):
     rows = results.families_table(several).splitlines()
-    assert rows[1] == "|---|---|---|---|---|---|---|---|---|"
+    assert rows[1] == "|---|---|---|---|---|---|---|---|---|---|"
     assert rows[2].startswith("| pooling and sharing |")
     price = cost(several[0].archs[0])
     deit = next(row for row in rows if row.startswith("| DeiT-like"))
     assert f"| {price.macs / 1e6:.4g} M |" in deit
-    assert deit.endswith("| 0.001 | 0.1 | 50.00 | 51.00 ± 1.00 | 3 |")
+    assert deit.endswith("| 0.001 | 0.1 | 50.00 | 51.00 ± 1.00 | 3 | 90 s |")
     rows = results.differences_table(several, results.FOUND, ["DeiT-like"]).splitlines()
     low, high = results.difference((58.0, 59.0, 60.0), (50.0, 51.0, 52.0))[1]
     assert rows[2] == f"| DeiT-like | +8.00 | {low:+.2f} to {high:+.2f} |"
