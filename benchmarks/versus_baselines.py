@@ -14,8 +14,8 @@ networks made by hand several --depth may be given: then that is tuned as well, 
 is reported are accuracies on the validation images, which are looked at for the chosen settings only.
 
 The same line continues an interrupted run: every training goes on from its last checkpoint, and an accuracy that is
-known is not measured again. More budgets, seeds, rates or epochs add to what is there. It ends with Markdown tables,
-which are written to versus.md as well, and a picture, versus.svg.
+known is not measured again. More budgets, seeds, rates or epochs add to what is there, so a first look is to be had
+with few of them. It ends with Markdown tables, which are written to versus.md as well, and a picture, versus.svg.
 """
 
 from __future__ import annotations
@@ -179,6 +179,7 @@ class Accuracies:
         self._device = device
         self._workers = workers
         self._known = {(record["training"], record["part"]): record for record in self._journal.records}
+        self._asked: set[Reading] = set()
         self.failures: dict[tuple[str, str], str] = {}
 
     def __getitem__(self, reading: Reading) -> float | None:
@@ -191,6 +192,11 @@ class Accuracies:
         trainings = {reading.training.digest: self._known.get(reading.key) for reading in readings}
         return sum(record["seconds"] for record in trainings.values() if record)
 
+    @property
+    def asked(self) -> tuple[int, float]:
+        """How many trainings were asked for, known ones included, and how long they took in all."""
+        return len({reading.training for reading in self._asked}), self.seconds(self._asked)
+
     def read(self, readings: Sequence[Reading]) -> Iterator[Reading]:
         """Train and measure what is not known; what fails is tried again by the next run.
 
@@ -200,6 +206,7 @@ class Accuracies:
         Yields:
             Each of those that were not known, when it is.
         """
+        self._asked.update(readings)
         missing = [one for one in dict.fromkeys(readings) if one.key not in self._known]
         if not missing:
             return
@@ -292,10 +299,12 @@ class Family:
 
     Attributes:
         name: of the kind.
+        budget: as given.
         candidates: by seed, the networks among which one is chosen by tuning.
     """
 
     name: str
+    budget: str
     candidates: Callable[[int], Sequence[Architecture]]
 
 
@@ -338,117 +347,107 @@ def tuned(settings: Sequence[Setting], accuracies: Sequence[float | None]) -> Se
     return settings[-max(known)[1]] if known else None
 
 
-def families_of(
-    space: SearchSpace, budget: Budget, macs: int, found: Architecture, depths: Sequence[float]
-) -> list[Family]:
+def families_of(budget: str, space: SearchSpace, found: Architecture, depths: Sequence[float]) -> list[Family]:
     """All families within a budget.
 
     Args:
+        budget: as given.
         space: of random networks, and whose images and patches all have.
-        budget: the range of multiply-accumulates.
-        macs: the middle of it.
-        found: what the search found.
+        found: what a search found.
         depths: layers of networks made by hand, relative to the papers'.
 
     Raises:
         InputError: there is no such network within the budget.
     """
+    macs, limits = around(budget, space)
+    space.check(Budget.parse(limits))
 
     def by_hand(proportions: Proportions) -> Family:
         # Two depths may lead to one network.
         archs = tuple(dict.fromkeys(fit(proportions, space, macs, depth) for depth in depths))
-        return Family(name=proportions.name, candidates=lambda seed: archs)
+        return Family(name=proportions.name, budget=budget, candidates=lambda seed: archs)
 
     @cache
     def drawn(seed: int) -> tuple[Architecture, ...]:
-        return (space.sample(np.random.default_rng([seed, macs]), 1, budget)[0],)
+        return (space.sample(np.random.default_rng([seed, macs]), 1, Budget.parse(limits))[0],)
 
     return [
         *map(by_hand, HAND_MADE),
-        Family(name=RANDOM, candidates=drawn),
-        Family(name=FOUND, candidates=lambda seed: (found,)),
+        Family(name=RANDOM, budget=budget, candidates=drawn),
+        Family(name=FOUND, budget=budget, candidates=lambda seed: (found,)),
     ]
 
 
-def compare(
-    plan: Plan, families: dict[str, list[Family]], known: Accuracies
-) -> tuple[dict[str, list[Result]], list[Reading]]:
+def tune(plan: Plan, families: Sequence[Family], known: Accuracies) -> dict[Family, Setting]:
+    """The best setting of every family by the search images, with the first seed.
+
+    Raises:
+        RunError: a family could not be trained with any.
+    """
+    readings = {
+        family: [plan.reading(family, setting, 0, "search") for setting in plan.grid(family)] for family in families
+    }
+    everything = [one for some in readings.values() for one in some]
+
+    def best() -> dict[Family, Setting | None]:
+        return {family: tuned(plan.grid(family), [known[one] for one in readings[family]]) for family in families}
+
+    with counted("tuning", everything, known) as advance:
+        for _ in known.read(everything):
+            # Of weights, only those of the best so far are of use later.
+            wanted = {plan.reading(family, one, 0, "val").training for family, one in best().items() if one}
+            known.forget({one.training for one in everything if known[one] is not None} - wanted)
+            advance()
+    chosen = {}
+    for family, setting in best().items():
+        if setting is None:
+            reasons = sorted({known.failures.get(one.key, "") for one in readings[family]})
+            raise RunError(f"{family.name}, {family.budget}: no setting could be trained: {'; '.join(reasons)}")
+        chosen[family] = setting
+    return chosen
+
+
+def compare(plan: Plan, families: Sequence[Family], known: Accuracies) -> dict[str, list[Result]]:
     """Tune every family, train the chosen settings with all seeds, and read the validation images.
 
     Args:
         plan: how.
-        families: by budget.
+        families: of all budgets.
         known: accuracies.
 
     Returns:
-        By budget the families' results, and everything that was read.
+        By budget the families' results.
 
     Raises:
         RunError: a family could not be trained at all.
     """
-    all_families = [(budget, family) for budget, some in families.items() for family in some]
-    tuning = {
-        (budget, family.name): [plan.reading(family, setting, 0, "search") for setting in plan.grid(family)]
-        for budget, family in all_families
+    chosen = tune(plan, families, known)
+    readings = {
+        family: [plan.reading(family, setting, seed, "val") for seed in range(plan.seeds)]
+        for family, setting in chosen.items()
     }
-
-    def winner(budget: str, family: Family) -> Setting | None:
-        return tuned(plan.grid(family), [known[one] for one in tuning[budget, family.name]])
-
-    def keep_the_best() -> None:
-        """Weights of settings that are not chosen are of no use; those of a better one come later."""
-        wanted = {
-            plan.reading(family, setting, 0, "val").training
-            for budget, family in all_families
-            if (setting := winner(budget, family))
-        }
-        done = {one.training for some in tuning.values() for one in some if known[one] is not None}
-        known.forget(done - wanted)
-
-    readings = [one for some in tuning.values() for one in some]
-    with counted("tuning", readings, known) as advance:
-        for _ in known.read(readings):
-            keep_the_best()
+    everything = [one for some in readings.values() for one in some]
+    with counted("final trainings", everything, known) as advance:
+        for _ in known.read(everything):
             advance()
-    chosen = {}
-    for budget, family in all_families:
-        setting = winner(budget, family)
-        if setting is None:
-            reasons = {known.failures.get(one.key, "") for one in tuning[budget, family.name]}
-            raise RunError(f"{family.name}, {budget}: no setting could be trained: {'; '.join(sorted(reasons))}")
-        chosen[budget, family.name] = setting
-    final = {
-        (budget, family.name): [
-            plan.reading(family, chosen[budget, family.name], seed, "val") for seed in range(plan.seeds)
-        ]
-        for budget, family in all_families
-    }
-    readings = [one for some in final.values() for one in some]
-    with counted("final trainings", readings, known) as advance:
-        for _ in known.read(readings):
-            advance()
-    known.forget({one.training for one in readings if known[one] is not None})
-    results = {}
-    for budget, some in families.items():
-        results[budget] = []
-        for family in some:
-            of_family, setting = final[budget, family.name], chosen[budget, family.name]
-            accuracies = [value for one in of_family if (value := known[one]) is not None]
-            if not accuracies:
-                raise RunError(f"{family.name}, {budget}: {known.failures[of_family[0].key]}")
-            tuning_accuracy = known[plan.reading(family, setting, 0, "search")]
-            assert tuning_accuracy is not None, "a setting was chosen by its accuracy"
-            results[budget].append(
-                Result(
-                    name=family.name,
-                    archs=tuple(one.training.arch for one in of_family),
-                    setting=setting,
-                    tuning=tuning_accuracy,
-                    accuracies=tuple(accuracies),
-                    seconds=known.seconds(of_family) / len(accuracies),
-                )
-            )
-    return results, [*(one for some in tuning.values() for one in some), *readings]
+    known.forget({one.training for one in everything if known[one] is not None})
+    results: dict[str, list[Result]] = {}
+    for family, setting in chosen.items():
+        accuracies = [value for one in readings[family] if (value := known[one]) is not None]
+        if not accuracies:
+            raise RunError(f"{family.name}, {family.budget}: {known.failures[readings[family][0].key]}")
+        tuning = known[plan.reading(family, setting, 0, "search")]
+        assert tuning is not None, "the setting was chosen by it"
+        result = Result(
+            name=family.name,
+            archs=tuple(one.training.arch for one in readings[family]),
+            setting=setting,
+            tuning=tuning,
+            accuracies=tuple(accuracies),
+            seconds=known.seconds(readings[family]) / len(accuracies),
+        )
+        results.setdefault(family.budget, []).append(result)
+    return results
 
 
 @contextmanager
@@ -464,10 +463,10 @@ def counted(description: str, readings: Sequence[Reading], known: Accuracies) ->
 
 
 def search(
-    options: argparse.Namespace, data: ImageData, budget: str, device: torch.device, times: Journal
+    options: argparse.Namespace, data: ImageData, device: torch.device, times: Journal, budget: str
 ) -> Architecture:
     """What `psvit-search` finds, in a run of its own below --out that the command itself could continue."""
-    name = f"search-{budget.replace('..', '-')}-{supernet_digest(options.supernet)[:8]}"
+    name = search_name(options.supernet, budget)
     run = SearchRun(
         space=choose_space(None, options.supernet, data, (budget,)),
         budget=(budget,),
@@ -501,6 +500,11 @@ def search(
     return found.winner.trial.arch
 
 
+def search_name(supernet: str, budget: str) -> str:
+    """What the folder of a search is called."""
+    return f"search-{budget.replace('..', '-')}-{supernet_digest(supernet)[:8]}"
+
+
 def around(budget: str, space: SearchSpace) -> tuple[int, str]:
     """A budget in multiply-accumulates, and the range around it that all networks keep.
 
@@ -519,23 +523,22 @@ def around(budget: str, space: SearchSpace) -> tuple[int, str]:
 
 
 def times_table(
-    supernet: str, data: ImageData, space: SearchSpace, times: Journal, known: Accuracies, readings: Sequence[Reading]
+    options: argparse.Namespace, data: ImageData, space: SearchSpace, times: Journal, known: Accuracies
 ) -> str:
     """How long everything took."""
     rows = []
-    log = supernet_file(supernet).parent / "log.csv"
+    log = supernet_file(options.supernet).parent / "log.csv"
     if log.exists():
-        recipe = SupernetRecipe.from_dict(read_provenance(supernet)["recipe"], source=str(log.parent))
+        recipe = SupernetRecipe.from_dict(read_provenance(options.supernet)["recipe"], source=str(log.parent))
         seconds = logged_seconds(log, data.train, Inputs.of(data, space.image_size), recipe)
         rows.append((f"supernet, {recipe.epochs} epochs", duration(seconds)))
-    by_search: dict[str, list[dict[str, Any]]] = {}
-    for record in times.records:
-        by_search.setdefault(record["search"], []).append(record)
-    for parts in by_search.values():
-        label = f"search within {parts[-1]['budget']}, {parts[-1]['trials']} trials, finalists included"
+    for budget in options.budget:
+        name = search_name(options.supernet, around(budget, space)[1])
+        parts = [record for record in times.records if record["search"] == name]
+        label = f"search for {budget}, {parts[-1]['trials']} trials and {options.finalists} finalists"
         rows.append((label, duration(sum(part["seconds"] for part in parts))))
-    trained = {reading.training for reading in readings}
-    rows.append((f"{len(trained)} trainings, the time of each added up", duration(known.seconds(readings))))
+    number, seconds = known.asked
+    rows.append((f"{number} trainings, the time of each added up", duration(seconds)))
     return table(("", "time"), rows)
 
 
@@ -575,6 +578,7 @@ def main() -> None:
     parser.add_argument("--device", help="where to compute; default: cuda where there is one")
     parser.add_argument("--picture", type=Path, help="where the picture goes; default: versus.svg in --out")
     options = parser.parse_args()
+    options.budget = list(dict.fromkeys(options.budget))
     try:
         run(options)
     except InputError as error:
@@ -598,22 +602,20 @@ def run(options: argparse.Namespace) -> None:
         drop_paths=tuple(options.drop_path),
         seeds=options.seeds,
     )
-    budgets = {budget: around(budget, space) for budget in options.budget}
     # What cannot be made by hand or trained is found out before anything is searched.
-    for macs, limits in budgets.values():
-        space.check(Budget.parse(limits))
-        for family in families_of(space, Budget.parse(limits), macs, space.smallest, options.depth):
+    for budget in options.budget:
+        for family in families_of(budget, space, space.smallest, options.depth):
             for setting in plan.grid(family):
                 plan.reading(family, setting, 0, "search")
     config = {"data": data.name, "device": device.type}
     folder = RunFolder(options.out, "versus_baselines", config)
     times = Journal(folder / "searches.journal", config)
-    families = {}
-    for budget, (macs, limits) in budgets.items():
-        found = search(options, data, limits, device, times)
-        families[budget] = families_of(space, Budget.parse(limits), macs, found, options.depth)
+    families = []
+    for budget in options.budget:
+        found = search(options, data, device, times, around(budget, space)[1])
+        families += families_of(budget, space, found, options.depth)
     known = Accuracies(folder.path, config, data, device, options.workers)
-    results, readings = compare(plan, families, known)
+    results = compare(plan, families, known)
     text = [
         f"Trained for {plan.recipe.epochs} epochs on {len(training_images(data, plan.images)):,} images; tuned on "
         f"{len(data.search):,} others; top-1 on {len(data.val):,} validation images, mean and standard deviation over "
@@ -623,7 +625,7 @@ def run(options: argparse.Namespace) -> None:
         others = [one.name for one in some if one.name != FOUND]
         text += [f"### {budget}\n", families_table(some), differences_table(some, FOUND, others)]
         text += [verdict(some), ablation_table(some)]
-    text += ["### Time\n", times_table(options.supernet, data, space, times, known, readings)]
+    text += ["### Time\n", times_table(options, data, space, times, known)]
     text += [f"Failed: {reason}\n" for reason in sorted(set(known.failures.values()))]
     write_atomic(folder / "versus.md", "\n".join(text))
     write_atomic(options.picture or folder / "versus.svg", picture(results, data.name))

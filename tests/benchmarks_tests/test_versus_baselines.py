@@ -134,12 +134,12 @@ def test_a_budget_is_one_number_of_multiply_accumulates(versus, budget):
 def test_random_networks_are_within_the_budget_and_others_for_every_seed(versus):
     space = SearchSpace.load("psvit-2d-nano")
     budget = Budget.parse("9.8..10.2MFLOPs")
-    families = versus.families_of(space, budget, 10_000_000, space.smallest, [0.5])
+    families = versus.families_of("10MFLOPs", space, space.smallest, [0.5])
     drawn = next(one for one in families if one.name == versus.RANDOM)
     archs = {drawn.candidates(seed)[0] for seed in range(3)}
     assert len(archs) == 3
     assert all(space.contains(arch) and budget.satisfied_by(cost(arch)) for arch in archs)
-    again = versus.families_of(space, budget, 10_000_000, space.smallest, [0.5])
+    again = versus.families_of("10MFLOPs", space, space.smallest, [0.5])
     assert next(one for one in again if one.name == versus.RANDOM).candidates(1) == drawn.candidates(1)
     assert next(one for one in families if one.name == versus.FOUND).candidates(2) == (space.smallest,)
 
@@ -171,7 +171,7 @@ def plan(versus):
 @pytest.fixture
 def family(versus):
     space = SearchSpace.load("psvit-2d-digits")
-    return versus.Family(name="some", candidates=lambda seed: (space[0], space[1]))
+    return versus.Family(name="some", budget="1MFLOPs", candidates=lambda seed: (space[0], space[1]))
 
 
 def compared(versus, plan, family, scripted, tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def compared(versus, plan, family, scripted, tmp_path, monkeypatch):
     monkeypatch.setattr(versus, "training_images", lambda *_: None)
     monkeypatch.setattr(versus.Inputs, "of", lambda *_: None)
     known = versus.Accuracies(tmp_path, {}, None, None, None)
-    return (*versus.compare(plan, {"1MFLOPs": [family]}, known), known)
+    return versus.compare(plan, [family], known), known
 
 
 def accuracy_of(reading):
@@ -194,7 +194,7 @@ def test_the_best_setting_on_search_images_alone_is_read_on_validation_images(
     versus, plan, family, tmp_path, monkeypatch
 ):
     scripted = Scripted(accuracy_of)
-    results, readings, known = compared(versus, plan, family, scripted, tmp_path, monkeypatch)
+    results, known = compared(versus, plan, family, scripted, tmp_path, monkeypatch)
     (result,) = results["1MFLOPs"]
     assert result.setting == versus.Setting(candidate=1, lr=0.002, drop_path=0.1)
     assert (result.tuning, result.accuracies) == (pytest.approx(1.3), (50.0, 51.0, 52.0))
@@ -206,13 +206,13 @@ def test_the_best_setting_on_search_images_alone_is_read_on_validation_images(
     assert [one.training.seed for one in final] == [0, 1, 2]
     assert {(one.training.recipe.lr, one.training.recipe.drop_path_rate) for one in final} == {(0.002, 0.1)}
     # The chosen one's training with the first seed is read twice, and counted once.
-    assert known.seconds(readings) == 2.0 * (8 + 2)
+    assert known.asked == (8 + 2, 2.0 * (8 + 2))
 
 
 def test_what_is_known_is_not_trained_again_and_more_seeds_and_rates_add_to_it(
     versus, plan, family, tmp_path, monkeypatch
 ):
-    first, *_ = compared(versus, plan, family, Scripted(accuracy_of), tmp_path, monkeypatch)
+    first, _ = compared(versus, plan, family, Scripted(accuracy_of), tmp_path, monkeypatch)
     again = Scripted(accuracy_of)
     assert compared(versus, plan, family, again, tmp_path, monkeypatch)[0] == first
     assert again.asked == []
@@ -228,11 +228,11 @@ def test_what_is_known_is_not_trained_again_and_more_seeds_and_rates_add_to_it(
 
 def test_trainings_that_fail_are_passed_over_and_tried_again(versus, plan, family, tmp_path, monkeypatch):
     scripted = Scripted(lambda one: None if one.training.recipe.lr == 0.002 else accuracy_of(one))
-    results, _, known = compared(versus, plan, family, scripted, tmp_path, monkeypatch)
+    results, known = compared(versus, plan, family, scripted, tmp_path, monkeypatch)
     assert results["1MFLOPs"][0].setting.lr == 0.001
     assert set(known.failures.values()) == {"diverged"}
     again = Scripted(accuracy_of)
-    results, *_ = compared(versus, plan, family, again, tmp_path, monkeypatch)
+    results, _ = compared(versus, plan, family, again, tmp_path, monkeypatch)
     assert results["1MFLOPs"][0].setting.lr == 0.002
     with pytest.raises(versus.RunError, match="some, 1MFLOPs: no setting could be trained: diverged"):
         compared(versus, plan, family, Scripted(lambda _: None), tmp_path / "none", monkeypatch)
