@@ -41,9 +41,9 @@ class Recipe(Value):
         teacher_weight: share of the teacher in the loss; the labels have the rest.
         temperature: of the teacher's and the network's probabilities, for `soft`.
         drop_path_rate: stochastic depth of the last layer.
-        ema_decay: decay of the averaged weights, which are then the result; null does not average.
+        ema_decay: decay of the averaged weights, which are then the result, less than 1; null does not average.
         repeated_augmentation: how often an image is taken in a row, augmented differently; an epoch stays as long.
-        crop_scale: area of random crops relative to the image, from and to.
+        crop_scale: area of random crops relative to the image, from and to, at most 1.
         crop_ratio: aspect of random crops, from and to.
         hflip: probability of a horizontal flip.
         color_jitter: strength of colour jitter; 0 does none.
@@ -72,7 +72,7 @@ class Recipe(Value):
     teacher_weight: Probability = 0.5
     temperature: PositiveFloat = 1.0
     drop_path_rate: Probability = 0.0
-    ema_decay: Probability | None = None
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     repeated_augmentation: PositiveInt = 1
     crop_scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
@@ -103,6 +103,8 @@ class Recipe(Value):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} must ascend, received {[low, high]}")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale must be parts of the image, at most 1, received {list(self.crop_scale)}")
         return self
 
     def _check_kind(self) -> None:

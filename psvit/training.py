@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -151,6 +152,8 @@ def train(
     world = world or World()
     loader.check(world.size * recipe.accumulate, recipe.mixes)
     check_device(device, recipe)
+    if world.is_first and loader.batch_size < recipe.batch_size:
+        _tell_of_few_images(recipe.batch_size, loader.batch_size)
     state = _State.begun(task.model.to(device), recipe, loader.steps, num_classes, device)
     checkpoints = Checkpoints(folder, keeping or Keeping())
     found = checkpoints.latest()
@@ -175,6 +178,12 @@ def train(
             if log:
                 log.row(state.step)
     return Trained(state.modules[-1], state.rows)
+
+
+@cache
+def _tell_of_few_images(wanted: int, there: int) -> None:
+    """Once, however many networks are trained."""
+    _logger.warning("batch_size %d: there are fewer images; every step takes %d, at the same lr", wanted, there)
 
 
 @dataclass

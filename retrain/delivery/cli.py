@@ -24,7 +24,8 @@ from psvit.errors import InputError
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="A folder, new or of an earlier export. [default: beside the network, named after it and the format]",
+    help="A folder, new or of an earlier export in the same form. [default: beside the network, named after it and the "
+    "format]",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def export_command(place: Path, name: str, out: Path | None, verbose: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from psvit.architecture import ArchitectureFile
-from psvit.classifier import NETWORK_FILE, Classifier
+from psvit.classifier import NETWORK_FILE, Classifier, exported_as
 from psvit.documents import replacing_folder, write_atomic
 from psvit.errors import InputError, MismatchError, RunError
 from psvit.picture import draw
@@ -49,7 +49,7 @@ def export(classifier: Classifier, name: str, folder: Path) -> Exported:
     Args:
         classifier: the trained network, on the CPU.
         name: of the form, see `psvit.retrain.delivery.formats.FORMATS`.
-        folder: where it shall lie; new, or that of an earlier export.
+        folder: where it shall lie; new, or that of an earlier export in the same form.
 
     Raises:
         InputError: no such form, a library for it is missing, the folder holds something else or cannot be written, or
@@ -66,6 +66,8 @@ def export(classifier: Classifier, name: str, folder: Path) -> Exported:
         )
     if folder.exists() and not (folder / PREPROCESSING_FILE).is_file():
         raise InputError(f"--out {folder}: exists and holds no exported network; name a new folder")
+    if (there := exported_as(folder)) not in (None, name):
+        raise InputError(f"--out {folder}: holds a network exported --to {there}; name another folder for --to {name}")
     with replacing_folder(folder) as temporary:
         _write(FORMATS[name], classifier, file, temporary)
         differences = check(FORMATS[name], classifier, temporary)

@@ -246,6 +246,8 @@ def test_an_unknown_key_of_a_recipe_is_answered_with_the_known_ones(refused, tra
         ("lr=-1", ["lr", "greater than 0"]),
         ("hflip=1.5", ["hflip", "less than or equal to 1"]),
         ("crop_scale=[0.9, 0.5]", ["crop_scale", "ascend"]),
+        ("crop_scale=[2, 3]", ["crop_scale", "at most 1", "[2.0, 3.0]"]),
+        ("ema_decay=1", ["ema_decay", "less than 1"]),
         ("interpolation=nearest", ["interpolation", "bilinear", "nearest"]),
         ("epochs=2024-01-01", ["recipe"]),
         ("epochs=[1", ["epochs=[1", "YAML"]),

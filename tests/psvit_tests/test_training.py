@@ -451,6 +451,20 @@ def test_weights_that_are_no_numbers_are_never_kept_though_the_loss_is_one(tmp_p
     assert same(weights(run(tmp_path / "run", recipe)), weights(run(tmp_path / "whole", recipe)))
 
 
+def test_a_batch_beyond_the_images_is_told_once(tmp_path, caplog):
+    recipe = PLAIN.override({"batch_size": 400, "epochs": 2, "lr": 0.0031})
+    for name in "ab":
+        run(tmp_path / name, recipe, n=25)
+    assert [record.message for record in caplog.records if "batch_size" in record.message] == [
+        "batch_size 400: there are fewer images; every step takes 24, at the same lr"
+    ]
+
+
+def test_parts_of_a_batch_beyond_the_images_are_told_with_both_sizes(tmp_path):
+    with pytest.raises(InputError, match=r"times accumulate, 16; received 400, of which there are only 24"):
+        run(tmp_path, PLAIN.override({"batch_size": 400, "accumulate": 16}), n=25)
+
+
 def test_an_unknown_optimiser_is_an_input_error(tmp_path):
     # Where it is found out does not matter, as long as it is before training.
     with pytest.raises(InputError, match="adamz"):

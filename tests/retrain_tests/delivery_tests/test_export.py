@@ -101,9 +101,35 @@ def test_whatever_fails_leaves_an_earlier_export_as_it_was(classifier, tmp_path,
 
 def test_an_export_takes_the_place_of_an_earlier_one(classifier, tmp_path):
     export(classifier, "timm", tmp_path / "out")
-    export(classifier, "torch-export", tmp_path / "out")
-    assert names(tmp_path / "out") == ALWAYS | FILES["torch-export"]
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out/model.safetensors").write_bytes(b"damaged")
+    export(classifier, "timm", tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == whole
     assert names(tmp_path) == {"run", "out"}
+
+
+@pytest.mark.parametrize(("there", "name"), [("timm", "onnx"), ("onnx", "torch-export"), ("torch-export", "timm")])
+def test_an_export_in_another_form_is_left_alone(classifier, tmp_path, there, name):
+    export(classifier, there, tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(InputError, match=f"out: holds a network exported --to {there}; .* for --to {name}"):
+        export(classifier, name, tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch-export"])
+def test_what_cannot_be_run_here_is_told_to_be_an_export(classifier, tmp_path, name):
+    export(classifier, name, tmp_path / "out")
+    for place in (tmp_path / "out", tmp_path / "out/network.yaml"):
+        with pytest.raises(InputError, match=f"out: is an export --to {name}, and its README.md") as error:
+            Classifier.load(place)
+        assert "psvit-retrain" not in str(error.value)
+
+
+def test_the_architecture_file_of_a_timm_export_is_answered_with_its_folder(classifier, tmp_path):
+    export(classifier, "timm", tmp_path / "out")
+    with pytest.raises(InputError, match=r"export --to timm.*name its folder"):
+        Classifier.load(tmp_path / "out/network.yaml")
 
 
 def test_a_folder_with_something_else_is_left_alone(classifier, tmp_path):
