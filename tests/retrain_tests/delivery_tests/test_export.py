@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+import yaml
 
 import psvit.model
 from psvit.architecture import ArchitectureFile
@@ -233,6 +234,42 @@ def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
     costs = psvit.cost(classifier.file.arch)
     assert psvit.budget.format_cost("macs", costs.macs) in card
     assert psvit.budget.format_cost("num_params", costs.num_params) in card
+
+
+def front_matter(folder):
+    return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "datasets", "dataset"),
+    [
+        ("/data/pets", None, {"type": "imagefolder", "name": "pets"}),
+        ("torch/cifar10", ["cifar10"], {"type": "cifar10", "name": "cifar10"}),
+        ("hfds/uoft-cs/cifar10", ["uoft-cs/cifar10"], {"type": "uoft-cs/cifar10", "name": "cifar10"}),
+    ],
+)
+def test_the_front_matter_has_what_hubs_sort_by(classifier, tmp_path, name, datasets, dataset):
+    provenance = {**classifier.file.provenance, "data": {**classifier.file.provenance["data"], "name": name}}
+    classifier.file = classifier.file.model_copy(update={"provenance": provenance})
+    folder = export(classifier, "timm", tmp_path / "out", "cc-by-4.0").folder
+    known = front_matter(folder)
+    assert (known["license"], known["library_name"], known["metrics"]) == ("cc-by-4.0", "timm", ["accuracy"])
+    assert known.get("datasets") == datasets
+    ((result,),) = (model["results"] for model in known["model-index"])
+    assert result["task"] == {"type": known["pipeline_tag"]} == {"type": "image-classification"}
+    assert result["dataset"] == {**dataset, "split": "validation"}
+    assert result["metrics"] == [{"type": "accuracy", "name": "top-1 in percent", "value": 91.25}]
+    assert "The licence of the weights: cc-by-4.0." in (folder / "README.md").read_text()
+
+
+def test_the_front_matter_claims_nothing_that_is_not_known(classifier, tmp_path):
+    score = {"value": 52.0, "kind": "inherited accuracy"}
+    classifier.file = classifier.file.model_copy(update={"score": score})
+    known = front_matter(export(classifier, "timm", tmp_path / "out").folder)
+    assert set(known) == {"library_name", "pipeline_tag", "tags"}
+    with pytest.raises(InputError, match=r"--license 'My own': expected a name as hubs have it, such as apache-2\.0"):
+        export(classifier, "timm", tmp_path / "other", "My own")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_architecture_file_travels_whole(classifier, tmp_path):
