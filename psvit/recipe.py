@@ -13,6 +13,7 @@ from psvit.shipped import find, shipped
 
 SCHEMA = "psvit/recipe/1"
 Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["float32", "bfloat16", "float16"]
 Sampling = Literal["uniform", "sandwich", "macs"]
 Target = Literal["labels", "inplace", "soft", "hard"]
@@ -28,6 +29,8 @@ class Recipe(Value):
             memory.
         precision: the type that matrix products are computed in; weights stay in float32.
         opt: name of a timm optimiser.
+        opt_betas: its decay rates, of Adam and its relatives; null has the optimiser's own.
+        opt_eps: what it adds to a denominator; likewise.
         lr: peak learning rate for this batch size.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: epochs of linear warm-up.
@@ -60,6 +63,8 @@ class Recipe(Value):
     accumulate: PositiveInt = 1
     precision: Precision = "float32"
     opt: str = "adamw"
+    opt_betas: tuple[Decay, Decay] | None = None
+    opt_eps: PositiveFloat | None = None
     lr: PositiveFloat
     min_lr: NonNegativeFloat = 1e-5
     warmup_epochs: NonNegativeInt = 0
@@ -72,7 +77,7 @@ class Recipe(Value):
     teacher_weight: Probability = 0.5
     temperature: PositiveFloat = 1.0
     drop_path_rate: Probability = 0.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    ema_decay: Decay | None = None
     repeated_augmentation: PositiveInt = 1
     crop_scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)

@@ -423,14 +423,17 @@ def _check_finite(state: _State, steps: int, epoch: int) -> None:
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Timm's optimiser; AdamW in the form that passes over the weights once."""
-    fused: dict[str, Any] = {"fused": True} if recipe.opt in ("adam", "adamw") else {}
+    given: dict[str, Any] = {"betas": recipe.opt_betas, "eps": recipe.opt_eps}
+    given = {name: value for name, value in given.items() if value is not None}
+    if recipe.opt in ("adam", "adamw"):
+        given["fused"] = True
     return create_optimizer_v2(
         model,
         opt=recipe.opt,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay,
-        **fused,
+        **given,
     )
 
 

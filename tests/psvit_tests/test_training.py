@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from psvit import training as training_module
 from psvit.architecture import Architecture, Stage
 from psvit.checkpoints import Keeping
 from psvit.data import Decoded, Inputs, Labelled, training_loader
@@ -601,3 +602,25 @@ def test_a_device_is_tried_without_drawing_from_global_generators():
     before = torch.get_rng_state()
     check_device(CPU, PLAIN.override({"layer_decay": 0.75}))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_optimiser_has_the_rates_of_the_recipe_or_its_own(tmp_path, monkeypatch):
+    seen = []
+    create = training_module.create_optimizer_v2
+
+    def remember(*args, **kwargs):
+        seen.append(create(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(training_module, "create_optimizer_v2", remember)
+    own = torch.optim.AdamW(network().parameters())
+    for changes, betas, eps in [
+        ({}, own.defaults["betas"], own.defaults["eps"]),
+        ({"opt_betas": [0.8, 0.95], "opt_eps": 1e-6}, (0.8, 0.95), 1e-6),
+    ]:
+        run(tmp_path / str(len(seen)), PLAIN.override({**changes, "epochs": 2}))
+        assert all((group["betas"], group["eps"]) == (betas, eps) for group in seen[-1].param_groups)
+    with pytest.raises(InputError, match=r"opt sgd: cannot be used on cpu here: .*betas"):
+        run(tmp_path / "sgd", PLAIN.override({"opt": "sgd", "opt_betas": [0.8, 0.95]}))
+    with pytest.raises(InputError, match=r"opt_betas.*less than 1"):
+        PLAIN.override({"opt_betas": [0.9, 1.0]})
