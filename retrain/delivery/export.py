@@ -57,8 +57,8 @@ def export(classifier: Classifier, name: str, folder: Path, license_name: str | 
         license_name: of the weights, as hubs call it, for the model card.
 
     Raises:
-        InputError: no such form, no name of a licence, a library for it is missing, the folder holds something else or cannot be written, or
-            nothing is known about the network but its weights.
+        InputError: no such form or no name of a licence, a library for it is missing, the folder holds something else
+            or cannot be written, or nothing is known about the network but its weights.
         MismatchError: it computes something else there; nothing is left.
         RunError: the exporter fails; nothing is left.
     """

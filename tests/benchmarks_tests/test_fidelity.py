@@ -11,7 +11,7 @@ from psvit.seeding import seeded
 from psvit.supernet.supernet import Supernet
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/fidelity.py"
-FEW = ("--budget", "1MFLOPs", "--within", "3", "--spread", "0", "--images", "64", "--epochs", "1")
+FEW = ("--within", "3", "--spread", "0", "--images", "64", "--epochs", "1")
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def script(tmp_path, monkeypatch, capsys):
         supernet.save(tmp_path / name / "supernet.safetensors", {"data": "digits", "recipe": recipe})
 
     def run(*options):
-        monkeypatch.setattr(
-            sys, "argv", [str(SCRIPT), "one", "two", "--data", "digits", *FEW, "--out", "out", *options]
-        )
+        budget = () if "--budget" in options else ("--budget", "1MFLOPs")
+        given = ("one", "two", "--data", "digits", *FEW, "--out", "out", *budget, *options)
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *given])
         status = 0
         try:
             module.main()
