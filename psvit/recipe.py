@@ -102,6 +102,7 @@ class Recipe(Value):
             )
         self._check_kind()
         _check_names(self.opt, self.auto_augment)
+        _check_opt(self.opt, betas=self.opt_betas is not None, eps=self.opt_eps is not None)
         if self.interpolation not in ("bilinear", "bicubic", "random"):
             raise ValueError(f"interpolation must be bilinear, bicubic or random, received {self.interpolation!r}")
         for name in ("crop_scale", "crop_ratio"):
@@ -201,6 +202,16 @@ def _check_names(opt: str, auto_augment: str | None) -> None:
                 f"auto_augment must be a policy of timm's such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or original, "
                 f"received {auto_augment!r}"
             ) from None
+
+
+def _check_opt(opt: str, betas: bool, eps: bool) -> None:
+    """Make sure that an optimiser has what is given for it; timm would leave out what it has not."""
+    from timm.optim import get_optimizer_info
+
+    info = get_optimizer_info(opt)
+    for name, is_given, is_there in (("opt_betas", betas, info.has_betas), ("opt_eps", eps, info.has_eps)):
+        if is_given and not is_there:
+            raise ValueError(f"{name} must be null for {opt}, which has none")
 
 
 def shipped_recipes() -> list[str]:

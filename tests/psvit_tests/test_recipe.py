@@ -257,3 +257,13 @@ def test_a_supernets_recipe_is_made_of_a_networks():
     assert SupernetRecipe.of(made) is made
     with pytest.raises(InputError, match="layer_decay"):
         SupernetRecipe.of(plain.override({"layer_decay": 0.5}))
+
+
+def test_what_an_optimiser_has_not_cannot_be_given_for_it():
+    for changes, expected in [
+        ({"opt": "sgd", "opt_betas": [0.8, 0.95]}, "opt_betas must be null for sgd, which has none"),
+        ({"opt": "lion", "opt_eps": 1e-6}, "opt_eps must be null for lion, which has none"),
+        ({"opt_betas": [0.9, 1.0]}, r"opt_betas\.1: .*less than 1"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            Recipe.from_dict({**PLAIN, **changes})
