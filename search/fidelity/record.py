@@ -20,8 +20,8 @@ FILE_NAME = "fidelity.yaml"
 INHERITED = "inherited"
 """The name of the score that a supernet gives."""
 
-TOO_FEW = "too few networks"
-"""What stands in the place of an interval where too few were resampled."""
+TOO_FEW = "too few"
+"""What stands in the place of an interval where too few networks were resampled."""
 
 MOSTLY = 0.5
 """Share of the limits of a search that a measurement has to cover; a search of 1.8 to 2 GFLOPs, which is what `2GFLOPs`

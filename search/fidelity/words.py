@@ -113,6 +113,7 @@ def _gap(within: SetFidelity) -> str:
 
 def _told(estimate: Estimate) -> str:
     value, interval = value_and_interval(estimate)
+    interval = f"{TOO_FEW} networks" if interval == TOO_FEW else interval
     return value if interval == DASH else f"{value} ({interval})"
 
 

@@ -191,7 +191,7 @@ BROKEN = [
     (
         {"learning_rate": 0.1},
         "learning_rate",
-        "unknown key; permitted keys: epochs, batch_size, accumulate, precision, opt, lr",
+        "unknown key; permitted keys: epochs, batch_size, accumulate, precision, opt, opt_betas",
     ),
 ]
 

@@ -131,7 +131,7 @@ def test_few_networks_that_agree_are_told_to_be_few_instead_of_an_interval_witho
         found = estimated(lambda counts, order=order: kendall_tau(order, order, counts), n)
         assert (found.value, found.interval) == (1, interval)
     few = fidelity_of(networks([50.0, 52.0, 54.0, 56.0], [40.0, 41.0, 42.0, 43.0]), {"macs": (0, 9)})
-    assert rows(few)[0][1:3] == ("1.00", "too few networks")
+    assert rows(few)[0][1:3] == ("1.00", "too few")
     assert "a tau of 1.00 (too few networks); that cannot be told from no agreement" in conclusions(few)[0]
 
 
