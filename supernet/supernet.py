@@ -217,7 +217,7 @@ def check_held_out(path: str | Path, data: ImageData) -> None:
             otherwise.
     """
     provenance = read_provenance(path)
-    name, digest = provenance.get("data"), provenance.get("data_digest")
+    name, digest = str(provenance.get("data", "")), provenance.get("data_digest")
     if digest in (None, data.digest):
         return
     if name == data.name or Path(name).resolve() == Path(data.name).resolve():
