@@ -49,6 +49,9 @@ def search(
     Several processes that work on one study do not evaluate what another one holds, and wait for it at the end; as they
     begin their last batches at the same time, there may be a few trials more than asked for.
 
+    A searcher that proposes nothing feasible says that nothing is left but what others hold. It is asked again only
+    when they hold something else than then, which they may have dropped.
+
     Args:
         candidates: what may be evaluated.
         searcher: proposes.
@@ -64,14 +67,16 @@ def search(
     """
     began = time.monotonic()
     study.sync()
+    exhausted = _exhausted(study)
     with progress_bar("search", trials, "trials", done=len(study.history)) as advance:
         while seconds is None or time.monotonic() - began < seconds:
             batch = _continued(study, is_control=False)
             if batch is None:
-                wanted = trials - len(study.history) - len(study.history.held)
-                batch = (
-                    _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed) if wanted > 0 else None
-                )
+                held = study.history.held
+                wanted = trials - len(study.history) - len(held)
+                if wanted > 0 and held != exhausted:
+                    batch = _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed)
+                    exhausted = held if batch is not None and not batch.feasible else None
             if batch is None:
                 if not study.history.held or len(study.history) >= trials:
                     return
@@ -142,6 +147,13 @@ def _continued(study: Study, *, is_control: bool) -> Batch | None:
         study.tell(batch, [study.space.decode(proposal.row) for proposal in batch.feasible], [])
         return None
     return batch if batch.proposals else None
+
+
+def _exhausted(study: Study) -> frozenset[Architecture] | None:
+    """What others held when nothing else was left, as far as this process's last batch tells; nothing if it was."""
+    last = study.last
+    # Where others work on the study it is not known what they held then.
+    return frozenset() if last and not last.feasible and not study.is_shared else None
 
 
 def _ask(candidates: Candidates, searcher: Searcher, study: Study, n: int, seed: int) -> Batch | None:

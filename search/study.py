@@ -224,10 +224,11 @@ class Study:
 
     # --- a batch's way
 
-    def pending(self) -> Batch | None:
-        """The batch that this process has asked for and not wholly told, if there is one."""
+    @property
+    def last(self) -> Batch | None:
+        """The batch that this process asked for last, told or not."""
         value = self._study.user_attrs.get(_CLAIM + self.process)
-        if value is None or self._told.get(value["number"], 0) >= len(value["proposals"]):
+        if value is None:
             return None
         scores = value["scores"]
         return Batch(
@@ -236,6 +237,11 @@ class Study:
             is_control=value["control"],
             scores=None if scores is None else tuple(Score(**score) for score in scores),
         )
+
+    def pending(self) -> Batch | None:
+        """The batch that this process has asked for and not wholly told, if there is one."""
+        last = self.last
+        return last if last and self._told.get(last.number, 0) < len(last.proposals) else None
 
     @property
     def next_number(self) -> int:

@@ -13,6 +13,7 @@ from psvit.errors import InputError
 from psvit.search.candidates import Candidates
 from psvit.search.objectives import Objectives
 from psvit.search.search import KEPT, draw_control, search
+from psvit.search.searchers import SEARCHERS as EVERY
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
@@ -22,6 +23,7 @@ TRIALS, BATCH, CONTROL = 29, 6, 9
 """Four whole batches and a part of a fifth; and a control in two batches."""
 
 SEARCHERS = ["evolution", "random", "optuna-nsga2"]
+"""Those that are stopped everywhere; what the others do differently is how they propose."""
 
 
 class Interrupted(BaseException):
@@ -34,8 +36,8 @@ def small(name):
     searcher.batch_size = BATCH
     if name == "evolution":
         searcher.first = 2 * BATCH
-    if name == "optuna-nsga2":
-        searcher._attempts = 4
+    if name.startswith("optuna"):
+        searcher._attempts = 2 if name == "optuna-gp" else 4
     return searcher
 
 
@@ -238,6 +240,29 @@ def test_a_search_left_after_a_batch_continues_as_if_it_had_not_been(
     stopped = contents(run(tmp_path / "stopped", searcher, stop_after=stop_after))
     assert stopped == whole[: len(stopped)]
     assert contents(run(tmp_path / "stopped", searcher)) == whole
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in SEARCHERS])
+def test_the_others_continue_as_if_they_had_not_been_stopped(run, contents, mixed_score, tmp_path, name):
+    """In short, because some take seconds; but for longer than a sampler's random start, of ten rows."""
+
+    def session(journal, **kwargs):
+        searcher = small(name)
+        searcher.batch_size = 2
+        return contents(run(tmp_path / journal, searcher, trials=6, control=0, **kwargs))
+
+    class Failing(type(mixed_score())):
+        def evaluate(self, archs, best=()):
+            if len(self.populations) == 1:
+                raise Interrupted
+            return super().evaluate(archs, best)
+
+    whole = session("whole")
+    first = session("stopped", stop_after=1)
+    assert first == whole[: len(first)]
+    with pytest.raises(Interrupted):
+        session("stopped", evaluator=Failing())
+    assert session("stopped") == whole
 
 
 # --- longer searches

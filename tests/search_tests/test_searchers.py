@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import subprocess
@@ -212,6 +213,25 @@ def test_every_member_is_proposed_once_and_then_nothing(searcher, tiny_space, ev
         assert len(archs) <= len(members)
     assert set(archs) == members
     assert len(archs) == len(members)
+
+
+def test_a_search_ends_when_nothing_is_left(searcher, tiny_space, score, tmp_path):
+    budget = Budget.parse("10..16kFLOPs")
+    candidates, members = Candidates(tiny_space, budget), within(tiny_space, budget)
+
+    def run():
+        study = Study(tiny_space, open_storage(tmp_path / "journal"))
+        # Cut off where it would go on for ever.
+        return study, list(itertools.islice(search(candidates, searcher, score(), study, trials=50, seed=0), 20))
+
+    study, batches = run()
+    assert len(batches) < 20
+    assert {trial.arch for batch in batches for trial in batch} == members
+    assert len(study.history) == len(members)
+    # The same search again finds that out from what was recorded, and records nothing.
+    again, batches = run()
+    assert batches == []
+    assert again.history.rejected == study.history.rejected
 
 
 @pytest.mark.parametrize("searcher", QUICK, indirect=True)

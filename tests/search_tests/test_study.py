@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import random
 
@@ -16,6 +17,7 @@ from psvit.budget import Budget
 from psvit.costs import cost
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
+from psvit.search.history import History, Seen
 from psvit.search.objectives import Objectives
 from psvit.search.proposal import Proposal
 from psvit.search.search import draw_control, search
@@ -239,9 +241,9 @@ def opened(tiny_space, clock, tmp_path):
 
 
 @pytest.fixture
-def batch_of(tiny_space):
+def batch_of():
     def make(study, archs, control=False):
-        proposals = tuple(Candidates(tiny_space, Budget()).propose(archs, "uniform"))
+        proposals = tuple(Candidates(study.space, Budget()).propose(archs, "uniform"))
         return Batch(number=study.next_number, proposals=proposals, is_control=control)
 
     return make
@@ -416,6 +418,36 @@ def test_a_search_waits_for_what_others_hold_and_takes_over_what_they_leave(tiny
     assert LEASE / 20 <= len(waited) <= LEASE / 20 + 2
     assert len(evaluator.evaluated) == len(set(evaluator.evaluated)) == tiny_space.size
     assert set(evaluator.evaluated[-5:]) == set(members[:5])
+
+
+def test_a_searcher_that_finds_nothing_is_asked_again_only_when_others_hold_something_else(
+    digits_space, tmp_path, score, batch_of, clock
+):
+    budget = Budget.parse("0.26MFLOPs")
+    candidates, searcher, evaluator = Candidates(digits_space, budget), make_searcher("optuna-nsga2"), score()
+    searcher._attempts = 4
+
+    def opened(process):
+        return Study(digits_space, open_storage(tmp_path / "shared"), process=process, clock=clock)
+
+    held = candidates.draw_unseen(2, Seen(History()), np.random.default_rng(0))
+    opened("a").ask(batch_of(opened("a"), held[:1]))
+    clock.now += LEASE / 2
+    opened("b").ask(batch_of(opened("b"), held[1:]))
+    study, seen = opened("c"), []
+
+    def pause(seconds):
+        seen.append((len(study.history), len(study.history.rejected)))
+        clock.now += LEASE / 10
+
+    for _ in itertools.islice(search(candidates, searcher, evaluator, study, trials=50, seed=0, pause=pause), 30):
+        pass
+    assert len(study.history) == candidates.members.count == 6
+    assert [trial.arch for trial in study.history][-2:] == held
+    # It waited for one and then the other, and while it waited it recorded nothing.
+    assert {evaluated for evaluated, _ in seen} == {4, 5}
+    assert len(set(seen)) == 2
+    assert len(seen) > 8
 
 
 def test_the_control_is_shared_too(tiny_space, score, opened, batch_of, clock):
