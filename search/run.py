@@ -7,7 +7,7 @@ import json
 import platform
 import uuid
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -129,10 +129,20 @@ class SearchRun:
             "data": self.data.name if self.data else None,
             "supernet": supernet_digest(self.supernet) if self.supernet else None,
             "recipe": self.recipe.to_dict() if self.recipe else None,
-            "race": self.race and self.data is not None and len(self.objectives) == 1,
+            "race": asdict(self.races) if self.races else None,
             "device": self.device.type,
             "latency": [LatencyModel.load(path).digest for path in self.latency],
         }
+
+    @property
+    def keep(self) -> int:
+        """How many of the best are scored on all images, whatever is raced: at least as many as there are finalists."""
+        return max(KEPT, self.finalists)
+
+    @property
+    def races(self) -> Race | None:
+        """When candidates are given up; never where scores rest on no images or not on accuracy alone."""
+        return Race(keep=self.keep) if self.race and self.data and len(self.objectives) == 1 else None
 
     @property
     def limits(self) -> Budget:
@@ -270,7 +280,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         supernet=str(file) if file else None,
         data=run.data.name if run.data else None,
         share_prefixes=run.share_prefixes,
-        race=Race(keep=KEPT) if run.scored["race"] else None,
+        race=run.races,
         fidelity=known_fidelity(file, run.limits) if file else None,
     )
     study = _study(run, folder, objectives, supernet_digest(file) if file else None)
@@ -279,7 +289,14 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         try:
             searcher = make_searcher(run.searcher)
             for _ in search(
-                candidates, searcher, evaluator, study, trials=run.trials, seed=run.seed, seconds=run.seconds
+                candidates,
+                searcher,
+                evaluator,
+                study,
+                trials=run.trials,
+                seed=run.seed,
+                seconds=run.seconds,
+                keep=run.keep,
             ):
                 pass
             draw_control(candidates, evaluator, study, trials=run.control, seed=run.seed)
@@ -464,8 +481,8 @@ def _notes(run: SearchRun, study: Study, best: list[Finalist], passed_over: int,
     if len(run.objectives) == 1:
         scores = study.history.scores(len(study.history))
         places = {len(best): "the last of the finalists" if len(best) > 1 else "the winner"}
-        if run.scored["race"]:
-            places[KEPT] = "the last that racing keeps"
+        if run.races:
+            places[run.keep] = "the last that racing keeps"
         for place, name in places.items():
             if tied := ties(scores, place):
                 notes.append(

@@ -25,7 +25,7 @@ from psvit.search.trial import STATES, Score, Trial
 _logger = logging.getLogger(__name__)
 
 KEPT = 10
-"""So many of the best are scored on all images, whatever is raced: evolution's parents, and more than the finalists."""
+"""So many of the best are scored on all images, whatever is raced: evolution's parents, and the usual finalists."""
 
 CONFLICTS = 20
 """Proposals in a row that other processes were faster with, before a search gives up on finding its own."""
@@ -40,6 +40,7 @@ def search(
     trials: int,
     seed: int,
     seconds: float | None = None,
+    keep: int = KEPT,
     pause: Callable[[float], object] = time.sleep,
 ) -> Iterator[list[Trial]]:
     """Evaluate architectures until the study holds `trials`, those that failed included, or all candidates.
@@ -60,6 +61,7 @@ def search(
         trials: how many.
         seed: of everything random.
         seconds: after which no further batch is begun.
+        keep: how many of the best scores an evaluator that races is told.
         pause: waits for some seconds.
 
     Yields:
@@ -84,7 +86,7 @@ def search(
                 study.sync()
                 continue
             before = len(study.history)
-            new = _evaluate(batch, candidates, evaluator, study, study.history.scores(KEPT))
+            new = _evaluate(batch, candidates, evaluator, study, study.history.scores(keep))
             leader = _leader(study.history)
             states = ", ".join(f"{sum(trial.score.state == state for trial in new)} {state}" for state in STATES)
             _logger.info("batch %d: %s; %d trials, %s", batch.number, states, len(study.history), leader)

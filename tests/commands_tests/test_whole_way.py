@@ -270,13 +270,29 @@ def test_a_run_without_a_name_goes_where_the_same_command_finds_it(call, tmp_pat
     assert call("psvit-search", *arguments, "--seed", 1).out.splitlines()[0] != first.out.splitlines()[0]
 
 
+def test_racing_keeps_all_finalists(searched, call, monkeypatch):
+    """Or there would not be so many to choose from: of those beyond the best ten not all images are known."""
+    told, evaluate = [], InheritedAccuracy.evaluate
+
+    def remember(self, archs, best=()):
+        told.append((len(best), self._race.keep))
+        return evaluate(self, archs, best)
+
+    monkeypatch.setattr(InheritedAccuracy, "evaluate", remember)
+    monkeypatch.setattr("psvit.search.run.train_finalists", lambda finalists, *args, **kwargs: finalists)
+    options = ("--budget", "1MFLOPs", "--trials", 40, "--control", 0, "--finalists", 14)
+    assert call("psvit-search", "--supernet", searched / "supernet", *options, "--out", "run").status == 0
+    assert told == [(0, 14), (14, 14)]
+
+
 def test_the_configuration_of_a_run_is_written_with_defaults_resolved(searched):
     config = yaml.safe_load((searched / "config.yaml").read_text())
     assert config["command"] == "psvit-search"
     assert config["space"] == "psvit-2d-digits"
     assert config["budget"] == ["1MFLOPs"]
     assert config["searcher"] == "evolution"
-    assert (config["seed"], config["device"], config["finalists"], config["race"]) == (0, "cpu", 2, True)
+    assert (config["seed"], config["device"], config["finalists"]) == (0, "cpu", 2)
+    assert config["race"]["keep"] == 10
     assert not {"trials", "control"} & set(config)  # a search may go on for longer
     assert (config["recipe"]["epochs"], config["recipe"]["opt"]) == (2, "adamw")
 
