@@ -229,8 +229,7 @@ def command(
         reason = "time is up" if seconds else f"no more were found within {request.limits}"
         click.echo(f"evaluated {found.trials} of {request.trials}: {reason}")
     if found.passed_over:
-        beyond = folder / "finalists.journal"
-        click.echo(f"passed over {found.passed_over} with better scores that were measured beyond a limit: {beyond}")
+        click.echo(f"passed over {found.passed_over} with better scores that were measured beyond a limit")
     for name, times in winner.latencies.items():
         if "measured_ms" in times:
             click.echo(

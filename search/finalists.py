@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from psvit.data import Batches, ImageData, Inputs, accuracy, training_loader
 from psvit.model import PSViT
 from psvit.recipe import Recipe
-from psvit.search.latency.journal import Journal
+from psvit.search.facts import Facts
 from psvit.search.trial import Trial
 from psvit.training import Classification, train
 
@@ -78,11 +79,13 @@ def train_finalists(
     *,
     seed: int,
     device: torch.device,
+    facts: Facts,
     folder: Path,
 ) -> list[Finalist]:
     """Train every finalist briefly on the training images, compare them on the search images.
 
-    Accuracies are kept in a journal, and a training that was interrupted continues.
+    Accuracies are kept among the facts, and a training that was interrupted continues. A search that goes on for
+    longer may have other finalists; those that stay are not trained again.
 
     Args:
         finalists: the best trials.
@@ -91,41 +94,40 @@ def train_finalists(
         recipe: how to train, see `brief`.
         seed: of everything random.
         device: where to train.
-        folder: for the journal and what the trainings need meanwhile.
+        facts: of the trials' study.
+        folder: for what the trainings need meanwhile.
 
     Returns:
         The finalists with their accuracies, best mean first; of equal ones the one that was better before.
     """
-    # A search that goes on for longer may have other finalists; those that stay are not trained again.
-    journal = Journal(folder / "journal", {"recipe": recipe.to_dict(), "seed": seed})
-    known = {(record["trial"], record["seed"]): record["accuracy"] for record in journal.records}
     inputs = Inputs.of(data, finalists[0].trial.arch.image_size)
     batches = Batches(data.search, inputs, recipe.batch_size, device)
-    seeds = [seed + number for number in range(SEEDS)]
-    wanted = [(finalist.trial, one) for finalist in finalists for one in seeds]
-    for number, (trial, one) in enumerate(wanted, start=1):
-        if (trial.number, one) in known:
-            continue
-        place = folder / f"finalist-{trial.number}-{one}"
+
+    def find(trial: Trial, seed: int, place: Path, description: str) -> dict[str, Any]:
         trained = train(
             Classification(network_of(trial)),
             training_loader(data.train, inputs, recipe),
             recipe,
             num_classes=len(data.classes),
-            seed=one,
+            seed=seed,
             device=device,
             folder=place,
-            description=f"finalists, training {number} of {len(wanted)}",
+            description=description,
         )
-        known[trial.number, one] = accuracy(trained.model.eval(), batches)
-        journal.add({"trial": trial.number, "seed": one, "accuracy": known[trial.number, one]})
-        shutil.rmtree(place)
-    told = [
-        Finalist(
-            trial=finalist.trial,
-            latencies=finalist.latencies,
-            accuracies=tuple(known[finalist.trial.number, one] for one in seeds),
-        )
-        for finalist in finalists
-    ]
+        return {"accuracy": accuracy(trained.model.eval(), batches)}
+
+    told = []
+    for position, finalist in enumerate(finalists):
+        arch, accuracies = finalist.trial.arch, []
+        for number in range(SEEDS):
+            place = folder / f"{arch.digest}-{seed + number}"
+            training = f"training {position * SEEDS + number + 1} of {len(finalists) * SEEDS}"
+            found = facts.learn(
+                f"training:{arch.digest}:{recipe.digest}:{seed + number}",
+                partial(find, finalist.trial, seed + number, place, f"finalists, {training}"),
+            )
+            shutil.rmtree(place, ignore_errors=True)
+            accuracies.append(found["accuracy"])
+        told.append(replace(finalist, accuracies=tuple(accuracies)))
+    shutil.rmtree(folder, ignore_errors=True)  # with what was begun of those that are no finalists any more
     return sorted(told, key=lambda finalist: -mean(finalist.accuracies))

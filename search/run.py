@@ -37,7 +37,6 @@ from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import STUDY_NAME, Study
-from psvit.search.trial import Trial
 from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, read_space, supernet_digest, supernet_file
@@ -310,7 +309,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         description = evaluator.describe()
     write_atomic(folder / "history.csv", study.to_csv())
     _check_found(run, study, latencies)
-    best, passed_over = _best(run, folder, study, [*latencies, *([improved] if improved else [])], interrupted)
+    best, passed_over = _best(run, study, [*latencies, *([improved] if improved else [])], interrupted)
     if len(run.objectives) == 1 and run.data and run.finalists and not interrupted:
         assert supernet is not None
         best = train_finalists(
@@ -320,6 +319,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
             brief(Recipe.load(default_recipe(min(run.space.image_size), supernet=False))),
             seed=run.seed,
             device=run.device,
+            facts=study.facts,
             folder=folder / "finalists",
         )
     evidence = Evidence(
@@ -443,7 +443,7 @@ def _check_found(run: SearchRun, study: Study, latencies: list[PredictedLimit]) 
 
 
 def _best(
-    run: SearchRun, folder: RunFolder, study: Study, latencies: list[PredictedLimit], interrupted: bool
+    run: SearchRun, study: Study, latencies: list[PredictedLimit], interrupted: bool
 ) -> tuple[list[Finalist], int]:
     """The finalists or the front, best first, measured where latency matters; and how many were passed over."""
     history = study.history
@@ -453,9 +453,7 @@ def _best(
     else:
         ranked = history.best(len(history))
         wanted = max(1, run.finalists if run.data else 1)
-    if not latencies or interrupted:
-        return [Finalist(trial=trial, latencies=_predicted(trial, latencies)) for trial in ranked[:wanted]], 0
-    kept = first_within(ranked, wanted, latencies, folder / "finalists.journal", measure)
+    kept = first_within(ranked, wanted, latencies, study.facts, None if interrupted else measure)
     return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
 
 
@@ -527,7 +525,3 @@ def _write_report(
         notes=notes,
     )
     write_report(folder / REPORT, report)
-
-
-def _predicted(trial: Trial, latencies: list[PredictedLimit]) -> dict[str, Any]:
-    return {latency.limit.setting: {"predicted_ms": latency.model.predict(trial.arch)} for latency in latencies}

@@ -8,6 +8,8 @@ about to evaluate, which keeps other processes from evaluating the same, and is 
 comes back. `tell` first writes down all scores of the batch in one record, then adds one trial an architecture. A
 process that is killed in between adds the rest when it comes back.
 
+What is learnt beside the scores, of finalists for instance, is kept as the study's `facts`.
+
 What a process has asked for and not told counts as held while it gives a sign of life every now and then.
 """
 
@@ -33,6 +35,7 @@ from psvit.architecture import Architecture
 from psvit.costs import METRICS, Cost
 from psvit.errors import InputError
 from psvit.run_folder import differences
+from psvit.search.facts import Facts
 from psvit.search.history import History, Rejected
 from psvit.search.objectives import LATENCY, Objectives
 from psvit.search.pareto import hypervolumes
@@ -97,6 +100,7 @@ class Study:
         process: as given.
         history: what was searched.
         control: what was drawn for comparison.
+        facts: what was learnt beside.
 
     Raises:
         InputError: the study there is of another search; what differs is named.
@@ -134,6 +138,7 @@ class Study:
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
+        self.facts = Facts(self._study)
         self._check(name, {"objectives": list(self._objectives.names), **(config or {})})
         self.sync()
 

@@ -17,6 +17,7 @@ from psvit.costs import cost
 from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.retrain import train as retrain_module
+from psvit.search import finalists as finalists_module
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
@@ -50,7 +51,6 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
         "best.safetensors",
         "best.svg",
         "history.csv",
-        "finalists/journal",
         "study.journal",
         "supernet/supernet.safetensors",
         "supernet/log.csv",
@@ -308,7 +308,13 @@ def rows_of(folder):
 def test_more_trials_continue_a_finished_search_with_its_finalists(searched, call, tmp_path, monkeypatch):
     shutil.copytree(searched, tmp_path / "run")
     before = rows_of(searched)
-    known = (searched / "finalists/journal").read_text().splitlines()
+    trained, train = [], finalists_module.train
+
+    def remember(*args, folder, **kwargs):
+        trained.append(folder.name)
+        return train(*args, folder=folder, **kwargs)
+
+    monkeypatch.setattr(finalists_module, "train", remember)
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2)  # and a control that is longer by default
     done = call("psvit-search", "--data", "digits", *more, *BRIEFLY, "--out", "run")
@@ -316,12 +322,15 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 16
     assert rows[:8] == before
-    # Finalists that were trained before are not trained again.
-    journal = (tmp_path / "run/finalists/journal").read_text().splitlines()
-    assert journal[: len(known)] == known
-    assert len(set(journal)) == len(journal)
     found = ArchitectureFile.load(tmp_path / "run/best.yaml")
     assert (found.provenance["trials"], len(found.provenance["finalists"])) == (16, 2)
+    # Finalists that were trained before are not trained again.
+    known, now = (
+        {one["trial"]: one["accuracies"] for one in ArchitectureFile.load(folder / "best.yaml").provenance["finalists"]}
+        for folder in (searched, tmp_path / "run")
+    )
+    assert all(now[trial] == known[trial] for trial in now if trial in known)
+    assert len(trained) == 3 * len(set(now) - set(known))
 
 
 def test_a_small_budget_is_enumerated_and_its_front_is_the_true_one(call, tmp_path):

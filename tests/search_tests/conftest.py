@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from psvit.architecture import Architecture
 from psvit.budget import Budget
 from psvit.costs import cost
 from psvit.search.candidates import Candidates
+from psvit.search.facts import Facts
 from psvit.search.finalists import Finalist
 from psvit.search.history import History
 from psvit.search.latency.measure import Latency, Setting, fingerprint
@@ -128,6 +130,12 @@ def contents() -> Callable[[Study], list[tuple[Any, ...]]]:
         return sorted(trials + rejected, key=lambda trial: trial[0])
 
     return of
+
+
+@pytest.fixture
+def facts() -> Facts:
+    """Those of a study that knows nothing yet."""
+    return Facts(optuna.create_study())
 
 
 @pytest.fixture
