@@ -236,14 +236,19 @@ def command(
                 f"measured {times['measured_ms']:.4g} ms@{name} (interquartile range {times['iqr_ms']:.2g} ms), "
                 f"predicted {times['predicted_ms']:.4g} ms"
             )
+    failures = {finalist.trial.number: finalist.failure for finalist in found.finalists if finalist.failure}
     if winner.accuracy is not None:
         click.echo(f"trained the best {len(found.finalists)} briefly, {len(winner.accuracies)} times each:")
         rows = []
         for finalist in found.finalists:
-            assert finalist.accuracy is not None
             spread = "" if finalist.spread is None else f" ± {finalist.spread:.2f}"
-            rows.append((f"trial {finalist.trial.number}", f"{finalist.accuracy:.2f}{spread} %"))
+            value = "failed" if finalist.accuracy is None else f"{finalist.accuracy:.2f}{spread} %"
+            rows.append((f"trial {finalist.trial.number}", value))
         show_table("top-1 on the search images, mean and standard deviation", rows)
+    elif failures:
+        click.echo("no finalist could be trained, so the winner is the one with the best score")
+    for number, failure in failures.items():
+        click.echo(f"trial {number} failed: {failure}")
     if found.front:
         click.echo(f"found a Pareto front of {len(found.finalists)}: {found.front}")
     if images:

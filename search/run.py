@@ -474,6 +474,8 @@ def _references(space: SearchSpace, evaluator: Evaluator | None) -> list[Referen
 def _notes(run: SearchRun, study: Study, best: list[Finalist], passed_over: int, interrupted: bool) -> list[str]:
     """What a reader of the report has to know beside it."""
     notes = ["The search was stopped before its end; this is the best so far."] if interrupted else []
+    if all(finalist.failure for finalist in best):
+        notes.append("No finalist could be trained, so the winner is the one with the best score.")
     if passed_over:
         notes.append(f"Passed over because measured beyond a limit on latency: {passed_over} with better scores.")
     if len(run.objectives) == 1:

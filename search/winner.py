@@ -73,7 +73,7 @@ def write_winner(
     """
     file = folder / BEST
     winner = finalists[0]
-    trained = [finalist.to_dict() for finalist in finalists if finalist.accuracies]
+    trained = [finalist.to_dict() for finalist in finalists if finalist.accuracies or finalist.failure]
     if supernet is not None:
         with replacing(file.with_suffix(".safetensors")) as temporary:
             save_file(supernet.extract(winner.trial.arch).cpu().state_dict(), temporary, {"format": "pt"})

@@ -205,10 +205,10 @@ def _result(report: Report) -> str:
             f"which costs {_costs(best)}."
         )
     trial = report.winner.trial
-    trained = [finalist for finalist in report.finalists if finalist.accuracies]
+    tried = [finalist for finalist in report.finalists if finalist.accuracies or finalist.failure]
     reason = (
-        f"chosen among {len(trained)} finalists that were trained briefly"
-        if len(trained) > 1
+        f"chosen among {len(tried)} finalists that were trained briefly"
+        if len(tried) > 1 and _were_trained(report)
         else f"the best of {len(report.complete)} scored"
         if _score(trial) == max(map(_score, report.complete))
         else "the best that keeps all limits"
@@ -262,15 +262,19 @@ def _finalists_text(report: Report) -> str:
     """How finalists were compared, and whether that tells the first two apart."""
     if len(report.finalists) < 2:
         return ""
+    failures = joined([f"#{each.trial.number} ({each.failure})" for each in report.finalists if each.failure])
     if not _were_trained(report):
-        return "Finalists were not trained. They are ordered by the score above, which cannot tell near-ties apart."
-    numbers = {len(finalist.accuracies) for finalist in report.finalists}
+        why = f"No finalist could be trained: {failures}" if failures else "Finalists were not trained"
+        return f"{why}. They are ordered by the score above, which cannot tell near-ties apart."
+    numbers = {len(finalist.accuracies) for finalist in report.finalists if finalist.accuracies}
     times = " to ".join(str(number) for number in sorted({min(numbers), max(numbers)}))
     text = (
         f"Inherited scores cannot tell near-ties apart, so {len(report.finalists)} finalists were trained briefly on "
         f"the training images, {times} times each, and compared on images held out from training. Given are the mean "
         "and the standard deviation over the trainings."
     )
+    if failures:
+        text += f" Last are those whose training failed: {failures}."
     first, second = report.finalists[:2]
     if first.accuracy is None or second.accuracy is None or first.spread is None or second.spread is None:
         return text
@@ -434,7 +438,7 @@ def _row(report: Report, trial: Trial) -> dict[str, Any]:
 def _finalist_row(report: Report, finalist: Finalist) -> dict[str, Any]:
     return {
         **_row(report, finalist.trial),
-        "accuracies": [f"{accuracy:.2f}" for accuracy in finalist.accuracies],
+        "accuracies": ["failed"] if finalist.failure else [f"{accuracy:.2f}" for accuracy in finalist.accuracies],
         "mean": f"{finalist.accuracy:.2f}" if finalist.accuracy is not None else DASH,
         "spread": f"{finalist.spread:.2f}" if finalist.spread is not None else DASH,
     }

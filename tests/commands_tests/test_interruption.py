@@ -15,6 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from psvit.errors import DivergedError
+from psvit.search import finalists as finalists_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
 from psvit.search.indicators import DSS
@@ -270,6 +272,49 @@ def test_where_every_candidate_fails_the_last_reason_is_said(call, tmp_path, mon
     assert len(done.err.splitlines()) == 1
     assert "none of 100 architectures could be scored; the last failed: out of memory: 12 GB asked for" in done.err
     assert not (tmp_path / "run/best.yaml").exists()
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Lets trainings of finalists fail whose descriptions begin with some words."""
+    words, train = [], finalists_module.train
+
+    def some(*args, description, **kwargs):
+        if description.startswith(tuple(words)):
+            raise DivergedError("training diverged: the loss is nan in epoch 1")
+        return train(*args, description=description, **kwargs)
+
+    monkeypatch.setattr(finalists_module, "train", some)
+    return words
+
+
+def test_a_finalist_that_fails_does_not_end_the_run(searched, call, tmp_path, failing):
+    command = (
+        "psvit-search",
+        "--supernet",
+        searched / "supernet",
+        "--budget",
+        "1MFLOPs",
+        "--trials",
+        8,
+        "--control",
+        0,
+    )
+    failing.append("finalists, training 1 of 6")
+    done = call(*command, "--finalists", 2, "--out", "run")
+    assert done.status == 0
+    first, last = yaml.safe_load((tmp_path / "run/best.yaml").read_text())["provenance"]["finalists"]
+    assert (len(first["accuracies"]), last["accuracies"]) == (3, [])
+    assert last["failed"] == "training diverged: the loss is nan in epoch 1"
+    assert f"trial {last['trial']} failed: training diverged" in done.out
+    # The best score is its own; where the others fail too, it is the winner all the same.
+    failing.append("finalists, ")
+    done = call(*command, "--finalists", 2, "--out", "none")
+    assert done.status == 0
+    assert "no finalist could be trained, so the winner is the one with the best score" in done.out
+    best = yaml.safe_load((tmp_path / "none/best.yaml").read_text())
+    assert best["provenance"]["trial"] == last["trial"]
+    assert "No finalist could be trained" in (tmp_path / "none/report.html").read_text()
 
 
 def test_an_interruption_before_anything_was_scored_writes_no_winner(call, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 
 from psvit.costs import cost
 from psvit.data import Batches, Inputs, accuracy, open_data
+from psvit.errors import DivergedError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
 from psvit.search import finalists as finalists_module
@@ -191,6 +192,50 @@ def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_o
         train(network=stopping)
     assert train() == whole
     assert len(trained) == 9
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            DivergedError("training diverged: the loss is nan in epoch 1"),
+            "training diverged: the loss is nan in epoch 1",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory: CUDA out of memory. Tried"),
+    ],
+)
+def test_a_finalist_that_fails_comes_last_and_the_others_go_on(train, best, trained, monkeypatch, error, reason):
+    remembering = finalists_module.train
+
+    def failing(task, *args, description, **kwargs):
+        if description == "finalists, training 2 of 9":
+            trained.append(None)
+            raise error
+        return remembering(task, *args, description=description, **kwargs)
+
+    monkeypatch.setattr(finalists_module, "train", failing)
+    told = train()
+    assert trained == [5, None, *[5, 6, 7] * 2]
+    assert [one.failure for one in told] == ["", "", reason]
+    assert (told[2].trial, told[2].accuracies, told[2].accuracy) == (best[0].trial, (), None)
+    assert told[2].to_dict()["failed"] == reason
+    assert "failed" not in told[0].to_dict()
+    # It is known that it fails, and so it is not tried again.
+    assert train() == told
+    assert len(trained) == 8
+
+
+def test_where_all_finalists_fail_the_order_of_the_search_stands(train, best):
+    wild = brief(Recipe.load("digits")).override({"batch_size": 32, "lr": 1e30, "clip_grad": None})
+    told = train(recipe=wild)
+    assert [one.trial for one in told] == [one.trial for one in best]
+    assert all(one.failure.startswith("training diverged") for one in told)
+
+
+def test_an_error_that_is_nobodys_fault_but_ours_is_raised(train, monkeypatch):
+    monkeypatch.setattr(finalists_module, "accuracy", lambda network, batches: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train()
 
 
 def test_a_training_that_was_begun_is_finished(train, best, data, recipe, tmp_path, monkeypatch):

@@ -342,6 +342,22 @@ def test_finalists_that_were_not_trained_are_said_to_be_ordered_by_their_scores(
     assert "finalists" not in page.figures
 
 
+def test_finalists_that_failed_are_shown_with_the_reason(made_up_report):
+    *trained, last = made_up_report().finalists
+    failed = replace(last, accuracies=(), failure="training diverged: the loss is nan")
+    page = Page(render(made_up_report(finalists=[*trained, failed])))
+    assert (
+        f"Last are those whose training failed: #{last.trial.number} (training diverged: the loss is nan)." in page.text
+    )
+    assert "chosen among 5 finalists" in page.text
+    assert "so 5 finalists were trained briefly on the training images, 3 times each" in page.text
+    assert page.figures["finalists"]["data"][1]["x"][-1] is None
+    page = Page(render(made_up_report(finalists=[replace(one, accuracies=(), failure="lost") for one in trained])))
+    assert "No finalist could be trained: #" in page.text
+    assert "finalists" not in page.figures
+    assert "chosen among" not in page.text
+
+
 def test_every_finalist_is_drawn(made_up_report):
     report = made_up_report()
     document = render(report)
