@@ -6,7 +6,8 @@ import hashlib
 import json
 import platform
 import uuid
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from psvit.search.fidelity.record import known_fidelity
 from psvit.search.finalists import Finalist, brief, train_finalists
 from psvit.search.latency.build import LatencyPlan, build_latency_model
 from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
-from psvit.search.latency.measure import Setting, fingerprint, measure
+from psvit.search.latency.measure import Latency, Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import ACCURACY, LATENCY, Objectives
 from psvit.search.pareto import front, hypervolumes
@@ -252,7 +253,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     """Build and train what is missing, search, and write the winner, its weights and the history.
 
     A run that was interrupted continues; one that is finished is found finished. Where it is interrupted by the
-    keyboard, the best so far is written.
+    keyboard after something was scored, whatever it is doing then, the best so far is written.
 
     Args:
         run: what is searched, and how.
@@ -283,9 +284,10 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         fidelity=known_fidelity(file, run.limits) if file else None,
     )
     study = _study(run, folder, objectives, supernet_digest(file) if file else None)
-    interrupted = False
+    references = _references(run.space, None)
+    interrupted = True
     with _evaluator(run, folder, scoring, supernet) as evaluator:
-        try:
+        with suppress(KeyboardInterrupt):
             searcher = make_searcher(run.searcher)
             for _ in search(
                 candidates,
@@ -299,29 +301,25 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
             ):
                 pass
             draw_control(candidates, evaluator, study, trials=run.control, seed=run.seed)
-        except KeyboardInterrupt:
+            references = _references(run.space, evaluator)
+            interrupted = False
+        if interrupted:
             # Opened anew, because it may have been interrupted while it took in what is there.
             study = _study(run, folder, objectives, supernet_digest(file) if file else None)
             if not study.history.complete:
-                raise
-            interrupted = True
-        references = _references(run.space, None if interrupted else evaluator)
+                raise KeyboardInterrupt
         description = evaluator.describe()
     write_atomic(folder / "history.csv", study.to_csv())
     _check_found(run, study, latencies)
-    best, passed_over = _best(run, study, [*latencies, *([improved] if improved else [])], interrupted)
-    if len(run.objectives) == 1 and run.data and run.finalists and not interrupted:
-        assert supernet is not None
-        best = train_finalists(
-            best,
-            lambda trial: supernet.extract(trial.arch),
-            run.data,
-            brief(Recipe.load(default_recipe(min(run.space.image_size), supernet=False))),
-            seed=run.seed,
-            device=run.device,
-            facts=study.facts,
-            folder=folder / "finalists",
-        )
+    measured = [*latencies, *([improved] if improved else [])]
+    if not interrupted:
+        interrupted = True
+        with suppress(KeyboardInterrupt):
+            best, passed_over = _best(run, study, measured, measure)
+            best = _trained(run, folder, study, supernet, best)
+            interrupted = False
+    if interrupted:
+        best, passed_over = _best(run, study, measured, None)
     evidence = Evidence(
         budget=run.budget,
         description=description,
@@ -443,7 +441,7 @@ def _check_found(run: SearchRun, study: Study, latencies: list[PredictedLimit]) 
 
 
 def _best(
-    run: SearchRun, study: Study, latencies: list[PredictedLimit], interrupted: bool
+    run: SearchRun, study: Study, latencies: list[PredictedLimit], measure: Callable[..., Latency] | None
 ) -> tuple[list[Finalist], int]:
     """The finalists or the front, best first, measured where latency matters; and how many were passed over."""
     history = study.history
@@ -453,8 +451,27 @@ def _best(
     else:
         ranked = history.best(len(history))
         wanted = max(1, run.finalists if run.data else 1)
-    kept = first_within(ranked, wanted, latencies, study.facts, None if interrupted else measure)
+    kept = first_within(ranked, wanted, latencies, study.facts, measure)
     return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
+
+
+def _trained(
+    run: SearchRun, folder: RunFolder, study: Study, supernet: Supernet | None, best: list[Finalist]
+) -> list[Finalist]:
+    """The finalists after brief trainings, best first; with several objectives or without images as they are."""
+    if len(run.objectives) > 1 or not run.data or not run.finalists:
+        return best
+    assert supernet is not None
+    return train_finalists(
+        best,
+        lambda trial: supernet.extract(trial.arch),
+        run.data,
+        brief(Recipe.load(default_recipe(min(run.space.image_size), supernet=False))),
+        seed=run.seed,
+        device=run.device,
+        facts=study.facts,
+        folder=folder / "finalists",
+    )
 
 
 def _references(space: SearchSpace, evaluator: Evaluator | None) -> list[Reference]:

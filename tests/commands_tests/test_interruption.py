@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from psvit.errors import DivergedError
 from psvit.search import finalists as finalists_module
+from psvit.search import run as run_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
 from psvit.search.indicators import DSS
@@ -24,6 +25,7 @@ from psvit.search.storage import open_storage
 from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
 
+FEW = ("--finalists", 2, "--control", 2)
 ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "20")
 TOLD = "psvit-search: interrupted; the same command continues"
 """After a line break, because the terminal has just shown ^C."""
@@ -272,6 +274,46 @@ def test_where_every_candidate_fails_the_last_reason_is_said(call, tmp_path, mon
     assert len(done.err.splitlines()) == 1
     assert "none of 100 architectures could be scored; the last failed: out of memory: 12 GB asked for" in done.err
     assert not (tmp_path / "run/best.yaml").exists()
+
+
+@pytest.mark.parametrize("at", ["control", "references", "finalists"])
+def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call, tmp_path, monkeypatch, at):
+    command = ("psvit-search", "--supernet", searched / "supernet", "--budget", "1MFLOPs", "--trials", 8, *FEW)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    def at_the_second(train=finalists_module.train):
+        calls = []
+
+        def second(*args, **kwargs):
+            calls.append(args)
+            return train(*args, **kwargs) if len(calls) == 1 else interrupted()
+
+        return second
+
+    with monkeypatch.context() as patch:
+        if at == "control":
+            patch.setattr(run_module, "draw_control", interrupted)
+        elif at == "references":
+            score = run_module._references
+            patch.setattr(run_module, "_references", lambda space, e: interrupted() if e else score(space, e))
+        else:
+            patch.setattr(finalists_module, "train", at_the_second())
+        done = call(*command, "--out", "run")
+    assert (done.status, done.err.strip()) == (130, TOLD)
+    assert "interrupted; the best so far has" in done.out
+    best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
+    assert best["provenance"]["interrupted"] is True
+    with (tmp_path / "run/history.csv").open(newline="") as stream:
+        assert best["score"]["value"] == max(float(row["score"]) for row in csv.DictReader(stream))
+    assert "The search was stopped before its end" in (tmp_path / "run/report.html").read_text()
+    if at != "finalists":
+        return
+    # The same command goes on, and ends as one that was not interrupted.
+    assert call(*command, "--out", "run").status == 0
+    for name in ("best.yaml", "history.csv", "best.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
 @pytest.fixture

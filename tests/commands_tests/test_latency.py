@@ -201,6 +201,37 @@ def test_finalists_that_are_measured_over_the_limit_are_passed_over(call, table,
     assert "passed over" not in usual.out
 
 
+def test_an_interruption_while_finalists_are_measured_writes_the_best_so_far(
+    call, table, tmp_path, measured, monkeypatch
+):
+    networks, factors = measured
+    command = (*SEARCH, "--budget", "2ms@cpu", "--latency", table, "--out")
+    assert call(*command, "usual").status == 0
+    factors[ArchitectureFile.load(tmp_path / "usual/best.yaml").arch] = 5.0
+    measure, before = run_module.measure, len(networks)
+
+    def interrupted(*args, **kwargs):
+        if len(networks) > before:
+            raise KeyboardInterrupt
+        return measure(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "measure", interrupted)
+        done = call(*command, "run")
+    assert done.status == 130
+    # The first was measured beyond the limit, and the second was not measured yet.
+    found = ArchitectureFile.load(tmp_path / "run/best.yaml")
+    assert found.arch not in factors
+    assert found.provenance["interrupted"] is True
+    assert set(found.latency["cpu"]) == {"predicted_ms"}
+    assert (tmp_path / "run/report.html").exists()
+    assert call(*command, "run").status == 0
+    whole = ArchitectureFile.load(tmp_path / "run/best.yaml")
+    assert (whole.arch, "measured_ms" in whole.latency["cpu"]) == (found.arch, True)
+    assert "interrupted" not in whole.provenance
+    assert len(networks) == before + 2
+
+
 def test_where_all_finalists_are_over_the_limit_there_is_no_winner(call, table, tmp_path, measured):
     _, factors = measured
     factors["all"] = 50.0
