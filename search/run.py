@@ -37,7 +37,7 @@ from psvit.search.scoring import Scoring
 from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
-from psvit.search.study import STUDY_NAME, Study
+from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, read_space, supernet_digest, supernet_file
@@ -283,7 +283,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         race=run.races,
         fidelity=known_fidelity(file, run.limits) if file else None,
     )
-    study = _study(run, folder, objectives, supernet_digest(file) if file else None)
+    study, control = _studies(run, folder, objectives, supernet_digest(file) if file else None)
     references = _references(run.space, None)
     interrupted = True
     with _evaluator(run, folder, scoring, supernet) as evaluator:
@@ -300,12 +300,13 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
                 keep=run.keep,
             ):
                 pass
-            draw_control(candidates, evaluator, study, trials=run.control, seed=run.seed)
+            if control is not None:
+                draw_control(candidates, evaluator, control, study.history, trials=run.control, seed=run.seed)
             references = _references(run.space, evaluator)
             interrupted = False
         if interrupted:
             # Opened anew, because it may have been interrupted while it took in what is there.
-            study = _study(run, folder, objectives, supernet_digest(file) if file else None)
+            study, control = _studies(run, folder, objectives, supernet_digest(file) if file else None)
             if not study.history.complete:
                 raise KeyboardInterrupt
         description = evaluator.describe()
@@ -337,7 +338,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         objectives=objectives,
     )
     notes = _notes(run, study, best, passed_over, interrupted)
-    _write_report(run, folder, command, study, best, description, references, notes)
+    _write_report(run, folder, command, study, control, best, description, references, notes)
     title = f"Found for {' and '.join(run.budget) or 'any budget'} in {run.space.name}"
     return Found(
         file=write_winner(folder.path, evidence, best, supernet, title),
@@ -387,24 +388,24 @@ def _supernet_file(run: SearchRun, folder: RunFolder) -> Path:
     return train_supernet(run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet")
 
 
-def _study(run: SearchRun, folder: RunFolder, objectives: Objectives, digest: str | None) -> Study:
-    """The study in the run's own journal or in the storage that was named, where others may work on it as well."""
+def _studies(
+    run: SearchRun, folder: RunFolder, objectives: Objectives, digest: str | None
+) -> tuple[Study, Study | None]:
+    """The study and its control's, where one is wanted.
+
+    They are in the run's own journal or in the storage that was named, where others may work on them as well.
+    """
+    storage, name, process = open_storage(run.storage or folder / JOURNAL), STUDY_NAME, "0"
+    if run.storage is not None:
+        # The same command in another folder joins the search; the process is another, but the same when it continues.
+        identity = folder / "process"
+        if not identity.exists():
+            write_atomic(identity, uuid.uuid4().hex)
+        digest_of_config = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()[:12]
+        name, process = run.study or f"{STUDY_NAME}-{digest_of_config}", identity.read_text()
     config = {**run.scored, "supernet": digest}
-    if run.storage is None:
-        return Study(run.space, open_storage(folder / JOURNAL), objectives=objectives, config=config)
-    # The same command in another folder joins the search; the process is another one, but the same when it continues.
-    identity = folder / "process"
-    if not identity.exists():
-        write_atomic(identity, uuid.uuid4().hex)
-    digest_of_config = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()[:12]
-    return Study(
-        run.space,
-        open_storage(run.storage),
-        name=run.study or f"{STUDY_NAME}-{digest_of_config}",
-        objectives=objectives,
-        config=config,
-        process=identity.read_text(),
-    )
+    opened = partial(Study, run.space, storage, objectives=objectives, config=config, process=process)
+    return opened(name=name), opened(name=name + CONTROL) if run.control else None
 
 
 def _evaluator(
@@ -513,6 +514,7 @@ def _write_report(
     folder: RunFolder,
     command: str,
     study: Study,
+    control: Study | None,
     best: list[Finalist],
     description: dict[str, Any],
     references: list[Reference],
@@ -533,7 +535,7 @@ def _write_report(
         budget=run.budget,
         searcher=run.searcher,
         history=history.trials,
-        control=study.control.trials,
+        control=control.history.trials if control else [],
         objectives=run.objectives,
         description=description,
         unit="%" if run.data else "",

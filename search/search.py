@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from zlib import crc32
 
 import numpy as np
@@ -72,7 +73,7 @@ def search(
     exhausted = _exhausted(study)
     with progress_bar("search", trials, "trials", done=len(study.history)) as advance:
         while seconds is None or time.monotonic() - began < seconds:
-            batch = _continued(study, is_control=False)
+            batch = _continued(study)
             if batch is None:
                 held = study.history.held
                 wanted = trials - len(study.history) - len(held)
@@ -86,7 +87,8 @@ def search(
                 study.sync()
                 continue
             before = len(study.history)
-            new = _evaluate(batch, candidates, evaluator, study, study.history.scores(keep))
+            best = study.history.scores(keep)
+            new = _evaluate(batch, study, partial(evaluator.evaluate, best=best))
             leader = _leader(study.history)
             states = ", ".join(f"{sum(trial.score.state == state for trial in new)} {state}" for state in STATES)
             _logger.info("batch %d: %s; %d trials, %s", batch.number, states, len(study.history), leader)
@@ -98,6 +100,7 @@ def draw_control(
     candidates: Candidates,
     evaluator: Evaluator,
     study: Study,
+    searched: History,
     *,
     trials: int,
     seed: int,
@@ -107,48 +110,49 @@ def draw_control(
     """Score architectures drawn uniformly, for comparison: what random search would have found.
 
     They are drawn as if nothing had been searched. All of them are scored on all images, because the scores of a
-    random search are wanted, not its best one.
+    random search are wanted, not its best one; those that the search scored so are not scored again.
 
     Args:
         candidates: what may be drawn.
         evaluator: scores.
-        study: keeps them as its control.
+        study: keeps them, not the study that was searched in.
+        searched: what was.
         trials: how many.
         seed: of everything random.
         batch_size: how many are scored together.
         pause: waits for some seconds.
     """
+    study.sync()
+    known = {trial.arch: trial.score for trial in searched.complete}
+
+    def scores(archs: Sequence[Architecture]) -> list[Score]:
+        new = [arch for arch in archs if arch not in known]
+        found = known | dict(zip(new, evaluator.evaluate(new) if new else [], strict=True))
+        return [found[arch] for arch in archs]
+
     drawn = candidates.draw_unseen(trials, Seen(History()), np.random.default_rng([seed, crc32(b"control")]))
-    with progress_bar("random control", len(drawn), "trials", done=len(study.control)) as advance:
-        while len(study.control) < len(drawn):
-            batch = _continued(study, is_control=True)
+    with progress_bar("random control", len(drawn), "trials", done=len(study.history)) as advance:
+        while (left := len(drawn) - len(study.history)) > 0:
+            batch = _continued(study)
             if batch is None:
-                taken = study.control.held
-                new = [arch for arch in drawn if arch not in study.control and arch not in taken][:batch_size]
+                new = [arch for arch in drawn if arch not in study.history and arch not in study.history.held]
                 if not new:
                     pause(min(1.0, LEASE / 10))
                     study.sync()
                     continue
-                proposals = tuple(candidates.propose(new, UNIFORM))
-                batch = study.ask(Batch(number=study.next_number, proposals=proposals, is_control=True))
-            before = len(study.control)
-            _evaluate(batch, candidates, evaluator, study, [])
-            advance(len(study.control) - before, "")
+                proposals = tuple(candidates.propose(new[: min(left, batch_size)], UNIFORM))
+                batch = study.ask(Batch(number=study.next_number, proposals=proposals))
+            before = len(study.history)
+            _evaluate(batch, study, scores)
+            advance(len(study.history) - before, "")
 
 
-def _continued(study: Study, *, is_control: bool) -> Batch | None:
-    """What this process was at when it was stopped, if that belongs to this part of the search."""
+def _continued(study: Study) -> Batch | None:
+    """What this process was at when it was stopped."""
     batch = study.pending()
-    if batch is None:
-        return None
-    if batch.scores is None:
-        if batch.is_control != is_control:
-            return None
+    if batch is not None and batch.scores is None:
         batch = study.ask(batch)  # what others have taken over meanwhile is theirs
-    elif batch.is_control != is_control:
-        study.tell(batch, [study.space.decode(proposal.row) for proposal in batch.feasible], [])
-        return None
-    return batch if batch.proposals else None
+    return batch if batch is not None and batch.proposals else None
 
 
 def _exhausted(study: Study) -> frozenset[Architecture] | None:
@@ -177,15 +181,13 @@ def _feasible(proposals: list[Proposal]) -> list[Proposal]:
     return [proposal for proposal in proposals if proposal.is_feasible]
 
 
-def _evaluate(
-    batch: Batch, candidates: Candidates, evaluator: Evaluator, study: Study, best: list[float]
-) -> list[Trial]:
+def _evaluate(batch: Batch, study: Study, score: Callable[[list[Architecture]], list[Score]]) -> list[Trial]:
     """Score a batch and record it; one whose scores were written down before is only recorded."""
-    archs: list[Architecture] = [candidates.space.decode(proposal.row) for proposal in batch.feasible]
+    archs: list[Architecture] = [study.space.decode(proposal.row) for proposal in batch.feasible]
     scores: list[Score] = []
     if batch.scores is None and archs:
         with _beating(study):
-            scores = evaluator.evaluate(archs, best)
+            scores = score(archs)
     return study.tell(batch, archs, scores)
 
 

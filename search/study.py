@@ -43,7 +43,11 @@ from psvit.search.proposal import Proposal
 from psvit.search.trial import Score, Trial
 from psvit.search_space import SearchSpace
 
-STUDY_NAME = "psvit"
+STUDY_NAME, CONTROL = "psvit", "-control"
+"""The name of a run's own study; and what is added to a study's name for that of its control.
+
+What is drawn for comparison is in a study of its own, so that the best of a study is the best that was searched.
+"""
 
 LEASE = 120.0
 """Seconds without a sign of life after which another process may evaluate what a process holds."""
@@ -60,13 +64,11 @@ class Batch:
     Attributes:
         number: how many batches the process had before.
         proposals: in the order of their trials; only the feasible ones are evaluated.
-        is_control: whether they are drawn for comparison, not searched for.
         scores: of the feasible ones, once they are known.
     """
 
     number: int
     proposals: tuple[Proposal, ...]
-    is_control: bool = False
     scores: tuple[Score, ...] | None = None
 
     @property
@@ -98,8 +100,7 @@ class Study:
     Attributes:
         space: as given.
         process: as given.
-        history: what was searched.
-        control: what was drawn for comparison.
+        history: its trials.
         facts: what was learnt beside.
 
     Raises:
@@ -118,7 +119,6 @@ class Study:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.history = History()
-        self.control = History()
         self._genes: dict[str, BaseDistribution] = {
             gene: IntDistribution(0, choices - 1) for gene, choices in space.genes.items()
         }
@@ -170,10 +170,9 @@ class Study:
         evaluated = [trial for trial in new if "score" in trial.user_attrs]
         rows = [self._row(trial) for trial in evaluated]
         for trial, row, cost in zip(evaluated, rows, self._costs(rows), strict=True):
-            of = self.control if "control" in trial.user_attrs else self.history
-            of.add(self._trial(trial, row, cost))
+            self.history.add(self._trial(trial, row, cost))
         self.history.rejected += [self._rejected(trial) for trial in new if "score" not in trial.user_attrs]
-        self.history.held, self.control.held = self._held()
+        self.history.held = self._held()
 
     def _row(self, trial: FrozenTrial) -> tuple[int, ...]:
         return tuple(trial.params[gene] for gene in self._genes)
@@ -203,23 +202,22 @@ class Study:
             ),
         )
 
-    def _held(self) -> tuple[frozenset[Architecture], frozenset[Architecture]]:
-        """The architectures that other processes hold for the history and for the control."""
+    def _held(self) -> frozenset[Architecture]:
+        """The architectures that other processes hold."""
         attrs = self._study.user_attrs
-        held: tuple[set[Architecture], set[Architecture]] = set(), set()
+        held: set[Architecture] = set()
         for key, value in attrs.items():
             process = key.removeprefix(_CLAIM)
             if not key.startswith(_CLAIM) or process == self.process:
                 continue
             if self._clock() - max(value["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
                 continue
-            told = self.control if value["control"] else self.history
             for proposal in map(Proposal.from_json, value["proposals"]):
                 if proposal.is_feasible:
                     arch = self.space.decode(proposal.row)
-                    if arch not in told:
-                        held[value["control"]].add(arch)
-        return frozenset(held[False]), frozenset(held[True])
+                    if arch not in self.history:
+                        held.add(arch)
+        return frozenset(held)
 
     @property
     def is_shared(self) -> bool:
@@ -239,7 +237,6 @@ class Study:
         return Batch(
             number=value["number"],
             proposals=tuple(map(Proposal.from_json, value["proposals"])),
-            is_control=value["control"],
             scores=None if scores is None else tuple(Score(**score) for score in scores),
         )
 
@@ -268,7 +265,7 @@ class Study:
         self.sync()
         told = self._told.get(batch.number, 0)
         free = [
-            position < told or not proposal.is_feasible or self._is_free(proposal, batch.is_control)
+            position < told or not proposal.is_feasible or self._is_free(proposal)
             for position, proposal in enumerate(batch.proposals)
         ]
         if not all(free):
@@ -276,10 +273,10 @@ class Study:
             self._write(batch)
         return batch
 
-    def _is_free(self, proposal: Proposal, is_control: bool) -> bool:
+    def _is_free(self, proposal: Proposal) -> bool:
         """Whether no other process holds a feasible proposal or has told it."""
-        arch, among = self.space.decode(proposal.row), self.control if is_control else self.history
-        return arch not in among and arch not in among.held
+        arch = self.space.decode(proposal.row)
+        return arch not in self.history and arch not in self.history.held
 
     def _write(self, batch: Batch) -> None:
         self._study.set_user_attr(
@@ -287,7 +284,6 @@ class Study:
             {
                 "number": batch.number,
                 "proposals": [proposal.to_json() for proposal in batch.proposals],
-                "control": batch.is_control,
                 "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
                 "time": self._clock(),
             },
@@ -309,10 +305,10 @@ class Study:
             scores: likewise; those of a batch that has some already are kept.
 
         Returns:
-            The trials that are new in the history or the control, those of other processes included.
+            The trials that are new in the history, those of other processes included.
         """
         self._archs.update(zip((proposal.row for proposal in batch.feasible), archs, strict=True))
-        before = len(self.history), len(self.control)
+        before = len(self.history)
         batch = self.ask(replace(batch, scores=tuple(scores)) if batch.scores is None else batch)
         assert batch.scores is not None
         rows = [proposal.row for proposal in batch.feasible]
@@ -324,7 +320,7 @@ class Study:
                 self._add(batch, proposal, evaluated)
         self.sync()
         self._archs.clear()
-        return [*self.history.trials[before[0] :], *self.control.trials[before[1] :]]
+        return self.history.trials[before:]
 
     def _costs(self, rows: Sequence[tuple[int, ...]]) -> list[Cost]:
         priced = self.space.price(np.array(rows, dtype=np.int64).reshape(-1, len(self._genes)))
@@ -345,8 +341,6 @@ class Study:
             elif score.state == "raced":
                 assert score.value is not None
                 intermediate = {score.images: score.value}
-        if batch.is_control:
-            attrs["control"] = True
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=state,

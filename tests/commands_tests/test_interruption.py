@@ -153,7 +153,9 @@ def kill_often(start, stop, whole, tmp_path, kills, seed):
     evaluated = (tmp_path / "stopped.log").read_text().splitlines()
     # Every score was written down once; what was evaluated beside that was killed in its batch.
     assert written(folder / "study.journal") >= 120
-    assert 120 <= len(evaluated) <= 120 + 32 * lost
+    # What is searched and in the control as well is evaluated once.
+    once = len(set(evaluated))
+    assert 100 <= once <= len(evaluated) <= once + 32 * lost
 
 
 def test_a_search_that_is_killed_again_and_again_ends_as_if_it_had_not_been(start, stop, whole, tmp_path):
@@ -211,8 +213,8 @@ def test_two_searches_on_one_storage_share_the_work(start, tmp_path):
     rows = check_shared(start, options, tmp_path, names)
     # As both begin their last batches at the same time there may be a few more than asked for.
     assert 100 <= len(rows) <= 132
-    # Searched once and, where it is in the control as well, once more.
-    assert sum(map(len, evaluated)) == len(rows) + 20
+    # Once, except what one drew for the control while the other was still scoring it.
+    assert len(rows) <= len({*evaluated[0], *evaluated[1]}) <= sum(map(len, evaluated)) <= len(rows) + 20
     assert not (tmp_path / "one/study.journal").exists()
 
 

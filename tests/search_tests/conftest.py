@@ -118,12 +118,11 @@ def contents() -> Callable[[Study], list[tuple[Any, ...]]]:
 
     def of(study: Study) -> list[tuple[Any, ...]]:
         trials = [
-            (trial.number, trial.row, trial.score, trial.objectives, trial.origin, trial.constraints, trial.attrs, kind)
-            for kind, history in (("searched", study.history), ("control", study.control))
-            for trial in history
+            (trial.number, trial.row, trial.score, trial.objectives, trial.origin, trial.constraints, trial.attrs)
+            for trial in study.history
         ]
         rejected = [
-            (one.number, p.row, None, (), p.origin, p.constraints, p.attrs, "rejected")
+            (one.number, p.row, None, (), p.origin, p.constraints, p.attrs)
             for one in study.history.rejected
             for p in [one.proposal]
         ]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
+import optuna
 import pytest
 from optuna.storages import JournalStorage
 
 from psvit.budget import Budget
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
+from psvit.search.history import History, Seen
 from psvit.search.objectives import Objectives
 from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import SEARCHERS as EVERY
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
-from psvit.search.study import Study
+from psvit.search.study import CONTROL as SUFFIX
+from psvit.search.study import STUDY_NAME, Study
 
 BUDGET = Budget.parse("0.9..1.2MFLOPs")
 TRIALS, BATCH, CONTROL = 29, 6, 9
@@ -46,19 +51,48 @@ def searcher(request):
     return small(request.param)
 
 
+@dataclass
+class Searched:
+    """The study of a search and that of its control."""
+
+    study: Study
+    drawn: Study
+
+    @property
+    def history(self):
+        return self.study.history
+
+    @property
+    def control(self):
+        return self.drawn.history
+
+    @property
+    def evaluations(self):
+        """How many it takes to make both: what is in both is evaluated once, if it was scored on all images."""
+        known = {trial.arch for trial in self.history.complete}
+        return len(self.history) + sum(trial.arch not in known for trial in self.control)
+
+
+@pytest.fixture
+def contents(contents):
+    """Of both studies, that of the search first."""
+    return lambda searched: contents(searched.study) + contents(searched.drawn)
+
+
 @pytest.fixture
 def run(digits_space, mixed_score):
-    """Makes one session of a search: opens the study, evaluates, and returns the study."""
+    """Makes one session of a search: opens the studies, evaluates, and returns the studies."""
 
     def session(journal, searcher, trials=TRIALS, control=CONTROL, seed=0, stop_after=None, evaluator=None):
-        study = Study(digits_space, open_storage(journal))
+        storage = open_storage(journal)
+        study, drawn = Study(digits_space, storage), Study(digits_space, storage, name=STUDY_NAME + SUFFIX)
         candidates, evaluator = Candidates(digits_space, BUDGET), evaluator or mixed_score()
         steps = search(candidates, searcher, evaluator, study, trials=trials, seed=seed)
         for _ in itertools.islice(steps, stop_after):
             pass
         if stop_after is None:
-            draw_control(candidates, evaluator, study, trials=control, seed=seed, batch_size=BATCH)
-        return study
+            draw_control(candidates, evaluator, drawn, study.history, trials=control, seed=seed, batch_size=BATCH)
+        return Searched(study, drawn)
 
     return session
 
@@ -82,8 +116,9 @@ def test_as_many_are_evaluated_as_asked_for_each_once(run, searcher, mixed_score
     study = run(tmp_path / "journal", searcher, evaluator=evaluator)
     assert len(study.history) == TRIALS
     assert len(study.control) == CONTROL
-    assert [trial.arch for trial in [*study.history, *study.control]] == evaluator.evaluated
+    assert [trial.arch for trial in study.history] == evaluator.evaluated[:TRIALS]
     assert len(set(evaluator.evaluated[:TRIALS])) == TRIALS
+    assert len(evaluator.evaluated) == study.evaluations
     assert all(trial.score == mixed_score().score(trial.arch) for trial in [*study.history, *study.control])
     assert {trial.score.state for trial in study.history} == {"complete", "raced", "failed"}
     for trial in study.history:
@@ -97,9 +132,9 @@ def test_rejected_proposals_are_recorded_and_not_counted(run, mixed_score, tmp_p
     study = run(tmp_path / "journal", small("optuna-nsga2"), evaluator=evaluator)
     rejected = study.history.rejected
     assert len(rejected) > 10
-    assert len(evaluator.evaluated) == TRIALS + CONTROL
+    assert len(evaluator.evaluated) == study.evaluations
     assert all(max(one.proposal.constraints.values()) > 0 for one in rejected)
-    numbers = [trial.number for trial in [*study.history, *study.control]] + [one.number for one in rejected]
+    numbers = [trial.number for trial in study.history] + [one.number for one in rejected]
     assert sorted(numbers) == list(range(len(numbers)))
     # They come back as they were, or a continued search would go another way.
     again = run(tmp_path / "journal", small("optuna-nsga2"), stop_after=0)
@@ -192,7 +227,7 @@ def test_a_search_stopped_at_any_write_continues_as_if_it_had_not(
         study = run(tmp_path / f"{at}", searcher, evaluator=evaluator)
         assert contents(study) == whole
         # Only a batch whose scores were not written down yet may be evaluated twice.
-        twice = len(first.evaluated) + len(evaluator.evaluated) - TRIALS - CONTROL
+        twice = len(first.evaluated) + len(evaluator.evaluated) - study.evaluations
         assert twice in ((0, len(first.populations[-1])) if first.populations else (0,))
         assert twice == 0 or first.populations[-1] == evaluator.populations[0]
         evaluator = mixed_score()
@@ -229,8 +264,9 @@ def test_an_evaluation_that_is_stopped_costs_only_its_batch(
     stopped, rest = Failing(), mixed_score()
     with pytest.raises(Interrupted):
         run(tmp_path / "stopped", searcher, evaluator=stopped)
-    assert contents(run(tmp_path / "stopped", searcher, evaluator=rest)) == whole
-    assert len(stopped.evaluated) + len(rest.evaluated) == TRIALS + CONTROL
+    study = run(tmp_path / "stopped", searcher, evaluator=rest)
+    assert contents(study) == whole
+    assert len(stopped.evaluated) + len(rest.evaluated) == study.evaluations
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 4])
@@ -313,8 +349,11 @@ def test_a_search_ends_when_the_budget_leaves_nothing(tiny_space, searcher, scor
     assert sorted(tiny_space.index(trial.arch) for trial in study.history) == list(range(tiny_space.size))
     # And again, from the exhausted study.
     assert list(search(candidates, searcher, score(), study, trials=999, seed=0)) == []
-    draw_control(candidates, score(), study, trials=999, seed=0)
-    assert len(study.control) == tiny_space.size
+    control = Study(tiny_space, open_storage(tmp_path / "journal"), name="control")
+    evaluator = score()
+    draw_control(candidates, evaluator, control, study.history, trials=999, seed=0)
+    assert len(control.history) == tiny_space.size
+    assert evaluator.evaluated == []
 
 
 @pytest.mark.parametrize("text", ["230kFLOPs", "4..5MFLOPs", "10kparams"])
@@ -327,20 +366,39 @@ def test_an_impossible_budget_is_refused_with_the_reach(digits_space, text):
 # --- the control
 
 
-def test_the_control_is_drawn_as_if_nothing_had_been_searched(digits_space, mixed_score, tmp_path):
-    candidates = Candidates(digits_space, BUDGET)
-    drawn = []
-    for name in ("evolution", "random"):
-        study = Study(digits_space, open_storage(tmp_path / name))
-        for _ in search(candidates, small(name), mixed_score(), study, trials=12, seed=5):
-            pass
-        draw_control(candidates, mixed_score(), study, trials=20, seed=5)
-        drawn.append([trial.arch for trial in study.control])
-        assert len(study.history) == 12
-        assert Study(digits_space, open_storage(tmp_path / name)).control.trials == study.control.trials
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn[0])) == 20
-    assert all(BUDGET.satisfied_by(trial.cost) for trial in study.control)
+def test_the_control_is_drawn_as_if_nothing_had_been_searched(run, mixed_score, tmp_path):
+    one, other = (run(tmp_path / name, small(name), trials=12, control=20, seed=5) for name in ("evolution", "random"))
+    drawn = [trial.arch for trial in one.control]
+    assert drawn == [trial.arch for trial in other.control]
+    assert len(set(drawn)) == 20
+    assert all(BUDGET.satisfied_by(trial.cost) for trial in one.control)
+    assert all(trial.score == mixed_score().score(trial.arch) for trial in one.control)
+
+
+def test_what_the_search_scored_on_all_images_is_not_scored_again(digits_space, mixed_score, evaluated, tmp_path):
+    """Raced and failed ones are, because their scores are not those of a random search."""
+    candidates, evaluator = Candidates(digits_space, BUDGET), mixed_score()
+    drawn = candidates.draw_unseen(12, Seen(History()), np.random.default_rng([5, crc32(b"control")]))
+    searched = evaluated(candidates, drawn[:8], mixed_score())
+    assert {trial.score.state for trial in searched} == {"complete", "raced", "failed"}
+    control = Study(digits_space, open_storage(tmp_path / "journal"))
+    draw_control(candidates, evaluator, control, searched, trials=12, seed=5)
+    assert [trial.arch for trial in control.history] == drawn
+    assert all(trial.score == mixed_score().score(trial.arch) for trial in control.history)
+    known = {trial.arch for trial in searched.complete}
+    assert evaluator.evaluated == [arch for arch in drawn if arch not in known]
+
+
+def test_the_best_that_optuna_sees_is_the_best_that_was_searched(run, score, tmp_path):
+    """Not one of the control, which is in a study of its own."""
+    study = run(tmp_path / "journal", small("random"), trials=4, control=40, evaluator=score())
+    best = max(trial.score.value for trial in study.history)
+    assert max(trial.score.value for trial in study.control) > best
+    storage = open_storage(tmp_path / "journal")
+    assert optuna.get_all_study_names(storage) == ["psvit", "psvit-control"]
+    seen = optuna.load_study(study_name="psvit", storage=storage)
+    assert (len(seen.trials), seen.best_value) == (4, best)
+    assert len(optuna.load_study(study_name="psvit-control", storage=storage).trials) == 40
 
 
 # --- several objectives
@@ -373,9 +431,7 @@ def test_an_enumerated_search_of_two_objectives_finds_the_true_front(tiny_space,
 
 
 @pytest.mark.parametrize("name", ["evolution", "optuna-nsga2", "optuna-tpe"])
-def test_searches_of_two_objectives_continue_as_if_they_had_not_been_stopped(
-    digits_space, mixed_score, contents, tmp_path, name
-):
+def test_searches_of_two_objectives_continue_as_if_they_had_not_been_stopped(digits_space, mixed_score, tmp_path, name):
     objectives = Objectives(names=("accuracy", "params"))
 
     def run(journal, *trials):
@@ -387,6 +443,7 @@ def test_searches_of_two_objectives_continue_as_if_they_had_not_been_stopped(
         return study
 
     whole, stopped = run(tmp_path / "whole", 18), run(tmp_path / "stopped", 6, 12, 18)
-    assert contents(whole) == contents(stopped)
+    assert whole.history.trials == stopped.history.trials
+    assert whole.history.rejected == stopped.history.rejected
     assert whole.history.objectives.shape == (len(whole.history.complete), 2)
     assert np.array_equal(whole.history.objectives[:, 1], [-trial.cost.num_params for trial in whole.history.complete])

@@ -47,9 +47,9 @@ def archs(tiny_space):
 def tell(tiny_space):
     """Takes architectures through a study as one batch; rows that encode none may be among them."""
 
-    def through(study, archs, scores, space=None, control=False, rejected=()):
+    def through(study, archs, scores, space=None, rejected=()):
         proposals = Candidates(space or tiny_space, Budget()).propose(archs, "uniform", {"nsga2:generation": 2})
-        batch = Batch(number=study.next_number, proposals=(*rejected, *proposals), is_control=control)
+        batch = Batch(number=study.next_number, proposals=(*rejected, *proposals))
         return study.tell(study.ask(batch), archs, scores)
 
     return through
@@ -75,15 +75,13 @@ def test_a_reopened_study_has_the_same_history_and_goes_on(tiny_space, archs, te
     journal = tmp_path / "journal"
     first = Study(tiny_space, open_storage(journal))
     tell(first, archs, SCORES, rejected=[REJECTED])
-    tell(first, archs[:2], SCORES[:2], control=True)
     reopened = Study(tiny_space, open_storage(journal))
     assert contents(reopened) == contents(first)
     assert [one.proposal for one in reopened.history.rejected] == [REJECTED]
-    assert [trial.arch for trial in reopened.control] == archs[:2]
     assert reopened.pending() is None
     other = next(arch for arch in map(tiny_space.__getitem__, range(tiny_space.size)) if arch not in archs)
     (added,) = tell(reopened, [other], [Score(value=5.5)])
-    assert added.number == 1 + len(SCORES) + 2
+    assert added.number == 1 + len(SCORES)
     assert Study(tiny_space, open_storage(journal)).history.trials == [*first.history, added]
 
 
@@ -256,17 +254,17 @@ def clock():
 def opened(tiny_space, clock, tmp_path):
     """Opens the one study of these tests for a process."""
 
-    def study(process):
-        return Study(tiny_space, open_storage(tmp_path / "journal"), process=process, clock=clock)
+    def study(process, name="psvit"):
+        return Study(tiny_space, open_storage(tmp_path / "journal"), name=name, process=process, clock=clock)
 
     return study
 
 
 @pytest.fixture
 def batch_of():
-    def make(study, archs, control=False):
+    def make(study, archs):
         proposals = tuple(Candidates(study.space, Budget()).propose(archs, "uniform"))
-        return Batch(number=study.next_number, proposals=proposals, is_control=control)
+        return Batch(number=study.next_number, proposals=proposals)
 
     return make
 
@@ -275,18 +273,18 @@ def archs_in(space, batch):
     return [space.decode(proposal.row) for proposal in batch.feasible]
 
 
-@pytest.mark.parametrize("control", [False, True])
-def test_what_another_process_holds_or_has_told_is_left_out(tiny_space, archs, opened, batch_of, control):
+def test_what_another_process_holds_or_has_told_is_left_out(tiny_space, archs, opened, batch_of):
     one, other = opened("a"), opened("b")
-    held = one.ask(batch_of(one, archs[:3], control))
+    held = one.ask(batch_of(one, archs[:3]))
     assert archs_in(tiny_space, held) == archs[:3]
-    got = other.ask(batch_of(other, archs[2:5], control))
+    got = other.ask(batch_of(other, archs[2:5]))
     assert archs_in(tiny_space, got) == archs[3:5]
     one.tell(held, archs[:3], SCORES[:3])
     other.tell(got, archs[3:5], SCORES[3:5])
-    assert archs_in(tiny_space, one.ask(batch_of(one, archs, control))) == archs[5:]
-    # The control is drawn as if nothing had been searched, and the search goes on as if there were no control.
-    assert archs_in(tiny_space, other.ask(batch_of(other, archs[:2], not control))) == archs[:2]
+    assert archs_in(tiny_space, one.ask(batch_of(one, archs))) == archs[5:]
+    # Another study of the same storage, such as that of a control, knows nothing of it.
+    another = opened("a", "another")
+    assert archs_in(tiny_space, another.ask(batch_of(another, archs[:2]))) == archs[:2]
 
 
 def test_a_dead_process_loses_what_it_holds_after_its_lease(tiny_space, archs, opened, batch_of, clock):
@@ -475,10 +473,10 @@ def test_a_searcher_that_finds_nothing_is_asked_again_only_when_others_hold_some
 def test_the_control_is_shared_too(tiny_space, score, opened, batch_of, clock):
     candidates = Candidates(tiny_space, Budget())
     alone = opened("z")
-    draw_control(candidates, score(), alone, trials=4, seed=1)
-    drawn = [trial.arch for trial in alone.control]
+    draw_control(candidates, score(), alone, History(), trials=4, seed=1)
+    drawn = [trial.arch for trial in alone.history]
     one, other, evaluator = opened("a"), opened("b"), score()
-    dead = one.ask(batch_of(one, [drawn[0], tiny_space[0], tiny_space[1]], control=True))
+    dead = one.ask(batch_of(one, [drawn[0], tiny_space[0], tiny_space[1]]))
     assert drawn[0] not in archs_in(tiny_space, dead)
     waited = []
 
@@ -486,7 +484,7 @@ def test_the_control_is_shared_too(tiny_space, score, opened, batch_of, clock):
         waited.append(seconds)
         clock.now += LEASE
 
-    draw_control(candidates, evaluator, other, trials=12, seed=1, pause=pause)
-    assert len(other.control) == 12
+    draw_control(candidates, evaluator, other, History(), trials=12, seed=1, pause=pause)
+    assert len(other.history) == 12
     assert not set(drawn) & set(evaluator.evaluated)
     assert len(evaluator.evaluated) == 8
