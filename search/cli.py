@@ -78,7 +78,12 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}, all where "
     "they are enumerated]",
 )
-@click.option("--time", "time_text", default=None, help="Begin no further batch after so long: 90s, 30min or 2h.")
+@click.option(
+    "--time",
+    "time_text",
+    default=None,
+    help="Begin no further batch after so long: 90s, 30min or 2h; the control gets its share.",
+)
 @click.option(
     "--finalists",
     type=click.IntRange(min=0),
@@ -90,8 +95,8 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "--control",
     type=click.IntRange(min=0),
     default=None,
-    help="Architectures drawn at random and scored for comparison. [default: a quarter of the trials, none where the "
-    "searcher is random or enumerates]",
+    help="Architectures drawn at random and scored for comparison. [default: a quarter of those evaluated, none where "
+    "the searcher is random or enumerates]",
 )
 @click.option("--no-sharing", is_flag=True, help="Compute candidates one at a time, not what they have in common once.")
 @click.option("--no-racing", is_flag=True, help="Score every candidate on all images.")
@@ -192,7 +197,7 @@ def command(
         objectives=objectives,
         seconds=seconds,
         finalists=finalists,
-        control=control or 0,
+        control=control,
         storage=storage,
         study=study,
         share_prefixes=not no_sharing,
@@ -206,7 +211,7 @@ def command(
     request = replace(
         request,
         trials=members if enumerates and trials is None else request.trials,
-        control=request.trials // 4 if control is None and not enumerates and searcher != "random" else request.control,
+        control=0 if control is None and (enumerates or searcher == "random") else control,
     )
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
     if not os.path.exists(place_of_run):  # a name that cannot be is refused below

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -49,6 +50,9 @@ if TYPE_CHECKING:  # it loads plotly
 SPENT = 0.9
 """A limit without a lower end is a budget to spend: the search stays in its upper tenth where that is not empty."""
 
+CONTROL_SHARE = 0.25
+"""Of what was evaluated, so many are drawn uniformly for comparison where their number is not given."""
+
 LATENCY_SPACE = "psvit-2d-small"
 """The space for images of 224 pixels where latency alone is limited."""
 
@@ -77,9 +81,10 @@ class SearchRun:
         device: where to compute.
         latency: files of latency models for limits on latency; for those that no file is for, a model is built first.
         objectives: what is improved, accuracy first.
-        seconds: after which no further batch is begun.
+        seconds: after which no further batch is begun, of which the control gets its share of the evaluations.
         finalists: how many of the best are trained briefly before one is called the winner, where there are images.
-        control: architectures drawn uniformly and scored for comparison.
+        control: architectures drawn uniformly and scored for comparison; where not given, `CONTROL_SHARE` of what was
+            evaluated by then.
         storage: where the study is kept; a journal in the run's folder by default.
         study: its name in a storage that is named.
         share_prefixes: whether candidates that begin alike are computed together.
@@ -100,7 +105,7 @@ class SearchRun:
     objectives: tuple[str, ...] = (ACCURACY,)
     seconds: float | None = None
     finalists: int = 0
-    control: int = 0
+    control: int | None = 0
     storage: str | None = None
     study: str | None = None
     share_prefixes: bool = True
@@ -143,6 +148,15 @@ class SearchRun:
     def races(self) -> Race | None:
         """When candidates are given up; never where scores rest on no images or not on accuracy alone."""
         return Race(keep=self.keep) if self.race and self.data and len(self.objectives) == 1 else None
+
+    def control_of(self, trials: int) -> int:
+        """How many are drawn for comparison with so many trials."""
+        return int(CONTROL_SHARE * trials) if self.control is None else self.control
+
+    @property
+    def search_seconds(self) -> float | None:
+        """After how many of the seconds the search leaves the rest to the control."""
+        return self.seconds and self.seconds * self.trials / (self.trials + self.control_of(self.trials))
 
     @property
     def limits(self) -> Budget:
@@ -286,6 +300,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     study, control = _studies(run, folder, objectives, supernet_digest(file) if file else None)
     references = _references(run.space, None)
     interrupted = True
+    began = time.monotonic()
     with _evaluator(run, folder, scoring, supernet) as evaluator:
         with suppress(KeyboardInterrupt):
             searcher = make_searcher(run.searcher)
@@ -296,12 +311,20 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
                 study,
                 trials=run.trials,
                 seed=run.seed,
-                seconds=run.seconds,
+                seconds=run.search_seconds,
                 keep=run.keep,
             ):
                 pass
             if control is not None:
-                draw_control(candidates, evaluator, control, study.history, trials=run.control, seed=run.seed)
+                draw_control(
+                    candidates,
+                    evaluator,
+                    control,
+                    study.history,
+                    trials=run.control_of(len(study.history)),
+                    seed=run.seed,
+                    seconds=run.seconds and run.seconds - (time.monotonic() - began),
+                )
             references = _references(run.space, evaluator)
             interrupted = False
         if interrupted:
@@ -405,7 +428,7 @@ def _studies(
         name, process = run.study or f"{STUDY_NAME}-{digest_of_config}", identity.read_text()
     config = {**run.scored, "supernet": digest}
     opened = partial(Study, run.space, storage, objectives=objectives, config=config, process=process)
-    return opened(name=name), opened(name=name + CONTROL) if run.control else None
+    return opened(name=name), opened(name=name + CONTROL) if run.control != 0 else None
 
 
 def _evaluator(

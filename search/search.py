@@ -104,6 +104,7 @@ def draw_control(
     *,
     trials: int,
     seed: int,
+    seconds: float | None = None,
     batch_size: int = 32,
     pause: Callable[[float], object] = time.sleep,
 ) -> None:
@@ -119,9 +120,11 @@ def draw_control(
         searched: what was.
         trials: how many.
         seed: of everything random.
+        seconds: after which no further batch is begun.
         batch_size: how many are scored together.
         pause: waits for some seconds.
     """
+    began = time.monotonic()
     study.sync()
     known = {trial.arch: trial.score for trial in searched.complete}
 
@@ -133,6 +136,8 @@ def draw_control(
     drawn = candidates.draw_unseen(trials, Seen(History()), np.random.default_rng([seed, crc32(b"control")]))
     with progress_bar("random control", len(drawn), "trials", done=len(study.history)) as advance:
         while (left := len(drawn) - len(study.history)) > 0:
+            if seconds is not None and time.monotonic() - began >= seconds:
+                return
             batch = _continued(study)
             if batch is None:
                 new = [arch for arch in drawn if arch not in study.history and arch not in study.history.held]

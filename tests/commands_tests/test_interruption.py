@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 
+import optuna
 import pytest
 import torch
 import yaml
@@ -234,6 +235,29 @@ def test_time_ends_a_search_and_the_same_command_goes_on(start, whole, tmp_path,
     assert done.status == 0
     assert records(tmp_path / "timed/study.journal") == 100
     assert "time is up" not in done.out
+
+
+def test_time_holds_for_the_control_too_which_is_a_quarter_of_what_was_evaluated(call, tmp_path, monkeypatch):
+    def evaluate(self, archs, best=()):
+        now.append(now[-1] + 0.25 * len(archs))
+        return [Score(value=float(arch.stages[0].depth)) for arch in archs]
+
+    now = [0.0]
+    monkeypatch.setattr(search_module.time, "monotonic", lambda: now[-1])
+    monkeypatch.setattr(DSS, "evaluate", evaluate)
+    command = ("psvit-search", "--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", 4000, "--out", "run")
+
+    def evaluated():
+        storage = open_storage(tmp_path / "run/study.journal")
+        return [len(optuna.load_study(study_name=name, storage=storage).trials) for name in ("psvit", "psvit-control")]
+
+    # 32 candidates take 8 seconds; four fifths of the time are the search's, and a batch that was begun is finished.
+    assert call(*command, "--time", "98s").status == 0
+    assert evaluated() == [320, 80]
+    assert now[-1] == pytest.approx(98, abs=4)
+    # The same command goes on with both.
+    assert call(*command, "--time", "9s").status == 0
+    assert evaluated() == [352, 88]
 
 
 class Moody:

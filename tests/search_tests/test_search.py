@@ -375,6 +375,23 @@ def test_the_control_is_drawn_as_if_nothing_had_been_searched(run, mixed_score, 
     assert all(trial.score == mixed_score().score(trial.arch) for trial in one.control)
 
 
+def test_time_ends_a_control_between_batches(digits_space, score, tmp_path, monkeypatch):
+    def drawn(journal, seconds):
+        study, evaluator = Study(digits_space, open_storage(tmp_path / journal)), score()
+        candidates = Candidates(digits_space, BUDGET)
+        with monkeypatch.context() as patch:
+            clock = itertools.count()
+            patch.setattr("psvit.search.search.time.monotonic", lambda: float(next(clock)))
+            draw_control(
+                *(candidates, evaluator, study, History()), trials=12, seed=5, seconds=seconds, batch_size=3
+            )  # fmt: skip
+        return [trial.arch for trial in study.history]
+
+    whole = drawn("whole", None)
+    assert len(whole) == 12
+    assert [drawn("stopped", seconds) for seconds in (0, 2.5, 1.5, None)] == [[], whole[:6], whole[:9], whole]
+
+
 def test_what_the_search_scored_on_all_images_is_not_scored_again(digits_space, mixed_score, evaluated, tmp_path):
     """Raced and failed ones are, because their scores are not those of a random search."""
     candidates, evaluator = Candidates(digits_space, BUDGET), mixed_score()
