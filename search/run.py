@@ -268,6 +268,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         seed=run.seed,
         device=str(run.device),
         supernet=str(file) if file else None,
+        digest=supernet_digest(file) if file else None,
         data=run.data.name if run.data else None,
         share_prefixes=run.share_prefixes,
         race=Race(keep=KEPT) if run.scored["race"] else None,

@@ -20,6 +20,7 @@ from psvit.retrain import train as retrain_module
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
+from psvit.supernet.supernet import Supernet, read_provenance
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2")
@@ -187,6 +188,34 @@ def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp
     assert not (tmp_path / "search/supernet").exists()
     for name in ("best.safetensors", "history.csv"):
         assert (tmp_path / "search" / name).read_bytes() == (searched / name).read_bytes(), name
+
+
+def test_workers_refuse_a_supernet_that_changed_after_the_search_began(searched, call, tmp_path, monkeypatch):
+    shutil.copytree(searched / "supernet", tmp_path / "supernet")
+    file = tmp_path / "supernet/supernet.safetensors"
+
+    class Late:
+        """Stands in for workers on a cluster: makes its evaluator when somebody has trained the supernet again."""
+
+        def __init__(self, make_evaluator, **options):
+            self.make = make_evaluator
+
+        def __enter__(self):
+            supernet = Supernet.load(file)
+            supernet.head.bias.data += 1
+            supernet.save(file, read_provenance(file))
+            return self.make()
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Late)
+    ended = call("psvit-search", "--supernet", "supernet", *SEARCH, "--workers", "ray", "--out", "search")
+    assert ended.status == 2
+    assert "supernet.safetensors: has changed on" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "search/best.yaml").exists()
 
 
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
