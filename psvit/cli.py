@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -270,8 +270,22 @@ def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, .
 
 def set_up_logging(verbose: bool) -> None:
     """Warnings always, what is done with `--verbose`, on standard error."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", handlers=[_ToStandardError()]
+    )
     logging.getLogger("psvit").setLevel(logging.INFO if verbose and is_first_process() else logging.WARNING)
+
+
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the moment: where a bar is shown, above it and not into it."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        pass  # of the base class, which keeps the one there was at first
 
 
 def default_folder(label: str, config: dict[str, Any]) -> Path:
