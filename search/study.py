@@ -9,6 +9,8 @@ comes back. `tell` first writes down all scores of the batch in one record, then
 process that is killed in between adds the rest when it comes back.
 
 What a process has asked for and not told counts as held while it gives a sign of life every now and then.
+
+Trials that no search of ours has added, such as enqueued ones or those of other software, are passed over.
 """
 
 from __future__ import annotations
@@ -124,6 +126,7 @@ class Study:
         self._clock = clock
         self._archs: dict[tuple[int, ...], Architecture] = {}
         self._read = 0
+        self._unfinished: list[int] = []
         self._told: dict[int, int] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
@@ -140,24 +143,31 @@ class Study:
     def _check(self, name: str, config: dict[str, Any]) -> None:
         config = json.loads(json.dumps(config))
         found = self._study.user_attrs.get(_CONFIG)
-        if found is None and not self._study.get_trials(deepcopy=False):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._study.set_metric_names(["score", *self._objectives.names[1:]])
-            self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
-        elif changed := differences(found or {}, config):
+        is_new = found is None and not self._study.get_trials(deepcopy=False)
+        # Optuna keeps those of a study that is there already, and says nothing.
+        directions = [direction.name.lower() for direction in self._study.directions]
+        changed = [] if is_new else differences(found or {}, config)
+        changed += differences(directions, self._objectives.directions, "directions")
+        if changed:
             raise InputError(
                 f"study {name!r}: is of another search ({'; '.join(changed)}); "
                 "name another --study or --storage, or give the same options to continue it"
             )
+        if is_new:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(["score", *self._objectives.names[1:]])
+            self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
 
     # --- what is there
 
     def sync(self) -> None:
         """Read what was added since the last time, by this process or others."""
         trials = self._study.get_trials(deepcopy=False)
-        new = trials[self._read :]
+        seen = [*(trials[number] for number in self._unfinished), *trials[self._read :]]
         self._read = len(trials)
+        self._unfinished = [trial.number for trial in seen if not trial.state.is_finished()]
+        new = [trial for trial in seen if self._is_ours(trial)]
         for trial in new:
             if trial.user_attrs["process"] == self.process:
                 batch = trial.user_attrs["batch"]
@@ -169,6 +179,14 @@ class Study:
             of.add(self._trial(trial, row, cost))
         self.history.rejected += [self._rejected(trial) for trial in new if "score" not in trial.user_attrs]
         self.history.held, self.control.held = self._held()
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        """Whether a search of ours has added a trial, finished and with all that belongs to it."""
+        return (
+            trial.state.is_finished()
+            and {"process", "batch", "origin"} <= trial.user_attrs.keys()
+            and self._genes.keys() <= trial.params.keys()
+        )
 
     def _row(self, trial: FrozenTrial) -> tuple[int, ...]:
         return tuple(trial.params[gene] for gene in self._genes)

@@ -172,6 +172,79 @@ def test_somebody_elses_study_is_refused(tiny_space, tmp_path):
         Study(tiny_space, open_storage(tmp_path / "journal"))
 
 
+@pytest.mark.parametrize(
+    ("there", "wanted", "expected"),
+    [
+        (["minimize"], ("accuracy",), "directions: ['minimize'] there, ['maximize'] here"),
+        (["maximize", "minimize"], ("accuracy",), "directions: ['maximize', 'minimize'] there, ['maximize'] here"),
+        (["maximize"], ("accuracy", "macs"), "directions: ['maximize'] there, ['maximize', 'minimize'] here"),
+        (["maximize", "maximize"], ("accuracy", "macs"), "directions: ['maximize', 'maximize'] there"),
+    ],
+)
+def test_an_empty_study_with_other_directions_is_refused_and_left_alone(tiny_space, tmp_path, there, wanted, expected):
+    path = tmp_path / "journal"
+    optuna.create_study(storage=open_storage(path), study_name="psvit", directions=there)
+    with pytest.raises(InputError, match="study 'psvit': is of another search") as refused:
+        Study(tiny_space, open_storage(path), objectives=Objectives(names=wanted))
+    assert expected in str(refused.value)
+    plain = optuna.load_study(study_name="psvit", storage=open_storage(path))
+    assert ([direction.name.lower() for direction in plain.directions], plain.user_attrs) == (there, {})
+
+
+def test_an_empty_study_with_the_right_directions_is_taken(tiny_space, archs, tell, tmp_path):
+    path = tmp_path / "journal"
+    optuna.create_study(storage=open_storage(path), study_name="psvit", directions=["maximize", "minimize"])
+    study = Study(tiny_space, open_storage(path), objectives=Objectives(names=("accuracy", "macs")))
+    assert len(tell(study, archs, SCORES)) == len(SCORES)
+
+
+def test_trials_of_others_are_passed_over_whatever_becomes_of_them(tiny_space, archs, tell, contents, tmp_path):
+    def opened():
+        return Study(tiny_space, open_storage(tmp_path / "journal"))
+
+    study = opened()
+    tell(study, archs[:2], SCORES[:2])
+    foreign = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal"))
+    params = dict(zip(tiny_space.genes, tiny_space.encode(archs[5]).tolist(), strict=True))
+    foreign.enqueue_trial(params)  # number 2, waiting
+    running = foreign.ask({"x": optuna.distributions.FloatDistribution(0, 1)})  # becomes number 2, running
+    foreign.enqueue_trial(params)  # 3, waiting for good
+    foreign.add_trial(optuna.trial.create_trial(value=99.0))  # 4
+    genes = {gene: optuna.distributions.IntDistribution(0, values - 1) for gene, values in tiny_space.genes.items()}
+    foreign.add_trial(
+        optuna.trial.create_trial(params=params, distributions=genes, value=99.0, user_attrs={"score": {"value": 99.0}})
+    )  # 5
+    tell(study, archs[2:4], SCORES[2:4])
+    assert running.number == 2
+    assert [trial.number for trial in study.history] == [0, 1, 6, 7]
+    foreign.tell(running, 99.0)
+    for again in (study, opened()):
+        again.sync()
+        assert [trial.number for trial in again.history] == [0, 1, 6, 7]
+        assert again.history.rejected == []
+        assert again.pending() is None
+    assert contents(study) == contents(opened())
+    assert len(tell(opened(), archs[4:], SCORES[4:])) == 2
+
+
+def test_a_trial_that_is_finished_later_is_looked_at_again(tiny_space, archs, tell, tmp_path):
+    study = Study(tiny_space, open_storage(tmp_path / "journal"))
+    tell(study, archs[:1], SCORES[:1])
+    plain = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal"))
+    # A copy of a trial of ours whose writer has not come to its end.
+    (told,) = plain.trials
+    copied = plain.ask()
+    for gene, value in zip(tiny_space.genes, tiny_space.encode(archs[1]).tolist(), strict=True):
+        plain._storage.set_trial_param(copied._trial_id, gene, value, told.distributions[gene])
+    tell(study, archs[2:3], SCORES[2:3])
+    assert [trial.number for trial in study.history] == [0, 2]
+    for name, value in told.user_attrs.items():
+        copied.set_user_attr(name, {**value, "value": 1.5} if name == "score" else value)
+    plain.tell(copied, 1.5)
+    study.sync()
+    assert {trial.number: trial.arch for trial in study.history} == {0: archs[0], 1: archs[1], 2: archs[2]}
+
+
 def test_one_storage_holds_studies_by_name(tiny_space, archs, tell, tmp_path):
     one, other = (Study(tiny_space, open_storage(tmp_path / "journal"), name=name) for name in ("a", "b"))
     tell(one, archs, SCORES)
