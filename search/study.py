@@ -47,8 +47,11 @@ STUDY_NAME = "psvit"
 LEASE = 120.0
 """Seconds without a sign of life after which another process may evaluate what a process holds."""
 
+PIECE = 24_000
+"""Characters of JSON in one record. MySQL keeps 65,535 bytes, and text within JSON may take two for each of these."""
+
 _STATES = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
-_CLAIM, _ALIVE, _CONFIG = "claim:", "alive:", "config"
+_CLAIM, _PIECE, _ALIVE, _CONFIG = "claim:", "piece:", "alive:", "config"
 _CONSTRAINTS = "constraints"
 
 
@@ -220,12 +223,14 @@ class Study:
         """The architectures that other processes hold for the history and for the control."""
         attrs = self._study.user_attrs
         held: tuple[set[Architecture], set[Architecture]] = set(), set()
-        for key, value in attrs.items():
+        for key, head in attrs.items():
             process = key.removeprefix(_CLAIM)
             if not key.startswith(_CLAIM) or process == self.process:
                 continue
-            if self._clock() - max(value["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
+            if self._clock() - max(head["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
                 continue
+            value = _claim(attrs, process)
+            assert value is not None
             told = self.control if value["control"] else self.history
             for proposal in map(Proposal.from_json, value["proposals"]):
                 if proposal.is_feasible:
@@ -244,7 +249,7 @@ class Study:
 
     def pending(self) -> Batch | None:
         """The batch that this process has asked for and not wholly told, if there is one."""
-        value = self._study.user_attrs.get(_CLAIM + self.process)
+        value = _claim(self._study.user_attrs, self.process)
         if value is None or self._told.get(value["number"], 0) >= len(value["proposals"]):
             return None
         scores = value["scores"]
@@ -289,15 +294,22 @@ class Study:
         return arch not in among and arch not in among.held
 
     def _write(self, batch: Batch) -> None:
+        """Write a batch down, in one record where it is short, and always so that it is there whole or not at all."""
+        key = _CLAIM + self.process
+        content = {
+            "proposals": [proposal.to_json() for proposal in batch.proposals],
+            "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
+        }
+        text = json.dumps(content)
+        if len(text) > PIECE:
+            # The pieces of what is written down now stay until the record that names the new ones is there.
+            _, former = self._study.user_attrs.get(key, {}).get("pieces", (0, 1))
+            pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+            for place, piece in enumerate(pieces):
+                self._study.set_user_attr(_piece(self.process, 1 - former, place), piece)
+            content = {"pieces": [len(pieces), 1 - former]}
         self._study.set_user_attr(
-            _CLAIM + self.process,
-            {
-                "number": batch.number,
-                "proposals": [proposal.to_json() for proposal in batch.proposals],
-                "control": batch.is_control,
-                "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
-                "time": self._clock(),
-            },
+            key, {"number": batch.number, "control": batch.is_control, "time": self._clock(), **content}
         )
 
     def beat(self) -> None:
@@ -400,6 +412,20 @@ class Study:
         """The hypervolume after each complete trial, from the worst of every objective."""
         objectives = self.history.objectives
         return hypervolumes(objectives, objectives.min(axis=0)) if len(objectives) else []
+
+
+def _claim(attrs: dict[str, Any], process: str) -> dict[str, Any] | None:
+    """What a process has written down, put together, from the attributes of the study as they were at one moment."""
+    head = attrs.get(_CLAIM + process)
+    if head is None or "pieces" not in head:
+        return head
+    count, side = head["pieces"]
+    return {**head, **json.loads("".join(attrs[_piece(process, side, place)] for place in range(count)))}
+
+
+def _piece(process: str, side: int, place: int) -> str:
+    """The name of a part of what a process has written down; the sides take turns."""
+    return f"{_PIECE}{process}:{side}:{place}"
 
 
 def _constraints(trial: FrozenTrial) -> dict[str, float]:

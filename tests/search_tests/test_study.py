@@ -6,10 +6,15 @@ import csv
 import io
 import json
 import random
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from psvit.budget import Budget
@@ -21,7 +26,7 @@ from psvit.search.proposal import Proposal
 from psvit.search.search import draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
-from psvit.search.study import LEASE, Batch, Study
+from psvit.search.study import LEASE, PIECE, Batch, Study
 from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
 
@@ -121,6 +126,80 @@ def test_what_was_asked_for_and_not_told_is_pending(tiny_space, archs, tmp_path)
     again.tell(batch, archs, SCORES)
     assert again.pending() is None
     assert Study(tiny_space, open_storage(tmp_path / "journal")).pending() is None
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Narrow(InMemoryStorage):
+    """Takes no record that would not fit well into MySQL's 65,535 bytes; may be killed after some writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest, self.left = 0, None
+
+    def set_study_user_attr(self, study_id, key, value):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+        self.longest = max(self.longest, len(json.dumps(value).encode()))
+        assert len(key) < 256
+        super().set_study_user_attr(study_id, key, value)
+
+
+# Most proposals of Optuna's samplers may be rejected, and their own names are as short as this one's are long.
+proposals = st.builds(
+    Proposal,
+    row=st.tuples(*[st.integers(0, 10**6)] * 11),
+    origin=st.text(max_size=30),
+    constraints=st.dictionaries(st.text(max_size=20), st.floats(0.001, 1e300), min_size=1, max_size=4),
+    attrs=st.dictionaries(st.text(max_size=20), st.integers() | st.text(max_size=30), max_size=3),
+)
+
+
+@given(
+    few=st.lists(proposals, min_size=1, max_size=6),
+    sizes=st.tuples(*[st.integers(0, 600)] * 3),
+    killed_after=st.integers(0, 12),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_batch_of_any_size_is_there_whole_or_not_at_all_in_short_records(tiny_space, few, sizes, killed_after):
+    storage = Narrow()
+    study = Study(tiny_space, storage, process="a" * 32)
+    first, second, third = (
+        Batch(number=number, proposals=tuple((few * size)[:size]), is_control=bool(number % 2))
+        for number, size in enumerate(sizes)
+    )
+    for batch in (first, second):
+        study.ask(batch)
+        assert Study(tiny_space, storage, process=study.process).pending() == (batch if batch.proposals else None)
+    storage.left = killed_after
+    with suppress(Killed):
+        study.ask(third)
+    storage.left = None
+    again = Study(tiny_space, storage, process=study.process)
+    assert again.next_number in (2, 3)
+    batch = second if again.next_number == 2 else third
+    assert again.pending() == (batch if batch.proposals else None)
+    assert storage.longest < 50_000
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1, PIECE - 1, PIECE, PIECE + 1])
+def test_a_batch_is_cut_where_it_would_be_too_long(tiny_space, beyond):
+    storage = Narrow()
+    study = Study(tiny_space, storage)
+    shortest = len(json.dumps({"proposals": [REJECTED.to_json()], "scores": None}))
+    more = PIECE + beyond - shortest
+    # Quotation marks take two bytes within JSON, four within JSON that is a text within JSON.
+    quoted = replace(REJECTED, origin=REJECTED.origin + '"' * (more // 2) + "x" * (more % 2))
+    assert len(json.dumps({"proposals": [quoted.to_json()], "scores": None})) == PIECE + beyond
+    batch = study.ask(Batch(number=0, proposals=(quoted,)))
+    assert Study(tiny_space, storage).pending() == batch
+    pieces = [key for key in study._study.user_attrs if key.startswith("piece:")]
+    assert len(pieces) == (0 if beyond <= 0 else 2 if beyond <= PIECE else 3)
+    assert storage.longest < 50_000
 
 
 def test_the_history_as_csv_says_everything(tiny_space, archs, tell, tmp_path):
@@ -336,6 +415,19 @@ def test_what_another_process_holds_or_has_told_is_left_out(tiny_space, archs, o
     assert archs_in(tiny_space, one.ask(batch_of(one, archs, control))) == archs[5:]
     # The control is drawn as if nothing had been searched, and the search goes on as if there were no control.
     assert archs_in(tiny_space, other.ask(batch_of(other, archs[:2], not control))) == archs[:2]
+
+
+def test_what_another_process_holds_in_a_long_record_is_left_out_too(tiny_space, archs, opened, batch_of, clock):
+    one, other = opened("a"), opened("b")
+    for number in range(3):
+        batch = batch_of(one, archs[:3])
+        one.ask(replace(batch, proposals=(*[REJECTED] * (400 * (number + 1)), *batch.proposals)))
+        assert any(key.startswith("piece:") for key in one._study.user_attrs)
+        assert archs_in(tiny_space, other.ask(batch_of(other, archs[2:5]))) == archs[3:5]
+    one.tell(one.pending(), archs[:3], SCORES[:3])
+    assert one.pending() is None
+    assert [trial.arch for trial in opened("c").history] == archs[:3]
+    assert len(opened("c").history.rejected) == 1200
 
 
 def test_a_dead_process_loses_what_it_holds_after_its_lease(tiny_space, archs, opened, batch_of, clock):
