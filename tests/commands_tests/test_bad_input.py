@@ -213,6 +213,17 @@ def test_a_storage_that_is_none_is_named_and_left_alone(refused, tmp_path):
         assert_names(line, f"--storage {storage}", expected)
 
 
+def test_a_storage_is_not_made_for_a_folder_that_is_refused(refused, tmp_path):
+    (tmp_path / "notes.txt").write_text("somebody's notes")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("more of them")
+    for out, expected in [("notes.txt", "is a file"), ("full", "is not empty"), ("notes.txt/run", "cannot be written")]:
+        for storage in ("sqlite:///new.db", "new.journal"):
+            assert_names(
+                refused("psvit-search", *SPACE, *BUDGET, "--storage", storage, out=out), f"--out {out}", expected
+            )
+
+
 COMMANDS = {
     "psvit-supernet": (*DIGITS,),
     "psvit-search": (*DIGITS, *BUDGET),

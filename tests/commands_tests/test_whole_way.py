@@ -228,6 +228,18 @@ def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_p
     assert next_command(done.last_line) == ["psvit-retrain", "run/best.yaml", "--data", "DATA"]
 
 
+def test_the_report_repeats_the_command_without_its_password(call, tmp_path, monkeypatch):
+    given = ["--budget", "1MFLOPs", "--storage", "postgresql://me:hunter2@host/psvit", "--out", "my run"]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/psvit-search", *given])
+    done = call("psvit-search", "--space", "psvit-2d-digits", *SEARCH[:4], "--storage", "a.journal", "--out", "run")
+    assert done.status == 0
+    report = (tmp_path / "run/report.html").read_text()
+    shown = "psvit-search --budget 1MFLOPs --storage &#39;postgresql://me:***@host/psvit&#39; --out &#39;my run&#39;"
+    assert shown in report
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+
+
 @pytest.mark.parametrize("searcher", ["evolution", "random", "enumerate", "optuna-nsga2"])
 def test_every_searcher_stays_within_several_budgets(call, tmp_path, searcher):
     done = call(
