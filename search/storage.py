@@ -45,9 +45,9 @@ def open_storage(storage: str | Path) -> BaseStorage:
         return _database(text)
     except ImportError as error:
         hint = "; pip install -e '.[postgresql]'" if text.startswith("postgresql") else ""
-        raise InputError(f"--storage {shown}: its driver is not installed: {_line(error)}{hint}") from None
+        raise InputError(f"--storage {shown}: its driver is not installed: {line_of(error)}{hint}") from None
     except Exception as error:  # whatever the driver behind the URL raises
-        raise InputError(f"--storage {shown}: cannot be opened: {_line(error)}") from None
+        raise InputError(f"--storage {shown}: cannot be opened: {line_of(error)}") from None
 
 
 def check_storage(storage: str) -> None:
@@ -79,7 +79,8 @@ def without_password(text: str) -> str:
     return text
 
 
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
+    """What an error of a storage says, on one line that is not too long and without passwords."""
     return without_password(" ".join(str(error).split()))[:200].rstrip(".") or type(error).__name__
 
 
