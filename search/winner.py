@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 
 import psvit
 from psvit.architecture import ArchitectureFile
-from psvit.documents import replacing, write_atomic
+from psvit.documents import replacing, replacing_folder, write_atomic
 from psvit.picture import draw
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
@@ -83,10 +82,12 @@ def write_winner(
 
 
 def write_front(folder: Path, evidence: Evidence, front: Sequence[Finalist]) -> Path:
-    """Write one architecture file a point, numbered from the best by the first objective; others are removed."""
-    place = folder / FRONT
-    shutil.rmtree(place, ignore_errors=True)
+    """Write one architecture file a point, numbered from the best by the first objective; others are removed.
+
+    The front that was there stays until the new one is whole.
+    """
     digits = len(str(len(front) - 1))
-    for number, point in enumerate(front):
-        evidence.file(point.trial, point.latencies, {}).save(place / f"{number:0{digits}}.yaml")
-    return place
+    with replacing_folder(folder / FRONT) as place:
+        for number, point in enumerate(front):
+            evidence.file(point.trial, point.latencies, {}).save(place / f"{number:0{digits}}.yaml")
+    return folder / FRONT
