@@ -227,6 +227,26 @@ def read_device(name: str | None) -> torch.device:
     return device
 
 
+def read_devices(name: str | None, workers: str | None) -> tuple[torch.device, torch.device]:
+    """What the option `--device` says where there may be `--workers`: where this process computes, and where they do.
+
+    The nodes of a cluster may have GPUs where this process has none. It then computes on the CPU what it does itself.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    if workers and name == "cuda" and not torch.cuda.is_available():
+        from psvit.ray_cluster import is_elsewhere
+
+        if is_elsewhere(workers):
+            return torch.device("cpu"), torch.device("cuda")
+    device = read_device(name)
+    # A worker sees the one GPU that it was given, whatever number that has.
+    return device, torch.device(device.type) if workers else device
+
+
 def read_workers(text: str | None) -> None:
     """Make sure that the option `--workers` names a Ray cluster that answers, or one to be started here.
 

@@ -13,7 +13,7 @@ import click
 from psvit.cli import (
     DATA_HELP,
     default_folder,
-    read_device,
+    read_devices,
     read_duration,
     read_recipe,
     read_workers,
@@ -173,7 +173,7 @@ def command(
     if study and not storage:
         raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
     read_workers(workers)
-    place = read_device(device)
+    place, place_of_workers = read_devices(device, workers)
     if supernet:
         data = data or read_provenance(supernet).get("data")
     images = open_data(data) if data else None
@@ -188,6 +188,7 @@ def command(
         trials=trials or (SUPERNET_TRIALS if images else INDICATOR_TRIALS),
         seed=seed,
         device=place,
+        worker_device=place_of_workers,
         latency=latency,
         objectives=objectives,
         seconds=seconds,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import save_file
 
@@ -197,6 +198,16 @@ def test_what_the_search_cannot_do_is_answered_with_what_it_can(refused, options
 def test_a_cluster_that_is_gone_is_named_at_once(refused, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert_names(refused("psvit-search", *SPACE, *BUDGET, "--workers", "ray"), "no Ray cluster at 127.0.0.1:1")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("address", [None, "local"])
+def test_workers_on_this_machine_have_no_gpu_where_it_has_none(refused, monkeypatch, address):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    line = refused("psvit-search", *SPACE, *BUDGET, "--workers", "ray", "--device", "cuda")
+    assert_names(line, "--device cuda: cannot compute")
 
 
 def test_a_storage_that_is_none_is_named_and_left_alone(refused, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -216,6 +217,36 @@ def test_workers_refuse_a_supernet_that_changed_after_the_search_began(searched,
     assert "supernet.safetensors: has changed on" in ended.err
     assert "Traceback" not in ended.err
     assert not (tmp_path / "search/best.yaml").exists()
+
+
+@pytest.mark.parametrize(("device", "scored_on", "gpus"), [("cuda", "cuda", 1), ("cpu", "cpu", 0), (None, "cpu", 0)])
+def test_workers_may_have_gpus_where_the_search_has_none(
+    searched, call, tmp_path, monkeypatch, device, scored_on, gpus
+):
+    made = []
+
+    class Workers:
+        """Stands in for workers on a cluster: on the CPU they score as this process would."""
+
+        def __init__(self, make_evaluator, **options):
+            made.append((make_evaluator.device, options["gpus_per_worker"]))
+            self.evaluator = replace(make_evaluator, device="cpu")()
+
+        def __enter__(self):
+            return self.evaluator
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("psvit.ray_cluster.check_cluster", lambda address: None)
+    monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Workers)
+    options = ("--workers", "ray://head:10001", *(("--device", device) if device else ()))
+    ended = call("psvit-search", "--supernet", searched / "supernet", *SEARCH, *options, "--out", "search")
+    assert ended.status == 0, ended.err
+    assert made == [(scored_on, gpus)]
+    assert yaml.safe_load((tmp_path / "search/config.yaml").read_text())["device"] == scored_on
+    assert (tmp_path / "search/history.csv").read_bytes() == (searched / "history.csv").read_bytes()
 
 
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
