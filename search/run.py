@@ -335,7 +335,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     return Found(
         file=write_winner(folder.path, evidence, best, supernet, title),
         finalists=best,
-        front=write_front(folder.path, evidence, best) if len(run.objectives) > 1 else None,
+        front=write_front(folder.path, evidence, best, supernet) if len(run.objectives) > 1 else None,
         kind=description["kind"],
         fidelity=description.get("fidelity", "not measured"),
         trials=len(study.history),

@@ -423,6 +423,32 @@ def test_a_small_budget_is_enumerated_and_its_front_is_the_true_one(call, tmp_pa
     assert contents(tmp_path / "run/pareto") == before
 
 
+def test_every_point_of_a_front_has_the_weights_it_inherits_and_can_be_trained_from_them(searched, call, tmp_path):
+    search = ("psvit-search", "--supernet", searched / "supernet", "--budget", "0..1MFLOPs", "--trials", 8)
+    done = call(*search, "--objectives", "accuracy,macs", "--control", 2, "--out", "run")
+    assert (done.status, done.err) == (0, "")
+    files = sorted((tmp_path / "run/pareto").glob("*.yaml"))
+    assert len(files) > 1
+    expected = {file.name for file in files} | {file.with_suffix(".safetensors").name for file in files}
+    assert {file.name for file in (tmp_path / "run/pareto").iterdir()} == expected
+    supernet = Supernet.load(searched / "supernet")
+    for file in files:
+        found, weights = ArchitectureFile.load(file), load_file(file.with_suffix(".safetensors"))
+        inherited = supernet.extract(found.arch).state_dict()
+        assert weights.keys() == inherited.keys()
+        assert all(torch.equal(weights[name], inherited[name]) for name in weights)
+    best = tmp_path / "run/best.safetensors"
+    assert best.read_bytes() == files[0].with_suffix(".safetensors").read_bytes()
+    still = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "lr=1e-9", "--set", "ema_decay=null")
+    trained = call("psvit-retrain", *files[:2], "--data", "digits", "--inherit", *still, "--out", "networks")
+    assert trained.status == 0, trained.err
+    with (tmp_path / "networks/networks.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    # Nothing is learnt, so what begins with the inherited weights ends with them.
+    assert [row["fine_tuned"] for row in rows] == [row["inherited"] for row in rows]
+    assert all(float(row["inherited"]) > 0 for row in rows)
+
+
 def test_a_control_is_no_part_of_the_history(call, tmp_path):
     arguments = ("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 8)
     for control in (0, 6):

@@ -44,10 +44,10 @@ def read(place):
 
 def test_a_front_has_one_file_a_point_in_order_and_nothing_of_the_one_before(tiny_space, tmp_path):
     archs = [tiny_space[number] for number in range(12)]
-    place = write_front(tmp_path, EVIDENCE, front_of(archs))
+    place = write_front(tmp_path, EVIDENCE, front_of(archs), None)
     assert place == tmp_path / "pareto"
     assert read(place) == {f"{number:02}.yaml": arch for number, arch in enumerate(archs)}
-    assert read(write_front(tmp_path, EVIDENCE, front_of(archs[5:8]))) == {
+    assert read(write_front(tmp_path, EVIDENCE, front_of(archs[5:8]), None)) == {
         f"{number}.yaml": arch for number, arch in enumerate(archs[5:8])
     }
     assert [path.name for path in tmp_path.iterdir()] == ["pareto"]
@@ -56,7 +56,7 @@ def test_a_front_has_one_file_a_point_in_order_and_nothing_of_the_one_before(tin
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_a_front_that_is_not_written_to_its_end_leaves_the_one_before(tiny_space, tmp_path, monkeypatch, written):
     archs = [tiny_space[number] for number in range(6)]
-    place = write_front(tmp_path, EVIDENCE, front_of(archs[:2]))
+    place = write_front(tmp_path, EVIDENCE, front_of(archs[:2]), None)
     before = read(place)
     saved, save = [], ArchitectureFile.save
 
@@ -69,5 +69,5 @@ def test_a_front_that_is_not_written_to_its_end_leaves_the_one_before(tiny_space
 
     monkeypatch.setattr(ArchitectureFile, "save", save_some)
     with pytest.raises(Killed):
-        write_front(tmp_path, EVIDENCE, front_of(archs[2:]))
+        write_front(tmp_path, EVIDENCE, front_of(archs[2:]), None)
     assert read(place) == before
