@@ -31,6 +31,7 @@ class Recipe(Value):
         lr: peak learning rate for this batch size.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: epochs of linear warm-up.
+        warmup_lr: learning rate that warm-up begins with; null begins with `min_lr`.
         weight_decay: for all parameters but norms, biases and positions.
         layer_decay: learning rate of each layer relative to the one after it; null has one rate. For networks only.
         clip_grad: greatest norm of the gradient; null does not clip.
@@ -62,6 +63,7 @@ class Recipe(Value):
     lr: PositiveFloat
     min_lr: NonNegativeFloat = 1e-5
     warmup_epochs: NonNegativeInt = 0
+    warmup_lr: NonNegativeFloat | None = None
     weight_decay: NonNegativeFloat = 0.05
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     clip_grad: PositiveFloat | None = None

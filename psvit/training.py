@@ -418,12 +418,13 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> CosineLRScheduler:
     """Cosine with linear warm-up, by steps."""
+    warmup_lr = recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr
     return CosineLRScheduler(
         optimizer,
         t_initial=recipe.epochs * steps_per_epoch,
         lr_min=min(recipe.min_lr, recipe.lr),
         warmup_t=recipe.warmup_epochs * steps_per_epoch,
-        warmup_lr_init=min(recipe.min_lr, recipe.lr),
+        warmup_lr_init=min(warmup_lr, recipe.lr),
         t_in_epochs=False,
     )
 

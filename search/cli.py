@@ -13,7 +13,7 @@ import click
 from psvit.cli import (
     DATA_HELP,
     default_folder,
-    read_device,
+    read_devices,
     read_duration,
     read_recipe,
     read_workers,
@@ -163,13 +163,13 @@ def command(
     if (recipe or settings) and (supernet or not data):
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
-    from psvit.run_folder import RunFolder
+    from psvit.run_folder import RunFolder, check_folder
     from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
-    from psvit.search.storage import check_storage
+    from psvit.search.storage import check_storage, without_password
     from psvit.supernet.supernet import read_provenance
 
     make_searcher(searcher)
@@ -178,7 +178,7 @@ def command(
     if study and not storage:
         raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
     read_workers(workers)
-    place = read_device(device)
+    place, place_of_workers = read_devices(device, workers)
     if supernet:
         data = data or read_provenance(supernet).get("data")
     images = open_data(data) if data else None
@@ -193,6 +193,7 @@ def command(
         trials=trials or (SUPERNET_TRIALS if images else INDICATOR_TRIALS),
         seed=seed,
         device=place,
+        worker_device=place_of_workers,
         latency=latency,
         objectives=objectives,
         seconds=seconds,
@@ -216,7 +217,8 @@ def command(
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
     if not os.path.exists(place_of_run):  # a name that cannot be is refused below
         request.check_latencies()
-    if storage:
+    check_folder(place_of_run, "psvit-search", request.config)
+    if storage:  # which may be made by being opened
         check_storage(storage)
     folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
@@ -228,7 +230,7 @@ def command(
     )
     if not images:
         click.echo("no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217)")
-    found = run_search(request, folder, shlex.join(["psvit-search", *sys.argv[1:]]))
+    found = run_search(request, folder, shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
     winner = found.winner
     if found.trials < request.trials and not found.interrupted:
         reason = "time is up" if seconds else f"no more were found within {request.limits}"

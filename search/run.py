@@ -78,7 +78,7 @@ class SearchRun:
         searcher: the name of the searcher.
         trials: architectures to evaluate.
         seed: of everything random.
-        device: where to compute.
+        device: where this process computes.
         latency: files of latency models for limits on latency; for those that no file is for, a model is built first.
         objectives: what is improved, accuracy first.
         seconds: after which no further batch is begun, of which the control gets its share of the evaluations.
@@ -90,6 +90,7 @@ class SearchRun:
         share_prefixes: whether candidates that begin alike are computed together.
         race: whether candidates that cannot be among the best any more are given up early.
         workers: `ray` or the address of a Ray cluster; without it, this process scores.
+        worker_device: where workers compute; as this process, where it is not given.
     """
 
     space: SearchSpace
@@ -111,6 +112,12 @@ class SearchRun:
     share_prefixes: bool = True
     race: bool = True
     workers: str | None = None
+    worker_device: torch.device | None = None
+
+    @property
+    def scoring_device(self) -> torch.device:
+        """Where candidates are scored."""
+        return self.worker_device or self.device
 
     @property
     def config(self) -> dict[str, Any]:
@@ -135,7 +142,7 @@ class SearchRun:
             "supernet": supernet_digest(self.supernet) if self.supernet else None,
             "recipe": self.recipe.to_dict() if self.recipe else None,
             "race": asdict(self.races) if self.races else None,
-            "device": self.device.type,
+            "device": self.scoring_device.type,
             "latency": [LatencyModel.load(path).digest for path in self.latency],
         }
 
@@ -290,8 +297,9 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     scoring = Scoring(
         space=run.space,
         seed=run.seed,
-        device=str(run.device),
+        device=str(run.scoring_device),
         supernet=str(file) if file else None,
+        digest=supernet_digest(file) if file else None,
         data=run.data.name if run.data else None,
         share_prefixes=run.share_prefixes,
         race=run.races,
@@ -366,7 +374,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     return Found(
         file=write_winner(folder.path, evidence, best, supernet, title),
         finalists=best,
-        front=write_front(folder.path, evidence, best) if len(run.objectives) > 1 else None,
+        front=write_front(folder.path, evidence, best, supernet) if len(run.objectives) > 1 else None,
         kind=description["kind"],
         fidelity=description.get("fidelity", "not measured"),
         trials=len(study.history),
@@ -444,7 +452,7 @@ def _evaluator(
         scoring,
         cut=partial(cut, run.space),
         address=run.workers,
-        gpus_per_worker=1 if run.device.type == "cuda" else 0,
+        gpus_per_worker=1 if run.scoring_device.type == "cuda" else 0,
         folder=folder / "ray",
     )
 

@@ -20,6 +20,7 @@ from psvit.search.evaluator import Evaluator
 from psvit.search.history import History, Seen
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers import Searcher
+from psvit.search.storage import line_of
 from psvit.search.study import LEASE, Batch, Study
 from psvit.search.trial import STATES, Score, Trial
 
@@ -202,8 +203,14 @@ def _beating(study: Study) -> Iterator[None]:
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(LEASE / 4):
-            study.beat()
+        pause = LEASE / 4
+        while not over.wait(pause):
+            try:
+                study.beat()
+                pause = LEASE / 4
+            except Exception as error:  # whatever the storage's driver raises; most of it passes
+                _logger.warning("no sign of life was given, which is tried again: %s", line_of(error))
+                pause = LEASE / 24
 
     thread = threading.Thread(target=beat, name="psvit signs of life", daemon=True)
     thread.start()

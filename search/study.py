@@ -11,6 +11,8 @@ process that is killed in between adds the rest when it comes back.
 What is learnt beside the scores, of finalists for instance, is kept as the study's `facts`.
 
 What a process has asked for and not told counts as held while it gives a sign of life every now and then.
+
+Trials that no search of ours has added, such as enqueued ones or those of other software, are passed over.
 """
 
 from __future__ import annotations
@@ -52,8 +54,11 @@ What is drawn for comparison is in a study of its own, so that the best of a stu
 LEASE = 120.0
 """Seconds without a sign of life after which another process may evaluate what a process holds."""
 
+PIECE = 24_000
+"""Characters of JSON in one record. MySQL keeps 65,535 bytes, and text within JSON may take two for each of these."""
+
 _STATES = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
-_CLAIM, _ALIVE, _CONFIG = "claim:", "alive:", "config"
+_CLAIM, _PIECE, _ALIVE, _CONFIG = "claim:", "piece:", "alive:", "config"
 _CONSTRAINTS = "constraints"
 
 
@@ -128,6 +133,7 @@ class Study:
         self._clock = clock
         self._archs: dict[tuple[int, ...], Architecture] = {}
         self._read = 0
+        self._unfinished: list[int] = []
         self._told: dict[int, int] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
@@ -145,24 +151,31 @@ class Study:
     def _check(self, name: str, config: dict[str, Any]) -> None:
         config = json.loads(json.dumps(config))
         found = self._study.user_attrs.get(_CONFIG)
-        if found is None and not self._study.get_trials(deepcopy=False):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._study.set_metric_names(["score", *self._objectives.names[1:]])
-            self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
-        elif changed := differences(found or {}, config):
+        is_new = found is None and not self._study.get_trials(deepcopy=False)
+        # Optuna keeps those of a study that is there already, and says nothing.
+        directions = [direction.name.lower() for direction in self._study.directions]
+        changed = [] if is_new else differences(found or {}, config)
+        changed += differences(directions, self._objectives.directions, "directions")
+        if changed:
             raise InputError(
                 f"study {name!r}: is of another search ({'; '.join(changed)}); "
                 "name another --study or --storage, or give the same options to continue it"
             )
+        if is_new:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(["score", *self._objectives.names[1:]])
+            self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
 
     # --- what is there
 
     def sync(self) -> None:
         """Read what was added since the last time, by this process or others."""
         trials = self._study.get_trials(deepcopy=False)
-        new = trials[self._read :]
+        seen = [*(trials[number] for number in self._unfinished), *trials[self._read :]]
         self._read = len(trials)
+        self._unfinished = [trial.number for trial in seen if not trial.state.is_finished()]
+        new = [trial for trial in seen if self._is_ours(trial)]
         for trial in new:
             if trial.user_attrs["process"] == self.process:
                 batch = trial.user_attrs["batch"]
@@ -173,6 +186,14 @@ class Study:
             self.history.add(self._trial(trial, row, cost))
         self.history.rejected += [self._rejected(trial) for trial in new if "score" not in trial.user_attrs]
         self.history.held = self._held()
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        """Whether a search of ours has added a trial, finished and with all that belongs to it."""
+        return (
+            trial.state.is_finished()
+            and {"process", "batch", "origin"} <= trial.user_attrs.keys()
+            and self._genes.keys() <= trial.params.keys()
+        )
 
     def _row(self, trial: FrozenTrial) -> tuple[int, ...]:
         return tuple(trial.params[gene] for gene in self._genes)
@@ -206,12 +227,14 @@ class Study:
         """The architectures that other processes hold."""
         attrs = self._study.user_attrs
         held: set[Architecture] = set()
-        for key, value in attrs.items():
+        for key, head in attrs.items():
             process = key.removeprefix(_CLAIM)
             if not key.startswith(_CLAIM) or process == self.process:
                 continue
-            if self._clock() - max(value["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
+            if self._clock() - max(head["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
                 continue
+            value = _claim(attrs, process)
+            assert value is not None
             for proposal in map(Proposal.from_json, value["proposals"]):
                 if proposal.is_feasible:
                     arch = self.space.decode(proposal.row)
@@ -230,7 +253,7 @@ class Study:
     @property
     def last(self) -> Batch | None:
         """The batch that this process asked for last, told or not."""
-        value = self._study.user_attrs.get(_CLAIM + self.process)
+        value = _claim(self._study.user_attrs, self.process)
         if value is None:
             return None
         scores = value["scores"]
@@ -279,15 +302,21 @@ class Study:
         return arch not in self.history and arch not in self.history.held
 
     def _write(self, batch: Batch) -> None:
-        self._study.set_user_attr(
-            _CLAIM + self.process,
-            {
-                "number": batch.number,
-                "proposals": [proposal.to_json() for proposal in batch.proposals],
-                "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
-                "time": self._clock(),
-            },
-        )
+        """Write a batch down, in one record where it is short, and always so that it is there whole or not at all."""
+        key = _CLAIM + self.process
+        content = {
+            "proposals": [proposal.to_json() for proposal in batch.proposals],
+            "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
+        }
+        text = json.dumps(content)
+        if len(text) > PIECE:
+            # The pieces of what is written down now stay until the record that names the new ones is there.
+            _, former = self._study.user_attrs.get(key, {}).get("pieces", (0, 1))
+            pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+            for place, piece in enumerate(pieces):
+                self._study.set_user_attr(_piece(self.process, 1 - former, place), piece)
+            content = {"pieces": [len(pieces), 1 - former]}
+        self._study.set_user_attr(key, {"number": batch.number, "time": self._clock(), **content})
 
     def beat(self) -> None:
         """Give a sign of life."""
@@ -387,6 +416,20 @@ class Study:
         """The hypervolume after each complete trial, from the worst of every objective."""
         objectives = self.history.objectives
         return hypervolumes(objectives, objectives.min(axis=0)) if len(objectives) else []
+
+
+def _claim(attrs: dict[str, Any], process: str) -> dict[str, Any] | None:
+    """What a process has written down, put together, from the attributes of the study as they were at one moment."""
+    head = attrs.get(_CLAIM + process)
+    if head is None or "pieces" not in head:
+        return head
+    count, side = head["pieces"]
+    return {**head, **json.loads("".join(attrs[_piece(process, side, place)] for place in range(count)))}
+
+
+def _piece(process: str, side: int, place: int) -> str:
+    """The name of a part of what a process has written down; the sides take turns."""
+    return f"{_PIECE}{process}:{side}:{place}"
 
 
 def _constraints(trial: FrozenTrial) -> dict[str, float]:

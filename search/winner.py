@@ -1,8 +1,7 @@
-"""What a search leaves: the winner's file with its weights and picture, and one file a point of a Pareto front."""
+"""What a search leaves: the winner with weights and picture, and of a Pareto front every point with its weights."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import psvit
-from psvit.architecture import ArchitectureFile
-from psvit.documents import replacing, write_atomic
+from psvit.architecture import Architecture, ArchitectureFile
+from psvit.documents import replacing, replacing_folder, write_atomic
 from psvit.picture import draw
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
@@ -75,18 +74,34 @@ def write_winner(
     winner = finalists[0]
     trained = [finalist.to_dict() for finalist in finalists if finalist.accuracies or finalist.failure]
     if supernet is not None:
-        with replacing(file.with_suffix(".safetensors")) as temporary:
-            save_file(supernet.extract(winner.trial.arch).cpu().state_dict(), temporary, {"format": "pt"})
+        _write_inherited(file, supernet, winner.trial.arch)
     write_atomic(file.with_suffix(".svg"), draw(winner.trial.arch, titles=[title]))
     evidence.file(winner.trial, winner.latencies, {"finalists": trained} if trained else {}).save(file)
     return file
 
 
-def write_front(folder: Path, evidence: Evidence, front: Sequence[Finalist]) -> Path:
-    """Write one architecture file a point, numbered from the best by the first objective; others are removed."""
-    place = folder / FRONT
-    shutil.rmtree(place, ignore_errors=True)
+def write_front(folder: Path, evidence: Evidence, front: Sequence[Finalist], supernet: Supernet | None) -> Path:
+    """Write one architecture file a point, numbered from the best by the first objective; others are removed.
+
+    The front that was there stays until the new one is whole.
+
+    Args:
+        folder: the run's.
+        evidence: what is said beside each.
+        front: the points.
+        supernet: whose weights they inherit; these are written beside each, as beside the winner.
+    """
     digits = len(str(len(front) - 1))
-    for number, point in enumerate(front):
-        evidence.file(point.trial, point.latencies, {}).save(place / f"{number:0{digits}}.yaml")
-    return place
+    with replacing_folder(folder / FRONT) as place:
+        for number, point in enumerate(front):
+            file = place / f"{number:0{digits}}.yaml"
+            if supernet is not None:
+                _write_inherited(file, supernet, point.trial.arch)
+            evidence.file(point.trial, point.latencies, {}).save(file)
+    return folder / FRONT
+
+
+def _write_inherited(file: Path, supernet: Supernet, arch: Architecture) -> None:
+    """Write the weights that an architecture inherits, beside its file."""
+    with replacing(file.with_suffix(".safetensors")) as temporary:
+        save_file(supernet.extract(arch).cpu().state_dict(), temporary, {"format": "pt"})

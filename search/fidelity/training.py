@@ -7,8 +7,9 @@ and validation images are not looked at.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,75 @@ def training_images(data: ImageData, number: int | None) -> Labelled:
     if number is None or number >= len(data.train):
         return data.train
     return data.train.take(np.sort(np.random.default_rng(0).permutation(len(data.train))[:number]))
+
+
+def alone_inputs(data: ImageData, arch: Architecture) -> Inputs:
+    """How images are prepared; a worker on a cluster computes with a thread, and leaves cores to other workers."""
+    inputs = Inputs.of(data, arch.image_size)
+    return replace(inputs, workers=min(inputs.workers, torch.get_num_threads()))
+
+
+def train_alone(
+    arch: Architecture,
+    data: ImageData,
+    images: Labelled,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    description: str,
+) -> PSViT:
+    """Train a network from scratch, or from where an interrupted training in `folder` stopped.
+
+    Args:
+        arch: the network.
+        data: the images.
+        images: those of them that are trained on, without augmentation.
+        recipe: how to train.
+        seed: of everything random.
+        device: where to train.
+        folder: for checkpoints and log; one in which it was trained before gives the network back.
+        description: what the progress bar says.
+
+    Returns:
+        The network, ready to be evaluated.
+
+    Raises:
+        DivergedError: the loss is no number any more.
+    """
+    with seeded(seed):
+        network = PSViT(arch, drop_path_rate=recipe.drop_path_rate)
+    trained = train(
+        Classification(network),
+        training_loader(images, alone_inputs(data, arch), recipe),
+        recipe,
+        num_classes=len(data.classes),
+        seed=seed,
+        device=device,
+        folder=folder,
+        description=description,
+    )
+    assert isinstance(trained.model, PSViT)
+    return trained.model.eval()
+
+
+def score_of(measure: Callable[[], float], images: int) -> Score:
+    """What training comes to; failed where it diverges or runs out of memory.
+
+    Args:
+        measure: trains, and gives the accuracy.
+        images: that it rests on.
+    """
+    try:
+        return Score(value=measure(), images=images)
+    except DivergedError as error:
+        return Score(value=None, state="failed", reason=str(error))
+    except Exception as error:
+        reason = out_of_memory(error)
+        if not reason:
+            raise
+        return Score(value=None, state="failed", reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +163,13 @@ class StandaloneAccuracy:
         self._folder = folder
         self._batches: Batches | None = None
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The accuracies of networks; nothing is raced. Failed are those whose training diverged or ran out of memory.
 
         Args:
             archs: the networks, no two equal.
             best: of no use here.
+            parts: likewise.
         """
         return [score for _, score in self.arrivals(archs)]
 
@@ -106,15 +177,7 @@ class StandaloneAccuracy:
         """As `evaluate`, each with its position when it is known."""
         for position, arch in enumerate(archs):
             description = f"training {position + 1} of {len(archs)}, seed {self._seed}"
-            try:
-                score = Score(value=self._trained(arch, description), images=len(self._data.search))
-            except DivergedError as error:
-                score = Score(value=None, state="failed", reason=str(error))
-            except Exception as error:
-                reason = out_of_memory(error)
-                if not reason:
-                    raise
-                score = Score(value=None, state="failed", reason=reason)
+            score = score_of(partial(self._trained, arch, description), len(self._data.search))
             yield position, score
             # By now whoever asked has written the score down.
             if score.value is not None:
@@ -125,24 +188,20 @@ class StandaloneAccuracy:
 
     def _trained(self, arch: Architecture, description: str) -> float:
         """The accuracy of one network."""
-        inputs = Inputs.of(self._data, arch.image_size)
-        # A worker on a cluster computes with a thread and leaves the other cores to its neighbours.
-        inputs = replace(inputs, workers=min(inputs.workers, torch.get_num_threads()))
-        with seeded(self._seed):
-            network = PSViT(arch, drop_path_rate=self._recipe.drop_path_rate)
-        trained = train(
-            Classification(network),
-            training_loader(self._images, inputs, self._recipe),
+        network = train_alone(
+            arch,
+            self._data,
+            self._images,
             self._recipe,
-            num_classes=len(self._data.classes),
             seed=self._seed,
             device=self._device,
             folder=self._place(arch),
             description=description,
         )
         if self._batches is None:
+            inputs = alone_inputs(self._data, arch)
             self._batches = Batches(self._data.search, inputs, BATCH_SIZE, self._device)
-        return accuracy(trained.model.eval(), self._batches)
+        return accuracy(network, self._batches)
 
     def describe(self) -> dict[str, Any]:
         """Says what the accuracy is of, and how networks were trained."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from psvit.search import finalists as finalists_module
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
+from psvit.supernet.supernet import Supernet, read_provenance
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2")
@@ -189,6 +191,64 @@ def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp
         assert (tmp_path / "search" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
+def test_workers_refuse_a_supernet_that_changed_after_the_search_began(searched, call, tmp_path, monkeypatch):
+    shutil.copytree(searched / "supernet", tmp_path / "supernet")
+    file = tmp_path / "supernet/supernet.safetensors"
+
+    class Late:
+        """Stands in for workers on a cluster: makes its evaluator when somebody has trained the supernet again."""
+
+        def __init__(self, make_evaluator, **options):
+            self.make = make_evaluator
+
+        def __enter__(self):
+            supernet = Supernet.load(file)
+            supernet.head.bias.data += 1
+            supernet.save(file, read_provenance(file))
+            return self.make()
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Late)
+    ended = call("psvit-search", "--supernet", "supernet", *SEARCH, "--workers", "ray", "--out", "search")
+    assert ended.status == 2
+    assert "supernet.safetensors: has changed on" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "search/best.yaml").exists()
+
+
+@pytest.mark.parametrize(("device", "scored_on", "gpus"), [("cuda", "cuda", 1), ("cpu", "cpu", 0), (None, "cpu", 0)])
+def test_workers_may_have_gpus_where_the_search_has_none(
+    searched, call, tmp_path, monkeypatch, device, scored_on, gpus
+):
+    made = []
+
+    class Workers:
+        """Stands in for workers on a cluster: on the CPU they score as this process would."""
+
+        def __init__(self, make_evaluator, **options):
+            made.append((make_evaluator.device, options["gpus_per_worker"]))
+            self.evaluator = replace(make_evaluator, device="cpu")()
+
+        def __enter__(self):
+            return self.evaluator
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("psvit.ray_cluster.check_cluster", lambda address: None)
+    monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Workers)
+    options = ("--workers", "ray://head:10001", *(("--device", device) if device else ()))
+    ended = call("psvit-search", "--supernet", searched / "supernet", *SEARCH, *options, "--out", "search")
+    assert ended.status == 0, ended.err
+    assert made == [(scored_on, gpus)]
+    assert yaml.safe_load((tmp_path / "search/config.yaml").read_text())["device"] == scored_on
+    assert (tmp_path / "search/history.csv").read_bytes() == (searched / "history.csv").read_bytes()
+
+
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
     done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 5, "--out", "run")
     assert done.status == 0
@@ -197,6 +257,18 @@ def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_p
     assert "training-free indicator" in done.out
     assert "training-free indicator" in ArchitectureFile.load(tmp_path / "run/best.yaml").score["kind"]
     assert next_command(done.last_line) == ["psvit-retrain", "run/best.yaml", "--data", "DATA"]
+
+
+def test_the_report_repeats_the_command_without_its_password(call, tmp_path, monkeypatch):
+    given = ["--budget", "1MFLOPs", "--storage", "postgresql://me:hunter2@host/psvit", "--out", "my run"]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/psvit-search", *given])
+    done = call("psvit-search", "--space", "psvit-2d-digits", *SEARCH[:4], "--storage", "a.journal", "--out", "run")
+    assert done.status == 0
+    report = (tmp_path / "run/report.html").read_text()
+    shown = "psvit-search --budget 1MFLOPs --storage &#39;postgresql://me:***@host/psvit&#39; --out &#39;my run&#39;"
+    assert shown in report
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize("searcher", ["evolution", "random", "enumerate", "optuna-nsga2"])
@@ -374,6 +446,32 @@ def test_a_small_budget_is_enumerated_and_its_front_is_the_true_one(call, tmp_pa
     )  # fmt: skip
     assert again.out == done.out
     assert contents(tmp_path / "run/pareto") == before
+
+
+def test_every_point_of_a_front_has_the_weights_it_inherits_and_can_be_trained_from_them(searched, call, tmp_path):
+    search = ("psvit-search", "--supernet", searched / "supernet", "--budget", "0..1MFLOPs", "--trials", 8)
+    done = call(*search, "--objectives", "accuracy,macs", "--control", 2, "--out", "run")
+    assert (done.status, done.err) == (0, "")
+    files = sorted((tmp_path / "run/pareto").glob("*.yaml"))
+    assert len(files) > 1
+    expected = {file.name for file in files} | {file.with_suffix(".safetensors").name for file in files}
+    assert {file.name for file in (tmp_path / "run/pareto").iterdir()} == expected
+    supernet = Supernet.load(searched / "supernet")
+    for file in files:
+        found, weights = ArchitectureFile.load(file), load_file(file.with_suffix(".safetensors"))
+        inherited = supernet.extract(found.arch).state_dict()
+        assert weights.keys() == inherited.keys()
+        assert all(torch.equal(weights[name], inherited[name]) for name in weights)
+    best = tmp_path / "run/best.safetensors"
+    assert best.read_bytes() == files[0].with_suffix(".safetensors").read_bytes()
+    still = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "lr=1e-9", "--set", "ema_decay=null")
+    trained = call("psvit-retrain", *files[:2], "--data", "digits", "--inherit", *still, "--out", "networks")
+    assert trained.status == 0, trained.err
+    with (tmp_path / "networks/networks.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    # Nothing is learnt, so what begins with the inherited weights ends with them.
+    assert [row["fine_tuned"] for row in rows] == [row["inherited"] for row in rows]
+    assert all(float(row["inherited"]) > 0 for row in rows)
 
 
 def test_a_control_is_no_part_of_the_history(call, tmp_path):

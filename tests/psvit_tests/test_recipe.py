@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from psvit.documents import dump_yaml
 from psvit.errors import InputError
 from psvit.recipe import Recipe, SupernetRecipe, default_recipe, shipped_recipes
+from psvit.run_folder import differences
 
 PLAIN = {"epochs": 10, "batch_size": 32, "lr": 0.001}
 
@@ -37,6 +38,7 @@ def recipes(draw) -> Recipe:
         lr=draw(positive),
         min_lr=draw(st.floats(0, 1)),
         warmup_epochs=draw(st.integers(0, epochs - 1)),
+        warmup_lr=draw(st.none() | st.floats(0, 1)),
         clip_grad=draw(st.none() | positive),
         smoothing=draw(fractions),
         ema_decay=draw(st.none() | fractions),
@@ -57,6 +59,16 @@ def test_round_trips(tmp_path_factory, recipe):
     assert Recipe.load(path) == recipe
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert Recipe.from_dict(recipe.to_dict()).digest == recipe.digest
+
+
+@settings(deadline=None, max_examples=10)
+@given(recipes())
+def test_one_that_was_stored_before_warm_up_had_a_rate_of_its_own_means_what_it_meant(recipe):
+    stored = recipe.override({"warmup_lr": None}).to_dict()
+    older = {key: value for key, value in stored.items() if key != "warmup_lr"}
+    assert Recipe.from_dict(older).to_dict() == stored
+    # So a run that it was stored in goes on.
+    assert differences(older, stored) == []
 
 
 # --- shipped recipes
@@ -97,6 +109,8 @@ def test_deits_recipe_is_whole():
     recipe = Recipe.load("imagenet")
     assert (recipe.epochs, recipe.opt, recipe.warmup_epochs, recipe.weight_decay) == (300, "adamw", 5, 0.05)
     assert recipe.lr == 5e-4 * recipe.batch_size / 512
+    # Not in the table: defaults of its published code.
+    assert (recipe.warmup_lr, recipe.min_lr) == (1e-6, 1e-5)
     assert (recipe.smoothing, recipe.drop_path_rate, recipe.repeated_augmentation) == (0.1, 0.1, 3)
     assert (recipe.auto_augment, recipe.mixup, recipe.cutmix) == ("rand-m9-mstd0.5-inc1", 0.8, 1.0)
     assert recipe.random_erasing == 0.25
@@ -154,6 +168,7 @@ BROKEN = [
     ({"lr": "fast"}, "lr", 'valid number, received "fast"'),
     ({"lr": math.nan}, "lr", "received NaN"),
     ({"min_lr": -1e-5}, "min_lr", "greater than or equal to 0"),
+    ({"warmup_lr": -1e-6}, "warmup_lr", "greater than or equal to 0"),
     ({"warmup_epochs": 10}, "", "warmup_epochs must be fewer than epochs 10, received 10"),
     ({"smoothing": 1.1}, "smoothing", "less than or equal to 1"),
     ({"hflip": -0.1}, "hflip", "greater than or equal to 0"),

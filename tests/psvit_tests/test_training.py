@@ -239,14 +239,15 @@ def test_one_step_of_sgd_by_hand(tmp_path):
         torch.testing.assert_close(trained.model.state_dict()[name], expected, atol=1e-6, rtol=1e-5)
 
 
-def test_the_learning_rate_warms_up_and_follows_a_cosine(tmp_path):
-    recipe = Recipe(epochs=10, batch_size=8, lr=0.01, min_lr=0.0001, warmup_epochs=2)
+@pytest.mark.parametrize(("warmup_lr", "begin"), [(None, 0.0001), (0.000001, 0.000001), (0.0, 0.0), (1.0, 0.01)])
+def test_the_learning_rate_warms_up_and_follows_a_cosine(tmp_path, warmup_lr, begin):
+    recipe = Recipe(epochs=10, batch_size=8, lr=0.01, min_lr=0.0001, warmup_epochs=2, warmup_lr=warmup_lr)
     log = run(tmp_path, recipe).log
     rates = []
     for epoch in range(10):
         last = 5 * epoch + 4  # the last of an epoch's five steps
         if last < 10:
-            rates.append(0.0001 + (0.01 - 0.0001) * last / 10)
+            rates.append(begin + (0.01 - begin) * last / 10)
         else:
             rates.append(0.0001 + (0.01 - 0.0001) * (1 + math.cos(math.pi * last / 50)) / 2)
     assert [row["lr"] for row in log] == pytest.approx(rates, rel=1e-6)

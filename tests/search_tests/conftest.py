@@ -40,7 +40,7 @@ class SmoothScore:
         self.populations: list[list[Architecture]] = []
         self.best: list[list[float]] = []
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         self.evaluated += archs
         self.populations.append(list(archs))
         self.best.append(list(best))

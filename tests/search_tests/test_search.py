@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -11,6 +12,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 
+import psvit.search.search as search_module
 from psvit.budget import Budget
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
@@ -464,3 +466,29 @@ def test_searches_of_two_objectives_continue_as_if_they_had_not_been_stopped(dig
     assert whole.history.rejected == stopped.history.rejected
     assert whole.history.objectives.shape == (len(whole.history.complete), 2)
     assert np.array_equal(whole.history.objectives[:, 1], [-trial.cost.num_params for trial in whole.history.complete])
+
+
+def test_signs_of_life_go_on_when_the_storage_has_failed_for_a_while(tiny_space, score, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(search_module, "LEASE", 0.04)
+    study = Study(tiny_space, open_storage(tmp_path / "journal"))
+    begun, given = [], threading.Event()
+
+    def beat():
+        begun.append(threading.current_thread())
+        if len(begun) <= 3:
+            raise ConnectionError("lost postgresql://me:hunter2@host/psvit\nwhich is bad")
+        given.set()
+
+    class Slow(score):
+        def evaluate(self, archs, best=(), parts=1):
+            assert given.wait(timeout=30)
+            return super().evaluate(archs, best, parts)
+
+    monkeypatch.setattr(study, "beat", beat)
+    steps = search(Candidates(tiny_space, Budget()), make_searcher("random"), Slow(), study, trials=4, seed=0)
+    assert len(next(steps)) == 4
+    assert len(begun) > 3
+    lines = [record.getMessage() for record in caplog.records if "sign of life" in record.getMessage()]
+    assert len(lines) == 3
+    assert all("lost postgresql://me:***@host/psvit which is bad" in line for line in lines)
+    assert not [thread for thread in threading.enumerate() if "signs of life" in thread.name]

@@ -7,10 +7,15 @@ import io
 import itertools
 import json
 import random
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from psvit.budget import Budget
@@ -23,7 +28,7 @@ from psvit.search.proposal import Proposal
 from psvit.search.search import draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
-from psvit.search.study import LEASE, Batch, Study
+from psvit.search.study import LEASE, PIECE, Batch, Study
 from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
 
@@ -123,6 +128,79 @@ def test_what_was_asked_for_and_not_told_is_pending(tiny_space, archs, tmp_path)
     assert Study(tiny_space, open_storage(tmp_path / "journal")).pending() is None
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Narrow(InMemoryStorage):
+    """Takes no record that would not fit well into MySQL's 65,535 bytes; may be killed after some writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest, self.left = 0, None
+
+    def set_study_user_attr(self, study_id, key, value):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+        self.longest = max(self.longest, len(json.dumps(value).encode()))
+        assert len(key) < 256
+        super().set_study_user_attr(study_id, key, value)
+
+
+# Most proposals of Optuna's samplers may be rejected, and their own names are as short as this one's are long.
+proposals = st.builds(
+    Proposal,
+    row=st.tuples(*[st.integers(0, 10**6)] * 11),
+    origin=st.text(max_size=30),
+    constraints=st.dictionaries(st.text(max_size=20), st.floats(0.001, 1e300), min_size=1, max_size=4),
+    attrs=st.dictionaries(st.text(max_size=20), st.integers() | st.text(max_size=30), max_size=3),
+)
+
+
+@given(
+    few=st.lists(proposals, min_size=1, max_size=6),
+    sizes=st.tuples(*[st.integers(0, 600)] * 3),
+    killed_after=st.integers(0, 12),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_batch_of_any_size_is_there_whole_or_not_at_all_in_short_records(tiny_space, few, sizes, killed_after):
+    storage = Narrow()
+    study = Study(tiny_space, storage, process="a" * 32)
+    first, second, third = (
+        Batch(number=number, proposals=tuple((few * size)[:size])) for number, size in enumerate(sizes)
+    )
+    for batch in (first, second):
+        study.ask(batch)
+        assert Study(tiny_space, storage, process=study.process).pending() == (batch if batch.proposals else None)
+    storage.left = killed_after
+    with suppress(Killed):
+        study.ask(third)
+    storage.left = None
+    again = Study(tiny_space, storage, process=study.process)
+    assert again.next_number in (2, 3)
+    batch = second if again.next_number == 2 else third
+    assert again.pending() == (batch if batch.proposals else None)
+    assert storage.longest < 50_000
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1, PIECE - 1, PIECE, PIECE + 1])
+def test_a_batch_is_cut_where_it_would_be_too_long(tiny_space, beyond):
+    storage = Narrow()
+    study = Study(tiny_space, storage)
+    shortest = len(json.dumps({"proposals": [REJECTED.to_json()], "scores": None}))
+    more = PIECE + beyond - shortest
+    # Quotation marks take two bytes within JSON, four within JSON that is a text within JSON.
+    quoted = replace(REJECTED, origin=REJECTED.origin + '"' * (more // 2) + "x" * (more % 2))
+    assert len(json.dumps({"proposals": [quoted.to_json()], "scores": None})) == PIECE + beyond
+    batch = study.ask(Batch(number=0, proposals=(quoted,)))
+    assert Study(tiny_space, storage).pending() == batch
+    pieces = [key for key in study._study.user_attrs if key.startswith("piece:")]
+    assert len(pieces) == (0 if beyond <= 0 else 2 if beyond <= PIECE else 3)
+    assert storage.longest < 50_000
+
+
 def test_the_history_as_csv_says_everything(tiny_space, archs, tell, tmp_path):
     objectives = Objectives(names=("accuracy", "params"))
     study = Study(tiny_space, open_storage(tmp_path / "journal"), objectives=objectives)
@@ -192,6 +270,79 @@ def test_somebody_elses_study_is_refused(tiny_space, tmp_path):
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     with pytest.raises(InputError, match="is of another search"):
         Study(tiny_space, open_storage(tmp_path / "journal"))
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "expected"),
+    [
+        (["minimize"], ("accuracy",), "directions: ['minimize'] there, ['maximize'] here"),
+        (["maximize", "minimize"], ("accuracy",), "directions: ['maximize', 'minimize'] there, ['maximize'] here"),
+        (["maximize"], ("accuracy", "macs"), "directions: ['maximize'] there, ['maximize', 'minimize'] here"),
+        (["maximize", "maximize"], ("accuracy", "macs"), "directions: ['maximize', 'maximize'] there"),
+    ],
+)
+def test_an_empty_study_with_other_directions_is_refused_and_left_alone(tiny_space, tmp_path, there, wanted, expected):
+    path = tmp_path / "journal"
+    optuna.create_study(storage=open_storage(path), study_name="psvit", directions=there)
+    with pytest.raises(InputError, match="study 'psvit': is of another search") as refused:
+        Study(tiny_space, open_storage(path), objectives=Objectives(names=wanted))
+    assert expected in str(refused.value)
+    plain = optuna.load_study(study_name="psvit", storage=open_storage(path))
+    assert ([direction.name.lower() for direction in plain.directions], plain.user_attrs) == (there, {})
+
+
+def test_an_empty_study_with_the_right_directions_is_taken(tiny_space, archs, tell, tmp_path):
+    path = tmp_path / "journal"
+    optuna.create_study(storage=open_storage(path), study_name="psvit", directions=["maximize", "minimize"])
+    study = Study(tiny_space, open_storage(path), objectives=Objectives(names=("accuracy", "macs")))
+    assert len(tell(study, archs, SCORES)) == len(SCORES)
+
+
+def test_trials_of_others_are_passed_over_whatever_becomes_of_them(tiny_space, archs, tell, contents, tmp_path):
+    def opened():
+        return Study(tiny_space, open_storage(tmp_path / "journal"))
+
+    study = opened()
+    tell(study, archs[:2], SCORES[:2])
+    foreign = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal"))
+    params = dict(zip(tiny_space.genes, tiny_space.encode(archs[5]).tolist(), strict=True))
+    foreign.enqueue_trial(params)  # number 2, waiting
+    running = foreign.ask({"x": optuna.distributions.FloatDistribution(0, 1)})  # becomes number 2, running
+    foreign.enqueue_trial(params)  # 3, waiting for good
+    foreign.add_trial(optuna.trial.create_trial(value=99.0))  # 4
+    genes = {gene: optuna.distributions.IntDistribution(0, values - 1) for gene, values in tiny_space.genes.items()}
+    foreign.add_trial(
+        optuna.trial.create_trial(params=params, distributions=genes, value=99.0, user_attrs={"score": {"value": 99.0}})
+    )  # 5
+    tell(study, archs[2:4], SCORES[2:4])
+    assert running.number == 2
+    assert [trial.number for trial in study.history] == [0, 1, 6, 7]
+    foreign.tell(running, 99.0)
+    for again in (study, opened()):
+        again.sync()
+        assert [trial.number for trial in again.history] == [0, 1, 6, 7]
+        assert again.history.rejected == []
+        assert again.pending() is None
+    assert contents(study) == contents(opened())
+    assert len(tell(opened(), archs[4:], SCORES[4:])) == 2
+
+
+def test_a_trial_that_is_finished_later_is_looked_at_again(tiny_space, archs, tell, tmp_path):
+    study = Study(tiny_space, open_storage(tmp_path / "journal"))
+    tell(study, archs[:1], SCORES[:1])
+    plain = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal"))
+    # A copy of a trial of ours whose writer has not come to its end.
+    (told,) = plain.trials
+    copied = plain.ask()
+    for gene, value in zip(tiny_space.genes, tiny_space.encode(archs[1]).tolist(), strict=True):
+        plain._storage.set_trial_param(copied._trial_id, gene, value, told.distributions[gene])
+    tell(study, archs[2:3], SCORES[2:3])
+    assert [trial.number for trial in study.history] == [0, 2]
+    for name, value in told.user_attrs.items():
+        copied.set_user_attr(name, {**value, "value": 1.5} if name == "score" else value)
+    plain.tell(copied, 1.5)
+    study.sync()
+    assert {trial.number: trial.arch for trial in study.history} == {0: archs[0], 1: archs[1], 2: archs[2]}
 
 
 def test_one_storage_holds_studies_by_name(tiny_space, archs, tell, tmp_path):
@@ -285,6 +436,17 @@ def test_what_another_process_holds_or_has_told_is_left_out(tiny_space, archs, o
     # Another study of the same storage, such as that of a control, knows nothing of it.
     another = opened("a", "another")
     assert archs_in(tiny_space, another.ask(batch_of(another, archs[:2]))) == archs[:2]
+
+
+def test_what_another_process_holds_in_a_long_record_is_left_out_too(tiny_space, archs, opened, batch_of, clock):
+    one, other = opened("a"), opened("b")
+    for number in range(3):
+        batch = batch_of(one, archs[:3])
+        one.ask(replace(batch, proposals=(*[REJECTED] * (400 * (number + 1)), *batch.proposals)))
+        assert any(key.startswith("piece:") for key in one._study.user_attrs)
+        assert archs_in(tiny_space, other.ask(batch_of(other, archs[2:5]))) == archs[3:5]
+    assert archs_in(tiny_space, opened("a").pending()) == archs[:3]
+    assert len(opened("a").pending().proposals) == 1203
 
 
 def test_a_dead_process_loses_what_it_holds_after_its_lease(tiny_space, archs, opened, batch_of, clock):

@@ -1,0 +1,151 @@
+"""Networks made by hand after the papers that PSViT builds on, fitted to a budget on multiply-accumulates.
+
+What is taken from a paper are its proportions: how layers are spread over stages, how much wider each stage is than
+the first, how tokens are pooled, and MLPs of four times the width. What is not taken is the size: those networks have
+a hundred times the multiply-accumulates that images of 32 pixels are given.
+
+All are written as ordinary architectures, so the parts are ours where they differ from the paper's: PiT-like networks
+average the last tokens instead of carrying a class token, and widen in a linear layer after the convolution; HVT-like
+ones keep the class token.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from psvit import Architecture, SearchSpace, Stage, cost
+from psvit.architecture import Pool, Variant
+from psvit.errors import InputError
+
+TOLERANCE = 0.02
+"""By which share the multiply-accumulates of networks that are compared may differ from the budget."""
+
+HEAD_DIMS = (0.7, 1.3)
+"""Least and greatest channels of a head, relative to the space's; with a single value widths come in coarse steps."""
+
+DEPTHS = (0.5, 2.0)
+"""Least and greatest number of layers of a stage, relative to what is aimed at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proportions:
+    """What makes a family.
+
+    Attributes:
+        name: of the family.
+        variant: of its networks.
+        pool: between all stages; nothing where there is a single one.
+        depths: the layers of each stage in the paper.
+        widths: the channels of each stage, relative to the first.
+        group: neighbouring layers that share an attention map.
+        mlp_ratio: of all stages.
+    """
+
+    name: str
+    variant: Variant
+    pool: Pool | None
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    group: int = 1
+    mlp_ratio: float = 4.0
+
+
+DEIT = Proportions(name="DeiT-like", variant="1d", pool=None, depths=(12,), widths=(1,))
+"""DeiT (arXiv 2012.12877): all layers alike."""
+
+PIT = Proportions(name="PiT-like", variant="2d", pool="conv", depths=(2, 6, 4), widths=(1, 2, 4))
+"""PiT-Ti and PiT-S (arXiv 2103.16302): the width doubles where the token grid halves."""
+
+HVT = Proportions(name="HVT-like", variant="1d", pool="max", depths=(1, 6, 5), widths=(1, 1, 1))
+"""HVT-S-2 (arXiv 2103.10619): the sequence is pooled after the first layer and six layers later, the width stays."""
+
+SHARING = replace(DEIT, name="sharing only", group=2)
+"""DeiT-like with attention maps that two layers share."""
+
+BOTH = replace(PIT, name="pooling and sharing", group=2)
+"""PiT-like with attention maps that two layers share."""
+
+
+def fit(proportions: Proportions, space: SearchSpace, macs: int, depth: float) -> Architecture:
+    """The network of a family for a budget; the same for equal arguments.
+
+    The paper's layers times `depth` are aimed at, and whatever that leaves of the budget is spent on width: so a
+    network whose layers share attention maps is wider than one whose do not. Widths are whole numbers of heads. Because
+    few combinations come near a budget, a stage may have more or fewer layers than aimed at (`DEPTHS`), and heads more
+    or fewer channels than the space's (`HEAD_DIMS`). Of all networks within `TOLERANCE` of the budget, the one is taken
+    that departs least from what is aimed at: the sum of the absolute logarithms of the ratios, over the layers of the
+    stages and the channels of a head. Of equals, the one that is nearest to the budget.
+
+    Nothing of this looks at accuracy; `depth` is what can be tuned.
+
+    Args:
+        proportions: of the family.
+        space: whose images, patches, classes and heads the network has.
+        macs: the budget.
+        depth: layers, relative to the paper's.
+
+    Raises:
+        InputError: no network of the family is within the tolerance.
+    """
+    aims = [depth * layers for layers in proportions.depths]
+    nearest = math.inf
+    best: tuple[tuple[float, float], Architecture] | None = None
+    for layers in itertools.product(*map(_near, aims)):
+        for head_dim in range(round(HEAD_DIMS[0] * space.head_dim), round(HEAD_DIMS[1] * space.head_dim) + 1):
+            departure = sum(abs(math.log(one / aim)) for one, aim in zip(layers, aims, strict=True))
+            departure += abs(math.log(head_dim / space.head_dim))
+            for arch, error in _by_width(proportions, space, layers, head_dim, macs):
+                nearest = min(nearest, abs(error))
+                # Rounded, because equal departures are computed in different orders.
+                key = (round(departure, 9), abs(error))
+                if abs(error) <= TOLERANCE and (best is None or key < best[0]):
+                    best = key, arch
+    if best is None:
+        raise InputError(
+            f"budget: no {proportions.name} network of about {sum(aims):g} layers is within {TOLERANCE:.0%} of "
+            f"{macs} multiply-accumulates; the nearest is {nearest:.1%} from it; give another --budget or --depth"
+        )
+    return best[1]
+
+
+def _near(aim: float) -> range:
+    """The numbers of layers that a stage may have."""
+    return range(max(1, math.ceil(DEPTHS[0] * aim)), max(1, math.floor(DEPTHS[1] * aim)) + 1)
+
+
+def _by_width(
+    proportions: Proportions, space: SearchSpace, layers: tuple[int, ...], head_dim: int, macs: int
+) -> Iterator[tuple[Architecture, float]]:
+    """Networks of rising width up to the first beyond the budget, and by which share each is above it."""
+    for heads in itertools.count(1):
+        arch = Architecture(
+            variant=proportions.variant,
+            image_size=space.image_size,
+            in_chans=space.in_chans,
+            num_classes=space.num_classes,
+            patch_size=space.patch_size,
+            patch_stride=space.patch_stride,
+            head_dim=head_dim,
+            stages=tuple(
+                Stage(
+                    embed_dim=width * heads * head_dim,
+                    groups=grouped(number, proportions.group),
+                    mlp_ratio=proportions.mlp_ratio,
+                )
+                for number, width in zip(layers, proportions.widths, strict=True)
+            ),
+            pools=(proportions.pool,) * (len(layers) - 1) if proportions.pool else (),
+        )
+        error = cost(arch).macs / macs - 1
+        yield arch, error
+        if error > TOLERANCE:
+            return
+
+
+def grouped(layers: int, group: int) -> tuple[int, ...]:
+    """Layers in attention groups of a size, the last one smaller where that does not divide them."""
+    whole, rest = divmod(layers, group)
+    return (group,) * whole + ((rest,) if rest else ())
