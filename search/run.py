@@ -37,7 +37,7 @@ from psvit.search.racing import Race, ties
 from psvit.search.scoring import Scoring
 from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
-from psvit.search.storage import open_storage
+from psvit.search.storage import open_storage, without_password
 from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
@@ -125,9 +125,32 @@ class SearchRun:
         return {
             **self.scored,
             "searcher": self.searcher,
+            "searcher_parameters": make_searcher(self.searcher).parameters,
             "seed": self.seed,
-            "finalists": self.finalists if self.data else 0,
+            "finalists": self.finalists if self.finalists_recipe else 0,
+            "finalists_recipe": self.finalists_recipe.to_dict() if self.finalists_recipe else None,
         }
+
+    @property
+    def full_config(self) -> dict[str, Any]:
+        """Also what may be another when a run is continued: how long, how and where it searches; no password."""
+        return {
+            **self.config,
+            "trials": self.trials,
+            "control": f"{CONTROL_SHARE:.0%} of those evaluated" if self.control is None else self.control,
+            "seconds": self.seconds,
+            "share_prefixes": self.share_prefixes,
+            "workers": self.workers,
+            "storage": self.storage and without_password(self.storage),
+            "study": self.study,
+        }
+
+    @property
+    def finalists_recipe(self) -> Recipe | None:
+        """How finalists are trained; with several objectives or without images, none are."""
+        if len(self.objectives) > 1 or not self.data or not self.finalists:
+            return None
+        return brief(Recipe.load(default_recipe(min(self.space.image_size), supernet=False)))
 
     @property
     def scored(self) -> dict[str, Any]:
@@ -491,14 +514,15 @@ def _trained(
     run: SearchRun, folder: RunFolder, study: Study, supernet: Supernet | None, best: list[Finalist]
 ) -> list[Finalist]:
     """The finalists after brief trainings, best first; with several objectives or without images as they are."""
-    if len(run.objectives) > 1 or not run.data or not run.finalists:
+    if run.finalists_recipe is None:
         return best
+    assert run.data is not None
     assert supernet is not None
     return train_finalists(
         best,
         lambda trial: supernet.extract(trial.arch),
         run.data,
-        brief(Recipe.load(default_recipe(min(run.space.image_size), supernet=False))),
+        run.finalists_recipe,
         seed=run.seed,
         device=run.device,
         facts=study.facts,
@@ -561,7 +585,7 @@ def _write_report(
     report = Report(
         title=f"{' and '.join(run.budget)} in {run.space.name}",
         command=command,
-        config=run.config,
+        config=run.full_config,
         space=run.space,
         budget=run.budget,
         searcher=run.searcher,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import shlex
 import shutil
 from dataclasses import replace
@@ -20,6 +21,7 @@ from psvit.model import PSViT
 from psvit.retrain import train as retrain_module
 from psvit.search import finalists as finalists_module
 from psvit.search.inherited import InheritedAccuracy
+from psvit.search.run import SearchRun
 from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
 from psvit.supernet.supernet import Supernet, read_provenance
@@ -365,8 +367,55 @@ def test_the_configuration_of_a_run_is_written_with_defaults_resolved(searched):
     assert config["searcher"] == "evolution"
     assert (config["seed"], config["device"], config["finalists"]) == (0, "cpu", 2)
     assert config["race"]["keep"] == 10
-    assert not {"trials", "control"} & set(config)  # a search may go on for longer
+    assert (config["searcher_parameters"]["parents"], config["finalists_recipe"]["opt"]) == (10, "adamw")
+    # A search may go on for longer, and elsewhere.
+    assert not {"trials", "control", "seconds", "workers", "storage", "share_prefixes"} & set(config)
     assert (config["recipe"]["epochs"], config["recipe"]["opt"]) == (2, "adamw")
+
+
+def config_of(report):
+    """The configuration that a report shows."""
+    text = report.read_text()
+    begin = text.index('<pre class="config"')
+    return yaml.safe_load(html.unescape(text[text.index(">", begin) + 1 : text.index("</pre>", begin)]))
+
+
+def test_a_report_shows_the_full_configuration_and_what_may_change_is_not_refused(searched, call, tmp_path):
+    shown, kept = config_of(searched / "report.html"), yaml.safe_load((searched / "config.yaml").read_text())
+    assert {name: shown[name] for name in kept if name not in ("schema", "command")} == {
+        name: value for name, value in kept.items() if name not in ("schema", "command")
+    }
+    assert (shown["trials"], shown["control"], shown["seconds"], shown["share_prefixes"]) == (8, 2, None, True)
+    assert (shown["workers"], shown["storage"], shown["study"]) == (None, None, None)
+    command = ("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--out", "run")
+    assert call(*command, "--trials", 4).status == 0
+    longer = ("--trials", 6, "--time", "1h", "--no-sharing", "--storage", "shared.journal", "--study", "ours")
+    assert call(*command, *longer).status == 0
+    shown = config_of(tmp_path / "run/report.html")
+    assert (shown["trials"], shown["control"], shown["seconds"]) == (6, "25% of those evaluated", 3600.0)
+    assert (shown["share_prefixes"], shown["storage"], shown["study"]) == (False, "shared.journal", "ours")
+    # Nothing is trained here, so it is not said that five are.
+    assert (shown["finalists"], shown["finalists_recipe"]) == (0, None)
+
+
+def test_a_front_has_no_finalists_and_a_report_no_password():
+    run = SearchRun(
+        space=SearchSpace.load("psvit-2d-digits"),
+        budget=("1MFLOPs",),
+        data=open_data("digits"),
+        supernet=None,
+        recipe=None,
+        searcher="evolution",
+        trials=8,
+        seed=0,
+        device=torch.device("cpu"),
+        finalists=5,
+        storage="postgresql://me:hunter2@host/psvit",
+    )
+    assert run.full_config["storage"] == "postgresql://me:***@host/psvit"
+    assert (run.config["finalists"], run.config["finalists_recipe"]["warmup_epochs"]) == (5, 0)
+    several = replace(run, objectives=("accuracy", "macs"))
+    assert (several.config["finalists"], several.config["finalists_recipe"]) == (0, None)
 
 
 # --- longer searches, several objectives, all of a space

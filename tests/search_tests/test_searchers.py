@@ -276,6 +276,17 @@ def test_what_others_hold_is_not_proposed(searcher, tiny_space, evaluated):
         history.held = frozenset()  # once it is held no more, it is proposed
 
 
+def test_parameters_say_all_that_a_searcher_was_made_with(searcher):
+    parameters = searcher.parameters
+    assert json.loads(json.dumps(parameters)) == parameters
+    assert parameters["batch_size"] == searcher.batch_size
+    searcher.batch_size += 1
+    assert searcher.parameters == {**parameters, "batch_size": searcher.batch_size}
+    assert Evolution(parents=3, rate=0.5).parameters == {"batch_size": 32, "parents": 3, "rate": 0.5, "first": 32}
+    tpe = {"batch_size": 8, "attempts": ATTEMPTS, "sampler": "TPESampler", "multivariate": True, "constant_liar": True}
+    assert make_searcher("optuna-tpe").parameters == tpe
+
+
 def test_an_unknown_searcher_is_refused_with_the_known_ones():
     with pytest.raises(
         InputError, match="'hillclimb': unknown; permitted are evolution, random, enumerate, optuna-tpe"
