@@ -32,7 +32,7 @@ from psvit.search_space import SearchSpace
 class Free:
     """Prefers deep stages of middling width."""
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """Scores that take no time."""
         return [
             Score(value=sum(stage.depth - abs(stage.embed_dim - 200) / 100 for stage in arch.stages)) for arch in archs

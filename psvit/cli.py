@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -232,6 +232,26 @@ def read_device(name: str | None) -> torch.device:
     return device
 
 
+def read_devices(name: str | None, workers: str | None) -> tuple[torch.device, torch.device]:
+    """What the option `--device` says where there may be `--workers`: where this process computes, and where they do.
+
+    The nodes of a cluster may have GPUs where this process has none. It then computes on the CPU what it does itself.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    if workers and name == "cuda" and not torch.cuda.is_available():
+        from psvit.ray_cluster import is_elsewhere
+
+        if is_elsewhere(workers):
+            return torch.device("cpu"), torch.device("cuda")
+    device = read_device(name)
+    # A worker sees the one GPU that it was given, whatever number that has.
+    return device, torch.device(device.type) if workers else device
+
+
 def read_workers(text: str | None) -> None:
     """Make sure that the option `--workers` names a Ray cluster that answers, or one to be started here.
 
@@ -277,8 +297,22 @@ def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, .
 
 def set_up_logging(verbose: bool) -> None:
     """Warnings always, what is done with `--verbose`, on standard error."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", handlers=[_ToStandardError()]
+    )
     logging.getLogger("psvit").setLevel(logging.INFO if verbose and is_first_process() else logging.WARNING)
+
+
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the moment: where a bar is shown, above it and not into it."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        pass  # of the base class, which keeps the one there was at first
 
 
 def default_folder(label: str, config: dict[str, Any]) -> Path:

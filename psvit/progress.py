@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -11,27 +13,45 @@ from rich.text import Text
 
 
 class _Rate(ProgressColumn):
-    """Units a second."""
+    """Units a second, or a minute or an hour where that would be less than one."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f} {task.fields['unit']}/s" if speed else "")
+        if not speed:
+            return Text("")
+        seconds, unit = next(((s, unit) for s, unit in _UNITS if speed * s >= 1), _UNITS[-1])
+        return Text(f"{speed * seconds:,.1f} {task.fields['unit']}/{unit}")
+
+
+_UNITS = ((1, "s"), (60, "min"), (3600, "h"))
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, str], None]]:
-    """Show progress on standard error while the block runs.
+def progress_bar(
+    description: str,
+    total: int,
+    unit: str,
+    done: int = 0,
+    *,
+    console: Console | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[int, str], None]]:
+    """Show progress while the block runs. What is written to standard error meanwhile appears above it.
+
+    Rate and time left appear with the first units that are done, however long these take.
 
     Args:
         description: what is being done.
         total: how many units there are.
         unit: what they are, in the plural.
         done: how many were done before.
+        console: where to; standard error by default.
+        clock: the time in seconds.
 
     Yields:
         A function of how many more units are done and what to say beside them.
     """
-    console = Console(stderr=True)
+    console = console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,8 +60,17 @@ def progress_bar(description: str, total: int, unit: str, done: int = 0) -> Iter
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        get_time=clock,
+        # By default rich forgets what is older than half a minute, which one step of ours may take; it is also bounded
+        # to the last thousand steps, so that the rate follows what is quick.
+        speed_estimate_period=math.inf,
+    ) as progress:
         task = progress.add_task(description, total=total, completed=done, unit=unit, note="")
+        progress.advance(task, 0)  # from here on the first step is timed
 
         def advance(units: int, note: str = "") -> None:
             progress.update(task, advance=units, note=note)

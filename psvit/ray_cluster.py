@@ -69,6 +69,11 @@ def connect(address: str) -> None:
         raise InputError(f"--workers {address}: no Ray cluster at {target}: {first_line(error)}") from error
 
 
+def is_elsewhere(address: str) -> bool:
+    """Whether `connect` reaches a cluster that is there already, which may have nodes that are unlike this machine."""
+    return _target(address) != "local"
+
+
 def _target(address: str) -> str:
     """Where Ray shall look for a cluster."""
     return os.environ.get("RAY_ADDRESS", "local") if address == "ray" else address

@@ -33,30 +33,9 @@ class RunFolder:
 
     def __init__(self, path: Path, command: str, config: dict[str, Any]) -> None:
         self.path = path
-        self.resumed = False
-        wanted = {"command": command, **config}
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise InputError(f"--out {path}: cannot be written: {error.strerror}") from None
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--out {path}: is a file; name a folder, new or of the same run")
-        if (path / CONFIG).exists():
-            found = differences(read_yaml(path / CONFIG, SCHEMA), wanted)
-            if found:
-                raise InputError(
-                    f"--out {path}: holds a run with another configuration ({'; '.join(found)}); "
-                    "name another folder, or give the same options to continue it"
-                )
-            self.resumed = True
-            if not os.access(path, os.W_OK):
-                raise InputError(f"--out {path}: cannot be written")
-        elif path.is_dir() and any(path.iterdir()):
-            raise InputError(f"--out {path}: is not empty and holds no run; name a new folder")
-        else:
-            write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, **wanted}))
+        self.resumed = check_folder(path, command, config)
+        if not self.resumed:
+            write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, "command": command, **config}))
         self._hold()
 
     def _hold(self) -> None:
@@ -72,6 +51,44 @@ class RunFolder:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+
+def check_folder(path: Path, command: str, config: dict[str, Any]) -> bool:
+    """Make sure that a run can be kept in a folder, and leave everything as it is.
+
+    Args:
+        path: where it is or shall be.
+        command: as of `RunFolder`.
+        config: likewise.
+
+    Returns:
+        Whether it was begun there before.
+
+    Raises:
+        InputError: as `RunFolder`, except for other processes that are at work there.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be written: {error.strerror}") from None
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out {path}: is a file; name a folder, new or of the same run")
+    resumed = (path / CONFIG).exists()
+    if resumed:
+        found = differences(read_yaml(path / CONFIG, SCHEMA), {"command": command, **config})
+        if found:
+            raise InputError(
+                f"--out {path}: holds a run with another configuration ({'; '.join(found)}); "
+                "name another folder, or give the same options to continue it"
+            )
+    elif path.is_dir() and any(path.iterdir()):
+        raise InputError(f"--out {path}: is not empty and holds no run; name a new folder")
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"--out {path}: cannot be written")
+    return resumed
 
 
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:

@@ -13,7 +13,7 @@ import click
 from psvit.cli import (
     DATA_HELP,
     default_folder,
-    read_device,
+    read_devices,
     read_duration,
     read_recipe,
     read_workers,
@@ -78,7 +78,12 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}, all where "
     "they are enumerated]",
 )
-@click.option("--time", "time_text", default=None, help="Begin no further batch after so long: 90s, 30min or 2h.")
+@click.option(
+    "--time",
+    "time_text",
+    default=None,
+    help="Begin no further batch after so long: 90s, 30min or 2h; the control gets its share.",
+)
 @click.option(
     "--finalists",
     type=click.IntRange(min=0),
@@ -90,8 +95,8 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "--control",
     type=click.IntRange(min=0),
     default=None,
-    help="Architectures drawn at random and scored for comparison. [default: a quarter of the trials, none where the "
-    "searcher is random or enumerates]",
+    help="Architectures drawn at random and scored for comparison. [default: a quarter of those evaluated, none where "
+    "the searcher is random or enumerates]",
 )
 @click.option("--no-sharing", is_flag=True, help="Compute candidates one at a time, not what they have in common once.")
 @click.option("--no-racing", is_flag=True, help="Score every candidate on all images.")
@@ -158,13 +163,13 @@ def command(
     if (recipe or settings) and (supernet or not data):
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
-    from psvit.run_folder import RunFolder
+    from psvit.run_folder import RunFolder, check_folder
     from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
     from psvit.search.searchers import make_searcher
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
-    from psvit.search.storage import check_storage
+    from psvit.search.storage import check_storage, without_password
     from psvit.supernet.supernet import read_provenance
     from psvit.training import check_device
 
@@ -174,7 +179,7 @@ def command(
     if study and not storage:
         raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
     read_workers(workers)
-    place = read_device(device)
+    place, place_of_workers = read_devices(device, workers)
     if supernet:
         data = data or read_provenance(supernet).get("data")
     images = open_data(data) if data else None
@@ -189,11 +194,12 @@ def command(
         trials=trials or (SUPERNET_TRIALS if images else INDICATOR_TRIALS),
         seed=seed,
         device=place,
+        worker_device=place_of_workers,
         latency=latency,
         objectives=objectives,
         seconds=seconds,
         finalists=finalists,
-        control=control or 0,
+        control=control,
         storage=storage,
         study=study,
         share_prefixes=not no_sharing,
@@ -209,12 +215,13 @@ def command(
     request = replace(
         request,
         trials=members if enumerates and trials is None else request.trials,
-        control=request.trials // 4 if control is None and not enumerates and searcher != "random" else request.control,
+        control=0 if control is None and (enumerates or searcher == "random") else control,
     )
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
     if not os.path.exists(place_of_run):  # a name that cannot be is refused below
         request.check_latencies()
-    if storage:
+    check_folder(place_of_run, "psvit-search", request.config)
+    if storage:  # which may be made by being opened
         check_storage(storage)
     folder = RunFolder(place_of_run, "psvit-search", request.config)
     click.echo(f"run: {folder.path}")
@@ -226,28 +233,32 @@ def command(
     )
     if not images:
         click.echo("no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217)")
-    found = run_search(request, folder, shlex.join(["psvit-search", *sys.argv[1:]]))
+    found = run_search(request, folder, shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
     winner = found.winner
     if found.trials < request.trials and not found.interrupted:
         reason = "time is up" if seconds else f"no more were found within {request.limits}"
         click.echo(f"evaluated {found.trials} of {request.trials}: {reason}")
     if found.passed_over:
-        beyond = folder / "finalists.journal"
-        click.echo(f"passed over {found.passed_over} with better scores that were measured beyond a limit: {beyond}")
+        click.echo(f"passed over {found.passed_over} with better scores that were measured beyond a limit")
     for name, times in winner.latencies.items():
         if "measured_ms" in times:
             click.echo(
                 f"measured {times['measured_ms']:.4g} ms@{name} (interquartile range {times['iqr_ms']:.2g} ms), "
                 f"predicted {times['predicted_ms']:.4g} ms"
             )
+    failures = {finalist.trial.number: finalist.failure for finalist in found.finalists if finalist.failure}
     if winner.accuracy is not None:
         click.echo(f"trained the best {len(found.finalists)} briefly, {len(winner.accuracies)} times each:")
         rows = []
         for finalist in found.finalists:
-            assert finalist.accuracy is not None
             spread = "" if finalist.spread is None else f" ± {finalist.spread:.2f}"
-            rows.append((f"trial {finalist.trial.number}", f"{finalist.accuracy:.2f}{spread} %"))
+            value = "failed" if finalist.accuracy is None else f"{finalist.accuracy:.2f}{spread} %"
+            rows.append((f"trial {finalist.trial.number}", value))
         show_table("top-1 on the search images, mean and standard deviation", rows)
+    elif failures:
+        click.echo("no finalist could be trained, so the winner is the one with the best score")
+    for number, failure in failures.items():
+        click.echo(f"trial {number} failed: {failure}")
     if found.front:
         click.echo(f"found a Pareto front of {len(found.finalists)}: {found.front}")
     if images:

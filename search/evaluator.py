@@ -15,7 +15,7 @@ class Evaluator(Protocol):
     Equal calls give equal scores, and so do equal architectures in different populations, unless they are raced.
     """
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The scores of a population.
 
         What goes wrong with one architecture (memory, outputs that are no numbers) is said in its score; all else is
@@ -25,6 +25,8 @@ class Evaluator(Protocol):
             archs: the population, no two equal.
             best: the best scores that are known of others, on all images, best first. An evaluator that races gives
                 up on those that cannot be among the best of these and the population; without any, none is given up.
+            parts: where the population is only a part of one, into how many that was cut. An evaluator that races
+                promises something of the whole, so the parts share its probability of error.
 
         Returns:
             Their scores, in their order.

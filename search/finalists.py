@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,11 +14,15 @@ from typing import Any
 import torch
 
 from psvit.data import Batches, ImageData, Inputs, accuracy, training_loader
+from psvit.errors import DivergedError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
-from psvit.search.latency.journal import Journal
+from psvit.search.facts import Facts
+from psvit.search.failures import out_of_memory
 from psvit.search.trial import Trial
 from psvit.training import Classification, train
+
+_logger = logging.getLogger(__name__)
 
 SEEDS = 3
 """Trainings of every finalist, which differ in the order of the images, in augmentation and in stochastic depth."""
@@ -33,11 +39,13 @@ class Finalist:
         trial: the trial.
         latencies: by the limit's setting, what was predicted and what was measured.
         accuracies: top-1 in percent on the search images after brief trainings; empty where there were none.
+        failure: why a training of it gave no network; then it has no accuracies.
     """
 
     trial: Trial
     latencies: dict[str, Any] = field(default_factory=dict)
     accuracies: tuple[float, ...] = ()
+    failure: str = ""
 
     @property
     def accuracy(self) -> float | None:
@@ -57,6 +65,7 @@ class Finalist:
             "accuracies": list(self.accuracies),
             "macs": self.trial.cost.macs,
             "num_params": self.trial.cost.num_params,
+            **({"failed": self.failure} if self.failure else {}),
         }
 
 
@@ -78,11 +87,14 @@ def train_finalists(
     *,
     seed: int,
     device: torch.device,
+    facts: Facts,
     folder: Path,
 ) -> list[Finalist]:
     """Train every finalist briefly on the training images, compare them on the search images.
 
-    Accuracies are kept in a journal, and a training that was interrupted continues.
+    Accuracies are kept among the facts, and a training that was interrupted continues. A search that goes on for
+    longer may have other finalists; those that stay are not trained again. One whose training diverges or runs out of
+    memory is not trained further.
 
     Args:
         finalists: the best trials.
@@ -91,41 +103,57 @@ def train_finalists(
         recipe: how to train, see `brief`.
         seed: of everything random.
         device: where to train.
-        folder: for the journal and what the trainings need meanwhile.
+        facts: of the trials' study.
+        folder: for what the trainings need meanwhile.
 
     Returns:
-        The finalists with their accuracies, best mean first; of equal ones the one that was better before.
+        The finalists with their accuracies, best mean first; of equal ones the one that was better before. Those that
+        failed come last, in their order.
     """
-    # A search that goes on for longer may have other finalists; those that stay are not trained again.
-    journal = Journal(folder / "journal", {"recipe": recipe.to_dict(), "seed": seed})
-    known = {(record["trial"], record["seed"]): record["accuracy"] for record in journal.records}
     inputs = Inputs.of(data, finalists[0].trial.arch.image_size)
     batches = Batches(data.search, inputs, recipe.batch_size, device)
-    seeds = [seed + number for number in range(SEEDS)]
-    wanted = [(finalist.trial, one) for finalist in finalists for one in seeds]
-    for number, (trial, one) in enumerate(wanted, start=1):
-        if (trial.number, one) in known:
-            continue
-        place = folder / f"finalist-{trial.number}-{one}"
+
+    def accuracy_of(trial: Trial, seed: int, place: Path, description: str) -> float:
         trained = train(
             Classification(network_of(trial)),
             training_loader(data.train, inputs, recipe),
             recipe,
             num_classes=len(data.classes),
-            seed=one,
+            seed=seed,
             device=device,
             folder=place,
-            description=f"finalists, training {number} of {len(wanted)}",
+            description=description,
         )
-        known[trial.number, one] = accuracy(trained.model.eval(), batches)
-        journal.add({"trial": trial.number, "seed": one, "accuracy": known[trial.number, one]})
-        shutil.rmtree(place)
-    told = [
-        Finalist(
-            trial=finalist.trial,
-            latencies=finalist.latencies,
-            accuracies=tuple(known[finalist.trial.number, one] for one in seeds),
-        )
-        for finalist in finalists
-    ]
-    return sorted(told, key=lambda finalist: -mean(finalist.accuracies))
+        return accuracy(trained.model.eval(), batches)
+
+    told = []
+    for position, finalist in enumerate(finalists):
+        arch, accuracies, failure = finalist.trial.arch, [], ""
+        for number in range(SEEDS):
+            place = folder / f"{arch.digest}-{seed + number}"
+            training = f"training {position * SEEDS + number + 1} of {len(finalists) * SEEDS}"
+            found = facts.learn(
+                f"training:{arch.digest}:{recipe.digest}:{seed + number}",
+                partial(_outcome, accuracy_of, finalist.trial, seed + number, place, f"finalists, {training}"),
+            )
+            shutil.rmtree(place, ignore_errors=True)
+            if failure := found.get("failed", ""):
+                _logger.warning("finalist %d is out: %s", finalist.trial.number, failure)
+                break
+            accuracies.append(found["accuracy"])
+        told.append(replace(finalist, accuracies=() if failure else tuple(accuracies), failure=failure))
+    shutil.rmtree(folder, ignore_errors=True)  # with what was begun of those that are no finalists any more
+    return sorted(told, key=lambda finalist: -mean(finalist.accuracies or [-1.0]))
+
+
+def _outcome(accuracy_of: Callable[..., float], *arguments: Any) -> dict[str, Any]:
+    """What is known after a training: the accuracy, or why there is none."""
+    try:
+        return {"accuracy": accuracy_of(*arguments)}
+    except DivergedError as error:
+        return {"failed": str(error)}
+    except Exception as error:
+        reason = out_of_memory(error)
+        if not reason:
+            raise
+        return {"failed": reason}

@@ -48,7 +48,7 @@ class DSS:
         self._weight_norms: dict[tuple[str, torch.Size], Tensor] = {}
         self._image = torch.ones(1, space.in_chans, *space.image_size, device=device)
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The indicators of a population; nothing is raced, because there are no images."""
         return [self._score(arch) for arch in archs]
 

@@ -60,12 +60,13 @@ class InheritedAccuracy:
         self._fidelity = fidelity
 
     @torch.inference_mode()
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The accuracies of a population.
 
         Args:
             archs: the population, no two equal.
             best: accuracies of others on all of these images, best first; more than the race keeps do not matter.
+            parts: into how many parts the population was cut, of which this is one.
 
         Returns:
             Their scores, in their order. Failed are those that ran out of memory on their own too, and those whose
@@ -81,7 +82,7 @@ class InheritedAccuracy:
             ends = [*range(size, num_images, size), num_images]
             looks = self._race.looks(ends)
             known = [right_answers(accuracy, num_images) for accuracy in best[: self._race.keep]]
-            field = Field(self._race, len(archs), num_images, len(looks), known)
+            field = Field(self._race.of_parts(parts), len(archs), num_images, len(looks), known)
         self._answer(archs, everyone, answers, weights, field, looks)
         if field is not None and answers.failures:
             # A rival may fail after others were given up because of it. Those get the rest of the images after all.

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Race:
     that belongs to the best `keep` on all images, of the population and the known best together. Who ties for the
     last place among these belongs to them. One race is one population: of a search whose next population depends on
     its best `keep` alone, g populations go as they would without racing with probability at least 1 - g * `delta`.
+    A population that is raced in parts has one race a part, which share `delta`: whoever belongs to the best of all
+    belongs to the best of its part.
     The share of `delta` is equal for all looks, and at each look half of it for ordered pairs of candidates, half for
     comparisons of candidates with the known best.
 
@@ -75,6 +77,14 @@ class Race:
             if end >= (looks[-1] * self.growth if looks else self.first_look):
                 looks.append(end)
         return tuple(looks)
+
+    def of_parts(self, parts: int) -> Race:
+        """The race of each of several parts of a population, so that the guarantee is that of the population.
+
+        Args:
+            parts: into how many the population was cut, at least 1.
+        """
+        return replace(self, delta=self.delta / parts)
 
     def describe(self) -> str:
         """The guarantee in words."""

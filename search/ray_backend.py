@@ -64,6 +64,7 @@ class Part:
         positions: where its architectures stand there.
         archs: the architectures; without any, only the evaluator's description is wanted.
         best: the best scores of others.
+        parts: into how many parts the population was cut; of one that is divided later, as if all were.
         deaths: of workers that held it.
         nodes: where they died.
     """
@@ -72,6 +73,7 @@ class Part:
     positions: tuple[int, ...]
     archs: tuple[Architecture, ...]
     best: tuple[float, ...]
+    parts: int = 1
     deaths: int = 0
     nodes: frozenset[str] = frozenset()
 
@@ -173,16 +175,18 @@ class RayEvaluator:
     ) -> None:
         self._leave(graceful=kind is None)
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The scores of a population; failed are also those over which workers died.
 
         Raises:
             RunError: the workers do not start, or the cluster is lost. What an evaluation raises is raised here.
         """
-        scores = dict(self.arrivals(archs, best))
+        scores = dict(self.arrivals(archs, best, parts))
         return [scores[position] for position in range(len(archs))]
 
-    def arrivals(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> Iterator[tuple[int, Score]]:
+    def arrivals(
+        self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1
+    ) -> Iterator[tuple[int, Score]]:
         """As `evaluate`, each score with its position as soon as its part is done, for what takes long."""
         if not archs:
             return
@@ -190,24 +194,25 @@ class RayEvaluator:
         wanted = self._num_workers * (PARTS_PER_WORKER if self._num_workers > 1 else 1)
         pieces = self._cut(archs, wanted)
         assert sorted(position for piece in pieces for position in piece) == list(range(len(archs)))
-        yield from self._collect([(tuple(piece), tuple(archs[i] for i in piece)) for piece in pieces], tuple(best))
+        cut = [(tuple(piece), tuple(archs[i] for i in piece)) for piece in pieces]
+        yield from self._collect(cut, tuple(best), parts * len(cut))
 
     def describe(self) -> dict[str, Any]:
         """What the workers' evaluators say of themselves."""
         if self._description is None:
-            for _ in self._collect([((), ())], ()):
+            for _ in self._collect([((), ())], (), 1):
                 pass
         assert self._description is not None
         return self._description
 
     def _collect(
-        self, pieces: Sequence[tuple[tuple[int, ...], tuple[Architecture, ...]]], best: tuple[float, ...]
+        self, pieces: Sequence[tuple[tuple[int, ...], tuple[Architecture, ...]]], best: tuple[float, ...], number: int
     ) -> Iterator[tuple[int, Score]]:
         """Have parts evaluated; the scores with their positions, as they come."""
         self._population += 1
         missing = {position for positions, _ in pieces for position in positions}
         try:
-            parts = [Part(self._population, positions, archs, best) for positions, archs in pieces]
+            parts = [Part(self._population, positions, archs, best, number) for positions, archs in pieces]
             ray.get(self._office.submit.remote(self._population, parts))
             while missing or (not parts[0].archs and self._description is None):
                 outcomes, broken = ray.get(self._office.outcomes.remote(self._population))
@@ -433,8 +438,9 @@ class Office:
             self._waiting.appendleft(part)
         elif len(part.archs) > 1:
             # It may be one of them that kills, and the others shall have their scores.
+            whole = replace(part, parts=part.parts * len(part.archs), deaths=0, nodes=frozenset())
             self._waiting.extend(
-                replace(part, positions=(position,), archs=(arch,), deaths=0, nodes=frozenset())
+                replace(whole, positions=(position,), archs=(arch,))
                 for position, arch in zip(part.positions, part.archs, strict=True)
             )
         elif part.archs:
@@ -507,7 +513,7 @@ class Worker(tune.Trainable):
         try:
             if self._evaluator is None:
                 self._evaluator = pickle.loads(self._make_evaluator)()
-            scores = self._evaluator.evaluate(part.archs, part.best) if part.archs else []
+            scores = self._evaluator.evaluate(part.archs, part.best, part.parts) if part.archs else []
             assert len(scores) == len(part.archs)
             return Outcome(part.population, part.positions, tuple(scores), self._evaluator.describe())
         except Exception as error:  # all of it is raised again, by the search

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
 import uuid
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +29,7 @@ from psvit.search.fidelity.record import known_fidelity
 from psvit.search.finalists import Finalist, brief, train_finalists
 from psvit.search.latency.build import LatencyPlan, build_latency_model
 from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
-from psvit.search.latency.measure import Setting, fingerprint, measure
+from psvit.search.latency.measure import Latency, Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import ACCURACY, LATENCY, Objectives
 from psvit.search.pareto import front, hypervolumes
@@ -35,9 +37,8 @@ from psvit.search.racing import Race, ties
 from psvit.search.scoring import Scoring
 from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
-from psvit.search.storage import open_storage
-from psvit.search.study import STUDY_NAME, Study
-from psvit.search.trial import Trial
+from psvit.search.storage import open_storage, without_password
+from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, check_held_out, read_space, supernet_digest, supernet_file
@@ -48,6 +49,9 @@ if TYPE_CHECKING:  # it loads plotly
 
 SPENT = 0.9
 """A limit without a lower end is a budget to spend: the search stays in its upper tenth where that is not empty."""
+
+CONTROL_SHARE = 0.25
+"""Of what was evaluated, so many are drawn uniformly for comparison where their number is not given."""
 
 LATENCY_SPACE = "psvit-2d-small"
 """The space for images of 224 pixels where latency alone is limited."""
@@ -74,17 +78,19 @@ class SearchRun:
         searcher: the name of the searcher.
         trials: architectures to evaluate.
         seed: of everything random.
-        device: where to compute.
+        device: where this process computes.
         latency: files of latency models for limits on latency; for those that no file is for, a model is built first.
         objectives: what is improved, accuracy first.
-        seconds: after which no further batch is begun.
+        seconds: after which no further batch is begun, of which the control gets its share of the evaluations.
         finalists: how many of the best are trained briefly before one is called the winner, where there are images.
-        control: architectures drawn uniformly and scored for comparison.
+        control: architectures drawn uniformly and scored for comparison; where not given, `CONTROL_SHARE` of what was
+            evaluated by then.
         storage: where the study is kept; a journal in the run's folder by default.
         study: its name in a storage that is named.
         share_prefixes: whether candidates that begin alike are computed together.
         race: whether candidates that cannot be among the best any more are given up early.
         workers: `ray` or the address of a Ray cluster; without it, this process scores.
+        worker_device: where workers compute; as this process, where it is not given.
     """
 
     space: SearchSpace
@@ -100,12 +106,18 @@ class SearchRun:
     objectives: tuple[str, ...] = (ACCURACY,)
     seconds: float | None = None
     finalists: int = 0
-    control: int = 0
+    control: int | None = 0
     storage: str | None = None
     study: str | None = None
     share_prefixes: bool = True
     race: bool = True
     workers: str | None = None
+    worker_device: torch.device | None = None
+
+    @property
+    def scoring_device(self) -> torch.device:
+        """Where candidates are scored."""
+        return self.worker_device or self.device
 
     @property
     def config(self) -> dict[str, Any]:
@@ -113,9 +125,32 @@ class SearchRun:
         return {
             **self.scored,
             "searcher": self.searcher,
+            "searcher_parameters": make_searcher(self.searcher).parameters,
             "seed": self.seed,
-            "finalists": self.finalists if self.data else 0,
+            "finalists": self.finalists if self.finalists_recipe else 0,
+            "finalists_recipe": self.finalists_recipe.to_dict() if self.finalists_recipe else None,
         }
+
+    @property
+    def full_config(self) -> dict[str, Any]:
+        """Also what may be another when a run is continued: how long, how and where it searches; no password."""
+        return {
+            **self.config,
+            "trials": self.trials,
+            "control": f"{CONTROL_SHARE:.0%} of those evaluated" if self.control is None else self.control,
+            "seconds": self.seconds,
+            "share_prefixes": self.share_prefixes,
+            "workers": self.workers,
+            "storage": self.storage and without_password(self.storage),
+            "study": self.study,
+        }
+
+    @property
+    def finalists_recipe(self) -> Recipe | None:
+        """How finalists are trained; with several objectives or without images, none are."""
+        if len(self.objectives) > 1 or not self.data or not self.finalists:
+            return None
+        return brief(Recipe.load(default_recipe(min(self.space.image_size), supernet=False)))
 
     @property
     def scored(self) -> dict[str, Any]:
@@ -130,10 +165,29 @@ class SearchRun:
             "data_digest": self.data.digest if self.data else None,
             "supernet": supernet_digest(self.supernet) if self.supernet else None,
             "recipe": self.recipe.to_dict() if self.recipe else None,
-            "race": self.race and self.data is not None and len(self.objectives) == 1,
-            "device": self.device.type,
+            "race": asdict(self.races) if self.races else None,
+            "device": self.scoring_device.type,
             "latency": [LatencyModel.load(path).digest for path in self.latency],
         }
+
+    @property
+    def keep(self) -> int:
+        """How many of the best are scored on all images, whatever is raced: at least as many as there are finalists."""
+        return max(KEPT, self.finalists)
+
+    @property
+    def races(self) -> Race | None:
+        """When candidates are given up; never where scores rest on no images or not on accuracy alone."""
+        return Race(keep=self.keep) if self.race and self.data and len(self.objectives) == 1 else None
+
+    def control_of(self, trials: int) -> int:
+        """How many are drawn for comparison with so many trials."""
+        return int(CONTROL_SHARE * trials) if self.control is None else self.control
+
+    @property
+    def search_seconds(self) -> float | None:
+        """After how many of the seconds the search leaves the rest to the control."""
+        return self.seconds and self.seconds * self.trials / (self.trials + self.control_of(self.trials))
 
     @property
     def limits(self) -> Budget:
@@ -246,7 +300,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     """Build and train what is missing, search, and write the winner, its weights and the history.
 
     A run that was interrupted continues; one that is finished is found finished. Where it is interrupted by the
-    keyboard, the best so far is written.
+    keyboard after something was scored, whatever it is doing then, the best so far is written.
 
     Args:
         run: what is searched, and how.
@@ -269,45 +323,61 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     scoring = Scoring(
         space=run.space,
         seed=run.seed,
-        device=str(run.device),
+        device=str(run.scoring_device),
         supernet=str(file) if file else None,
+        digest=supernet_digest(file) if file else None,
         data=run.data.name if run.data else None,
         share_prefixes=run.share_prefixes,
-        race=Race(keep=KEPT) if run.scored["race"] else None,
+        race=run.races,
         fidelity=known_fidelity(file, run.limits) if file else None,
     )
-    study = _study(run, folder, objectives, supernet_digest(file) if file else None)
-    interrupted = False
+    study, control = _studies(run, folder, objectives, supernet_digest(file) if file else None)
+    references = _references(run.space, None)
+    interrupted = True
+    began = time.monotonic()
     with _evaluator(run, folder, scoring, supernet) as evaluator:
-        try:
+        with suppress(KeyboardInterrupt):
             searcher = make_searcher(run.searcher)
             for _ in search(
-                candidates, searcher, evaluator, study, trials=run.trials, seed=run.seed, seconds=run.seconds
+                candidates,
+                searcher,
+                evaluator,
+                study,
+                trials=run.trials,
+                seed=run.seed,
+                seconds=run.search_seconds,
+                keep=run.keep,
             ):
                 pass
-            draw_control(candidates, evaluator, study, trials=run.control, seed=run.seed)
-        except KeyboardInterrupt:
+            if control is not None:
+                draw_control(
+                    candidates,
+                    evaluator,
+                    control,
+                    study.history,
+                    trials=run.control_of(len(study.history)),
+                    seed=run.seed,
+                    seconds=run.seconds and run.seconds - (time.monotonic() - began),
+                )
+            references = _references(run.space, evaluator)
+            interrupted = False
+        if interrupted:
             # Opened anew, because it may have been interrupted while it took in what is there.
-            study = _study(run, folder, objectives, supernet_digest(file) if file else None)
+            study, control = _studies(run, folder, objectives, supernet_digest(file) if file else None)
             if not study.history.complete:
-                raise
-            interrupted = True
-        references = _references(run.space, None if interrupted else evaluator)
+                raise KeyboardInterrupt
         description = evaluator.describe()
     write_atomic(folder / "history.csv", study.to_csv())
     _check_found(run, study, latencies)
-    best, passed_over = _best(run, folder, study, [*latencies, *([improved] if improved else [])], interrupted)
-    if len(run.objectives) == 1 and run.data and run.finalists and not interrupted:
-        assert supernet is not None
-        best = train_finalists(
-            best,
-            lambda trial: supernet.extract(trial.arch),
-            run.data,
-            brief(Recipe.load(default_recipe(min(run.space.image_size), supernet=False))),
-            seed=run.seed,
-            device=run.device,
-            folder=folder / "finalists",
-        )
+    measured = [*latencies, *([improved] if improved else [])]
+    if not interrupted:
+        interrupted = True
+        with suppress(KeyboardInterrupt):
+            best, passed_over = _best(run, study, measured, measure)
+            best = _trained(run, folder, study, supernet, best)
+            interrupted = False
+    if interrupted:
+        best, passed_over = _best(run, study, measured, None)
     evidence = Evidence(
         budget=run.budget,
         description=description,
@@ -325,7 +395,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         objectives=objectives,
     )
     notes = _notes(run, study, best, passed_over, interrupted)
-    _write_report(run, folder, command, study, best, description, references, notes)
+    _write_report(run, folder, command, study, control, best, description, references, notes)
     title = f"Found for {' and '.join(run.budget) or 'any budget'} in {run.space.name}"
     return Found(
         file=write_winner(folder.path, evidence, best, supernet, title),
@@ -375,24 +445,24 @@ def _supernet_file(run: SearchRun, folder: RunFolder) -> Path:
     return train_supernet(run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet")
 
 
-def _study(run: SearchRun, folder: RunFolder, objectives: Objectives, digest: str | None) -> Study:
-    """The study in the run's own journal or in the storage that was named, where others may work on it as well."""
+def _studies(
+    run: SearchRun, folder: RunFolder, objectives: Objectives, digest: str | None
+) -> tuple[Study, Study | None]:
+    """The study and its control's, where one is wanted.
+
+    They are in the run's own journal or in the storage that was named, where others may work on them as well.
+    """
+    storage, name, process = open_storage(run.storage or folder / JOURNAL), STUDY_NAME, "0"
+    if run.storage is not None:
+        # The same command in another folder joins the search; the process is another, but the same when it continues.
+        identity = folder / "process"
+        if not identity.exists():
+            write_atomic(identity, uuid.uuid4().hex)
+        digest_of_config = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()[:12]
+        name, process = run.study or f"{STUDY_NAME}-{digest_of_config}", identity.read_text()
     config = {**run.scored, "supernet": digest}
-    if run.storage is None:
-        return Study(run.space, open_storage(folder / JOURNAL), objectives=objectives, config=config)
-    # The same command in another folder joins the search; the process is another one, but the same when it continues.
-    identity = folder / "process"
-    if not identity.exists():
-        write_atomic(identity, uuid.uuid4().hex)
-    digest_of_config = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()[:12]
-    return Study(
-        run.space,
-        open_storage(run.storage),
-        name=run.study or f"{STUDY_NAME}-{digest_of_config}",
-        objectives=objectives,
-        config=config,
-        process=identity.read_text(),
-    )
+    opened = partial(Study, run.space, storage, objectives=objectives, config=config, process=process)
+    return opened(name=name), opened(name=name + CONTROL) if run.control != 0 else None
 
 
 def _evaluator(
@@ -408,7 +478,7 @@ def _evaluator(
         scoring,
         cut=partial(cut, run.space),
         address=run.workers,
-        gpus_per_worker=1 if run.device.type == "cuda" else 0,
+        gpus_per_worker=1 if run.scoring_device.type == "cuda" else 0,
         folder=folder / "ray",
     )
 
@@ -429,7 +499,7 @@ def _check_found(run: SearchRun, study: Study, latencies: list[PredictedLimit]) 
 
 
 def _best(
-    run: SearchRun, folder: RunFolder, study: Study, latencies: list[PredictedLimit], interrupted: bool
+    run: SearchRun, study: Study, latencies: list[PredictedLimit], measure: Callable[..., Latency] | None
 ) -> tuple[list[Finalist], int]:
     """The finalists or the front, best first, measured where latency matters; and how many were passed over."""
     history = study.history
@@ -439,10 +509,28 @@ def _best(
     else:
         ranked = history.best(len(history))
         wanted = max(1, run.finalists if run.data else 1)
-    if not latencies or interrupted:
-        return [Finalist(trial=trial, latencies=_predicted(trial, latencies)) for trial in ranked[:wanted]], 0
-    kept = first_within(ranked, wanted, latencies, folder / "finalists.journal", measure)
+    kept = first_within(ranked, wanted, latencies, study.facts, measure)
     return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
+
+
+def _trained(
+    run: SearchRun, folder: RunFolder, study: Study, supernet: Supernet | None, best: list[Finalist]
+) -> list[Finalist]:
+    """The finalists after brief trainings, best first; with several objectives or without images as they are."""
+    if run.finalists_recipe is None:
+        return best
+    assert run.data is not None
+    assert supernet is not None
+    return train_finalists(
+        best,
+        lambda trial: supernet.extract(trial.arch),
+        run.data,
+        run.finalists_recipe,
+        seed=run.seed,
+        device=run.device,
+        facts=study.facts,
+        folder=folder / "finalists",
+    )
 
 
 def _references(space: SearchSpace, evaluator: Evaluator | None) -> list[Reference]:
@@ -462,13 +550,15 @@ def _references(space: SearchSpace, evaluator: Evaluator | None) -> list[Referen
 def _notes(run: SearchRun, study: Study, best: list[Finalist], passed_over: int, interrupted: bool) -> list[str]:
     """What a reader of the report has to know beside it."""
     notes = ["The search was stopped before its end; this is the best so far."] if interrupted else []
+    if all(finalist.failure for finalist in best):
+        notes.append("No finalist could be trained, so the winner is the one with the best score.")
     if passed_over:
         notes.append(f"Passed over because measured beyond a limit on latency: {passed_over} with better scores.")
     if len(run.objectives) == 1:
         scores = study.history.scores(len(study.history))
         places = {len(best): "the last of the finalists" if len(best) > 1 else "the winner"}
-        if run.scored["race"]:
-            places[KEPT] = "the last that racing keeps"
+        if run.races:
+            places[run.keep] = "the last that racing keeps"
         for place, name in places.items():
             if tied := ties(scores, place):
                 notes.append(
@@ -482,6 +572,7 @@ def _write_report(
     folder: RunFolder,
     command: str,
     study: Study,
+    control: Study | None,
     best: list[Finalist],
     description: dict[str, Any],
     references: list[Reference],
@@ -497,12 +588,12 @@ def _write_report(
     report = Report(
         title=f"{' and '.join(run.budget)} in {run.space.name}",
         command=command,
-        config=run.config,
+        config=run.full_config,
         space=run.space,
         budget=run.budget,
         searcher=run.searcher,
         history=history.trials,
-        control=study.control.trials,
+        control=control.history.trials if control else [],
         objectives=run.objectives,
         description=description,
         unit="%" if run.data else "",
@@ -513,7 +604,3 @@ def _write_report(
         notes=notes,
     )
     write_report(folder / REPORT, report)
-
-
-def _predicted(trial: Trial, latencies: list[PredictedLimit]) -> dict[str, Any]:
-    return {latency.limit.setting: {"predicted_ms": latency.model.predict(trial.arch)} for latency in latencies}

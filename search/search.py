@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from zlib import crc32
 
 import numpy as np
@@ -19,13 +20,14 @@ from psvit.search.evaluator import Evaluator
 from psvit.search.history import History, Seen
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers import Searcher
+from psvit.search.storage import line_of
 from psvit.search.study import LEASE, Batch, Study
 from psvit.search.trial import STATES, Score, Trial
 
 _logger = logging.getLogger(__name__)
 
 KEPT = 10
-"""So many of the best are scored on all images, whatever is raced: evolution's parents, and more than the finalists."""
+"""So many of the best are scored on all images, whatever is raced: evolution's parents, and the usual finalists."""
 
 CONFLICTS = 20
 """Proposals in a row that other processes were faster with, before a search gives up on finding its own."""
@@ -40,6 +42,7 @@ def search(
     trials: int,
     seed: int,
     seconds: float | None = None,
+    keep: int = KEPT,
     pause: Callable[[float], object] = time.sleep,
 ) -> Iterator[list[Trial]]:
     """Evaluate architectures until the study holds `trials`, those that failed included, or all candidates.
@@ -49,6 +52,9 @@ def search(
     Several processes that work on one study do not evaluate what another one holds, and wait for it at the end; as they
     begin their last batches at the same time, there may be a few trials more than asked for.
 
+    A searcher that proposes nothing feasible says that nothing is left but what others hold. It is asked again only
+    when they hold something else than then, which they may have dropped.
+
     Args:
         candidates: what may be evaluated.
         searcher: proposes.
@@ -57,6 +63,7 @@ def search(
         trials: how many.
         seed: of everything random.
         seconds: after which no further batch is begun.
+        keep: how many of the best scores an evaluator that races is told.
         pause: waits for some seconds.
 
     Yields:
@@ -64,14 +71,16 @@ def search(
     """
     began = time.monotonic()
     study.sync()
+    exhausted = _exhausted(study)
     with progress_bar("search", trials, "trials", done=len(study.history)) as advance:
         while seconds is None or time.monotonic() - began < seconds:
-            batch = _continued(study, is_control=False)
+            batch = _continued(study)
             if batch is None:
-                wanted = trials - len(study.history) - len(study.history.held)
-                batch = (
-                    _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed) if wanted > 0 else None
-                )
+                held = study.history.held
+                wanted = trials - len(study.history) - len(held)
+                if wanted > 0 and held != exhausted:
+                    batch = _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed)
+                    exhausted = held if batch is not None and not batch.feasible else None
             if batch is None:
                 if not study.history.held or len(study.history) >= trials:
                     return
@@ -79,7 +88,8 @@ def search(
                 study.sync()
                 continue
             before = len(study.history)
-            new = _evaluate(batch, candidates, evaluator, study, study.history.scores(KEPT))
+            best = study.history.scores(keep)
+            new = _evaluate(batch, study, partial(evaluator.evaluate, best=best))
             leader = _leader(study.history)
             states = ", ".join(f"{sum(trial.score.state == state for trial in new)} {state}" for state in STATES)
             _logger.info("batch %d: %s; %d trials, %s", batch.number, states, len(study.history), leader)
@@ -91,57 +101,71 @@ def draw_control(
     candidates: Candidates,
     evaluator: Evaluator,
     study: Study,
+    searched: History,
     *,
     trials: int,
     seed: int,
+    seconds: float | None = None,
     batch_size: int = 32,
     pause: Callable[[float], object] = time.sleep,
 ) -> None:
     """Score architectures drawn uniformly, for comparison: what random search would have found.
 
     They are drawn as if nothing had been searched. All of them are scored on all images, because the scores of a
-    random search are wanted, not its best one.
+    random search are wanted, not its best one; those that the search scored so are not scored again.
 
     Args:
         candidates: what may be drawn.
         evaluator: scores.
-        study: keeps them as its control.
+        study: keeps them, not the study that was searched in.
+        searched: what was.
         trials: how many.
         seed: of everything random.
+        seconds: after which no further batch is begun.
         batch_size: how many are scored together.
         pause: waits for some seconds.
     """
+    began = time.monotonic()
+    study.sync()
+    known = {trial.arch: trial.score for trial in searched.complete}
+
+    def scores(archs: Sequence[Architecture]) -> list[Score]:
+        new = [arch for arch in archs if arch not in known]
+        found = known | dict(zip(new, evaluator.evaluate(new) if new else [], strict=True))
+        return [found[arch] for arch in archs]
+
     drawn = candidates.draw_unseen(trials, Seen(History()), np.random.default_rng([seed, crc32(b"control")]))
-    with progress_bar("random control", len(drawn), "trials", done=len(study.control)) as advance:
-        while len(study.control) < len(drawn):
-            batch = _continued(study, is_control=True)
+    with progress_bar("random control", len(drawn), "trials", done=len(study.history)) as advance:
+        while (left := len(drawn) - len(study.history)) > 0:
+            if seconds is not None and time.monotonic() - began >= seconds:
+                return
+            batch = _continued(study)
             if batch is None:
-                taken = study.control.held
-                new = [arch for arch in drawn if arch not in study.control and arch not in taken][:batch_size]
+                new = [arch for arch in drawn if arch not in study.history and arch not in study.history.held]
                 if not new:
                     pause(min(1.0, LEASE / 10))
                     study.sync()
                     continue
-                proposals = tuple(candidates.propose(new, UNIFORM))
-                batch = study.ask(Batch(number=study.next_number, proposals=proposals, is_control=True))
-            before = len(study.control)
-            _evaluate(batch, candidates, evaluator, study, [])
-            advance(len(study.control) - before, "")
+                proposals = tuple(candidates.propose(new[: min(left, batch_size)], UNIFORM))
+                batch = study.ask(Batch(number=study.next_number, proposals=proposals))
+            before = len(study.history)
+            _evaluate(batch, study, scores)
+            advance(len(study.history) - before, "")
 
 
-def _continued(study: Study, *, is_control: bool) -> Batch | None:
-    """What this process was at when it was stopped, if that belongs to this part of the search."""
+def _continued(study: Study) -> Batch | None:
+    """What this process was at when it was stopped."""
     batch = study.pending()
-    if batch is None:
-        return None
-    if batch.scores is None:
-        if batch.is_control != is_control:
-            return None
+    if batch is not None and batch.scores is None:
         batch = study.ask(batch)  # what others have taken over meanwhile is theirs
-    elif batch.is_control != is_control:
-        study.tell(batch, [study.space.decode(proposal.row) for proposal in batch.feasible], [])
-        return None
-    return batch if batch.proposals else None
+    return batch if batch is not None and batch.proposals else None
+
+
+def _exhausted(study: Study) -> frozenset[Architecture] | None:
+    """What others held when nothing else was left, as far as this process's last batch tells; nothing if it was."""
+    last = study.last
+    # Where others work on the study it is not known what they held then.
+    return frozenset() if last and not last.feasible and not study.is_shared else None
 
 
 def _ask(candidates: Candidates, searcher: Searcher, study: Study, n: int, seed: int) -> Batch | None:
@@ -163,15 +187,13 @@ def _feasible(proposals: list[Proposal]) -> list[Proposal]:
     return [proposal for proposal in proposals if proposal.is_feasible]
 
 
-def _evaluate(
-    batch: Batch, candidates: Candidates, evaluator: Evaluator, study: Study, best: list[float]
-) -> list[Trial]:
+def _evaluate(batch: Batch, study: Study, score: Callable[[list[Architecture]], list[Score]]) -> list[Trial]:
     """Score a batch and record it; one whose scores were written down before is only recorded."""
-    archs: list[Architecture] = [candidates.space.decode(proposal.row) for proposal in batch.feasible]
+    archs: list[Architecture] = [study.space.decode(proposal.row) for proposal in batch.feasible]
     scores: list[Score] = []
     if batch.scores is None and archs:
         with _beating(study):
-            scores = evaluator.evaluate(archs, best)
+            scores = score(archs)
     return study.tell(batch, archs, scores)
 
 
@@ -181,8 +203,14 @@ def _beating(study: Study) -> Iterator[None]:
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(LEASE / 4):
-            study.beat()
+        pause = LEASE / 4
+        while not over.wait(pause):
+            try:
+                study.beat()
+                pause = LEASE / 4
+            except Exception as error:  # whatever the storage's driver raises; most of it passes
+                _logger.warning("no sign of life was given, which is tried again: %s", line_of(error))
+                pause = LEASE / 24
 
     thread = threading.Thread(target=beat, name="psvit signs of life", daemon=True)
     thread.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import re
 import time
 import warnings
 from pathlib import Path
@@ -33,6 +34,7 @@ def open_storage(storage: str | Path) -> BaseStorage:
     text = str(storage)
     if "://" not in text:
         return _journal(Path(storage))
+    shown = without_password(text)
     try:
         if text.startswith("redis"):
             from optuna.storages.journal import JournalRedisBackend
@@ -43,9 +45,9 @@ def open_storage(storage: str | Path) -> BaseStorage:
         return _database(text)
     except ImportError as error:
         hint = "; pip install -e '.[postgresql]'" if text.startswith("postgresql") else ""
-        raise InputError(f"--storage {text}: its driver is not installed: {_line(error)}{hint}") from None
+        raise InputError(f"--storage {shown}: its driver is not installed: {line_of(error)}{hint}") from None
     except Exception as error:  # whatever the driver behind the URL raises
-        raise InputError(f"--storage {text}: cannot be opened: {_line(error)}") from None
+        raise InputError(f"--storage {shown}: cannot be opened: {line_of(error)}") from None
 
 
 def check_storage(storage: str) -> None:
@@ -63,8 +65,23 @@ def check_storage(storage: str) -> None:
         raise InputError(f"--storage {storage}: cannot be written")
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+_PASSWORDS = (
+    re.compile(r"(://[^/:@]*:).*(@)", re.DOTALL),
+    re.compile(r"([?&][^=&]*(?:password|passwd|pwd)[^=&]*=)[^&\s]*()", re.IGNORECASE),
+)
+"""Before the host, up to the last @, because not everybody writes one in a password as %40; and among the options."""
+
+
+def without_password(text: str) -> str:
+    """Text with three stars in place of the password of a URL in it, to be shown or written down."""
+    for password in _PASSWORDS:
+        text = password.sub(r"\1***\2", text)
+    return text
+
+
+def line_of(error: Exception) -> str:
+    """What an error of a storage says, on one line that is not too long and without passwords."""
+    return without_password(" ".join(str(error).split()))[:200].rstrip(".") or type(error).__name__
 
 
 def _database(url: str) -> BaseStorage:

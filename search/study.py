@@ -8,7 +8,11 @@ about to evaluate, which keeps other processes from evaluating the same, and is 
 comes back. `tell` first writes down all scores of the batch in one record, then adds one trial an architecture. A
 process that is killed in between adds the rest when it comes back.
 
+What is learnt beside the scores, of finalists for instance, is kept as the study's `facts`.
+
 What a process has asked for and not told counts as held while it gives a sign of life every now and then.
+
+Trials that no search of ours has added, such as enqueued ones or those of other software, are passed over.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from psvit.architecture import Architecture
 from psvit.costs import METRICS, Cost
 from psvit.errors import InputError
 from psvit.run_folder import differences
+from psvit.search.facts import Facts
 from psvit.search.history import History, Rejected
 from psvit.search.objectives import LATENCY, Objectives
 from psvit.search.pareto import hypervolumes
@@ -40,13 +45,20 @@ from psvit.search.proposal import Proposal
 from psvit.search.trial import Score, Trial
 from psvit.search_space import SearchSpace
 
-STUDY_NAME = "psvit"
+STUDY_NAME, CONTROL = "psvit", "-control"
+"""The name of a run's own study; and what is added to a study's name for that of its control.
+
+What is drawn for comparison is in a study of its own, so that the best of a study is the best that was searched.
+"""
 
 LEASE = 120.0
 """Seconds without a sign of life after which another process may evaluate what a process holds."""
 
+PIECE = 24_000
+"""Characters of JSON in one record. MySQL keeps 65,535 bytes, and text within JSON may take two for each of these."""
+
 _STATES = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
-_CLAIM, _ALIVE, _CONFIG = "claim:", "alive:", "config"
+_CLAIM, _PIECE, _ALIVE, _CONFIG = "claim:", "piece:", "alive:", "config"
 _CONSTRAINTS = "constraints"
 
 
@@ -57,13 +69,11 @@ class Batch:
     Attributes:
         number: how many batches the process had before.
         proposals: in the order of their trials; only the feasible ones are evaluated.
-        is_control: whether they are drawn for comparison, not searched for.
         scores: of the feasible ones, once they are known.
     """
 
     number: int
     proposals: tuple[Proposal, ...]
-    is_control: bool = False
     scores: tuple[Score, ...] | None = None
 
     @property
@@ -95,8 +105,8 @@ class Study:
     Attributes:
         space: as given.
         process: as given.
-        history: what was searched.
-        control: what was drawn for comparison.
+        history: its trials.
+        facts: what was learnt beside.
 
     Raises:
         InputError: the study there is of another search; what differs is named.
@@ -114,7 +124,6 @@ class Study:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.history = History()
-        self.control = History()
         self._genes: dict[str, BaseDistribution] = {
             gene: IntDistribution(0, choices - 1) for gene, choices in space.genes.items()
         }
@@ -124,6 +133,7 @@ class Study:
         self._clock = clock
         self._archs: dict[tuple[int, ...], Architecture] = {}
         self._read = 0
+        self._unfinished: list[int] = []
         self._told: dict[int, int] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
@@ -134,30 +144,38 @@ class Study:
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
+        self.facts = Facts(self._study)
         self._check(name, {"objectives": list(self._objectives.names), **(config or {})})
         self.sync()
 
     def _check(self, name: str, config: dict[str, Any]) -> None:
         config = json.loads(json.dumps(config))
         found = self._study.user_attrs.get(_CONFIG)
-        if found is None and not self._study.get_trials(deepcopy=False):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._study.set_metric_names(["score", *self._objectives.names[1:]])
-            self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
-        elif changed := differences(found or {}, config):
+        is_new = found is None and not self._study.get_trials(deepcopy=False)
+        # Optuna keeps those of a study that is there already, and says nothing.
+        directions = [direction.name.lower() for direction in self._study.directions]
+        changed = [] if is_new else differences(found or {}, config)
+        changed += differences(directions, self._objectives.directions, "directions")
+        if changed:
             raise InputError(
                 f"study {name!r}: is of another search ({'; '.join(changed)}); "
                 "name another --study or --storage, or give the same options to continue it"
             )
+        if is_new:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(["score", *self._objectives.names[1:]])
+            self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
 
     # --- what is there
 
     def sync(self) -> None:
         """Read what was added since the last time, by this process or others."""
         trials = self._study.get_trials(deepcopy=False)
-        new = trials[self._read :]
+        seen = [*(trials[number] for number in self._unfinished), *trials[self._read :]]
         self._read = len(trials)
+        self._unfinished = [trial.number for trial in seen if not trial.state.is_finished()]
+        new = [trial for trial in seen if self._is_ours(trial)]
         for trial in new:
             if trial.user_attrs["process"] == self.process:
                 batch = trial.user_attrs["batch"]
@@ -165,10 +183,17 @@ class Study:
         evaluated = [trial for trial in new if "score" in trial.user_attrs]
         rows = [self._row(trial) for trial in evaluated]
         for trial, row, cost in zip(evaluated, rows, self._costs(rows), strict=True):
-            of = self.control if "control" in trial.user_attrs else self.history
-            of.add(self._trial(trial, row, cost))
+            self.history.add(self._trial(trial, row, cost))
         self.history.rejected += [self._rejected(trial) for trial in new if "score" not in trial.user_attrs]
-        self.history.held, self.control.held = self._held()
+        self.history.held = self._held()
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        """Whether a search of ours has added a trial, finished and with all that belongs to it."""
+        return (
+            trial.state.is_finished()
+            and {"process", "batch", "origin"} <= trial.user_attrs.keys()
+            and self._genes.keys() <= trial.params.keys()
+        )
 
     def _row(self, trial: FrozenTrial) -> tuple[int, ...]:
         return tuple(trial.params[gene] for gene in self._genes)
@@ -198,23 +223,24 @@ class Study:
             ),
         )
 
-    def _held(self) -> tuple[frozenset[Architecture], frozenset[Architecture]]:
-        """The architectures that other processes hold for the history and for the control."""
+    def _held(self) -> frozenset[Architecture]:
+        """The architectures that other processes hold."""
         attrs = self._study.user_attrs
-        held: tuple[set[Architecture], set[Architecture]] = set(), set()
-        for key, value in attrs.items():
+        held: set[Architecture] = set()
+        for key, head in attrs.items():
             process = key.removeprefix(_CLAIM)
             if not key.startswith(_CLAIM) or process == self.process:
                 continue
-            if self._clock() - max(value["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
+            if self._clock() - max(head["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
                 continue
-            told = self.control if value["control"] else self.history
+            value = _claim(attrs, process)
+            assert value is not None
             for proposal in map(Proposal.from_json, value["proposals"]):
                 if proposal.is_feasible:
                     arch = self.space.decode(proposal.row)
-                    if arch not in told:
-                        held[value["control"]].add(arch)
-        return frozenset(held[False]), frozenset(held[True])
+                    if arch not in self.history:
+                        held.add(arch)
+        return frozenset(held)
 
     @property
     def is_shared(self) -> bool:
@@ -224,18 +250,23 @@ class Study:
 
     # --- a batch's way
 
-    def pending(self) -> Batch | None:
-        """The batch that this process has asked for and not wholly told, if there is one."""
-        value = self._study.user_attrs.get(_CLAIM + self.process)
-        if value is None or self._told.get(value["number"], 0) >= len(value["proposals"]):
+    @property
+    def last(self) -> Batch | None:
+        """The batch that this process asked for last, told or not."""
+        value = _claim(self._study.user_attrs, self.process)
+        if value is None:
             return None
         scores = value["scores"]
         return Batch(
             number=value["number"],
             proposals=tuple(map(Proposal.from_json, value["proposals"])),
-            is_control=value["control"],
             scores=None if scores is None else tuple(Score(**score) for score in scores),
         )
+
+    def pending(self) -> Batch | None:
+        """The batch that this process has asked for and not wholly told, if there is one."""
+        last = self.last
+        return last if last and self._told.get(last.number, 0) < len(last.proposals) else None
 
     @property
     def next_number(self) -> int:
@@ -257,7 +288,7 @@ class Study:
         self.sync()
         told = self._told.get(batch.number, 0)
         free = [
-            position < told or not proposal.is_feasible or self._is_free(proposal, batch.is_control)
+            position < told or not proposal.is_feasible or self._is_free(proposal)
             for position, proposal in enumerate(batch.proposals)
         ]
         if not all(free):
@@ -265,22 +296,27 @@ class Study:
             self._write(batch)
         return batch
 
-    def _is_free(self, proposal: Proposal, is_control: bool) -> bool:
+    def _is_free(self, proposal: Proposal) -> bool:
         """Whether no other process holds a feasible proposal or has told it."""
-        arch, among = self.space.decode(proposal.row), self.control if is_control else self.history
-        return arch not in among and arch not in among.held
+        arch = self.space.decode(proposal.row)
+        return arch not in self.history and arch not in self.history.held
 
     def _write(self, batch: Batch) -> None:
-        self._study.set_user_attr(
-            _CLAIM + self.process,
-            {
-                "number": batch.number,
-                "proposals": [proposal.to_json() for proposal in batch.proposals],
-                "control": batch.is_control,
-                "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
-                "time": self._clock(),
-            },
-        )
+        """Write a batch down, in one record where it is short, and always so that it is there whole or not at all."""
+        key = _CLAIM + self.process
+        content = {
+            "proposals": [proposal.to_json() for proposal in batch.proposals],
+            "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
+        }
+        text = json.dumps(content)
+        if len(text) > PIECE:
+            # The pieces of what is written down now stay until the record that names the new ones is there.
+            _, former = self._study.user_attrs.get(key, {}).get("pieces", (0, 1))
+            pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+            for place, piece in enumerate(pieces):
+                self._study.set_user_attr(_piece(self.process, 1 - former, place), piece)
+            content = {"pieces": [len(pieces), 1 - former]}
+        self._study.set_user_attr(key, {"number": batch.number, "time": self._clock(), **content})
 
     def beat(self) -> None:
         """Give a sign of life."""
@@ -298,10 +334,10 @@ class Study:
             scores: likewise; those of a batch that has some already are kept.
 
         Returns:
-            The trials that are new in the history or the control, those of other processes included.
+            The trials that are new in the history, those of other processes included.
         """
         self._archs.update(zip((proposal.row for proposal in batch.feasible), archs, strict=True))
-        before = len(self.history), len(self.control)
+        before = len(self.history)
         batch = self.ask(replace(batch, scores=tuple(scores)) if batch.scores is None else batch)
         assert batch.scores is not None
         rows = [proposal.row for proposal in batch.feasible]
@@ -313,7 +349,7 @@ class Study:
                 self._add(batch, proposal, evaluated)
         self.sync()
         self._archs.clear()
-        return [*self.history.trials[before[0] :], *self.control.trials[before[1] :]]
+        return self.history.trials[before:]
 
     def _costs(self, rows: Sequence[tuple[int, ...]]) -> list[Cost]:
         priced = self.space.price(np.array(rows, dtype=np.int64).reshape(-1, len(self._genes)))
@@ -334,8 +370,6 @@ class Study:
             elif score.state == "raced":
                 assert score.value is not None
                 intermediate = {score.images: score.value}
-        if batch.is_control:
-            attrs["control"] = True
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=state,
@@ -382,6 +416,20 @@ class Study:
         """The hypervolume after each complete trial, from the worst of every objective."""
         objectives = self.history.objectives
         return hypervolumes(objectives, objectives.min(axis=0)) if len(objectives) else []
+
+
+def _claim(attrs: dict[str, Any], process: str) -> dict[str, Any] | None:
+    """What a process has written down, put together, from the attributes of the study as they were at one moment."""
+    head = attrs.get(_CLAIM + process)
+    if head is None or "pieces" not in head:
+        return head
+    count, side = head["pieces"]
+    return {**head, **json.loads("".join(attrs[_piece(process, side, place)] for place in range(count)))}
+
+
+def _piece(process: str, side: int, place: int) -> str:
+    """The name of a part of what a process has written down; the sides take turns."""
+    return f"{_PIECE}{process}:{side}:{place}"
 
 
 def _constraints(trial: FrozenTrial) -> dict[str, float]:

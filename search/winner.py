@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 
 import psvit
 from psvit.architecture import Architecture, ArchitectureFile
-from psvit.documents import replacing, write_atomic
+from psvit.documents import replacing, replacing_folder, write_atomic
 from psvit.picture import draw
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
@@ -73,7 +72,7 @@ def write_winner(
     """
     file = folder / BEST
     winner = finalists[0]
-    trained = [finalist.to_dict() for finalist in finalists if finalist.accuracies]
+    trained = [finalist.to_dict() for finalist in finalists if finalist.accuracies or finalist.failure]
     if supernet is not None:
         _write_inherited(file, supernet, winner.trial.arch)
     write_atomic(file.with_suffix(".svg"), draw(winner.trial.arch, titles=[title]))
@@ -84,21 +83,22 @@ def write_winner(
 def write_front(folder: Path, evidence: Evidence, front: Sequence[Finalist], supernet: Supernet | None) -> Path:
     """Write one architecture file a point, numbered from the best by the first objective; others are removed.
 
+    The front that was there stays until the new one is whole.
+
     Args:
         folder: the run's.
         evidence: what is said beside each.
         front: the points.
         supernet: whose weights they inherit; these are written beside each, as beside the winner.
     """
-    place = folder / FRONT
-    shutil.rmtree(place, ignore_errors=True)
     digits = len(str(len(front) - 1))
-    for number, point in enumerate(front):
-        file = place / f"{number:0{digits}}.yaml"
-        if supernet is not None:
-            _write_inherited(file, supernet, point.trial.arch)
-        evidence.file(point.trial, point.latencies, {}).save(file)
-    return place
+    with replacing_folder(folder / FRONT) as place:
+        for number, point in enumerate(front):
+            file = place / f"{number:0{digits}}.yaml"
+            if supernet is not None:
+                _write_inherited(file, supernet, point.trial.arch)
+            evidence.file(point.trial, point.latencies, {}).save(file)
+    return folder / FRONT
 
 
 def _write_inherited(file: Path, supernet: Supernet, arch: Architecture) -> None:

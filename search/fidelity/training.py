@@ -163,12 +163,13 @@ class StandaloneAccuracy:
         self._folder = folder
         self._batches: Batches | None = None
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The accuracies of networks; nothing is raced. Failed are those whose training diverged or ran out of memory.
 
         Args:
             archs: the networks, no two equal.
             best: of no use here.
+            parts: likewise.
         """
         return [score for _, score in self.arrivals(archs)]
 

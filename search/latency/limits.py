@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from psvit.architecture import Architecture
 from psvit.budget import LatencyLimit
 from psvit.errors import InputError, UnmetBudgetError
-from psvit.search.latency.journal import Journal
-from psvit.search.latency.measure import Latency, Setting, fingerprint
+from psvit.search.facts import Facts
+from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh
 from psvit.search.latency.tables import Bools, Ints
@@ -118,35 +117,28 @@ def first_within(
     best: Sequence[Trial],
     n: int,
     limits: Sequence[PredictedLimit],
-    path: Path,
-    measure: Callable[..., Latency],
+    facts: Facts,
+    measure: Callable[..., Latency] | None,
 ) -> Kept:
     """Measure trials in their order until some keep all limits.
 
     See `FINALISTS` and `UNCORRECTED` for how many are measured.
 
-    What is measured is kept in a journal, so that the same call gives the same trials again.
+    What is measured is kept among the facts, so that the same call on the same machine gives the same trials again.
 
     Args:
         best: the trials, best first.
         n: how many are wanted.
         limits: on latency.
-        path: of the journal.
-        measure: the measuring function.
+        facts: of the trials' study.
+        measure: the measuring function; without it, what was not measured before counts as predicted.
 
     Raises:
-        InputError: the journal was begun on another device or for other limits; what differs is named.
         NoisyMachineError: the machine was too noisy; the same call continues.
         UnmetBudgetError: none that was measured keeps the limits.
     """
-    journal = Journal(
-        path,
-        {
-            "limits": [limit.limit.to_dict() for limit in limits],
-            "fingerprints": [fingerprint(Setting.of(limit.limit)).to_dict() for limit in limits],
-        },
-    )
-    known = {(record["trial"], record["limit"]): record for record in journal.records}
+    here = [fingerprint(Setting.of(limit.limit)) for limit in limits]
+    times: dict[str, list[float]] = {limit.limit.setting: [] for limit in limits}
     ratios: dict[str, list[float]] = {limit.limit.setting: [] for limit in limits}
 
     def hopeful(trial: Trial) -> bool:
@@ -164,38 +156,52 @@ def first_within(
         if passed_over >= UNCORRECTED and not hopeful(trial):
             continue
         latencies: dict[str, Any] = {}
-        for limit in limits:
+        for limit, machine in zip(limits, here, strict=True):
             name = limit.limit.setting
-            if (trial.number, name) not in known:
-                journal.add(_measured(trial, limit, measure))
-                known[trial.number, name] = journal.records[-1]
-            record = known[trial.number, name]
-            ratios[name].append(record["measured_ms"] / record["predicted_ms"])
-            if not record["within"]:
-                log.info("trial %d takes %.4g ms, which is not %s", trial.number, record["measured_ms"], limit.limit)
+            latencies[name] = _latency(trial, limit, machine, facts, measure)
+            measured_ms = latencies[name].get("measured_ms")
+            if measured_ms is None:
+                continue
+            times[name].append(measured_ms)
+            ratios[name].append(measured_ms / latencies[name]["predicted_ms"])
+            if not limit.includes(measured_ms):
+                log.info("trial %d takes %.4g ms, which is not %s", trial.number, measured_ms, limit.limit)
                 passed_over += 1
                 break
-            latencies[name] = {key: value for key, value in record.items() if key not in ("trial", "limit", "within")}
         else:
             kept.append((trial, latencies))
     if kept:
         return Kept(trials=kept, passed_over=passed_over)
+    taken = (f"{min(ms):.4g} to {max(ms):.4g} ms@{name}" for name, ms in times.items() if ms)
     raise UnmetBudgetError(
         f"budget: of the best architectures {passed_over} were measured and none keeps "
-        f"{' and '.join(str(limit.limit) for limit in limits)}; {path} says what they take; "
+        f"{' and '.join(str(limit.limit) for limit in limits)}; they take {' and '.join(taken)}; "
         "name a slightly lower limit, or more trials in another folder"
     )
 
 
-def _measured(trial: Trial, limit: PredictedLimit, measure: Callable[..., Latency]) -> dict[str, Any]:
-    """A record of the journal: a trial's latency as predicted and as measured."""
-    arch = trial.arch
-    latency = measure(fresh(arch), (arch.in_chans, *arch.image_size), Setting.of(limit.limit))
+def _latency(
+    trial: Trial,
+    limit: PredictedLimit,
+    machine: Fingerprint,
+    facts: Facts,
+    measure: Callable[..., Latency] | None,
+) -> dict[str, Any]:
+    """A trial's latency as predicted and as measured, for the architecture file."""
+    arch, setting = trial.arch, Setting.of(limit.limit)
+    name = f"latency:{arch.digest}:{setting.digest}:{machine.digest}"
+
+    def find() -> dict[str, Any]:
+        assert measure is not None
+        return measure(fresh(arch), (arch.in_chans, *arch.image_size), setting).to_dict()
+
+    found = facts.learn(name, find) if measure else facts.get(name)
+    predicted = {"predicted_ms": limit.model.predict(arch)}
+    if found is None:
+        return predicted
+    latency = Latency.from_dict(found, source=name)
     return {
-        "trial": trial.number,
-        "limit": limit.limit.setting,
-        "within": limit.includes(latency.median_ms),
-        "predicted_ms": limit.model.predict(arch),
+        **predicted,
         "measured_ms": latency.median_ms,
         "iqr_ms": latency.iqr_ms,
         "repeats": latency.repeats,

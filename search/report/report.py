@@ -22,13 +22,17 @@ from psvit.search.report.page import page
 from psvit.search.report.references import Reference, published
 from psvit.search.report.shared_choices import Choice, Group, shared_choices
 from psvit.search.report.words import DASH, count, in_words, joined, number, percent, value_in_words
+from psvit.search.searchers.random import Random
 from psvit.search.trial import Trial
 from psvit.search_space import SearchSpace
 
 TEMPLATE = "report.html.j2"
 
 GOOD = 0.1
-"""The share of the candidates, those with the best scores, that count as good where there is a single objective."""
+"""The share of the candidates scored on all images, the best of them, that counts as good where there is one objective.
+
+Of those given up early racing tells only that they are not among its best few, so all of them together have no order.
+"""
 
 POINTS = 400
 """Of a curve; more cannot be seen."""
@@ -111,7 +115,7 @@ class Report:
 
     @property
     def good(self) -> list[Trial]:
-        """The best tenth of the candidates, at least one; with several objectives, the front."""
+        """The best tenth of the candidates that were scored on all images, at least one; or the front of several."""
         if not self.has_one_objective:
             return self.front
         ranked = sorted(self.complete, key=lambda trial: (-_score(trial), trial.number))
@@ -205,10 +209,10 @@ def _result(report: Report) -> str:
             f"which costs {_costs(best)}."
         )
     trial = report.winner.trial
-    trained = [finalist for finalist in report.finalists if finalist.accuracies]
+    tried = [finalist for finalist in report.finalists if finalist.accuracies or finalist.failure]
     reason = (
-        f"chosen among {len(trained)} finalists that were trained briefly"
-        if len(trained) > 1
+        f"chosen among {len(tried)} finalists that were trained briefly"
+        if len(tried) > 1 and _were_trained(report)
         else f"the best of {len(report.complete)} scored"
         if _score(trial) == max(map(_score, report.complete))
         else "the best that keeps all limits"
@@ -254,7 +258,12 @@ def _progress_text(report: Report, random: BestOfDraws | None, scored: int) -> s
     if any(trial.score.state == "raced" for trial in report.uniform):
         text += " Those given up early count with the score that they had by then."
     if len(report.complete) and all(trial.origin == UNIFORM for trial in report.history):
-        text += " The searcher is random itself: its own curve is one order of the same draws."
+        who = (
+            "The searcher is random itself"
+            if report.searcher == Random.name
+            else "The searcher begins with random draws and has come no further"
+        )
+        text += f" {who}: its own curve is one order of the same draws."
     return text
 
 
@@ -262,15 +271,19 @@ def _finalists_text(report: Report) -> str:
     """How finalists were compared, and whether that tells the first two apart."""
     if len(report.finalists) < 2:
         return ""
+    failures = joined([f"#{each.trial.number} ({each.failure})" for each in report.finalists if each.failure])
     if not _were_trained(report):
-        return "Finalists were not trained. They are ordered by the score above, which cannot tell near-ties apart."
-    numbers = {len(finalist.accuracies) for finalist in report.finalists}
+        why = f"No finalist could be trained: {failures}" if failures else "Finalists were not trained"
+        return f"{why}. They are ordered by the score above, which cannot tell near-ties apart."
+    numbers = {len(finalist.accuracies) for finalist in report.finalists if finalist.accuracies}
     times = " to ".join(str(number) for number in sorted({min(numbers), max(numbers)}))
     text = (
         f"Inherited scores cannot tell near-ties apart, so {len(report.finalists)} finalists were trained briefly on "
         f"the training images, {times} times each, and compared on images held out from training. Given are the mean "
         "and the standard deviation over the trainings."
     )
+    if failures:
+        text += f" Last are those whose training failed: {failures}."
     first, second = report.finalists[:2]
     if first.accuracy is None or second.accuracy is None or first.spread is None or second.spread is None:
         return text
@@ -351,19 +364,31 @@ def _front_text(report: Report, axis: figures.Axis, name: str) -> str:
         text = f"The front: candidates that no other beats in all of {joined(list(map(_wish, report.objectives)))}."
     if any(trial.score.state == "raced" for trial in report.history) and name != LATENCY:
         text += " Candidates given up early stand where their score on fewer images puts them, or below the frame."
-    if name == "macs" and report.references:
-        trials = [*report.complete, *(trial for trial in report.control if trial.is_complete)]
-        near = figures.near_references(axis, report.references, trials)
+    if name != LATENCY and report.references:
+        trials = [*report.history, *(trial for trial in report.control if trial.is_complete)]
+        near = figures.near_references(axis, report.references, [t for t in trials if t.score.state != "failed"])
         drawn = [reference.name for reference in near]
         if drawn:
             text += f" Dotted: what {joined(drawn)} {'costs' if len(drawn) == 1 else 'cost'} on these images."
-        if any(reference.score is None for reference in near):
-            text += " A line without a point has no score here."
         far = [reference for reference in report.references if reference not in near]
         if far:
-            named = joined([f"{reference.name} at {format_cost('macs', reference.cost.macs)}" for reference in far])
-            text += f" Outside the frame: {named}."
+            costs = [f"{each.name} at {format_cost(name, getattr(each.cost, name))}" for each in far]
+            text += f" Outside the frame: {joined(costs)}."
+        text += _why_no_point(report)
     return text
+
+
+def _why_no_point(report: Report) -> str:
+    """Why there are references without a score, where there are any."""
+    unscored = [reference for reference in report.references if reference.score is None]
+    wanted = report.space.variant
+    kinds = {reference.arch.variant for reference in unscored if reference.arch is not None} - {wanted}
+    if kinds:
+        return (
+            f" DeiT has no point because nothing here can score it: it is a {joined(sorted(kinds))} network, and the "
+            f"candidates, and the weights that they share, are {wanted}."
+        )
+    return " What has no point has no score here." if unscored else ""
 
 
 def _reference_rows(report: Report) -> list[dict[str, Any]]:
@@ -434,7 +459,7 @@ def _row(report: Report, trial: Trial) -> dict[str, Any]:
 def _finalist_row(report: Report, finalist: Finalist) -> dict[str, Any]:
     return {
         **_row(report, finalist.trial),
-        "accuracies": [f"{accuracy:.2f}" for accuracy in finalist.accuracies],
+        "accuracies": ["failed"] if finalist.failure else [f"{accuracy:.2f}" for accuracy in finalist.accuracies],
         "mean": f"{finalist.accuracy:.2f}" if finalist.accuracy is not None else DASH,
         "spread": f"{finalist.spread:.2f}" if finalist.spread is not None else DASH,
     }
@@ -478,7 +503,19 @@ def _choices(report: Report) -> dict[str, Any] | None:
         "differences": _differences(choices),
         "compared": sum(len(choice.values) for choice in choices),
         "one": percent(1 / len(report.good)),
+        "left_out": _left_out(report),
     }
+
+
+def _left_out(report: Report) -> str:
+    """Of which candidates the first two groups are not, where there are others."""
+    raced = sum(trial.score.state == "raced" for trial in report.history)
+    if not raced:
+        return ""
+    return (
+        f"The first two groups are of the {count(len(report.complete), 'candidate')} scored on all images. "
+        f"{count(raced, 'candidate')} given up early, so mostly worse, {'is' if raced == 1 else 'are'} in neither."
+    )
 
 
 def _differences(choices: Sequence[Choice]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,11 @@ class Searcher(Protocol):
     name: str
     batch_size: int
     """How many architectures are proposed from the same history."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What it searches with, JSON-serialisable; with other ones it may propose something else."""
+        return {"batch_size": self.batch_size}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """What to evaluate next.

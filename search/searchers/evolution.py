@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from psvit.architecture import Architecture
@@ -35,6 +37,11 @@ class Evolution(Searcher):
         self.parents = parents
         self.rate = rate
         self.first = first
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of a generation."""
+        return {"batch_size": self.batch_size, "parents": self.parents, "rate": self.rate, "first": self.first}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """A generation."""

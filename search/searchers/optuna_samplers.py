@@ -37,7 +37,8 @@ class OptunaSampler(Searcher):
 
     Args:
         name: of the searcher.
-        make: makes the sampler from a seed.
+        make: the sampler's class, or what else makes one from `seed` and the options.
+        options: JSON-serialisable.
         batch_size: architectures that are asked for before any of them is evaluated.
         attempts: rows that are asked for each of them; what takes a sampler seconds is not asked 50 times.
     """
@@ -45,14 +46,23 @@ class OptunaSampler(Searcher):
     def __init__(
         self,
         name: str,
-        make: Callable[[int], BaseSampler],
+        make: Callable[..., BaseSampler],
+        options: dict[str, Any] | None = None,
+        *,
         batch_size: int,
         attempts: int = ATTEMPTS,
     ) -> None:
         self.name = name
         self.batch_size = batch_size
         self._make = make
+        self._options = options or {}
         self._attempts = attempts
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of the sampler, and how it is asked."""
+        asked = {"batch_size": self.batch_size, "attempts": self._attempts}
+        return {**asked, "sampler": self._make.__name__, **self._options}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """What the sampler asks for, and draws where it asks for nothing that may be evaluated."""
@@ -62,7 +72,7 @@ class OptunaSampler(Searcher):
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = _study(self._make(int(rng.integers(2**31))), history, genes)
+            study = _study(self._make(seed=int(rng.integers(2**31)), **self._options), history, genes)
             worst = _worst(history, len(study.directions))
             proposals: list[Proposal] = []
             for _ in range(n):
@@ -99,21 +109,17 @@ class OptunaSampler(Searcher):
 
 def tpe() -> Searcher:
     """The tree-structured Parzen estimator; what is being evaluated counts as bad, or it would be proposed again."""
-    return OptunaSampler(
-        "optuna-tpe", lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True), batch_size=8
-    )
+    return OptunaSampler("optuna-tpe", TPESampler, {"multivariate": True, "constant_liar": True}, batch_size=8)
 
 
 def nsga2() -> Searcher:
     """NSGA-II as Optuna has it."""
-    return OptunaSampler("optuna-nsga2", lambda seed: NSGAIISampler(seed=seed, population_size=32), batch_size=32)
+    return OptunaSampler("optuna-nsga2", NSGAIISampler, {"population_size": 32}, batch_size=32)
 
 
 def gp() -> Searcher:
     """Bayesian optimisation with a Gaussian process."""
-    return OptunaSampler(
-        "optuna-gp", lambda seed: GPSampler(seed=seed, deterministic_objective=True), batch_size=4, attempts=5
-    )
+    return OptunaSampler("optuna-gp", GPSampler, {"deterministic_objective": True}, batch_size=4, attempts=5)
 
 
 def canonical(space: SearchSpace, row: Sequence[int]) -> tuple[int, ...]:

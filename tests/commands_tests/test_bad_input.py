@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import save_file
 
@@ -200,6 +201,16 @@ def test_a_cluster_that_is_gone_is_named_at_once(refused, monkeypatch):
     assert_names(refused("psvit-search", *SPACE, *BUDGET, "--workers", "ray"), "no Ray cluster at 127.0.0.1:1")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("address", [None, "local"])
+def test_workers_on_this_machine_have_no_gpu_where_it_has_none(refused, monkeypatch, address):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    line = refused("psvit-search", *SPACE, *BUDGET, "--workers", "ray", "--device", "cuda")
+    assert_names(line, "--device cuda: cannot compute")
+
+
 def test_a_storage_that_is_none_is_named_and_left_alone(refused, tmp_path):
     (tmp_path / "notes.txt").write_text("somebody's notes, which have\nno line break at their end")
     (tmp_path / "folder").mkdir()
@@ -212,6 +223,17 @@ def test_a_storage_that_is_none_is_named_and_left_alone(refused, tmp_path):
     ]:
         line = refused("psvit-search", *SPACE, *BUDGET, "--storage", storage)
         assert_names(line, f"--storage {storage}", expected)
+
+
+def test_a_storage_is_not_made_for_a_folder_that_is_refused(refused, tmp_path):
+    (tmp_path / "notes.txt").write_text("somebody's notes")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("more of them")
+    for out, expected in [("notes.txt", "is a file"), ("full", "is not empty"), ("notes.txt/run", "cannot be written")]:
+        for storage in ("sqlite:///new.db", "new.journal"):
+            assert_names(
+                refused("psvit-search", *SPACE, *BUDGET, "--storage", storage, out=out), f"--out {out}", expected
+            )
 
 
 COMMANDS = {

@@ -10,11 +10,15 @@ import signal
 import subprocess
 import time
 
+import optuna
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
+from psvit.errors import DivergedError
+from psvit.search import finalists as finalists_module
+from psvit.search import run as run_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
 from psvit.search.indicators import DSS
@@ -22,6 +26,7 @@ from psvit.search.storage import open_storage
 from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
 
+FEW = ("--finalists", 2, "--control", 2)
 ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "20")
 TOLD = "psvit-search: interrupted; the same command continues"
 """After a line break, because the terminal has just shown ^C."""
@@ -149,7 +154,9 @@ def kill_often(start, stop, whole, tmp_path, kills, seed):
     evaluated = (tmp_path / "stopped.log").read_text().splitlines()
     # Every score was written down once; what was evaluated beside that was killed in its batch.
     assert written(folder / "study.journal") >= 120
-    assert 120 <= len(evaluated) <= 120 + 32 * lost
+    # What is searched and in the control as well is evaluated once.
+    once = len(set(evaluated))
+    assert 100 <= once <= len(evaluated) <= once + 32 * lost
 
 
 def test_a_search_that_is_killed_again_and_again_ends_as_if_it_had_not_been(start, stop, whole, tmp_path):
@@ -207,8 +214,8 @@ def test_two_searches_on_one_storage_share_the_work(start, tmp_path):
     rows = check_shared(start, options, tmp_path, names)
     # As both begin their last batches at the same time there may be a few more than asked for.
     assert 100 <= len(rows) <= 132
-    # Searched once and, where it is in the control as well, once more.
-    assert sum(map(len, evaluated)) == len(rows) + 20
+    # Once, except what one drew for the control while the other was still scoring it.
+    assert len(rows) <= len({*evaluated[0], *evaluated[1]}) <= sum(map(len, evaluated)) <= len(rows) + 20
     assert not (tmp_path / "one/study.journal").exists()
 
 
@@ -228,6 +235,29 @@ def test_time_ends_a_search_and_the_same_command_goes_on(start, whole, tmp_path,
     assert done.status == 0
     assert records(tmp_path / "timed/study.journal") == 100
     assert "time is up" not in done.out
+
+
+def test_time_holds_for_the_control_too_which_is_a_quarter_of_what_was_evaluated(call, tmp_path, monkeypatch):
+    def evaluate(self, archs, best=()):
+        now.append(now[-1] + 0.25 * len(archs))
+        return [Score(value=float(arch.stages[0].depth)) for arch in archs]
+
+    now = [0.0]
+    monkeypatch.setattr(search_module.time, "monotonic", lambda: now[-1])
+    monkeypatch.setattr(DSS, "evaluate", evaluate)
+    command = ("psvit-search", "--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", 4000, "--out", "run")
+
+    def evaluated():
+        storage = open_storage(tmp_path / "run/study.journal")
+        return [len(optuna.load_study(study_name=name, storage=storage).trials) for name in ("psvit", "psvit-control")]
+
+    # 32 candidates take 8 seconds; four fifths of the time are the search's, and a batch that was begun is finished.
+    assert call(*command, "--time", "98s").status == 0
+    assert evaluated() == [320, 80]
+    assert now[-1] == pytest.approx(98, abs=4)
+    # The same command goes on with both.
+    assert call(*command, "--time", "9s").status == 0
+    assert evaluated() == [352, 88]
 
 
 class Moody:
@@ -270,6 +300,89 @@ def test_where_every_candidate_fails_the_last_reason_is_said(call, tmp_path, mon
     assert len(done.err.splitlines()) == 1
     assert "none of 100 architectures could be scored; the last failed: out of memory: 12 GB asked for" in done.err
     assert not (tmp_path / "run/best.yaml").exists()
+
+
+@pytest.mark.parametrize("at", ["control", "references", "finalists"])
+def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call, tmp_path, monkeypatch, at):
+    command = ("psvit-search", "--supernet", searched / "supernet", "--budget", "1MFLOPs", "--trials", 8, *FEW)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    def at_the_second(train=finalists_module.train):
+        calls = []
+
+        def second(*args, **kwargs):
+            calls.append(args)
+            return train(*args, **kwargs) if len(calls) == 1 else interrupted()
+
+        return second
+
+    with monkeypatch.context() as patch:
+        if at == "control":
+            patch.setattr(run_module, "draw_control", interrupted)
+        elif at == "references":
+            score = run_module._references
+            patch.setattr(run_module, "_references", lambda space, e: interrupted() if e else score(space, e))
+        else:
+            patch.setattr(finalists_module, "train", at_the_second())
+        done = call(*command, "--out", "run")
+    assert (done.status, done.err.strip()) == (130, TOLD)
+    assert "interrupted; the best so far has" in done.out
+    best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
+    assert best["provenance"]["interrupted"] is True
+    with (tmp_path / "run/history.csv").open(newline="") as stream:
+        assert best["score"]["value"] == max(float(row["score"]) for row in csv.DictReader(stream))
+    assert "The search was stopped before its end" in (tmp_path / "run/report.html").read_text()
+    if at != "finalists":
+        return
+    # The same command goes on, and ends as one that was not interrupted.
+    assert call(*command, "--out", "run").status == 0
+    for name in ("best.yaml", "history.csv", "best.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (searched / name).read_bytes(), name
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Lets trainings of finalists fail whose descriptions begin with some words."""
+    words, train = [], finalists_module.train
+
+    def some(*args, description, **kwargs):
+        if description.startswith(tuple(words)):
+            raise DivergedError("training diverged: the loss is nan in epoch 1")
+        return train(*args, description=description, **kwargs)
+
+    monkeypatch.setattr(finalists_module, "train", some)
+    return words
+
+
+def test_a_finalist_that_fails_does_not_end_the_run(searched, call, tmp_path, failing):
+    command = (
+        "psvit-search",
+        "--supernet",
+        searched / "supernet",
+        "--budget",
+        "1MFLOPs",
+        "--trials",
+        8,
+        "--control",
+        0,
+    )
+    failing.append("finalists, training 1 of 6")
+    done = call(*command, "--finalists", 2, "--out", "run")
+    assert done.status == 0
+    first, last = yaml.safe_load((tmp_path / "run/best.yaml").read_text())["provenance"]["finalists"]
+    assert (len(first["accuracies"]), last["accuracies"]) == (3, [])
+    assert last["failed"] == "training diverged: the loss is nan in epoch 1"
+    assert f"trial {last['trial']} failed: training diverged" in done.out
+    # The best score is its own; where the others fail too, it is the winner all the same.
+    failing.append("finalists, ")
+    done = call(*command, "--finalists", 2, "--out", "none")
+    assert done.status == 0
+    assert "no finalist could be trained, so the winner is the one with the best score" in done.out
+    best = yaml.safe_load((tmp_path / "none/best.yaml").read_text())
+    assert best["provenance"]["trial"] == last["trial"]
+    assert "No finalist could be trained" in (tmp_path / "none/report.html").read_text()
 
 
 def test_an_interruption_before_anything_was_scored_writes_no_winner(call, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -200,8 +199,37 @@ def test_finalists_that_are_measured_over_the_limit_are_passed_over(call, table,
     assert second.score["value"] < best.score["value"]
     assert "passed over 1" in done.out
     assert "passed over" not in usual.out
-    records = [json.loads(line) for line in (tmp_path / "run/finalists.journal").read_text().splitlines()[1:]]
-    assert [record["within"] for record in records] == [False, True]
+
+
+def test_an_interruption_while_finalists_are_measured_writes_the_best_so_far(
+    call, table, tmp_path, measured, monkeypatch
+):
+    networks, factors = measured
+    command = (*SEARCH, "--budget", "2ms@cpu", "--latency", table, "--out")
+    assert call(*command, "usual").status == 0
+    factors[ArchitectureFile.load(tmp_path / "usual/best.yaml").arch] = 5.0
+    measure, before = run_module.measure, len(networks)
+
+    def interrupted(*args, **kwargs):
+        if len(networks) > before:
+            raise KeyboardInterrupt
+        return measure(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "measure", interrupted)
+        done = call(*command, "run")
+    assert done.status == 130
+    # The first was measured beyond the limit, and the second was not measured yet.
+    found = ArchitectureFile.load(tmp_path / "run/best.yaml")
+    assert found.arch not in factors
+    assert found.provenance["interrupted"] is True
+    assert set(found.latency["cpu"]) == {"predicted_ms"}
+    assert (tmp_path / "run/report.html").exists()
+    assert call(*command, "run").status == 0
+    whole = ArchitectureFile.load(tmp_path / "run/best.yaml")
+    assert (whole.arch, "measured_ms" in whole.latency["cpu"]) == (found.arch, True)
+    assert "interrupted" not in whole.provenance
+    assert len(networks) == before + 2
 
 
 def test_where_all_finalists_are_over_the_limit_there_is_no_winner(call, table, tmp_path, measured):
@@ -211,19 +239,19 @@ def test_where_all_finalists_are_over_the_limit_there_is_no_winner(call, table, 
     assert done.status == 1
     assert len(done.err.splitlines()) == 1
     assert "were measured and none keeps at most 2 ms@cpu" in done.err
-    assert names(tmp_path / "run") == {"config.yaml", "study.journal", "history.csv", "finalists.journal"}
+    assert names(tmp_path / "run") == {"config.yaml", "study.journal", "history.csv"}
 
 
 def test_the_same_command_on_a_finished_search_measures_nothing(call, table, tmp_path, measured):
     networks, _ = measured
     arguments = (*SEARCH, "--budget", "2ms@cpu", "--latency", table, "--out", "run")
     first = call(*arguments)
-    files = {name: (tmp_path / "run" / name).read_bytes() for name in ("best.yaml", "finalists.journal")}
+    best = (tmp_path / "run/best.yaml").read_bytes()
     measurements = len(networks)
     again = call(*arguments)
     assert (again.status, again.out) == (0, first.out)
     assert len(networks) == measurements
-    assert files == {name: (tmp_path / "run" / name).read_bytes() for name in files}
+    assert (tmp_path / "run/best.yaml").read_bytes() == best
 
 
 def test_without_a_model_one_is_built_inside_the_run_before_anything_is_scored(call, tmp_path, measured):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,10 +19,12 @@ from psvit.costs import cost
 from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.retrain import train as retrain_module
+from psvit.search import finalists as finalists_module
 from psvit.search.inherited import InheritedAccuracy
+from psvit.search.run import SearchRun
 from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
-from psvit.supernet.supernet import Supernet
+from psvit.supernet.supernet import Supernet, read_provenance
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2")
@@ -51,7 +55,6 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
         "best.safetensors",
         "best.svg",
         "history.csv",
-        "finalists/journal",
         "study.journal",
         "supernet/supernet.safetensors",
         "supernet/log.csv",
@@ -190,6 +193,64 @@ def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp
         assert (tmp_path / "search" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
+def test_workers_refuse_a_supernet_that_changed_after_the_search_began(searched, call, tmp_path, monkeypatch):
+    shutil.copytree(searched / "supernet", tmp_path / "supernet")
+    file = tmp_path / "supernet/supernet.safetensors"
+
+    class Late:
+        """Stands in for workers on a cluster: makes its evaluator when somebody has trained the supernet again."""
+
+        def __init__(self, make_evaluator, **options):
+            self.make = make_evaluator
+
+        def __enter__(self):
+            supernet = Supernet.load(file)
+            supernet.head.bias.data += 1
+            supernet.save(file, read_provenance(file))
+            return self.make()
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Late)
+    ended = call("psvit-search", "--supernet", "supernet", *SEARCH, "--workers", "ray", "--out", "search")
+    assert ended.status == 2
+    assert "supernet.safetensors: has changed on" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "search/best.yaml").exists()
+
+
+@pytest.mark.parametrize(("device", "scored_on", "gpus"), [("cuda", "cuda", 1), ("cpu", "cpu", 0), (None, "cpu", 0)])
+def test_workers_may_have_gpus_where_the_search_has_none(
+    searched, call, tmp_path, monkeypatch, device, scored_on, gpus
+):
+    made = []
+
+    class Workers:
+        """Stands in for workers on a cluster: on the CPU they score as this process would."""
+
+        def __init__(self, make_evaluator, **options):
+            made.append((make_evaluator.device, options["gpus_per_worker"]))
+            self.evaluator = replace(make_evaluator, device="cpu")()
+
+        def __enter__(self):
+            return self.evaluator
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("psvit.ray_cluster.check_cluster", lambda address: None)
+    monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Workers)
+    options = ("--workers", "ray://head:10001", *(("--device", device) if device else ()))
+    ended = call("psvit-search", "--supernet", searched / "supernet", *SEARCH, *options, "--out", "search")
+    assert ended.status == 0, ended.err
+    assert made == [(scored_on, gpus)]
+    assert yaml.safe_load((tmp_path / "search/config.yaml").read_text())["device"] == scored_on
+    assert (tmp_path / "search/history.csv").read_bytes() == (searched / "history.csv").read_bytes()
+
+
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
     done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 5, "--out", "run")
     assert done.status == 0
@@ -198,6 +259,18 @@ def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_p
     assert "training-free indicator" in done.out
     assert "training-free indicator" in ArchitectureFile.load(tmp_path / "run/best.yaml").score["kind"]
     assert next_command(done.last_line) == ["psvit-retrain", "run/best.yaml", "--data", "DATA"]
+
+
+def test_the_report_repeats_the_command_without_its_password(call, tmp_path, monkeypatch):
+    given = ["--budget", "1MFLOPs", "--storage", "postgresql://me:hunter2@host/psvit", "--out", "my run"]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/psvit-search", *given])
+    done = call("psvit-search", "--space", "psvit-2d-digits", *SEARCH[:4], "--storage", "a.journal", "--out", "run")
+    assert done.status == 0
+    report = (tmp_path / "run/report.html").read_text()
+    shown = "psvit-search --budget 1MFLOPs --storage &#39;postgresql://me:***@host/psvit&#39; --out &#39;my run&#39;"
+    assert shown in report
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize("searcher", ["evolution", "random", "enumerate", "optuna-nsga2"])
@@ -271,15 +344,78 @@ def test_a_run_without_a_name_goes_where_the_same_command_finds_it(call, tmp_pat
     assert call("psvit-search", *arguments, "--seed", 1).out.splitlines()[0] != first.out.splitlines()[0]
 
 
+def test_racing_keeps_all_finalists(searched, call, monkeypatch):
+    """Or there would not be so many to choose from: of those beyond the best ten not all images are known."""
+    told, evaluate = [], InheritedAccuracy.evaluate
+
+    def remember(self, archs, best=()):
+        told.append((len(best), self._race.keep))
+        return evaluate(self, archs, best)
+
+    monkeypatch.setattr(InheritedAccuracy, "evaluate", remember)
+    monkeypatch.setattr("psvit.search.run.train_finalists", lambda finalists, *args, **kwargs: finalists)
+    options = ("--budget", "1MFLOPs", "--trials", 40, "--control", 0, "--finalists", 14)
+    assert call("psvit-search", "--supernet", searched / "supernet", *options, "--out", "run").status == 0
+    assert told == [(0, 14), (14, 14)]
+
+
 def test_the_configuration_of_a_run_is_written_with_defaults_resolved(searched):
     config = yaml.safe_load((searched / "config.yaml").read_text())
     assert config["command"] == "psvit-search"
     assert config["space"] == "psvit-2d-digits"
     assert config["budget"] == ["1MFLOPs"]
     assert config["searcher"] == "evolution"
-    assert (config["seed"], config["device"], config["finalists"], config["race"]) == (0, "cpu", 2, True)
-    assert not {"trials", "control"} & set(config)  # a search may go on for longer
+    assert (config["seed"], config["device"], config["finalists"]) == (0, "cpu", 2)
+    assert config["race"]["keep"] == 10
+    assert (config["searcher_parameters"]["parents"], config["finalists_recipe"]["opt"]) == (10, "adamw")
+    # A search may go on for longer, and elsewhere.
+    assert not {"trials", "control", "seconds", "workers", "storage", "share_prefixes"} & set(config)
     assert (config["recipe"]["epochs"], config["recipe"]["opt"]) == (2, "adamw")
+
+
+def config_of(report):
+    """The configuration that a report shows."""
+    text = report.read_text()
+    begin = text.index('<pre class="config"')
+    return yaml.safe_load(html.unescape(text[text.index(">", begin) + 1 : text.index("</pre>", begin)]))
+
+
+def test_a_report_shows_the_full_configuration_and_what_may_change_is_not_refused(searched, call, tmp_path):
+    shown, kept = config_of(searched / "report.html"), yaml.safe_load((searched / "config.yaml").read_text())
+    assert {name: shown[name] for name in kept if name not in ("schema", "command")} == {
+        name: value for name, value in kept.items() if name not in ("schema", "command")
+    }
+    assert (shown["trials"], shown["control"], shown["seconds"], shown["share_prefixes"]) == (8, 2, None, True)
+    assert (shown["workers"], shown["storage"], shown["study"]) == (None, None, None)
+    command = ("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--out", "run")
+    assert call(*command, "--trials", 4).status == 0
+    longer = ("--trials", 6, "--time", "1h", "--no-sharing", "--storage", "shared.journal", "--study", "ours")
+    assert call(*command, *longer).status == 0
+    shown = config_of(tmp_path / "run/report.html")
+    assert (shown["trials"], shown["control"], shown["seconds"]) == (6, "25% of those evaluated", 3600.0)
+    assert (shown["share_prefixes"], shown["storage"], shown["study"]) == (False, "shared.journal", "ours")
+    # Nothing is trained here, so it is not said that five are.
+    assert (shown["finalists"], shown["finalists_recipe"]) == (0, None)
+
+
+def test_a_front_has_no_finalists_and_a_report_no_password():
+    run = SearchRun(
+        space=SearchSpace.load("psvit-2d-digits"),
+        budget=("1MFLOPs",),
+        data=open_data("digits"),
+        supernet=None,
+        recipe=None,
+        searcher="evolution",
+        trials=8,
+        seed=0,
+        device=torch.device("cpu"),
+        finalists=5,
+        storage="postgresql://me:hunter2@host/psvit",
+    )
+    assert run.full_config["storage"] == "postgresql://me:***@host/psvit"
+    assert (run.config["finalists"], run.config["finalists_recipe"]["warmup_epochs"]) == (5, 0)
+    several = replace(run, objectives=("accuracy", "macs"))
+    assert (several.config["finalists"], several.config["finalists_recipe"]) == (0, None)
 
 
 # --- longer searches, several objectives, all of a space
@@ -293,7 +429,13 @@ def rows_of(folder):
 def test_more_trials_continue_a_finished_search_with_its_finalists(searched, call, tmp_path, monkeypatch):
     shutil.copytree(searched, tmp_path / "run")
     before = rows_of(searched)
-    known = (searched / "finalists/journal").read_text().splitlines()
+    trained, train = [], finalists_module.train
+
+    def remember(*args, folder, **kwargs):
+        trained.append(folder.name)
+        return train(*args, folder=folder, **kwargs)
+
+    monkeypatch.setattr(finalists_module, "train", remember)
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2)  # and a control that is longer by default
     done = call("psvit-search", "--data", "digits", *more, *BRIEFLY, "--out", "run")
@@ -301,12 +443,15 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 16
     assert rows[:8] == before
-    # Finalists that were trained before are not trained again.
-    journal = (tmp_path / "run/finalists/journal").read_text().splitlines()
-    assert journal[: len(known)] == known
-    assert len(set(journal)) == len(journal)
     found = ArchitectureFile.load(tmp_path / "run/best.yaml")
     assert (found.provenance["trials"], len(found.provenance["finalists"])) == (16, 2)
+    # Finalists that were trained before are not trained again.
+    known, now = (
+        {one["trial"]: one["accuracies"] for one in ArchitectureFile.load(folder / "best.yaml").provenance["finalists"]}
+        for folder in (searched, tmp_path / "run")
+    )
+    assert all(now[trial] == known[trial] for trial in now if trial in known)
+    assert len(trained) == 3 * len(set(now) - set(known))
 
 
 def test_a_small_budget_is_enumerated_and_its_front_is_the_true_one(call, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from psvit.architecture import Architecture
 from psvit.budget import Budget
 from psvit.costs import cost
 from psvit.search.candidates import Candidates
+from psvit.search.facts import Facts
 from psvit.search.finalists import Finalist
 from psvit.search.history import History
 from psvit.search.latency.measure import Latency, Setting, fingerprint
@@ -38,7 +40,7 @@ class SmoothScore:
         self.populations: list[list[Architecture]] = []
         self.best: list[list[float]] = []
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         self.evaluated += archs
         self.populations.append(list(archs))
         self.best.append(list(best))
@@ -116,18 +118,23 @@ def contents() -> Callable[[Study], list[tuple[Any, ...]]]:
 
     def of(study: Study) -> list[tuple[Any, ...]]:
         trials = [
-            (trial.number, trial.row, trial.score, trial.objectives, trial.origin, trial.constraints, trial.attrs, kind)
-            for kind, history in (("searched", study.history), ("control", study.control))
-            for trial in history
+            (trial.number, trial.row, trial.score, trial.objectives, trial.origin, trial.constraints, trial.attrs)
+            for trial in study.history
         ]
         rejected = [
-            (one.number, p.row, None, (), p.origin, p.constraints, p.attrs, "rejected")
+            (one.number, p.row, None, (), p.origin, p.constraints, p.attrs)
             for one in study.history.rejected
             for p in [one.proposal]
         ]
         return sorted(trials + rejected, key=lambda trial: trial[0])
 
     return of
+
+
+@pytest.fixture
+def facts() -> Facts:
+    """Those of a study that knows nothing yet."""
+    return Facts(optuna.create_study())
 
 
 @pytest.fixture

@@ -419,6 +419,19 @@ def test_candidates_given_up_for_a_rival_that_failed_later_get_the_rest_of_the_i
     assert [score.value for score in scores] == [None, 50.0, 50.0]
 
 
+def test_a_part_of_a_population_gives_up_later_the_more_parts_there_are(supernet, monkeypatch):
+    archs = bred(supernet.space, 2, seed=0)
+    correct = np.zeros((2, 5000), dtype=bool)
+    correct[0] = True
+    correct[1] = np.random.default_rng(0).random(5000) < 0.98
+    evaluator = InheritedAccuracy(supernet, Numbered(5000, 50), race=Race(keep=1, first_look=50, growth=1.01))
+    answering(monkeypatch, correct)
+    images = [evaluator.evaluate(archs, [1.0], parts)[1].images for parts in (1, 10, 10**6)]
+    assert images == sorted(set(images))
+    assert images[-1] < 5000
+    assert evaluator.evaluate(archs, [1.0]) == evaluator.evaluate(archs, [1.0], 1)
+
+
 def test_no_candidate_answers_an_image_twice_or_after_it_left(supernet, monkeypatch):
     rng = np.random.default_rng(0)
     archs = bred(supernet.space, 10, seed=0)

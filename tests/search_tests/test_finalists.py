@@ -1,23 +1,25 @@
-"""Finalists: trained briefly with three seeds on training images, compared on search images, kept in a journal."""
+"""Finalists: trained briefly with three seeds on training images, compared on search images, known to their study."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pytest
 import torch
 
 from psvit.costs import cost
 from psvit.data import Batches, Inputs, accuracy, open_data
-from psvit.errors import InputError
+from psvit.errors import DivergedError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
 from psvit.search import finalists as finalists_module
+from psvit.search.facts import Facts
 from psvit.search.finalists import SEEDS, Finalist, brief, train_finalists
 from psvit.search.trial import Score, Trial
 from psvit.supernet.supernet import Supernet
+from psvit.training import Classification
 
 CPU = torch.device("cpu")
 
@@ -57,10 +59,10 @@ def network_of(digits_space):
 
 
 @pytest.fixture
-def train(best, network_of, data, recipe, tmp_path):
+def train(best, network_of, data, recipe, facts, tmp_path):
     """Trains the finalists; whatever a test needs otherwise is given."""
 
-    def with_changes(finalists=None, network=None, recipe=recipe, data=data, seed=5, folder="finalists"):
+    def with_changes(finalists=None, network=None, recipe=recipe, data=data, seed=5, facts=facts):
         return train_finalists(
             finalists or best,
             network or network_of,
@@ -68,7 +70,8 @@ def train(best, network_of, data, recipe, tmp_path):
             recipe,
             seed=seed,
             device=CPU,
-            folder=tmp_path / folder,
+            facts=facts,
+            folder=tmp_path / "finalists",
         )
 
     return with_changes
@@ -143,7 +146,7 @@ def test_accuracies_are_those_on_the_search_images(train, best, data, monkeypatc
 
 
 def test_validation_images_are_not_looked_at(train, data):
-    assert train(data=replace(data, val=None), folder="blind") == train(folder="seeing")
+    assert train(data=replace(data, val=None), facts=Facts(optuna.create_study())) == train()
 
 
 def test_training_begins_with_the_inherited_weights_and_learns_from_there(train, network_of, recipe, data):
@@ -156,27 +159,28 @@ def test_training_begins_with_the_inherited_weights_and_learns_from_there(train,
         assert set(one.accuracies) == {inherited}
 
 
-def test_what_is_known_is_not_trained_again(train, best, trained, tmp_path):
+def test_what_is_known_is_not_trained_again(train, best, trained, digits_space, tmp_path):
     first = train()
     assert len(trained) == 9
     assert train() == first
     assert len(trained) == 9
     # Of other finalists only those that are new.
     assert [one.trial for one in train(finalists=best[:1])] == [best[0].trial]
-    other = replace(best[0], trial=replace(best[0].trial, number=99))
-    told = train(finalists=[*best[:2], other])
+    (arch,) = digits_space.sample(np.random.default_rng(1), 1)
+    other = replace(best[0], trial=replace(best[0].trial, arch=arch))
+    train(finalists=[*best[:2], other])
     assert trained[9:] == [5, 6, 7]
-    # The same architecture with the same seeds: the number of the trial decides nothing.
-    accuracies = {one.trial.number: one.accuracies for one in told}
-    assert accuracies[99] == accuracies[best[0].trial.number]
-    records = [json.loads(line) for line in (tmp_path / "finalists/journal").read_text().splitlines()[1:]]
-    assert len(records) == len({(record["trial"], record["seed"]) for record in records}) == 12
-    assert {path.name for path in (tmp_path / "finalists").iterdir()} == {"journal"}
+    # The number of a trial decides nothing: in another study it is another architecture's.
+    renumbered = [replace(one, trial=replace(one.trial, number=9 - one.trial.number)) for one in best]
+    told = train(finalists=renumbered)
+    assert {one.trial.arch: one.accuracies for one in told} == {one.trial.arch: one.accuracies for one in first}
+    assert len(trained) == 12
+    assert not (tmp_path / "finalists").exists()
 
 
 @pytest.mark.parametrize("stopped_at", [1, 4, 9])
 def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_of, trained, stopped_at):
-    whole = train(folder="whole")
+    whole = train(facts=Facts(optuna.create_study()))
     trained.clear()
 
     def stopping(trial):
@@ -185,16 +189,75 @@ def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_o
         return network_of(trial)
 
     with pytest.raises(KeyboardInterrupt):
-        train(network=stopping, folder="stopped")
-    assert train(folder="stopped") == whole
+        train(network=stopping)
+    assert train() == whole
     assert len(trained) == 9
 
 
-def test_a_journal_of_other_trainings_is_refused(train, recipe):
-    train()
-    for changes, expected in [
-        ({"seed": 6}, "seed: 5 there, 6 here"),
-        ({"recipe": recipe.override({"lr": 0.5})}, "recipe.lr: "),
-    ]:
-        with pytest.raises(InputError, match=expected):
-            train(**changes)
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            DivergedError("training diverged: the loss is nan in epoch 1"),
+            "training diverged: the loss is nan in epoch 1",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory: CUDA out of memory. Tried"),
+    ],
+)
+def test_a_finalist_that_fails_comes_last_and_the_others_go_on(train, best, trained, monkeypatch, error, reason):
+    remembering = finalists_module.train
+
+    def failing(task, *args, description, **kwargs):
+        if description == "finalists, training 2 of 9":
+            trained.append(None)
+            raise error
+        return remembering(task, *args, description=description, **kwargs)
+
+    monkeypatch.setattr(finalists_module, "train", failing)
+    told = train()
+    assert trained == [5, None, *[5, 6, 7] * 2]
+    assert [one.failure for one in told] == ["", "", reason]
+    assert (told[2].trial, told[2].accuracies, told[2].accuracy) == (best[0].trial, (), None)
+    assert told[2].to_dict()["failed"] == reason
+    assert "failed" not in told[0].to_dict()
+    # It is known that it fails, and so it is not tried again.
+    assert train() == told
+    assert len(trained) == 8
+
+
+def test_where_all_finalists_fail_the_order_of_the_search_stands(train, best):
+    wild = brief(Recipe.load("digits")).override({"batch_size": 32, "lr": 1e30, "clip_grad": None})
+    told = train(recipe=wild)
+    assert [one.trial for one in told] == [one.trial for one in best]
+    assert all(one.failure.startswith("training diverged") for one in told)
+
+
+def test_an_error_that_is_nobodys_fault_but_ours_is_raised(train, monkeypatch):
+    monkeypatch.setattr(finalists_module, "accuracy", lambda network, batches: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train()
+
+
+def test_a_training_that_was_begun_is_finished(train, best, data, recipe, tmp_path, monkeypatch):
+    """From its last checkpoint, not from the beginning."""
+    recipe = recipe.override({"epochs": 2})
+    whole = train(best[:1], recipe=recipe, facts=Facts(optuna.create_study()))
+    looked_at, losses = [], Classification.losses
+
+    def remember(self, images, targets, smoothing, step):
+        looked_at.append(step)
+        if len(looked_at) == 5:
+            raise KeyboardInterrupt
+        return losses(self, images, targets, smoothing, step)
+
+    monkeypatch.setattr(Classification, "losses", remember)
+    with pytest.raises(KeyboardInterrupt):
+        train(best[:1], recipe=recipe)
+    assert train(best[:1], recipe=recipe) == whole
+    assert looked_at[:8] == [0, 1, 2, 3, 4, 3, 4, 5]
+
+
+def test_other_trainings_are_other_facts(train, best, recipe, trained):
+    for number, changes in enumerate([{}, {"seed": 50}, {"recipe": recipe.override({"lr": 0.5})}], start=1):
+        train(best[:1], **changes)
+        assert len(trained) == 3 * number

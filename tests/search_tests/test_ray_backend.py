@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from ray.cluster_utils import Cluster
 from psvit.budget import Budget
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
-from psvit.search.ray_backend import Office, Outcome, Part, RayEvaluator
+from psvit.search.racing import Field, Race
+from psvit.search.ray_backend import Office, Outcome, Part, RayEvaluator, Worker
 from psvit.search.search import search
 from psvit.search.searchers import make_searcher
 from psvit.search.study import Study
@@ -65,7 +67,7 @@ class Landscape:
         temporary.write_text(json.dumps(entry))
         temporary.rename(self.log / f"{uuid.uuid4().hex}.json")
 
-    def evaluate(self, archs, best=()):
+    def evaluate(self, archs, best=(), parts=1):
         self.write("started", archs)
         scores = []
         for arch in archs:
@@ -227,6 +229,90 @@ def test_a_closed_office_sends_workers_home(digits_space):
     office = office_with(draw(digits_space, 2))
     office.close()
     assert office.take("a", "a1", "node 1") == "closed"
+
+
+class Directly:
+    """Stands in for an office and its workers: evaluates parts at once, in this process."""
+
+    def __init__(self, evaluator):
+        self._worker = Worker.__new__(Worker)
+        self._worker._evaluator = evaluator
+        self._done = []
+        self.parts = []
+        self.submit, self.outcomes = (SimpleNamespace(remote=call) for call in (self._submit, self._outcomes))
+
+    def _submit(self, population, parts):
+        self.parts = list(parts)
+        self._done = [self._worker._evaluate(part) for part in parts]
+
+    def _outcomes(self, population):
+        return self._done, ""
+
+
+@pytest.fixture
+def directly(monkeypatch, tmp_path):
+    """Makes a Ray evaluator of some workers without a cluster, and says what they are given."""
+    monkeypatch.setattr(ray, "get", lambda value: value)
+
+    def make(evaluator, workers):
+        made = RayEvaluator(lambda: evaluator, cut=stripes, address="ray", workers=workers, folder=tmp_path / "ray")
+        made._office = Directly(evaluator)
+        return made, made._office
+
+    return make
+
+
+@pytest.mark.parametrize(("workers", "number"), [(1, 1), (2, 4), (8, 16)])
+def test_the_parts_of_a_population_share_the_risk_that_a_race_takes(digits_space, directly, workers, number):
+    races = []
+
+    class Racing:
+        def evaluate(self, archs, best=(), parts=1):
+            races.append(Field(Race(keep=10).of_parts(parts), len(archs), 1000, 4, [900] * 10))
+            return [Score(value=1.0) for _ in archs]
+
+        def describe(self):
+            return {}
+
+    evaluator, office = directly(Racing(), workers)
+    evaluator.evaluate(draw(digits_space, 32), [90.0] * 10)
+    assert len(races) == len(office.parts) == number
+    # All comparisons at all four looks together: of ordered pairs within a part, and of everyone with the known best.
+    n = 32 // number
+    risk = sum(4 * (n * (n - 1) * race._alpha_pair + n * race._alpha_known) for race in races)
+    assert risk == pytest.approx(0.05 if n > 1 else 0.025)
+
+
+def test_an_evaluator_without_workers_of_its_own_is_told_of_parts_too(digits_space, directly):
+    told = []
+
+    class Told:
+        def evaluate(self, archs, best=(), parts=1):
+            told.append(parts)
+            return [Score(value=1.0) for _ in archs]
+
+        def describe(self):
+            return {}
+
+    evaluator, _ = directly(Told(), 1)
+    evaluator.evaluate(draw(digits_space, 4))
+    evaluator.evaluate(draw(digits_space, 4), parts=3)
+    assert told == [1, 3]
+
+
+def test_what_a_divided_part_risks_is_shared_by_those_it_is_divided_into(digits_space):
+    office = Office(1, retries=1)
+    archs = draw(digits_space, 5)
+    office.submit(
+        1, [Part(1, (0, 1, 2), tuple(archs[:3]), (), parts=2), Part(1, (3, 4), tuple(archs[3:]), (), parts=2)]
+    )
+    office.take("a", "a1", "node 1")
+    office.died("a", "killed")
+    lives, shares = iter(range(2, 100)), {}
+    while part := office.take("a", f"a{next(lives)}", "node 1"):
+        shares[part.positions] = part.parts
+        office.finished("a", Outcome(1, part.positions, (Score(value=5.0),) * len(part.archs)))
+    assert shares == {(3, 4): 2, (0,): 6, (1,): 6, (2,): 6}
 
 
 # --- a cluster of several nodes
@@ -443,7 +529,7 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
                 def __init__(self, seconds):
                     self.seconds = seconds
 
-                def evaluate(self, archs, best=()):
+                def evaluate(self, archs, best=(), parts=1):
                     time.sleep(self.seconds if len(archs) > 1 else 0)
                     return [Score(value=float(arch.stages[0].depth)) for arch in archs]
 

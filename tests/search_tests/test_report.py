@@ -259,6 +259,56 @@ def test_a_reference_is_a_line_where_it_costs_and_a_point_only_with_a_score(made
     assert "70.5 %" in scored.text
 
 
+def test_a_report_says_why_deit_has_no_point(page, made_up_report):
+    text = page().text
+    assert "DeiT has no point because nothing here can score it: it is a 1d network, and the candidates" in text
+    assert text.count("not scored") == 3
+    space = SearchSpace.load("psvit-1d-tiny")
+    references = deit_references(space)
+    trial = Trial(number=0, arch=space[1], cost=cost(space[1]), score=Score(value=1.0), objectives=(1.0,))
+    changes = {"space": space, "history": [trial], "control": [], "finalists": [Finalist(trial=trial)]}
+    text = page(**changes, references=references).text
+    assert "DeiT has no point" not in text
+    assert "What has no point has no score here." in text
+    scored = [replace(reference, score=1.0) for reference in references]
+    assert "no point" not in page(**changes, references=scored).text
+
+
+def test_references_are_drawn_and_named_on_every_cost(made_up_report):
+    report = made_up_report()
+    history, control = in_three_objectives(report.history), in_three_objectives(report.control)
+    front = [Finalist(trial=next(trial for trial in history if trial.is_complete))]
+    largest = cost(SearchSpace.load("psvit-2d-nano").largest)
+    near = Reference(name="near", cost=largest)
+    far = Reference(name="far", cost=largest.model_copy(update={"macs": 10**12, "num_params": 10**9}))
+    changes = {"history": history, "control": control, "objectives": ("accuracy", "params", "latency")}
+    page = Page(render(replace(report, references=[near, far], finalists=front, **changes)))
+    for name, value, cost_of_far in [
+        ("macs", largest.macs / 1e6, "far at 1000 GFLOPs"),
+        ("num_params", largest.num_params / 1e6, "far at 1000 Mparams"),
+    ]:
+        assert [line["x0"] for line in page.figures[f"front-{name}"]["layout"]["shapes"]] == [value]
+        assert f"Outside the frame: {cost_of_far}." in page.text
+    assert page.text.count("Dotted: what near costs on these images.") == 2
+    assert "shapes" not in page.figures["front-latency"]["layout"]
+
+
+def test_a_reference_near_a_candidate_that_was_given_up_is_drawn_and_named_as_drawn(made_up_report):
+    report = made_up_report()
+    complete = report.finalists[0].trial
+    cheap = complete.cost.model_copy(update={"macs": complete.cost.macs // 10})
+    raced = replace(complete, number=1, cost=cheap, score=Score(value=1.0, images=9, state="raced"), objectives=())
+    near = Reference(name="near", cost=cheap)
+    page = Page(
+        render(
+            replace(report, history=[complete, raced], control=[], finalists=report.finalists[:1], references=[near])
+        )
+    )
+    assert len(page.figures["front-macs"]["layout"]["shapes"]) == 1
+    assert "Dotted: what near costs" in page.text
+    assert "Outside the frame" not in page.text
+
+
 def test_published_accuracies_stand_beside_imagenet_only(page, made_up_report):
     assert "published" not in page().text.lower()
     imagenet = SearchSpace.load("psvit-2d-tiny")
@@ -342,6 +392,22 @@ def test_finalists_that_were_not_trained_are_said_to_be_ordered_by_their_scores(
     assert "finalists" not in page.figures
 
 
+def test_finalists_that_failed_are_shown_with_the_reason(made_up_report):
+    *trained, last = made_up_report().finalists
+    failed = replace(last, accuracies=(), failure="training diverged: the loss is nan")
+    page = Page(render(made_up_report(finalists=[*trained, failed])))
+    assert (
+        f"Last are those whose training failed: #{last.trial.number} (training diverged: the loss is nan)." in page.text
+    )
+    assert "chosen among 5 finalists" in page.text
+    assert "so 5 finalists were trained briefly on the training images, 3 times each" in page.text
+    assert page.figures["finalists"]["data"][1]["x"][-1] is None
+    page = Page(render(made_up_report(finalists=[replace(one, accuracies=(), failure="lost") for one in trained])))
+    assert "No finalist could be trained: #" in page.text
+    assert "finalists" not in page.figures
+    assert "chosen among" not in page.text
+
+
 def test_every_finalist_is_drawn(made_up_report):
     report = made_up_report()
     document = render(report)
@@ -367,6 +433,9 @@ def test_good_candidates_are_the_best_tenth(made_up_report):
     assert [trial.score.value for trial in report.good] == scores[:22]
     text = Page(render(report)).text
     assert "best tenth (22), all scored (219) and uniform (114)" in text
+    assert "The first two groups are of the 219 candidates scored on all images. 35 candidates given up early" in text
+    none_raced = [trial for trial in report.history if trial.score.state != "raced"]
+    assert "The first two groups" not in Page(render(replace(report, history=none_raced))).text
     assert "a single candidate moves a share by 5 %" in text
 
 
@@ -445,7 +514,16 @@ def test_a_random_searcher_is_compared_with_its_own_draws(made_up_report):
     history = [replace(trial, origin="uniform") for trial in made_up_report().history]
     text = Page(render(made_up_report(history=history, control=[], searcher="random"))).text
     assert "(0 for comparison, 256 by the searcher itself; 2 that failed are left out)" in text
-    assert "The searcher is random itself" in text
+    assert "The searcher is random itself: its own curve is one order of the same draws." in text
+
+
+def test_a_searcher_that_has_only_begun_is_not_called_random(made_up_report):
+    history = [trial for trial in made_up_report().history if trial.origin == "uniform"]
+    text = Page(render(made_up_report(history=history, finalists=[Finalist(trial=history[0])]))).text
+    assert "random itself" not in text
+    assert "begins with random draws and has come no further: its own curve is one order of the same draws." in text
+    text = Page(render(made_up_report())).text
+    assert "one order of the same draws" not in text
 
 
 def test_one_trial_is_enough(made_up_report):

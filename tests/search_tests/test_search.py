@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
+import optuna
 import pytest
 from optuna.storages import JournalStorage
 
+import psvit.search.search as search_module
 from psvit.budget import Budget
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
+from psvit.search.history import History, Seen
 from psvit.search.objectives import Objectives
 from psvit.search.search import KEPT, draw_control, search
+from psvit.search.searchers import SEARCHERS as EVERY
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
-from psvit.search.study import Study
+from psvit.search.study import CONTROL as SUFFIX
+from psvit.search.study import STUDY_NAME, Study
 
 BUDGET = Budget.parse("0.9..1.2MFLOPs")
 TRIALS, BATCH, CONTROL = 29, 6, 9
 """Four whole batches and a part of a fifth; and a control in two batches."""
 
 SEARCHERS = ["evolution", "random", "optuna-nsga2"]
+"""Those that are stopped everywhere; what the others do differently is how they propose."""
 
 
 class Interrupted(BaseException):
@@ -34,8 +43,8 @@ def small(name):
     searcher.batch_size = BATCH
     if name == "evolution":
         searcher.first = 2 * BATCH
-    if name == "optuna-nsga2":
-        searcher._attempts = 4
+    if name.startswith("optuna"):
+        searcher._attempts = 2 if name == "optuna-gp" else 4
     return searcher
 
 
@@ -44,19 +53,48 @@ def searcher(request):
     return small(request.param)
 
 
+@dataclass
+class Searched:
+    """The study of a search and that of its control."""
+
+    study: Study
+    drawn: Study
+
+    @property
+    def history(self):
+        return self.study.history
+
+    @property
+    def control(self):
+        return self.drawn.history
+
+    @property
+    def evaluations(self):
+        """How many it takes to make both: what is in both is evaluated once, if it was scored on all images."""
+        known = {trial.arch for trial in self.history.complete}
+        return len(self.history) + sum(trial.arch not in known for trial in self.control)
+
+
+@pytest.fixture
+def contents(contents):
+    """Of both studies, that of the search first."""
+    return lambda searched: contents(searched.study) + contents(searched.drawn)
+
+
 @pytest.fixture
 def run(digits_space, mixed_score):
-    """Makes one session of a search: opens the study, evaluates, and returns the study."""
+    """Makes one session of a search: opens the studies, evaluates, and returns the studies."""
 
     def session(journal, searcher, trials=TRIALS, control=CONTROL, seed=0, stop_after=None, evaluator=None):
-        study = Study(digits_space, open_storage(journal))
+        storage = open_storage(journal)
+        study, drawn = Study(digits_space, storage), Study(digits_space, storage, name=STUDY_NAME + SUFFIX)
         candidates, evaluator = Candidates(digits_space, BUDGET), evaluator or mixed_score()
         steps = search(candidates, searcher, evaluator, study, trials=trials, seed=seed)
         for _ in itertools.islice(steps, stop_after):
             pass
         if stop_after is None:
-            draw_control(candidates, evaluator, study, trials=control, seed=seed, batch_size=BATCH)
-        return study
+            draw_control(candidates, evaluator, drawn, study.history, trials=control, seed=seed, batch_size=BATCH)
+        return Searched(study, drawn)
 
     return session
 
@@ -80,8 +118,9 @@ def test_as_many_are_evaluated_as_asked_for_each_once(run, searcher, mixed_score
     study = run(tmp_path / "journal", searcher, evaluator=evaluator)
     assert len(study.history) == TRIALS
     assert len(study.control) == CONTROL
-    assert [trial.arch for trial in [*study.history, *study.control]] == evaluator.evaluated
+    assert [trial.arch for trial in study.history] == evaluator.evaluated[:TRIALS]
     assert len(set(evaluator.evaluated[:TRIALS])) == TRIALS
+    assert len(evaluator.evaluated) == study.evaluations
     assert all(trial.score == mixed_score().score(trial.arch) for trial in [*study.history, *study.control])
     assert {trial.score.state for trial in study.history} == {"complete", "raced", "failed"}
     for trial in study.history:
@@ -95,9 +134,9 @@ def test_rejected_proposals_are_recorded_and_not_counted(run, mixed_score, tmp_p
     study = run(tmp_path / "journal", small("optuna-nsga2"), evaluator=evaluator)
     rejected = study.history.rejected
     assert len(rejected) > 10
-    assert len(evaluator.evaluated) == TRIALS + CONTROL
+    assert len(evaluator.evaluated) == study.evaluations
     assert all(max(one.proposal.constraints.values()) > 0 for one in rejected)
-    numbers = [trial.number for trial in [*study.history, *study.control]] + [one.number for one in rejected]
+    numbers = [trial.number for trial in study.history] + [one.number for one in rejected]
     assert sorted(numbers) == list(range(len(numbers)))
     # They come back as they were, or a continued search would go another way.
     again = run(tmp_path / "journal", small("optuna-nsga2"), stop_after=0)
@@ -190,7 +229,7 @@ def test_a_search_stopped_at_any_write_continues_as_if_it_had_not(
         study = run(tmp_path / f"{at}", searcher, evaluator=evaluator)
         assert contents(study) == whole
         # Only a batch whose scores were not written down yet may be evaluated twice.
-        twice = len(first.evaluated) + len(evaluator.evaluated) - TRIALS - CONTROL
+        twice = len(first.evaluated) + len(evaluator.evaluated) - study.evaluations
         assert twice in ((0, len(first.populations[-1])) if first.populations else (0,))
         assert twice == 0 or first.populations[-1] == evaluator.populations[0]
         evaluator = mixed_score()
@@ -227,8 +266,9 @@ def test_an_evaluation_that_is_stopped_costs_only_its_batch(
     stopped, rest = Failing(), mixed_score()
     with pytest.raises(Interrupted):
         run(tmp_path / "stopped", searcher, evaluator=stopped)
-    assert contents(run(tmp_path / "stopped", searcher, evaluator=rest)) == whole
-    assert len(stopped.evaluated) + len(rest.evaluated) == TRIALS + CONTROL
+    study = run(tmp_path / "stopped", searcher, evaluator=rest)
+    assert contents(study) == whole
+    assert len(stopped.evaluated) + len(rest.evaluated) == study.evaluations
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 4])
@@ -238,6 +278,29 @@ def test_a_search_left_after_a_batch_continues_as_if_it_had_not_been(
     stopped = contents(run(tmp_path / "stopped", searcher, stop_after=stop_after))
     assert stopped == whole[: len(stopped)]
     assert contents(run(tmp_path / "stopped", searcher)) == whole
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in SEARCHERS])
+def test_the_others_continue_as_if_they_had_not_been_stopped(run, contents, mixed_score, tmp_path, name):
+    """In short, because some take seconds; but for longer than a sampler's random start, of ten rows."""
+
+    def session(journal, **kwargs):
+        searcher = small(name)
+        searcher.batch_size = 2
+        return contents(run(tmp_path / journal, searcher, trials=6, control=0, **kwargs))
+
+    class Failing(type(mixed_score())):
+        def evaluate(self, archs, best=()):
+            if len(self.populations) == 1:
+                raise Interrupted
+            return super().evaluate(archs, best)
+
+    whole = session("whole")
+    first = session("stopped", stop_after=1)
+    assert first == whole[: len(first)]
+    with pytest.raises(Interrupted):
+        session("stopped", evaluator=Failing())
+    assert session("stopped") == whole
 
 
 # --- longer searches
@@ -288,8 +351,11 @@ def test_a_search_ends_when_the_budget_leaves_nothing(tiny_space, searcher, scor
     assert sorted(tiny_space.index(trial.arch) for trial in study.history) == list(range(tiny_space.size))
     # And again, from the exhausted study.
     assert list(search(candidates, searcher, score(), study, trials=999, seed=0)) == []
-    draw_control(candidates, score(), study, trials=999, seed=0)
-    assert len(study.control) == tiny_space.size
+    control = Study(tiny_space, open_storage(tmp_path / "journal"), name="control")
+    evaluator = score()
+    draw_control(candidates, evaluator, control, study.history, trials=999, seed=0)
+    assert len(control.history) == tiny_space.size
+    assert evaluator.evaluated == []
 
 
 @pytest.mark.parametrize("text", ["230kFLOPs", "4..5MFLOPs", "10kparams"])
@@ -302,20 +368,56 @@ def test_an_impossible_budget_is_refused_with_the_reach(digits_space, text):
 # --- the control
 
 
-def test_the_control_is_drawn_as_if_nothing_had_been_searched(digits_space, mixed_score, tmp_path):
-    candidates = Candidates(digits_space, BUDGET)
-    drawn = []
-    for name in ("evolution", "random"):
-        study = Study(digits_space, open_storage(tmp_path / name))
-        for _ in search(candidates, small(name), mixed_score(), study, trials=12, seed=5):
-            pass
-        draw_control(candidates, mixed_score(), study, trials=20, seed=5)
-        drawn.append([trial.arch for trial in study.control])
-        assert len(study.history) == 12
-        assert Study(digits_space, open_storage(tmp_path / name)).control.trials == study.control.trials
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn[0])) == 20
-    assert all(BUDGET.satisfied_by(trial.cost) for trial in study.control)
+def test_the_control_is_drawn_as_if_nothing_had_been_searched(run, mixed_score, tmp_path):
+    one, other = (run(tmp_path / name, small(name), trials=12, control=20, seed=5) for name in ("evolution", "random"))
+    drawn = [trial.arch for trial in one.control]
+    assert drawn == [trial.arch for trial in other.control]
+    assert len(set(drawn)) == 20
+    assert all(BUDGET.satisfied_by(trial.cost) for trial in one.control)
+    assert all(trial.score == mixed_score().score(trial.arch) for trial in one.control)
+
+
+def test_time_ends_a_control_between_batches(digits_space, score, tmp_path, monkeypatch):
+    def drawn(journal, seconds):
+        study, evaluator = Study(digits_space, open_storage(tmp_path / journal)), score()
+        candidates = Candidates(digits_space, BUDGET)
+        with monkeypatch.context() as patch:
+            clock = itertools.count()
+            patch.setattr("psvit.search.search.time.monotonic", lambda: float(next(clock)))
+            draw_control(
+                *(candidates, evaluator, study, History()), trials=12, seed=5, seconds=seconds, batch_size=3
+            )  # fmt: skip
+        return [trial.arch for trial in study.history]
+
+    whole = drawn("whole", None)
+    assert len(whole) == 12
+    assert [drawn("stopped", seconds) for seconds in (0, 2.5, 1.5, None)] == [[], whole[:6], whole[:9], whole]
+
+
+def test_what_the_search_scored_on_all_images_is_not_scored_again(digits_space, mixed_score, evaluated, tmp_path):
+    """Raced and failed ones are, because their scores are not those of a random search."""
+    candidates, evaluator = Candidates(digits_space, BUDGET), mixed_score()
+    drawn = candidates.draw_unseen(12, Seen(History()), np.random.default_rng([5, crc32(b"control")]))
+    searched = evaluated(candidates, drawn[:8], mixed_score())
+    assert {trial.score.state for trial in searched} == {"complete", "raced", "failed"}
+    control = Study(digits_space, open_storage(tmp_path / "journal"))
+    draw_control(candidates, evaluator, control, searched, trials=12, seed=5)
+    assert [trial.arch for trial in control.history] == drawn
+    assert all(trial.score == mixed_score().score(trial.arch) for trial in control.history)
+    known = {trial.arch for trial in searched.complete}
+    assert evaluator.evaluated == [arch for arch in drawn if arch not in known]
+
+
+def test_the_best_that_optuna_sees_is_the_best_that_was_searched(run, score, tmp_path):
+    """Not one of the control, which is in a study of its own."""
+    study = run(tmp_path / "journal", small("random"), trials=4, control=40, evaluator=score())
+    best = max(trial.score.value for trial in study.history)
+    assert max(trial.score.value for trial in study.control) > best
+    storage = open_storage(tmp_path / "journal")
+    assert optuna.get_all_study_names(storage) == ["psvit", "psvit-control"]
+    seen = optuna.load_study(study_name="psvit", storage=storage)
+    assert (len(seen.trials), seen.best_value) == (4, best)
+    assert len(optuna.load_study(study_name="psvit-control", storage=storage).trials) == 40
 
 
 # --- several objectives
@@ -348,9 +450,7 @@ def test_an_enumerated_search_of_two_objectives_finds_the_true_front(tiny_space,
 
 
 @pytest.mark.parametrize("name", ["evolution", "optuna-nsga2", "optuna-tpe"])
-def test_searches_of_two_objectives_continue_as_if_they_had_not_been_stopped(
-    digits_space, mixed_score, contents, tmp_path, name
-):
+def test_searches_of_two_objectives_continue_as_if_they_had_not_been_stopped(digits_space, mixed_score, tmp_path, name):
     objectives = Objectives(names=("accuracy", "params"))
 
     def run(journal, *trials):
@@ -362,6 +462,33 @@ def test_searches_of_two_objectives_continue_as_if_they_had_not_been_stopped(
         return study
 
     whole, stopped = run(tmp_path / "whole", 18), run(tmp_path / "stopped", 6, 12, 18)
-    assert contents(whole) == contents(stopped)
+    assert whole.history.trials == stopped.history.trials
+    assert whole.history.rejected == stopped.history.rejected
     assert whole.history.objectives.shape == (len(whole.history.complete), 2)
     assert np.array_equal(whole.history.objectives[:, 1], [-trial.cost.num_params for trial in whole.history.complete])
+
+
+def test_signs_of_life_go_on_when_the_storage_has_failed_for_a_while(tiny_space, score, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(search_module, "LEASE", 0.04)
+    study = Study(tiny_space, open_storage(tmp_path / "journal"))
+    begun, given = [], threading.Event()
+
+    def beat():
+        begun.append(threading.current_thread())
+        if len(begun) <= 3:
+            raise ConnectionError("lost postgresql://me:hunter2@host/psvit\nwhich is bad")
+        given.set()
+
+    class Slow(score):
+        def evaluate(self, archs, best=(), parts=1):
+            assert given.wait(timeout=30)
+            return super().evaluate(archs, best, parts)
+
+    monkeypatch.setattr(study, "beat", beat)
+    steps = search(Candidates(tiny_space, Budget()), make_searcher("random"), Slow(), study, trials=4, seed=0)
+    assert len(next(steps)) == 4
+    assert len(begun) > 3
+    lines = [record.getMessage() for record in caplog.records if "sign of life" in record.getMessage()]
+    assert len(lines) == 3
+    assert all("lost postgresql://me:***@host/psvit which is bad" in line for line in lines)
+    assert not [thread for thread in threading.enumerate() if "signs of life" in thread.name]

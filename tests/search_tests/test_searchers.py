@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import subprocess
@@ -214,6 +215,25 @@ def test_every_member_is_proposed_once_and_then_nothing(searcher, tiny_space, ev
     assert len(archs) == len(members)
 
 
+def test_a_search_ends_when_nothing_is_left(searcher, tiny_space, score, tmp_path):
+    budget = Budget.parse("10..16kFLOPs")
+    candidates, members = Candidates(tiny_space, budget), within(tiny_space, budget)
+
+    def run():
+        study = Study(tiny_space, open_storage(tmp_path / "journal"))
+        # Cut off where it would go on for ever.
+        return study, list(itertools.islice(search(candidates, searcher, score(), study, trials=50, seed=0), 20))
+
+    study, batches = run()
+    assert len(batches) < 20
+    assert {trial.arch for batch in batches for trial in batch} == members
+    assert len(study.history) == len(members)
+    # The same search again finds that out from what was recorded, and records nothing.
+    again, batches = run()
+    assert batches == []
+    assert again.history.rejected == study.history.rejected
+
+
 @pytest.mark.parametrize("searcher", QUICK, indirect=True)
 def test_every_member_within_a_budget_is_proposed_once_and_then_nothing(searcher, tiny_space, evaluated):
     budget = Budget.parse("7..20kFLOPs")
@@ -254,6 +274,17 @@ def test_what_others_hold_is_not_proposed(searcher, tiny_space, evaluated):
         proposed = archs_of(tiny_space, searcher.propose(100, history, candidates, np.random.default_rng(0)))
         assert sorted(proposed, key=tiny_space.index) == left
         history.held = frozenset()  # once it is held no more, it is proposed
+
+
+def test_parameters_say_all_that_a_searcher_was_made_with(searcher):
+    parameters = searcher.parameters
+    assert json.loads(json.dumps(parameters)) == parameters
+    assert parameters["batch_size"] == searcher.batch_size
+    searcher.batch_size += 1
+    assert searcher.parameters == {**parameters, "batch_size": searcher.batch_size}
+    assert Evolution(parents=3, rate=0.5).parameters == {"batch_size": 32, "parents": 3, "rate": 0.5, "first": 32}
+    tpe = {"batch_size": 8, "attempts": ATTEMPTS, "sampler": "TPESampler", "multivariate": True, "constant_liar": True}
+    assert make_searcher("optuna-tpe").parameters == tpe
 
 
 def test_an_unknown_searcher_is_refused_with_the_known_ones():

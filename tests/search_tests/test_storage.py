@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from psvit.errors import InputError
-from psvit.search.storage import open_storage
+from psvit.search.storage import check_storage, open_storage, without_password
 from psvit.search.study import Batch, Study
 
 
@@ -98,6 +98,45 @@ def test_what_cannot_be_opened_is_refused_in_one_line(tmp_path, monkeypatch, sto
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
     assert (tmp_path / "notes.txt").read_text() == "somebody's notes"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://user:hunter2@host/name", "postgresql://user:***@host/name"),
+        ("postgresql+psycopg://user:hunter2@host:5432/name?a=b", "postgresql+psycopg://user:***@host:5432/name?a=b"),
+        ("mysql+pymysql://user:p%40:hunter2@[::1]:3306/name", "mysql+pymysql://user:***@[::1]:3306/name"),
+        ("postgresql://user:hunter2/is@my pass@host/name", "postgresql://user:***@host/name"),
+        ("redis://:hunter2@host:6379", "redis://:***@host:6379"),
+        ("--storage=postgresql://user:hunter2@host/name", "--storage=postgresql://user:***@host/name"),
+        ("postgresql:///name?host=a&password=hunter2&user=b", "postgresql:///name?host=a&password=***&user=b"),
+        ("postgresql://host/name?sslPassword=hunter2", "postgresql://host/name?sslPassword=***"),
+        *((same, same) for same in ("postgresql://user@host/name", "postgresql://[::1]:5432/name", "a:b@c/journal")),
+        *((same, same) for same in ("sqlite:///a/b:c@d.db", "sqlite:///C:/a@b.db", "redis://host:6379/0", "60%ofa:b")),
+    ],
+)
+def test_passwords_are_not_shown_and_everything_else_is(text, expected):
+    assert without_password(text) == expected
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "postgresql://nobody:hunter2@127.0.0.1:1/nothing?connect_timeout=1",
+        "postgresql://nobody:hunter2@127.0.0.1:many/nothing",
+        "postgresql+pg8000://nobody:hunter2@host/name",
+        "nonsense://nobody:hunter2@host/name",
+        "sqlite://nobody:hunter2@host/name",
+        "redis://:hunter2@127.0.0.1:1",
+        "postgresql://127.0.0.1:1/nothing?user=nobody&password=hunter2&connect_timeout=1",
+    ],
+)
+def test_what_cannot_be_opened_is_named_without_its_password(storage):
+    for refuse in (open_storage, check_storage):
+        with pytest.raises(InputError) as refused:
+            refuse(storage)
+        assert f"--storage {without_password(storage)}: " in str(refused.value)
+        assert "hunter2" not in str(refused.value)
 
 
 def test_a_journal_in_a_new_folder_is_made(tmp_path, tiny_space):

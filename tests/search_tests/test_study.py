@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import random
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from psvit.budget import Budget
 from psvit.costs import cost
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
+from psvit.search.history import History, Seen
 from psvit.search.objectives import Objectives
 from psvit.search.proposal import Proposal
 from psvit.search.search import draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
-from psvit.search.study import LEASE, Batch, Study
+from psvit.search.study import LEASE, PIECE, Batch, Study
 from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
 
@@ -45,9 +52,9 @@ def archs(tiny_space):
 def tell(tiny_space):
     """Takes architectures through a study as one batch; rows that encode none may be among them."""
 
-    def through(study, archs, scores, space=None, control=False, rejected=()):
+    def through(study, archs, scores, space=None, rejected=()):
         proposals = Candidates(space or tiny_space, Budget()).propose(archs, "uniform", {"nsga2:generation": 2})
-        batch = Batch(number=study.next_number, proposals=(*rejected, *proposals), is_control=control)
+        batch = Batch(number=study.next_number, proposals=(*rejected, *proposals))
         return study.tell(study.ask(batch), archs, scores)
 
     return through
@@ -73,15 +80,13 @@ def test_a_reopened_study_has_the_same_history_and_goes_on(tiny_space, archs, te
     journal = tmp_path / "journal"
     first = Study(tiny_space, open_storage(journal))
     tell(first, archs, SCORES, rejected=[REJECTED])
-    tell(first, archs[:2], SCORES[:2], control=True)
     reopened = Study(tiny_space, open_storage(journal))
     assert contents(reopened) == contents(first)
     assert [one.proposal for one in reopened.history.rejected] == [REJECTED]
-    assert [trial.arch for trial in reopened.control] == archs[:2]
     assert reopened.pending() is None
     other = next(arch for arch in map(tiny_space.__getitem__, range(tiny_space.size)) if arch not in archs)
     (added,) = tell(reopened, [other], [Score(value=5.5)])
-    assert added.number == 1 + len(SCORES) + 2
+    assert added.number == 1 + len(SCORES)
     assert Study(tiny_space, open_storage(journal)).history.trials == [*first.history, added]
 
 
@@ -123,6 +128,79 @@ def test_what_was_asked_for_and_not_told_is_pending(tiny_space, archs, tmp_path)
     assert Study(tiny_space, open_storage(tmp_path / "journal")).pending() is None
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Narrow(InMemoryStorage):
+    """Takes no record that would not fit well into MySQL's 65,535 bytes; may be killed after some writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest, self.left = 0, None
+
+    def set_study_user_attr(self, study_id, key, value):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+        self.longest = max(self.longest, len(json.dumps(value).encode()))
+        assert len(key) < 256
+        super().set_study_user_attr(study_id, key, value)
+
+
+# Most proposals of Optuna's samplers may be rejected, and their own names are as short as this one's are long.
+proposals = st.builds(
+    Proposal,
+    row=st.tuples(*[st.integers(0, 10**6)] * 11),
+    origin=st.text(max_size=30),
+    constraints=st.dictionaries(st.text(max_size=20), st.floats(0.001, 1e300), min_size=1, max_size=4),
+    attrs=st.dictionaries(st.text(max_size=20), st.integers() | st.text(max_size=30), max_size=3),
+)
+
+
+@given(
+    few=st.lists(proposals, min_size=1, max_size=6),
+    sizes=st.tuples(*[st.integers(0, 600)] * 3),
+    killed_after=st.integers(0, 12),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_batch_of_any_size_is_there_whole_or_not_at_all_in_short_records(tiny_space, few, sizes, killed_after):
+    storage = Narrow()
+    study = Study(tiny_space, storage, process="a" * 32)
+    first, second, third = (
+        Batch(number=number, proposals=tuple((few * size)[:size])) for number, size in enumerate(sizes)
+    )
+    for batch in (first, second):
+        study.ask(batch)
+        assert Study(tiny_space, storage, process=study.process).pending() == (batch if batch.proposals else None)
+    storage.left = killed_after
+    with suppress(Killed):
+        study.ask(third)
+    storage.left = None
+    again = Study(tiny_space, storage, process=study.process)
+    assert again.next_number in (2, 3)
+    batch = second if again.next_number == 2 else third
+    assert again.pending() == (batch if batch.proposals else None)
+    assert storage.longest < 50_000
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1, PIECE - 1, PIECE, PIECE + 1])
+def test_a_batch_is_cut_where_it_would_be_too_long(tiny_space, beyond):
+    storage = Narrow()
+    study = Study(tiny_space, storage)
+    shortest = len(json.dumps({"proposals": [REJECTED.to_json()], "scores": None}))
+    more = PIECE + beyond - shortest
+    # Quotation marks take two bytes within JSON, four within JSON that is a text within JSON.
+    quoted = replace(REJECTED, origin=REJECTED.origin + '"' * (more // 2) + "x" * (more % 2))
+    assert len(json.dumps({"proposals": [quoted.to_json()], "scores": None})) == PIECE + beyond
+    batch = study.ask(Batch(number=0, proposals=(quoted,)))
+    assert Study(tiny_space, storage).pending() == batch
+    pieces = [key for key in study._study.user_attrs if key.startswith("piece:")]
+    assert len(pieces) == (0 if beyond <= 0 else 2 if beyond <= PIECE else 3)
+    assert storage.longest < 50_000
+
+
 def test_the_history_as_csv_says_everything(tiny_space, archs, tell, tmp_path):
     objectives = Objectives(names=("accuracy", "params"))
     study = Study(tiny_space, open_storage(tmp_path / "journal"), objectives=objectives)
@@ -137,6 +215,28 @@ def test_the_history_as_csv_says_everything(tiny_space, archs, tell, tmp_path):
         assert [int(row[m]) for m in ("macs", "num_params", "activation_bytes")] == [*costs.to_dict().values()]
         assert tiny_space[int(row["index"])] == arch
         assert json.loads(row["arch"]) == {"stages": arch.to_dict()["stages"], "pools": list(arch.pools)}
+
+
+def test_facts_are_kept_with_the_study_and_known_to_all_who_work_on_it(tiny_space, archs, tell, tmp_path):
+    def opened(name="psvit", process="a"):
+        return Study(tiny_space, open_storage(tmp_path / "journal"), name=name, process=process)
+
+    study, other, another = opened(), opened(process="b"), opened(name="another")
+    tell(study, archs, SCORES)
+    assert other.facts.get("training:1") is None
+    assert study.facts.learn("training:1", lambda: {"accuracy": 0.1 + 0.2}) == {"accuracy": 0.1 + 0.2}
+    for known in (study, other, opened()):
+        assert known.facts.get("training:1") == {"accuracy": 0.1 + 0.2}
+        assert known.facts.learn("training:1", lambda: pytest.fail("found twice")) == {"accuracy": 0.1 + 0.2}
+        assert known.facts.get("training:2") is None
+    assert another.facts.get("training:1") is None
+
+    # Of two that find the same at the same time the first is believed, by both.
+    def slowly():
+        assert study.facts.learn("training:2", lambda: {"accuracy": 1.0}) == {"accuracy": 1.0}
+        return {"accuracy": 2.0}
+
+    assert other.facts.learn("training:2", slowly) == {"accuracy": 1.0}
 
 
 def test_an_empty_history_as_csv_is_its_header(tiny_space, tmp_path):
@@ -170,6 +270,79 @@ def test_somebody_elses_study_is_refused(tiny_space, tmp_path):
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     with pytest.raises(InputError, match="is of another search"):
         Study(tiny_space, open_storage(tmp_path / "journal"))
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "expected"),
+    [
+        (["minimize"], ("accuracy",), "directions: ['minimize'] there, ['maximize'] here"),
+        (["maximize", "minimize"], ("accuracy",), "directions: ['maximize', 'minimize'] there, ['maximize'] here"),
+        (["maximize"], ("accuracy", "macs"), "directions: ['maximize'] there, ['maximize', 'minimize'] here"),
+        (["maximize", "maximize"], ("accuracy", "macs"), "directions: ['maximize', 'maximize'] there"),
+    ],
+)
+def test_an_empty_study_with_other_directions_is_refused_and_left_alone(tiny_space, tmp_path, there, wanted, expected):
+    path = tmp_path / "journal"
+    optuna.create_study(storage=open_storage(path), study_name="psvit", directions=there)
+    with pytest.raises(InputError, match="study 'psvit': is of another search") as refused:
+        Study(tiny_space, open_storage(path), objectives=Objectives(names=wanted))
+    assert expected in str(refused.value)
+    plain = optuna.load_study(study_name="psvit", storage=open_storage(path))
+    assert ([direction.name.lower() for direction in plain.directions], plain.user_attrs) == (there, {})
+
+
+def test_an_empty_study_with_the_right_directions_is_taken(tiny_space, archs, tell, tmp_path):
+    path = tmp_path / "journal"
+    optuna.create_study(storage=open_storage(path), study_name="psvit", directions=["maximize", "minimize"])
+    study = Study(tiny_space, open_storage(path), objectives=Objectives(names=("accuracy", "macs")))
+    assert len(tell(study, archs, SCORES)) == len(SCORES)
+
+
+def test_trials_of_others_are_passed_over_whatever_becomes_of_them(tiny_space, archs, tell, contents, tmp_path):
+    def opened():
+        return Study(tiny_space, open_storage(tmp_path / "journal"))
+
+    study = opened()
+    tell(study, archs[:2], SCORES[:2])
+    foreign = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal"))
+    params = dict(zip(tiny_space.genes, tiny_space.encode(archs[5]).tolist(), strict=True))
+    foreign.enqueue_trial(params)  # number 2, waiting
+    running = foreign.ask({"x": optuna.distributions.FloatDistribution(0, 1)})  # becomes number 2, running
+    foreign.enqueue_trial(params)  # 3, waiting for good
+    foreign.add_trial(optuna.trial.create_trial(value=99.0))  # 4
+    genes = {gene: optuna.distributions.IntDistribution(0, values - 1) for gene, values in tiny_space.genes.items()}
+    foreign.add_trial(
+        optuna.trial.create_trial(params=params, distributions=genes, value=99.0, user_attrs={"score": {"value": 99.0}})
+    )  # 5
+    tell(study, archs[2:4], SCORES[2:4])
+    assert running.number == 2
+    assert [trial.number for trial in study.history] == [0, 1, 6, 7]
+    foreign.tell(running, 99.0)
+    for again in (study, opened()):
+        again.sync()
+        assert [trial.number for trial in again.history] == [0, 1, 6, 7]
+        assert again.history.rejected == []
+        assert again.pending() is None
+    assert contents(study) == contents(opened())
+    assert len(tell(opened(), archs[4:], SCORES[4:])) == 2
+
+
+def test_a_trial_that_is_finished_later_is_looked_at_again(tiny_space, archs, tell, tmp_path):
+    study = Study(tiny_space, open_storage(tmp_path / "journal"))
+    tell(study, archs[:1], SCORES[:1])
+    plain = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal"))
+    # A copy of a trial of ours whose writer has not come to its end.
+    (told,) = plain.trials
+    copied = plain.ask()
+    for gene, value in zip(tiny_space.genes, tiny_space.encode(archs[1]).tolist(), strict=True):
+        plain._storage.set_trial_param(copied._trial_id, gene, value, told.distributions[gene])
+    tell(study, archs[2:3], SCORES[2:3])
+    assert [trial.number for trial in study.history] == [0, 2]
+    for name, value in told.user_attrs.items():
+        copied.set_user_attr(name, {**value, "value": 1.5} if name == "score" else value)
+    plain.tell(copied, 1.5)
+    study.sync()
+    assert {trial.number: trial.arch for trial in study.history} == {0: archs[0], 1: archs[1], 2: archs[2]}
 
 
 def test_one_storage_holds_studies_by_name(tiny_space, archs, tell, tmp_path):
@@ -232,17 +405,17 @@ def clock():
 def opened(tiny_space, clock, tmp_path):
     """Opens the one study of these tests for a process."""
 
-    def study(process):
-        return Study(tiny_space, open_storage(tmp_path / "journal"), process=process, clock=clock)
+    def study(process, name="psvit"):
+        return Study(tiny_space, open_storage(tmp_path / "journal"), name=name, process=process, clock=clock)
 
     return study
 
 
 @pytest.fixture
-def batch_of(tiny_space):
-    def make(study, archs, control=False):
-        proposals = tuple(Candidates(tiny_space, Budget()).propose(archs, "uniform"))
-        return Batch(number=study.next_number, proposals=proposals, is_control=control)
+def batch_of():
+    def make(study, archs):
+        proposals = tuple(Candidates(study.space, Budget()).propose(archs, "uniform"))
+        return Batch(number=study.next_number, proposals=proposals)
 
     return make
 
@@ -251,18 +424,29 @@ def archs_in(space, batch):
     return [space.decode(proposal.row) for proposal in batch.feasible]
 
 
-@pytest.mark.parametrize("control", [False, True])
-def test_what_another_process_holds_or_has_told_is_left_out(tiny_space, archs, opened, batch_of, control):
+def test_what_another_process_holds_or_has_told_is_left_out(tiny_space, archs, opened, batch_of):
     one, other = opened("a"), opened("b")
-    held = one.ask(batch_of(one, archs[:3], control))
+    held = one.ask(batch_of(one, archs[:3]))
     assert archs_in(tiny_space, held) == archs[:3]
-    got = other.ask(batch_of(other, archs[2:5], control))
+    got = other.ask(batch_of(other, archs[2:5]))
     assert archs_in(tiny_space, got) == archs[3:5]
     one.tell(held, archs[:3], SCORES[:3])
     other.tell(got, archs[3:5], SCORES[3:5])
-    assert archs_in(tiny_space, one.ask(batch_of(one, archs, control))) == archs[5:]
-    # The control is drawn as if nothing had been searched, and the search goes on as if there were no control.
-    assert archs_in(tiny_space, other.ask(batch_of(other, archs[:2], not control))) == archs[:2]
+    assert archs_in(tiny_space, one.ask(batch_of(one, archs))) == archs[5:]
+    # Another study of the same storage, such as that of a control, knows nothing of it.
+    another = opened("a", "another")
+    assert archs_in(tiny_space, another.ask(batch_of(another, archs[:2]))) == archs[:2]
+
+
+def test_what_another_process_holds_in_a_long_record_is_left_out_too(tiny_space, archs, opened, batch_of, clock):
+    one, other = opened("a"), opened("b")
+    for number in range(3):
+        batch = batch_of(one, archs[:3])
+        one.ask(replace(batch, proposals=(*[REJECTED] * (400 * (number + 1)), *batch.proposals)))
+        assert any(key.startswith("piece:") for key in one._study.user_attrs)
+        assert archs_in(tiny_space, other.ask(batch_of(other, archs[2:5]))) == archs[3:5]
+    assert archs_in(tiny_space, opened("a").pending()) == archs[:3]
+    assert len(opened("a").pending().proposals) == 1203
 
 
 def test_a_dead_process_loses_what_it_holds_after_its_lease(tiny_space, archs, opened, batch_of, clock):
@@ -418,13 +602,43 @@ def test_a_search_waits_for_what_others_hold_and_takes_over_what_they_leave(tiny
     assert set(evaluator.evaluated[-5:]) == set(members[:5])
 
 
+def test_a_searcher_that_finds_nothing_is_asked_again_only_when_others_hold_something_else(
+    digits_space, tmp_path, score, batch_of, clock
+):
+    budget = Budget.parse("0.26MFLOPs")
+    candidates, searcher, evaluator = Candidates(digits_space, budget), make_searcher("optuna-nsga2"), score()
+    searcher._attempts = 4
+
+    def opened(process):
+        return Study(digits_space, open_storage(tmp_path / "shared"), process=process, clock=clock)
+
+    held = candidates.draw_unseen(2, Seen(History()), np.random.default_rng(0))
+    opened("a").ask(batch_of(opened("a"), held[:1]))
+    clock.now += LEASE / 2
+    opened("b").ask(batch_of(opened("b"), held[1:]))
+    study, seen = opened("c"), []
+
+    def pause(seconds):
+        seen.append((len(study.history), len(study.history.rejected)))
+        clock.now += LEASE / 10
+
+    for _ in itertools.islice(search(candidates, searcher, evaluator, study, trials=50, seed=0, pause=pause), 30):
+        pass
+    assert len(study.history) == candidates.members.count == 6
+    assert [trial.arch for trial in study.history][-2:] == held
+    # It waited for one and then the other, and while it waited it recorded nothing.
+    assert {evaluated for evaluated, _ in seen} == {4, 5}
+    assert len(set(seen)) == 2
+    assert len(seen) > 8
+
+
 def test_the_control_is_shared_too(tiny_space, score, opened, batch_of, clock):
     candidates = Candidates(tiny_space, Budget())
     alone = opened("z")
-    draw_control(candidates, score(), alone, trials=4, seed=1)
-    drawn = [trial.arch for trial in alone.control]
+    draw_control(candidates, score(), alone, History(), trials=4, seed=1)
+    drawn = [trial.arch for trial in alone.history]
     one, other, evaluator = opened("a"), opened("b"), score()
-    dead = one.ask(batch_of(one, [drawn[0], tiny_space[0], tiny_space[1]], control=True))
+    dead = one.ask(batch_of(one, [drawn[0], tiny_space[0], tiny_space[1]]))
     assert drawn[0] not in archs_in(tiny_space, dead)
     waited = []
 
@@ -432,7 +646,7 @@ def test_the_control_is_shared_too(tiny_space, score, opened, batch_of, clock):
         waited.append(seconds)
         clock.now += LEASE
 
-    draw_control(candidates, evaluator, other, trials=12, seed=1, pause=pause)
-    assert len(other.control) == 12
+    draw_control(candidates, evaluator, other, History(), trials=12, seed=1, pause=pause)
+    assert len(other.history) == 12
     assert not set(drawn) & set(evaluator.evaluated)
     assert len(evaluator.evaluated) == 8

@@ -1,0 +1,43 @@
+"""Facts: what a search learns beside the scores of its trials, kept in its study as well.
+
+Those are the accuracies of trained finalists and measured latencies: attributes of the study, each under a name that
+holds all it depends on that the study's configuration does not. Other processes find them, and so does the same search
+in another folder; another study has facts of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+
+
+class Facts:
+    """The facts of one study, JSON-serialisable mappings by name.
+
+    Args:
+        study: where they are kept.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """What is known under a name by now, by any process."""
+        value: dict[str, Any] | None = self._study.user_attrs.get(name)
+        return value
+
+    def learn(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What is known under a name; what nobody knows is found now and kept before it is returned.
+
+        Processes that look for the same at the same time both find it; the first that is done is believed.
+        """
+        known = self.get(name)
+        if known is None:
+            found = find()
+            known = self.get(name)
+            if known is None:
+                self._study.set_user_attr(name, found)
+                known = found
+        return known

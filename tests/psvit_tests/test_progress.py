@@ -1,0 +1,165 @@
+"""Progress bars: rate and time left however slow the steps are, log lines above the bar, nothing off a terminal."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from contextlib import contextmanager, redirect_stderr
+
+import pytest
+from rich.console import Console
+
+from psvit.cli import set_up_logging
+from psvit.progress import progress_bar
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """Standard error that is a terminal."""
+
+    def isatty(self):
+        return True
+
+    @property
+    def rows(self):
+        """What stands on it in the end, without what was overwritten: a bar moves up and rewrites its line."""
+        rows, place = [""], 0
+        for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", self.getvalue()):
+            if part == "\n":
+                place += 1
+                rows += [""] * (place + 1 - len(rows))
+            elif part == "\x1b[2K":
+                rows[place] = ""
+            elif match := re.fullmatch(r"\x1b\[(\d+)A", part):
+                place -= int(match[1])
+            elif part == "\r":
+                continue
+            elif not part.startswith("\x1b"):
+                rows[place] += part
+        return [row.rstrip() for row in rows if row.strip()]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A wide terminal, to be standard error; pytest puts its own there after the fixtures."""
+    for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm", "COLUMNS": "160", "LINES": "40"}.items():
+        monkeypatch.setenv(name, value)
+    return Terminal()
+
+
+def last(terminal):
+    return terminal.rows[-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "left"),
+    [
+        # 32 of 256 in the first step, so 224 are left.
+        (1, "32.0 trials/s", "0:00:07"),
+        (31, "1.0 trials/s", "0:03:37"),
+        (100, "19.2 trials/min", "0:11:40"),
+        (1600, "1.2 trials/min", "3:06:40"),
+        (14400, "8.0 trials/h", "28:00:00"),
+    ],
+)
+def test_rate_and_time_left_appear_after_the_first_step_however_long_it_takes(terminal, clock, seconds, rate, left):
+    with redirect_stderr(terminal), progress_bar("search", 256, "trials", clock=clock) as advance:
+        clock.now += seconds
+        advance(32, "best 71.5")
+    assert "search" in last(terminal)
+    assert "32/256" in last(terminal)
+    assert rate in last(terminal)
+    assert left in last(terminal)
+    assert last(terminal).endswith("best 71.5")
+
+
+def test_what_was_done_before_is_no_part_of_the_rate(terminal, clock):
+    with redirect_stderr(terminal), progress_bar("search", 256, "trials", done=128, clock=clock) as advance:
+        for _ in range(2):
+            clock.now += 64
+            advance(32, "")
+    assert "192/256 30.0 trials/min 0:02:08" in last(terminal)
+
+
+def test_nothing_is_known_before_anything_is_done(terminal, clock):
+    with redirect_stderr(terminal), progress_bar("search", 256, "trials", done=128, clock=clock):
+        clock.now += 64
+    assert "128/256" in last(terminal)
+    assert "trials/" not in last(terminal)
+    assert "-:--:--" in last(terminal)
+
+
+def test_the_rate_follows_the_last_thousand_steps(terminal, clock):
+    with redirect_stderr(terminal), progress_bar("training", 10**6, "images", clock=clock) as advance:
+        for seconds in [10.0] * 1000 + [1.0] * 1100:
+            clock.now += seconds
+            advance(100, "")
+    assert "100.0 images/s" in last(terminal)
+
+
+def test_nothing_is_written_where_there_is_no_terminal(clock):
+    stream = io.StringIO()
+    with progress_bar("search", 2, "trials", console=Console(file=stream, width=160), clock=clock) as advance:
+        clock.now += 1
+        advance(1, "")
+    assert stream.getvalue() == ""
+
+
+@contextmanager
+def logging_anew():
+    """Logging as a command sets it up, afterwards as it was before."""
+    root, ours = logging.getLogger(), logging.getLogger("psvit")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    root.handlers = []
+    set_up_logging(verbose=True)
+    try:
+        yield logging.getLogger("psvit.somewhere")
+    finally:
+        root.handlers = handlers
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])
+
+
+def test_log_lines_stand_above_the_bar_and_never_on_its_line(terminal, clock):
+    with logging_anew() as logger, redirect_stderr(terminal):
+        logger.info("before")
+        with progress_bar("search", 4, "trials", clock=clock) as advance:
+            for step in range(3):
+                clock.now += 40
+                advance(1, "")
+                logger.info("batch %d [bold] of many", step)
+        logger.info("after")
+    *lines, bar, after = terminal.rows
+    assert [re.sub(r"^\S+ \S+ ", "", line) for line in lines] == [
+        "psvit.somewhere: before",
+        *(f"psvit.somewhere: batch {step} [bold] of many" for step in range(3)),
+    ]
+    assert bar.startswith("search")
+    assert "3/4" in bar
+    assert after.endswith("psvit.somewhere: after")
+
+
+def test_log_lines_are_plain_where_there_is_no_terminal():
+    stream = io.StringIO()
+    with logging_anew() as logger, redirect_stderr(stream), progress_bar("search", 4, "trials") as advance:
+        advance(1, "")
+        logger.info("batch %d", 1)
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith(" psvit.somewhere: batch 1")

@@ -1,0 +1,73 @@
+"""What a search leaves behind: a front is there whole, the former or the new one."""
+
+from __future__ import annotations
+
+import pytest
+
+from psvit.architecture import Architecture, ArchitectureFile
+from psvit.costs import cost
+from psvit.search.finalists import Finalist
+from psvit.search.objectives import Objectives
+from psvit.search.trial import Score, Trial
+from psvit.search.winner import Evidence, write_front
+
+EVIDENCE = Evidence(
+    budget=("1MFLOPs",),
+    description={"kind": "inherited accuracy"},
+    provenance={"seed": 0},
+    objectives=Objectives(names=("accuracy", "macs")),
+)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def front_of(archs):
+    return [
+        Finalist(
+            trial=Trial(
+                number=number,
+                arch=arch,
+                cost=cost(arch),
+                score=Score(value=90.0 - number, images=10),
+                objectives=(90.0 - number, -float(cost(arch).macs)),
+            )
+        )
+        for number, arch in enumerate(archs)
+    ]
+
+
+def read(place):
+    return {path.name: Architecture.load(path) for path in place.iterdir()}
+
+
+def test_a_front_has_one_file_a_point_in_order_and_nothing_of_the_one_before(tiny_space, tmp_path):
+    archs = [tiny_space[number] for number in range(12)]
+    place = write_front(tmp_path, EVIDENCE, front_of(archs), None)
+    assert place == tmp_path / "pareto"
+    assert read(place) == {f"{number:02}.yaml": arch for number, arch in enumerate(archs)}
+    assert read(write_front(tmp_path, EVIDENCE, front_of(archs[5:8]), None)) == {
+        f"{number}.yaml": arch for number, arch in enumerate(archs[5:8])
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["pareto"]
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_front_that_is_not_written_to_its_end_leaves_the_one_before(tiny_space, tmp_path, monkeypatch, written):
+    archs = [tiny_space[number] for number in range(6)]
+    place = write_front(tmp_path, EVIDENCE, front_of(archs[:2]), None)
+    before = read(place)
+    saved, save = [], ArchitectureFile.save
+
+    def save_some(self, path):
+        if len(saved) == written:
+            assert read(place) == before  # at this moment too, which may be the last
+            raise Killed
+        saved.append(path)
+        save(self, path)
+
+    monkeypatch.setattr(ArchitectureFile, "save", save_some)
+    with pytest.raises(Killed):
+        write_front(tmp_path, EVIDENCE, front_of(archs[2:]), None)
+    assert read(place) == before
