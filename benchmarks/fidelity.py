@@ -14,19 +14,27 @@ Markdown tables.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from psvit.data import open_data
+from psvit.cli import read_device, read_workers
+from psvit.data import Inputs, open_data, training_loader
+from psvit.errors import InputError, RunError
 from psvit.recipe import Recipe, default_recipe
+from psvit.run_folder import RunFolder
+from psvit.search.fidelity.cli import SECOND_SEEDS
 from psvit.search.fidelity.measures import MeasuredNetwork, advantage
 from psvit.search.fidelity.record import INHERITED, Fidelity
 from psvit.search.fidelity.run import Trainings, measure_fidelity
-from psvit.search.fidelity.words import name_of, value_and_interval
+from psvit.search.fidelity.training import training_images
+from psvit.search.fidelity.words import name_of, row, value_and_interval
 from psvit.search.run import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest
+from psvit.training import check_device
 
 
 def taus(names: list[str], fidelities: list[Fidelity]) -> None:
@@ -37,8 +45,7 @@ def taus(names: list[str], fidelities: list[Fidelity]) -> None:
         one = fidelity.within.agreement(INHERITED)
         far = fidelity.spread.agreement(INHERITED).kendall_tau if fidelity.spread else None
         gap, _ = value_and_interval(fidelity.within.gap)
-        tau, rho = value_and_interval(one.kendall_tau), value_and_interval(one.spearman_rho)
-        print(f"| {name} | {' | '.join((*tau, *rho))} | {one.regret} | {gap} | {value_and_interval(far)[0]} |")
+        print(f"| {name} | {' | '.join(row(one)[1:])} | {gap} | {value_and_interval(far)[0]} |")
 
 
 def without_supernets(fidelity: Fidelity) -> None:
@@ -48,7 +55,8 @@ def without_supernets(fidelity: Fidelity) -> None:
     for one in (*within.agreements[1:], *([within.ceiling] if within.ceiling else [])):
         cells = (*value_and_interval(one.kendall_tau), *value_and_interval(one.above_macs))
         print(f"| {name_of(one.score)} | {one.networks} | {' | '.join(cells)} |")
-    print(f"\nstandard deviation of a training over seeds: {within.seed_std} points")
+    if within.seed_std is not None:
+        print(f"\nstandard deviation of a training over seeds: {within.seed_std:.2f} points")
 
 
 def differences(names: list[str], measured: list[list[MeasuredNetwork]]) -> None:
@@ -74,6 +82,17 @@ def rule(supernet: str) -> str:
     return f"{recipe.get('sampling', 'uniform')}, {recipe['target']}, {recipe['epochs']} epochs ({supernet})"
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """What reads a number from the command line that must not be less."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"at least {least} is needed, received {text}")
+        return int(text)
+
+    return number
+
+
 def main() -> None:
     """Train and score what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,58 +100,88 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="the images that they were trained on")
     parser.add_argument("--budget", action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--within", type=int, default=30)
-    parser.add_argument("--spread", type=int, default=15)
-    parser.add_argument("--second-seeds", type=int, default=10)
-    parser.add_argument("--images", type=int, help="train on so many of the training images; default: all")
+    parser.add_argument("--within", type=at_least(2), default=30)
+    parser.add_argument("--spread", type=at_least(0), default=15)
+    parser.add_argument("--second-seeds", type=at_least(0), help="default: 10, all where there are fewer")
+    parser.add_argument("--images", type=at_least(2), help="train on so many of the training images; default: all")
     parser.add_argument("--recipe", help="of each network; default: by the size of the images")
-    parser.add_argument("--epochs", type=int, help="in place of the recipe's; without warm-up where that is as long")
-    parser.add_argument("--workers", help="train on a Ray cluster: ray, or ray://host:port")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-
-    data = open_data(options.data)
-    spaces = [choose_space(None, supernet, data, tuple(options.budget)) for supernet in options.supernets]
-    if any(space != spaces[0] for space in spaces):
-        parser.error("the supernets are of different spaces")
-    recipe = Recipe.load(options.recipe or default_recipe(min(spaces[0].image_size), supernet=False))
-    if options.epochs:
-        warmup = recipe.warmup_epochs if recipe.warmup_epochs < options.epochs else 0
-        recipe = recipe.override({"epochs": options.epochs, "warmup_epochs": warmup})
-    trainings = Trainings(
-        space=spaces[0],
-        data=data,
-        budget=tuple(options.budget),
-        recipe=recipe,
-        images=options.images,
-        seed=options.seed,
-        device=torch.device(options.device),
-        within=options.within,
-        spread=options.spread,
-        second_seeds=options.second_seeds,
-        workers=options.workers,
+    parser.add_argument(
+        "--epochs", type=at_least(1), help="in place of the recipe's; without warm-up where that is as long"
     )
-    command = f"python benchmarks/fidelity.py {' '.join(options.supernets)} ..."
+    parser.add_argument("--workers", help="train on a Ray cluster: ray, or ray://host:port")
+    parser.add_argument("--device", help="where to compute; default: cuda where there is one")
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    options = parser.parse_args()
+    try:
+        run(options)
+    except InputError as error:
+        parser.error(str(error))
+    except RunError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; the same line continues\n")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Everything, as the options say."""
+    trainings = read_trainings(options)
+    folder = RunFolder(options.out, "fidelity", trainings.config)
+    command = shlex.join(["python", *sys.argv])
     measured = [
-        measure_fidelity(
-            trainings,
-            supernet,
-            options.out / supernet_digest(supernet),
-            command,
-            trained_in=options.out,
-        )
+        measure_fidelity(trainings, supernet, folder / supernet_digest(supernet), command, trained_in=folder.path)
         for supernet in options.supernets
     ]
     names = [rule(supernet) for supernet in options.supernets]
     fidelities = [one.fidelity for one in measured]
     print(
-        f"\n{len(trainings.networks.within)} networks within {trainings.limits}, trained for {recipe.epochs} epochs\n"
+        f"\n{len(trainings.networks.within)} networks within {trainings.limits}, "
+        f"trained for {trainings.recipe.epochs} epochs\n"
     )
     taus(names, fidelities)
     without_supernets(fidelities[0])
     if len(names) > 1:
         differences(names, [one.networks for one in measured])
+
+
+def read_trainings(options: argparse.Namespace) -> Trainings:
+    """The trainings that all supernets are compared on; whatever can be wrong with them is found out here.
+
+    Raises:
+        InputError: something is.
+    """
+    device = read_device(options.device)
+    read_workers(options.workers)
+    second_seeds = min(SECOND_SEEDS, options.within) if options.second_seeds is None else options.second_seeds
+    if second_seeds > options.within:
+        raise InputError(f"--second-seeds {second_seeds}: there are --within {options.within} networks; give no more")
+    data = open_data(options.data)
+    budget = tuple(options.budget)
+    spaces = [choose_space(None, supernet, data, budget) for supernet in options.supernets]
+    if any(space != spaces[0] for space in spaces):
+        raise InputError("the supernets are of different spaces; only those of one can be compared")
+    space = spaces[0]
+    recipe = Recipe.load(options.recipe or default_recipe(min(space.image_size), supernet=False))
+    if options.epochs:
+        warmup = recipe.warmup_epochs if recipe.warmup_epochs < options.epochs else 0
+        recipe = recipe.override({"epochs": options.epochs, "warmup_epochs": warmup})
+    check_device(device, recipe)
+    inputs = Inputs.of(data, space.image_size)
+    training_loader(training_images(data, options.images), inputs, recipe).check(recipe.accumulate, recipe.mixes)
+    trainings = Trainings(
+        space=space,
+        data=data,
+        budget=budget,
+        recipe=recipe,
+        images=options.images,
+        seed=options.seed,
+        device=device,
+        within=options.within,
+        spread=options.spread,
+        second_seeds=second_seeds,
+        workers=options.workers,
+    )
+    space.check(trainings.limits)
+    return trainings
 
 
 if __name__ == "__main__":

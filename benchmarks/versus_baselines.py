@@ -607,7 +607,7 @@ def run(options: argparse.Namespace) -> None:
         for family in families_of(budget, space, space.smallest, options.depth):
             for setting in plan.grid(family):
                 plan.reading(family, setting, 0, "search")
-    config = {"data": data.name, "device": device.type}
+    config = {"data": data.name, "data_digest": data.digest, "device": device.type}
     folder = RunFolder(options.out, "versus_baselines", config)
     times = Journal(folder / "searches.journal", config)
     families = []

@@ -29,8 +29,10 @@ COMPARISON_FOLDER = "comparison"
 WEIGHTS_SUFFIX = ".safetensors"
 """Weights lie beside the architecture file and have its name."""
 
-TIMM_CONFIG = "config.json"
-"""By which a folder that timm can build a network from is known."""
+TIMM_CONFIG, ONNX_FILE, TORCH_EXPORT_FILE = "config.json", "network.onnx", "network.pt2"
+"""By which folders are known that timm can build a network from, and in which there is an exported one."""
+
+_EXPORTS = {TIMM_CONFIG: "timm", ONNX_FILE: "onnx", TORCH_EXPORT_FILE: "torch-export"}
 
 BATCH_SIZE = 64
 
@@ -173,9 +175,21 @@ def architecture_file(place: Path) -> Path:
     )
 
 
+def exported_as(folder: Path) -> str | None:
+    """As what `psvit-export --to` wrote a folder; nothing where it is none of those."""
+    return next((form for file, form in _EXPORTS.items() if (folder / file).is_file()), None)
+
+
 def _with_weights(path: Path) -> nn.Module:
     """The network of an architecture file with the weights beside it."""
     weights = path.with_suffix(WEIGHTS_SUFFIX)
+    if not weights.is_file() and (form := exported_as(path.parent)):
+        if form == "timm":
+            raise InputError(f"{path}: is of an export --to timm, whose weights are called otherwise; name its folder")
+        raise InputError(
+            f"{path.parent}: is an export --to {form}, and its README.md says how to use it; "
+            "name the run that it was made of, or an export --to timm"
+        )
     if not weights.is_file():
         raise InputError(f"{path}: its weights {weights} do not exist; train it with psvit-retrain {path} --data DATA")
     kwargs: dict[str, Any] = {"checkpoint_path": str(weights)}

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
 
+PIPED_COLUMNS = 120
+"""Of tables where nobody says how wide the window is."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -126,14 +129,16 @@ def training_options(function: Function) -> Function:
             "--teacher-weights",
             type=click.Path(path_type=Path),
             default=None,
-            help="Its .safetensors or .pth file. [default: timm's pretrained ones, or the file beside the .yaml]",
+            help="Its .safetensors or .pth file; timm's config.json beside it says how it wants images. "
+            "[default: timm's pretrained ones, or the file beside the .yaml]",
         ),
         click.option(
             "--teacher",
             "teacher_name",
             default=None,
             metavar="NAME_OR_FILE",
-            help="A trained network to learn from, with --set target=soft or hard: a model of timm, or a .yaml file.",
+            help="A trained network to learn from, with --set target=soft or hard: a model of timm, or a .yaml file; "
+            "hf-hub:OWNER/NAME and local-dir:FOLDER are models of timm too.",
         ),
     ):
         function = option(function)
@@ -285,7 +290,9 @@ def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, .
         table.add_column(name, justify="right" if position else "left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # Into a file or a pipe as wide as lines are here, where rich would take a terminal of 80 columns for granted.
+    is_known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if is_known else PIPED_COLUMNS).print(table)
 
 
 def set_up_logging(verbose: bool) -> None:

@@ -7,6 +7,7 @@ at once, at the end.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,9 @@ DIGITS_VAL_FRACTION = 0.2
 
 SPLIT_SEED = 0
 """The splits belong to the data, not to a run: a search must not see what its supernet was trained on."""
+
+DIGEST_DIGITS = 16
+"""Hexadecimal digits of a digest of images."""
 
 MEMORY_LIMIT = 2**30
 """Image sets that decode to at most as many bytes are decoded once and kept."""
@@ -155,6 +159,7 @@ class ImageData:
 
     Attributes:
         name: as given to `open_data`.
+        digest: of what lies behind the name; see `open_data`.
         classes: names of the classes.
         in_chans: 1 for grey, 3 for colour.
         image_size: typical smaller side of the images in pixels.
@@ -166,6 +171,7 @@ class ImageData:
     """
 
     name: str
+    digest: str
     classes: tuple[str, ...]
     in_chans: int
     image_size: int
@@ -182,11 +188,20 @@ class ImageData:
 
     def describe(self) -> dict[str, Any]:
         """What a network needs to know of the data it was trained on, JSON-serialisable."""
-        return {"name": self.name, "mean": list(self.mean), "std": list(self.std), "classes": list(self.classes)}
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "classes": list(self.classes),
+        }
 
 
 def open_data(name: str) -> ImageData:
     """Open an image set and split it.
+
+    Its digest changes whenever the split might: of a folder it is that of the files' names, sizes and classes, so that
+    no image has to be read for it; of what is kept in memory, that of pixels and labels; else that of the labels.
 
     Args:
         name: a folder with `train/<class>/` and `val/<class>/`, `digits`, or a name of timm's `create_dataset` that
@@ -197,10 +212,11 @@ def open_data(name: str) -> ImageData:
         InputError: there is no such set, or it cannot be used: one class, a corrupt image, classes that differ
             between training and validation, fewer than two images of a class.
     """
+    digest = ""
     if name == "digits":
         classes, train, val = _digits()
     elif Path(name).is_dir():
-        classes, train, val = _folder(Path(name))
+        classes, train, val, digest = _folder(Path(name))
     elif name.split("/")[0] in ("torch", "hfds"):
         classes, train, val = _timm(name)
     else:
@@ -220,6 +236,7 @@ def open_data(name: str) -> ImageData:
             mean, std = (0.5,), (0.5,)
     return ImageData(
         name=name,
+        digest=digest or _digest(classes, train, val),
         classes=classes,
         in_chans=in_chans,
         image_size=image_size,
@@ -266,8 +283,31 @@ def _digits() -> tuple[tuple[str, ...], Labelled, Labelled]:
     return classes, Labelled(Decoded(pixels[train]), labels[train]), Labelled(Decoded(pixels[val]), labels[val])
 
 
-def _folder(root: Path) -> tuple[tuple[str, ...], Labelled, Labelled]:
-    """An image folder: `train/` and `val/`, in each a folder for every class."""
+def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:
+    """Of images in memory, or of what is known of others without reading them: how many there are of which class."""
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for part in parts:
+        digest.update(part.labels.tobytes())
+        if isinstance(part.pictures, Decoded):
+            digest.update(np.ascontiguousarray(part.pictures.pixels).data)
+    return digest.hexdigest()[:DIGEST_DIGITS]
+
+
+def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[tuple[str, int]]) -> str:
+    """Of the files of a folder, wherever it lies."""
+    digest = hashlib.sha256("\n".join(classes).encode())
+    begin = len(str(root))
+    for path, label in samples:
+        try:
+            size = os.path.getsize(path)
+        except OSError:
+            raise InputError(_unreadable(path)) from None
+        digest.update(f"{path[begin:]}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:DIGEST_DIGITS]
+
+
+def _folder(root: Path) -> tuple[tuple[str, ...], Labelled, Labelled, str]:
+    """An image folder: `train/` and `val/`, in each a folder for every class; and the digest of its files."""
     for part in ("train", "val"):
         if not (root / part).is_dir():
             raise InputError(f"data '{root}': expected folders train/ and val/ in it, {part}/ is missing")
@@ -293,7 +333,7 @@ def _folder(root: Path) -> tuple[tuple[str, ...], Labelled, Labelled]:
             _check(files, part)
         parts.append(Labelled(decoded or files, labels))
     train, val = parts
-    return classes, train, val
+    return classes, train, val, _digest_of_files(root, classes, [*samples, *val_samples])
 
 
 def _kept(pictures: Pictures, part: str) -> Decoded | None:
@@ -338,7 +378,11 @@ def read_image(path: str, mode: str | None, draft: bool = False) -> Image.Image:
             picture.load()
             return picture.convert(mode) if mode else picture.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise InputError(f"{path}: not a readable image; mend or remove it") from None
+        raise InputError(_unreadable(path)) from None
+
+
+def _unreadable(path: str) -> str:
+    return f"{path}: not a readable image; mend or remove it"
 
 
 class _Wrapped:

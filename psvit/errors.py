@@ -29,7 +29,7 @@ class RunError(RuntimeError):
 
 
 class DivergedError(RunError):
-    """Training came to a loss that is no number."""
+    """Training came to a loss or to weights that are no numbers."""
 
 
 class NoisyMachineError(RunError):

@@ -13,6 +13,7 @@ from psvit.shipped import find, shipped
 
 SCHEMA = "psvit/recipe/1"
 Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["float32", "bfloat16", "float16"]
 Sampling = Literal["uniform", "sandwich", "macs"]
 Target = Literal["labels", "inplace", "soft", "hard"]
@@ -28,6 +29,8 @@ class Recipe(Value):
             memory.
         precision: the type that matrix products are computed in; weights stay in float32.
         opt: name of a timm optimiser.
+        opt_betas: its decay rates, of Adam and its relatives; null has the optimiser's own.
+        opt_eps: what it adds to a denominator; likewise.
         lr: peak learning rate for this batch size.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: epochs of linear warm-up.
@@ -41,9 +44,9 @@ class Recipe(Value):
         teacher_weight: share of the teacher in the loss; the labels have the rest.
         temperature: of the teacher's and the network's probabilities, for `soft`.
         drop_path_rate: stochastic depth of the last layer.
-        ema_decay: decay of the averaged weights, which are then the result; null does not average.
+        ema_decay: decay of the averaged weights, which are then the result, less than 1; null does not average.
         repeated_augmentation: how often an image is taken in a row, augmented differently; an epoch stays as long.
-        crop_scale: area of random crops relative to the image, from and to.
+        crop_scale: area of random crops relative to the image, from and to, at most 1.
         crop_ratio: aspect of random crops, from and to.
         hflip: probability of a horizontal flip.
         color_jitter: strength of colour jitter; 0 does none.
@@ -60,6 +63,8 @@ class Recipe(Value):
     accumulate: PositiveInt = 1
     precision: Precision = "float32"
     opt: str = "adamw"
+    opt_betas: tuple[Decay, Decay] | None = None
+    opt_eps: PositiveFloat | None = None
     lr: PositiveFloat
     min_lr: NonNegativeFloat = 1e-5
     warmup_epochs: NonNegativeInt = 0
@@ -72,7 +77,7 @@ class Recipe(Value):
     teacher_weight: Probability = 0.5
     temperature: PositiveFloat = 1.0
     drop_path_rate: Probability = 0.0
-    ema_decay: Probability | None = None
+    ema_decay: Decay | None = None
     repeated_augmentation: PositiveInt = 1
     crop_scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
@@ -97,12 +102,15 @@ class Recipe(Value):
             )
         self._check_kind()
         _check_names(self.opt, self.auto_augment)
+        _check_opt(self.opt, betas=self.opt_betas is not None, eps=self.opt_eps is not None)
         if self.interpolation not in ("bilinear", "bicubic", "random"):
             raise ValueError(f"interpolation must be bilinear, bicubic or random, received {self.interpolation!r}")
         for name in ("crop_scale", "crop_ratio"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} must ascend, received {[low, high]}")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale must be parts of the image, at most 1, received {list(self.crop_scale)}")
         return self
 
     def _check_kind(self) -> None:
@@ -194,6 +202,16 @@ def _check_names(opt: str, auto_augment: str | None) -> None:
                 f"auto_augment must be a policy of timm's such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or original, "
                 f"received {auto_augment!r}"
             ) from None
+
+
+def _check_opt(opt: str, betas: bool, eps: bool) -> None:
+    """Make sure that an optimiser has what is given for it; timm would leave out what it has not."""
+    from timm.optim import get_optimizer_info
+
+    info = get_optimizer_info(opt)
+    for name, is_given, is_there in (("opt_betas", betas, info.has_betas), ("opt_eps", eps, info.has_eps)):
+        if is_given and not is_there:
+            raise ValueError(f"{name} must be null for {opt}, which has none")
 
 
 def shipped_recipes() -> list[str]:

@@ -14,6 +14,9 @@ from psvit.errors import InputError
 SCHEMA = "psvit/run/1"
 CONFIG = "config.yaml"
 
+DATA, DATA_DIGEST = "data", "data_digest"
+"""Keys of a configuration: what its images are called, and `psvit.data.ImageData.digest`."""
+
 
 class RunFolder:
     """A folder with the resolved configuration of the run that made it.
@@ -89,12 +92,23 @@ def check_folder(path: Path, command: str, config: dict[str, Any]) -> bool:
 
 
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
-    """The places where two configurations differ, as `key: found there, wanted here`."""
+    """The places where two configurations differ, as `key: found there, wanted here`.
+
+    Of images that have another name, only that is told; those that were written down before there were digests of
+    images are taken to be the same.
+    """
     if isinstance(found, dict) and isinstance(wanted, dict):
         names = list(dict.fromkeys([*found, *wanted]))
+        if found.get(DATA_DIGEST) is None or found.get(DATA) != wanted.get(DATA):
+            names = [name for name in names if name != DATA_DIGEST]
         return [
             difference
             for name in names
             for difference in differences(found.get(name), wanted.get(name), f"{key}.{name}".lstrip("."))
         ]
-    return [] if found == wanted else [f"{key}: {found} there, {wanted} here"]
+    if found == wanted:
+        return []
+    told = f"{key}: {found} there, {wanted} here"
+    if key.split(".")[-1] == DATA_DIGEST:
+        told += ", so images were added, removed or changed since, which moves others between the parts; restore them"
+    return [told]

@@ -6,6 +6,7 @@ DeiT's distillation token is not here: the network that learns has one output, w
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from psvit.architecture import ArchitectureFile
+from psvit.classifier import TIMM_CONFIG
 from psvit.data import Inputs
 from psvit.errors import InputError
 from psvit.model import create_model
 from psvit.recipe import Recipe
+from psvit.vit_weights import SOURCES, pretrained
 
 ARCHITECTURE_SUFFIXES = (".yaml", ".yml")
 
@@ -105,8 +108,11 @@ def load_teacher(name: str, weights: Path | None, inputs: Inputs, num_classes: i
     """A teacher for images.
 
     Args:
-        name: a model of timm, or the .yaml file of an architecture of ours.
-        weights: a .safetensors or .pth file; without it timm's pretrained weights, or the file beside the .yaml.
+        name: a model of timm, also of a hub (`hf-hub:`) or a folder (`local-dir:`), or the .yaml file of an
+            architecture of ours.
+        weights: a .safetensors or .pth file; without it timm's pretrained weights, or the file beside the .yaml. How
+            they want images, timm's config.json beside them says, where it is of the same model; without one it is
+            taken to be as timm says for the name.
         inputs: how the images are prepared for the network that learns.
         num_classes: of the images.
 
@@ -115,7 +121,7 @@ def load_teacher(name: str, weights: Path | None, inputs: Inputs, num_classes: i
     """
     is_file = Path(name).suffix in ARCHITECTURE_SUFFIXES
     network = _ours(Path(name), weights) if is_file else _of_timm(name, weights, num_classes)
-    config = resolve_model_data_config(network)
+    config = resolve_model_data_config(network, args=_beside(weights, network))
     wanted = Inputs(
         image_size=(config["input_size"][1], config["input_size"][2]),
         in_chans=config["input_size"][0],
@@ -152,19 +158,35 @@ def _ours(file: Path, weights: Path | None) -> nn.Module:
 
 def _of_timm(name: str, weights: Path | None, num_classes: int) -> nn.Module:
     """A model of timm, pretrained or with weights from a file."""
-    if not timm.is_model(name):
+    if not (name.startswith(SOURCES) or timm.is_model(name)):
         raise InputError(
-            f"--teacher {name}: neither a model of timm, such as regnety_160, nor the .yaml file of an architecture"
+            f"--teacher {name}: neither a model of timm, such as regnety_160, hf-hub:OWNER/NAME or local-dir:FOLDER, "
+            "nor the .yaml file of an architecture"
         )
     if weights is not None and not weights.is_file():
         raise InputError(f"--teacher-weights {weights}: no such file")
     if weights is not None:
         return _loaded(name, weights, lambda **kwargs: timm.create_model(name, num_classes=num_classes, **kwargs))
     try:
-        network: nn.Module = timm.create_model(name, pretrained=True)
+        return pretrained(name)
     except Exception as error:  # whatever a download may end with
         raise InputError(f"--teacher {name}: its weights cannot be had: {' '.join(str(error).split())[:200]}") from None
-    return network
+
+
+def _beside(weights: Path | None, network: nn.Module) -> dict[str, Any]:
+    """How images are normalised for weights, where timm's configuration beside their file says so.
+
+    One of another model is of other weights, which happen to lie in the same folder.
+    """
+    try:
+        about = json.loads((weights.parent / TIMM_CONFIG).read_text(encoding="utf-8")) if weights else {}
+    except (OSError, ValueError):
+        return {}
+    known = getattr(network, "pretrained_cfg", None) or {}
+    if not isinstance(about, dict) or about.get("architecture", "") != known.get("architecture"):
+        return {}
+    config = about.get("pretrained_cfg")
+    return {key: config[key] for key in ("mean", "std") if key in config} if isinstance(config, dict) else {}
 
 
 def _loaded(name: str, weights: Path, make: Any) -> nn.Module:

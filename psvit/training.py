@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ from psvit.training_loader import TrainingLoader
 _logger = logging.getLogger(__name__)
 
 CHECKED_STEPS = 50
-"""After so many steps it is made sure that the loss is a number; looking makes a GPU wait."""
+"""After so many steps it is made sure that loss and weights are numbers; looking makes a GPU wait."""
 
 
 class Task(Protocol):
@@ -144,13 +145,15 @@ def train(
         world: the processes that train together. The same run may be continued by another number of them.
 
     Raises:
-        InputError: batches cannot be cut for so many processes and micro-batches, or the device cannot compute in the
-            recipe's precision.
-        DivergedError: the loss is no number any more.
+        InputError: batches cannot be cut for so many processes and micro-batches, or the device cannot train by the
+            recipe.
+        DivergedError: the loss or a weight is no number any more; the last checkpoint is of before.
     """
     world = world or World()
     loader.check(world.size * recipe.accumulate, recipe.mixes)
-    check_precision(device, recipe.precision)
+    check_device(device, recipe)
+    if world.is_first and loader.batch_size < recipe.batch_size:
+        _tell_of_few_images(recipe.batch_size, loader.batch_size)
     state = _State.begun(task.model.to(device), recipe, loader.steps, num_classes, device)
     checkpoints = Checkpoints(folder, keeping or Keeping())
     found = checkpoints.latest()
@@ -175,6 +178,12 @@ def train(
             if log:
                 log.row(state.step)
     return Trained(state.modules[-1], state.rows)
+
+
+@cache
+def _tell_of_few_images(wanted: int, there: int) -> None:
+    """Once, however many networks are trained."""
+    _logger.warning("batch_size %d: there are fewer images; every step takes %d, at the same lr", wanted, there)
 
 
 @dataclass
@@ -220,6 +229,12 @@ class _State:
     def lr(self) -> float:
         """The learning rate; where layers have rates of their own, that of the last one, which is the recipe's."""
         return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the loss and all weights are numbers; looking makes a GPU wait."""
+        weights = [weight.detach() for module in self.modules for weight in module.parameters()]
+        return bool(torch.isfinite(self.loss) & torch.isfinite(nn.utils.get_total_norm(weights)))
 
     def begin_epoch(self) -> None:
         """Set back what is of an epoch."""
@@ -333,7 +348,7 @@ def _epoch(
         if (index + 1) % CHECKED_STEPS == 0 or index + 1 == loader.steps:
             # In every process, and all find the same, because losses are averaged.
             _check_finite(state, index + 1, epoch)
-        if index + 1 < loader.steps and world.is_first and checkpoints.due and torch.isfinite(state.loss):
+        if index + 1 < loader.steps and world.is_first and checkpoints.due and state.is_finite:
             checkpoints.save(state.step, *state.saved())
 
 
@@ -401,18 +416,24 @@ def _check_finite(state: _State, steps: int, epoch: int) -> None:
     mean = state.loss.item() / steps
     if not torch.isfinite(state.loss):
         raise DivergedError(f"training diverged: the loss is {mean} in epoch {epoch + 1}; try a smaller lr")
+    if not state.is_finite:
+        # Gradients may be infinite where the loss is not.
+        raise DivergedError(f"training diverged: weights are no numbers in epoch {epoch + 1}; try a smaller lr")
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Timm's optimiser; AdamW in the form that passes over the weights once."""
-    fused: dict[str, Any] = {"fused": True} if recipe.opt in ("adam", "adamw") else {}
+    given: dict[str, Any] = {"betas": recipe.opt_betas, "eps": recipe.opt_eps}
+    given = {name: value for name, value in given.items() if value is not None}
+    if recipe.opt in ("adam", "adamw"):
+        given["fused"] = True
     return create_optimizer_v2(
         model,
         opt=recipe.opt,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay,
-        **fused,
+        **given,
     )
 
 
@@ -445,6 +466,24 @@ def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
 def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Matrix products in the precision."""
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+def check_device(device: torch.device, recipe: Recipe) -> None:
+    """Make sure that a device can train by a recipe: that it computes in its precision, and its optimiser makes a step.
+
+    Raises:
+        InputError: it cannot.
+    """
+    check_precision(device, recipe.precision)
+    try:
+        with seeded(0):
+            layer = nn.Linear(8, 8, device=device)
+            optimizer = _optimizer(layer, recipe.override({"layer_decay": None}))
+            layer(torch.ones(2, 8, device=device)).sum().backward()
+            optimizer.step()
+    except Exception as error:  # they ask for libraries, devices and ways of training that are not here
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"opt {recipe.opt}: cannot be used on {device.type} here: {reason}; give adamw") from None
 
 
 def check_precision(device: torch.device, precision: Precision) -> None:

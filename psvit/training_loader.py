@@ -42,13 +42,15 @@ class TrainingLoader:
         pin_memory: whether batches are copied to where a GPU fetches them fastest.
 
     Attributes:
-        batch_size: images a step.
+        wanted: images a step as given.
+        batch_size: images a step; fewer where there are not so many.
         steps: steps an epoch.
     """
 
     def __init__(
         self, images: Images, batch_size: int, repeats: int = 1, workers: int = 0, pin_memory: bool = False
     ) -> None:
+        self.wanted = batch_size
         self.batch_size = min(batch_size, len(images) - len(images) % 2)
         self.steps = len(images) // self.batch_size
         self._number = len(images)
@@ -77,9 +79,10 @@ class TrainingLoader:
         least = parts * (2 if mixes else 1)
         if self.batch_size % least:
             pairs = " and an even number in each, because images are mixed in pairs" if mixes else ""
+            few = f", of which there are only {self.batch_size}" if self.batch_size < self.wanted else ""
             raise InputError(
                 f"batch_size: must be a multiple of processes times accumulate, {parts}{pairs}; "
-                f"received {self.batch_size}"
+                f"received {self.wanted}{few}"
             )
 
     def batches(

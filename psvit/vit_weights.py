@@ -15,18 +15,21 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models import adapt_input_conv, create_model, is_model, load_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from psvit.errors import InputError
 
 Weights = dict[str, Tensor]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-_SOURCES = ("hf-hub:", "local-dir:")
+SOURCES = ("hf-hub:", "local-dir:")
+"""What names of timm's begin with that are of a repository on a hub, or of a folder like one."""
+
 _STEM_AND_HEAD = ("cls_token", "pos_embed", "patch_embed", "norm", "head")
 
 
@@ -116,7 +119,7 @@ def read_vit(name_or_file: str) -> Vit:
         except Exception as error:
             # Every format has errors of its own, and torch's unpickler any; what they have in common is the file.
             raise InputError(f"weights {name_or_file!r}: cannot be read: {_first_line(error)}") from None
-    elif name_or_file.startswith(_SOURCES) or is_model(name_or_file):
+    elif name_or_file.startswith(SOURCES) or is_model(name_or_file):
         vit = _download(name_or_file)
     else:
         raise InputError(
@@ -127,21 +130,27 @@ def read_vit(name_or_file: str) -> Vit:
     return vit
 
 
-def _download(name: str) -> Vit:
-    """The weights that timm has for a name."""
+def pretrained(name: str) -> nn.Module:
+    """The model that timm has for a name, with its weights; fails with the errors of whatever library fetches them."""
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     try:
-        # It would warn of every attempt; the error below says what came of them.
+        # It would warn of every attempt; the error says what came of them.
         hub.setLevel(logging.ERROR)
-        model = create_model(name, pretrained=True)
+        model: nn.Module = create_model(name, pretrained=True)
+    finally:
+        hub.setLevel(level)
+    return model
+
+
+def _download(name: str) -> Vit:
+    """The weights that timm has for a name."""
+    try:
+        model: Any = pretrained(name)
     except Exception as error:
-        # Downloads fail with the errors of whatever library does them.
         raise InputError(
             f"weights {name!r}: cannot be had ({_first_line(error)}); a .safetensors or .pth file works too"
         ) from None
-    finally:
-        hub.setLevel(level)
     heads = getattr(getattr(next(iter(getattr(model, "blocks", [])), None), "attn", None), "num_heads", None)
     return Vit(name, model.state_dict(), model.embed_dim // heads if heads else None)
 

@@ -24,7 +24,7 @@ from psvit.recipe import Recipe
 from psvit.retrain.train import inherited_network, retrain
 from psvit.run_folder import RunFolder
 from psvit.teacher import Teacher, load_teacher
-from psvit.training import check_precision
+from psvit.training import check_device
 
 TABLE_FILE = "networks.csv"
 
@@ -99,19 +99,19 @@ class Retraining:
         """All that decides what comes out for a network; it is made sure that it can be trained.
 
         Raises:
-            InputError: weights are missing or not the network's, batches cannot be cut, or the device does not compute
-                in the recipe's precision.
+            InputError: weights are missing or not the network's, or the device cannot train by the recipe.
         """
         inherited = inherited_network(network.file, network.found, images, required=self.inherit)
         if self.compare and inherited is None:
             raise InputError(
                 f"--compare: {network.file.with_suffix('.safetensors')} holds no weights of a supernet for these images"
             )
-        check_precision(torch.device(self.device), network.recipe.precision)
+        check_device(torch.device(self.device), network.recipe)
         return {
             "arch": network.found.arch.to_dict(),
             "weights": digest_of_file(network.file.with_suffix(".safetensors")) if inherited else None,
             "data": self.data,
+            "data_digest": images.digest,
             "inherit": self.inherit,
             # Only where it is asked for, so that runs from before the question was there go on.
             **({"compare": True} if self.compare else {}),

@@ -74,6 +74,9 @@ def retrain(
     """
     world = world or World()
     if (folder / NETWORK_FILE).exists():
+        if world.is_first:
+            # Of a process that was killed between the two.
+            Checkpoints(folder, Keeping()).clear()
         return ArchitectureFile.load(folder / NETWORK_FILE)
     recipe.check_teacher(teacher is not None)
     arch = resolve(found.arch, num_classes=len(data.classes), in_chans=data.in_chans)

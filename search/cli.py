@@ -171,6 +171,7 @@ def command(
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
     from psvit.search.storage import check_storage, without_password
     from psvit.supernet.supernet import read_provenance
+    from psvit.training import check_device
 
     make_searcher(searcher)
     objectives = Objectives.parse(objectives_text)
@@ -205,6 +206,8 @@ def command(
         race=not no_racing,
         workers=workers,
     )
+    if request.recipe:
+        check_device(place, request.recipe)
     members = space.count(request.limits)
     enumerates = searcher == Enumerate.name
     if enumerates:

@@ -41,7 +41,7 @@ from psvit.search.storage import open_storage, without_password
 from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
-from psvit.supernet.supernet import Supernet, read_space, supernet_digest, supernet_file
+from psvit.supernet.supernet import Supernet, check_held_out, read_space, supernet_digest, supernet_file
 from psvit.supernet.train import train_supernet
 
 if TYPE_CHECKING:  # it loads plotly
@@ -162,6 +162,7 @@ class SearchRun:
             "space": self.space.name,
             "space_digest": self.space.digest,
             "data": self.data.name if self.data else None,
+            "data_digest": self.data.digest if self.data else None,
             "supernet": supernet_digest(self.supernet) if self.supernet else None,
             "recipe": self.recipe.to_dict() if self.recipe else None,
             "race": asdict(self.races) if self.races else None,
@@ -280,6 +281,8 @@ def choose_space(
             )
         if wanted and not wanted.differs_in_data_only(space):
             raise InputError(f"supernet {supernet!r}: belongs to the space {space.name}, not to {wanted.name}")
+        if data:
+            check_held_out(supernet, data)
     else:
         limits = Budget.parse(*budget, space=wanted)
         space = wanted or default_space(limits, data.image_size if data else IMAGE_SIZE)

@@ -68,7 +68,7 @@ def command(
     from psvit.search_space import SearchSpace, default_space
     from psvit.supernet.train import train_supernet
     from psvit.supernet.warm_start import plan
-    from psvit.training import check_precision
+    from psvit.training import check_device
     from psvit.vit_weights import read_vit
 
     space = SearchSpace.load(space_name) if space_name else None
@@ -81,12 +81,13 @@ def command(
             space = space or default_space(Budget(), images.image_size)
             space = space.with_data(len(images.classes), images.in_chans)
             chosen = read_recipe(recipe, settings, min(space.image_size), supernet=True, teacher=teacher_name)
-            check_precision(place, chosen.precision)
+            check_device(place, chosen)
             inputs = Inputs.of(images, space.image_size)
             training_loader(images.train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)
             teacher = read_teacher(teacher_name, teacher_weights, inputs, len(images.classes))
         config = {
             "data": data,
+            "data_digest": images.digest,
             "space": space.name,
             "space_digest": space.digest,
             "init": {"weights": vit.name, "digest": vit.digest} if vit else None,

@@ -13,6 +13,7 @@ that it has as a producer.
 from __future__ import annotations
 
 import json
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from psvit.architecture import Architecture, Pool, stage_grids
+from psvit.data import ImageData
 from psvit.documents import digest_of_file, replacing
 from psvit.errors import InputError
 from psvit.layers import Layer, PatchEmbed
 from psvit.model import PSViT, init_weights
 from psvit.search_space import SearchSpace, StageChoices
+
+_logger = logging.getLogger(__name__)
 
 SCHEMA = "psvit/supernet/1"
 FILE_NAME = "supernet.safetensors"
@@ -201,6 +205,33 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     """
     provenance: dict[str, Any] = _about(path)["provenance"]
     return provenance
+
+
+def check_held_out(path: str | Path, data: ImageData) -> None:
+    """Make sure that the search images of a data set are none that a supernet was trained on, as far as can be told.
+
+    Those of another name are the user's to judge, which a warning says; of older supernets nothing is known.
+
+    Raises:
+        InputError: there is no supernet, or the images behind the name have changed since, so that they are split
+            otherwise.
+    """
+    provenance = read_provenance(path)
+    name, digest = str(provenance.get("data", "")), provenance.get("data_digest")
+    if digest in (None, data.digest):
+        return
+    if name == data.name or Path(name).resolve() == Path(data.name).resolve():
+        raise InputError(
+            f"supernet {str(path)!r}: images of {data.name!r} were added, removed or changed since it was trained "
+            f"(digest {digest} then, {data.digest} now), so some it was trained on would be searched on; restore them, "
+            "or train another supernet"
+        )
+    _logger.warning(
+        "the supernet %s was trained on %r, not on %r; none of the images of both may be the same",
+        path,
+        name,
+        data.name,
+    )
 
 
 def _about(path: str | Path) -> dict[str, Any]:

@@ -133,6 +133,9 @@ def train_supernet(
     world = world or World()
     file = folder / FILE_NAME
     if file.exists():
+        if world.is_first:
+            # Of a process that was killed between the two.
+            Checkpoints(folder, Keeping()).clear()
         return file
     recipe = SupernetRecipe.of(recipe)
     recipe.check_teacher(teacher is not None)
@@ -180,6 +183,7 @@ def train_supernet(
     assert isinstance(trained.model, Supernet)
     provenance = {
         "data": data.name,
+        "data_digest": data.digest,
         "init": init.name if init else None,
         "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
         "seed": seed,

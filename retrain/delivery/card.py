@@ -19,6 +19,8 @@ PICTURE_FILE = "network.svg"
 LISTED_CLASSES = 20
 """More of them are left to the file of the preprocessing."""
 
+TASK = "image-classification"
+
 _COSTS = {
     "macs": "multiply-accumulates of one image",
     "num_params": "parameters",
@@ -28,20 +30,21 @@ _COSTS = {
 _ALT = "The architecture: every layer is a bar, as high as it has tokens and as wide as it has channels"
 
 
-def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format) -> str:
+def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, license_name: str | None = None) -> str:
     """The card of an exported network as Markdown, with the front matter that model hubs read.
 
     Args:
         file: what is known about the network.
         preprocessing: how it wants images.
         form: in which it was exported.
+        license_name: of the weights, as hubs call it; without one it is left open.
     """
     arch = file.arch
     data = file.provenance.get("data", {})
     # Images in a folder are called by its path.
     name = f"PSViT-{arch.variant.upper()} for {Path(data.get('name', 'images')).name}"
     sections = [
-        "---\n" + dump_yaml(_front_matter(form)) + "---",
+        "---\n" + dump_yaml(_front_matter(file, form, name, license_name)) + "---",
         f"# {name}",
         f"A vision transformer with token pooling and shared attention maps: images of {arch.image_size[0]} x "
         f"{arch.image_size[1]} pixels, {len(preprocessing.classes)} classes. This folder holds it as {form.what}.",
@@ -68,18 +71,43 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format) -> 
         f"```yaml\n{dump_yaml(_found(file))}```",
         '`network.yaml` holds all of this, and rebuilds the network: `psvit.create_model("network.yaml")`.',
         "## Licence",
-        "psvit, which builds the network, is under Apache-2.0. The licence of the weights: yours to choose, within "
-        "what that of the images permits.",
+        "psvit, which builds the network, is under Apache-2.0. The licence of the weights: "
+        + (f"{license_name}." if license_name else "yours to choose, within what that of the images permits."),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(form: Format) -> dict[str, Any]:
-    return {
+def _front_matter(file: ArchitectureFile, form: Format, name: str, license_name: str | None) -> dict[str, Any]:
+    """What hubs sort models by, of what is known; accuracy in percent, as everywhere here."""
+    data = str(file.provenance.get("data", {}).get("name", ""))
+    # Behind the library's name stands that of a hub, or of torchvision; of other images a hub knows nothing.
+    public = data.partition("/")[2] if data.startswith(("hfds/", "torch/")) else ""
+    known: dict[str, Any] = {
+        "license": license_name,
         "library_name": form.library,
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "psvit", form.name],
+        "pipeline_tag": TASK,
+        "tags": [TASK, "psvit", form.name],
+        "datasets": [public] if public else None,
     }
+    if (value := accuracies(file).get(trained_as(file))) is not None:
+        known["metrics"] = ["accuracy"]
+        known["model-index"] = [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": TASK},
+                        "dataset": {
+                            "type": public or "imagefolder",
+                            "name": Path(data).name,
+                            "split": "validation",
+                        },
+                        "metrics": [{"type": "accuracy", "name": "top-1 in percent", "value": value}],
+                    }
+                ],
+            }
+        ]
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _accuracy(file: ArchitectureFile) -> str:

@@ -24,10 +24,18 @@ from psvit.errors import InputError
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="A folder, new or of an earlier export. [default: beside the network, named after it and the format]",
+    help="A folder, new or of an earlier export in the same form. [default: beside the network, named after it and the "
+    "format]",
+)
+@click.option(
+    "--license",
+    "license_name",
+    default=None,
+    metavar="NAME",
+    help="Licence of the weights for the model card, as hubs call it, such as apache-2.0. [default: left open]",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
-def export_command(place: Path, name: str, out: Path | None, verbose: bool) -> None:
+def export_command(place: Path, name: str, out: Path | None, license_name: str | None, verbose: bool) -> None:
     """Write a trained network in a form that others run, with its preprocessing, class names and a model card.
 
     RUN is the folder of psvit-retrain or of a search with images, or an architecture file with its weights beside it.
@@ -43,7 +51,7 @@ def export_command(place: Path, name: str, out: Path | None, verbose: bool) -> N
         raise InputError(f"--to {name!r}: permitted are {', '.join(FORMATS)}")
     classifier = Classifier.load(place)
     source = classifier.source
-    exported = export(classifier, name, out or source.parent / f"{source.resolve().stem}-{name}")
+    exported = export(classifier, name, out or source.parent / f"{source.resolve().stem}-{name}", license_name)
     checked = ", ".join(f"{size}: {difference:.1g}" for size, difference in exported.differences.items())
     click.echo(f"largest relative difference from PyTorch's outputs, by batch size: {checked}")
     click.echo(f"exported as {FORMATS[name].what}: {exported.folder}; how to use it: {exported.folder / 'README.md'}")

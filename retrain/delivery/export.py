@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from psvit.architecture import ArchitectureFile
-from psvit.classifier import NETWORK_FILE, Classifier
+from psvit.classifier import NETWORK_FILE, Classifier, exported_as
 from psvit.documents import replacing_folder, write_atomic
 from psvit.errors import InputError, MismatchError, RunError
 from psvit.picture import draw
@@ -18,6 +19,9 @@ from psvit.retrain.delivery.card import PICTURE_FILE, card
 from psvit.retrain.delivery.formats import FORMATS, PREPROCESSING_FILE, Format, Run, example
 
 CARD_FILE = "README.md"
+
+LICENSE_NAME = r"[a-z0-9]+([.-][a-z0-9]+)*"
+"""How hubs write the names of licences."""
 
 CHECKED_BATCHES = (1, 5)
 """Images of the batches that outputs are compared on; a network is exported with a batch of another size."""
@@ -40,7 +44,7 @@ class Exported:
     differences: dict[int, float]
 
 
-def export(classifier: Classifier, name: str, folder: Path) -> Exported:
+def export(classifier: Classifier, name: str, folder: Path, license_name: str | None = None) -> Exported:
     """Write a network in another form, with its preprocessing, its architecture file, a picture and a model card.
 
     All of it is written under a temporary name, read again from there and run beside the network; only then does it
@@ -49,16 +53,21 @@ def export(classifier: Classifier, name: str, folder: Path) -> Exported:
     Args:
         classifier: the trained network, on the CPU.
         name: of the form, see `psvit.retrain.delivery.formats.FORMATS`.
-        folder: where it shall lie; new, or that of an earlier export.
+        folder: where it shall lie; new, or that of an earlier export in the same form.
+        license_name: of the weights, as hubs call it, for the model card.
 
     Raises:
-        InputError: no such form, a library for it is missing, the folder holds something else or cannot be written, or
-            nothing is known about the network but its weights.
+        InputError: no such form or no name of a licence, a library for it is missing, the folder holds something else
+            or cannot be written, or nothing is known about the network but its weights.
         MismatchError: it computes something else there; nothing is left.
         RunError: the exporter fails; nothing is left.
     """
     if name not in FORMATS:
         raise InputError(f"--to {name!r}: permitted are {', '.join(FORMATS)}")
+    if license_name is not None and not re.fullmatch(LICENSE_NAME, license_name):
+        raise InputError(
+            f"--license {license_name!r}: expected a name as hubs have it, such as apache-2.0 or cc-by-4.0"
+        )
     file = classifier.file
     if file is None:
         raise InputError(
@@ -66,19 +75,23 @@ def export(classifier: Classifier, name: str, folder: Path) -> Exported:
         )
     if folder.exists() and not (folder / PREPROCESSING_FILE).is_file():
         raise InputError(f"--out {folder}: exists and holds no exported network; name a new folder")
+    if (there := exported_as(folder)) not in (None, name):
+        raise InputError(f"--out {folder}: holds a network exported --to {there}; name another folder for --to {name}")
     with replacing_folder(folder) as temporary:
-        _write(FORMATS[name], classifier, file, temporary)
+        _write(FORMATS[name], classifier, file, temporary, license_name)
         differences = check(FORMATS[name], classifier, temporary)
     return Exported(folder, differences)
 
 
-def _write(form: Format, classifier: Classifier, file: ArchitectureFile, folder: Path) -> None:
+def _write(
+    form: Format, classifier: Classifier, file: ArchitectureFile, folder: Path, license_name: str | None
+) -> None:
     """Everything that an export consists of."""
     with _failing_as_run_error(form, "cannot be exported"):
         form.write(classifier, folder)
     write_atomic(folder / PREPROCESSING_FILE, classifier.preprocessing.to_json())
     write_atomic(folder / PICTURE_FILE, draw(file.arch))
-    write_atomic(folder / CARD_FILE, card(file, classifier.preprocessing, form))
+    write_atomic(folder / CARD_FILE, card(file, classifier.preprocessing, form, license_name))
     file.save(folder / NETWORK_FILE)
 
 

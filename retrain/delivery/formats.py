@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 
 import psvit
-from psvit.classifier import Classifier
+from psvit.classifier import ONNX_FILE, TORCH_EXPORT_FILE, Classifier
 from psvit.errors import InputError
 from psvit.preprocessing import Preprocessing
 
 PREPROCESSING_FILE = "preprocessing.json"
 PREPROCESSING_KEY = "preprocessing"
 """Under which a file of a network has the text of that file in its own metadata."""
-
-ONNX_FILE, TORCH_EXPORT_FILE = "network.onnx", "network.pt2"
 
 INPUT, OUTPUT = "images", "logits"
 """What goes into an ONNX network and what comes out of it."""

@@ -36,8 +36,8 @@ SECOND_SEEDS = 10
     "budgets",
     multiple=True,
     required=True,
-    help="Where networks are compared: within 5 % of 2GFLOPs (multiply-accumulates) or 22Mparams, or in a range such "
-    "as 1.2..1.4GFLOPs; other limits, such as 300MB, may be added.",
+    help="Where networks are compared: within 5 % of 2GFLOPs (multiply-accumulates) or 22Mparams, or in a range no "
+    "wider, such as 1.3..1.4GFLOPs; other limits, such as 300MB, may be added.",
 )
 @click.option(
     "--within",
@@ -116,10 +116,10 @@ def command(
     from psvit.search.fidelity.training import training_images
     from psvit.search.fidelity.words import conclusions
     from psvit.search.run import choose_space
-    from psvit.training import check_precision
+    from psvit.training import check_device
 
     place = read_device(device)
-    check_precision(place, chosen.precision)
+    check_device(place, chosen)
     opened = open_data(name)
     trainings = Trainings(
         space=choose_space(None, supernet, opened, budgets),
@@ -154,8 +154,15 @@ def command(
     _show(f"{len(drawn.within)} networks within {trainings.limits}, the ones that count", fidelity.within)
     for sentence in conclusions(fidelity.within):
         click.echo(sentence)
+    beside = f" and, for searches, {measured.beside}"
+    if measured.kept:
+        beside = ""
+        count, *_ = measured.kept.evidence
+        click.echo(
+            f"{measured.beside} keeps for searches the earlier measurement, which rests on {count} such networks"
+        )
     click.echo(
-        f"wrote {measured.file}, {folder / 'fidelity.html'} and, for searches, {measured.beside}; "
+        f"wrote {measured.file}, {folder / 'fidelity.html'}{beside}; "
         f"next: psvit-search --supernet {shlex.quote(supernet)} "
         f"{' '.join(f'--budget {shlex.quote(budget)}' for budget in budgets)}"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psvit.architecture import Architecture
-from psvit.budget import Budget, Limit
+from psvit.budget import Budget, Limit, format_cost
 from psvit.costs import ADDITIVE
 from psvit.errors import InputError
 from psvit.search_space import SearchSpace
@@ -49,10 +49,11 @@ class Drawn:
 def around(budget: Budget) -> Budget:
     """The same budget with its first limit on MACs or parameters replaced by `PERCENT` around it.
 
-    A range that was given stays as it is.
+    A range that was given stays as it is, where it is no wider than that.
 
     Raises:
-        InputError: latency is limited, which networks cannot be drawn by, or neither MACs nor parameters are.
+        InputError: latency is limited, which networks cannot be drawn by; neither MACs nor parameters are; or a range
+            is wider, so that what costs more is mostly better in it.
     """
     if budget.latencies:
         raise InputError(f"budget {budget}: fidelity is measured within limits on costs; leave out those on latency")
@@ -63,6 +64,13 @@ def around(budget: Budget) -> Budget:
             "give one such as 2GFLOPs or 22Mparams"
         )
     if first.lower is not None:
+        # In whole numbers: the upper end against so many percent of the middle, both times 200.
+        if 200 * first.upper > (100 + PERCENT) * (first.lower + first.upper):
+            middle = format_cost(first.metric, (first.lower + first.upper) // 2)
+            raise InputError(
+                f"budget {budget}: what counts is within {PERCENT} % of one cost, and this range reaches further from "
+                f"its middle, so it would mostly measure costs; give {middle.replace(' ', '')}, or a range as narrow"
+            )
         return budget
     lower, upper = -(-(100 - PERCENT) * first.upper // 100), (100 + PERCENT) * first.upper // 100
     near = Limit(metric=first.metric, lower=lower, upper=upper)

@@ -25,11 +25,15 @@ Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
-LEAST = 3
-"""Fewest networks that are resampled; an interval from few is too narrow all the same."""
+LEAST = 8
+"""Fewest networks that are resampled: of fewer that agree, hardly any resample would disagree, and an interval of no
+width would say that they are enough. One from few more is too narrow all the same."""
 
 TOP = 5
 """Networks with the best scores whose regret is told: as many finalists as a search trains by default."""
+
+ENOUGH = 3
+"""How many times as many networks there have to be for that; of hardly more, any score finds one of the best."""
 
 DIGITS = 4
 """Of what is written; more would say nothing."""
@@ -140,9 +144,9 @@ def estimated(statistic: Callable[[Floats], Floats], n: int, seed: int = 0) -> E
 
 def regret(scores: Floats, accuracies: Floats, top: int = TOP) -> float | None:
     """By how much the best accuracy exceeds the best among the `top` best scores; of equals the earlier counts as
-    better. Nothing where no more than `top` are there to choose from.
+    better. Nothing where fewer than `ENOUGH` times as many are there to choose from.
     """
-    if len(scores) <= top:
+    if len(scores) < ENOUGH * top:
         return None
     chosen = np.argsort(-scores, kind="stable")[:top]
     return float(accuracies.max() - accuracies[chosen].max())
@@ -150,7 +154,7 @@ def regret(scores: Floats, accuracies: Floats, top: int = TOP) -> float | None:
 
 def regret_of_random(accuracies: Floats, top: int = TOP) -> float | None:
     """What the regret of `top` networks drawn at random is in expectation."""
-    if len(accuracies) <= top:
+    if len(accuracies) < ENOUGH * top:
         return None
     return float(accuracies.max() - best_of_draws(accuracies.tolist(), [top]).expected[0])
 
@@ -205,6 +209,9 @@ def fidelity_of(networks: Sequence[MeasuredNetwork], limits: dict[str, tuple[int
             agreement(name, values[name], first, None if name == "macs" else values["macs"]) for name in names
         ),
         ceiling=agreement(SECOND, second, first) if twice.any() else None,
+        below_ceiling=(
+            agreement(INHERITED, values[INHERITED], np.where(twice, first, math.nan)) if twice.any() else None
+        ),
         seed_std=_rounded(math.sqrt(float(np.mean((first - second)[twice] ** 2)) / 2)) if twice.any() else None,
         gap=estimated(lambda counts: counts @ gaps / len(gaps), len(gaps)),
         gap_std=_rounded(float(gaps.std(ddof=1))) if len(gaps) > 1 else None,

@@ -20,6 +20,13 @@ FILE_NAME = "fidelity.yaml"
 INHERITED = "inherited"
 """The name of the score that a supernet gives."""
 
+TOO_FEW = "too few"
+"""What stands in the place of an interval where too few networks were resampled."""
+
+MOSTLY = 0.5
+"""Share of the limits of a search that a measurement has to cover; a search of 1.8 to 2 GFLOPs, which is what `2GFLOPs`
+means, is covered by half by 5 % around them."""
+
 
 class Estimate(Value):
     """A number with its bootstrap interval.
@@ -42,7 +49,7 @@ class Agreement(Value):
         kendall_tau: Kendall's tau-b.
         spearman_rho: Spearman's rho.
         regret: by how many points the best standalone accuracy exceeds the best among the five with the best scores;
-            nothing where there are no more than five.
+            nothing where there are fewer than three times as many.
         above_macs: how much its tau exceeds that of multiply-accumulates, both on the same resamples.
     """
 
@@ -62,6 +69,7 @@ class SetFidelity(Value):
         agreements: one for each score, the inherited first.
         ceiling: the agreement of a second training of the same networks with the first, seed for seed: what noise
             leaves for another training to reach. Nothing where none was trained twice.
+        below_ceiling: the agreement of inherited accuracy on those networks alone, which can be compared with it.
         seed_std: standard deviation of a training's accuracy over seeds, in points.
         gap: the mean of inherited minus standalone accuracy, in points.
         gap_std: its standard deviation over networks.
@@ -71,6 +79,7 @@ class SetFidelity(Value):
     limits: dict[str, tuple[int | None, int]]
     agreements: tuple[Agreement, ...]
     ceiling: Agreement | None = None
+    below_ceiling: Agreement | None = None
     seed_std: float | None = None
     gap: Estimate
     gap_std: float | None = None
@@ -88,9 +97,10 @@ class SetFidelity(Value):
 
     @property
     def share_of_ceiling(self) -> float | None:
-        """The tau of inherited accuracy relative to the ceiling."""
-        tau = self.agreement(INHERITED).kendall_tau.value
-        most = self.ceiling.kendall_tau.value if self.ceiling else None
+        """The tau of inherited accuracy relative to the ceiling, both on the networks that were trained twice."""
+        if self.ceiling is None or self.below_ceiling is None or self.ceiling.networks != self.below_ceiling.networks:
+            return None
+        tau, most = self.below_ceiling.kendall_tau.value, self.ceiling.kendall_tau.value
         return tau / most if tau is not None and most is not None and most > 0 else None
 
 
@@ -131,13 +141,28 @@ class Fidelity(Value):
         names = ("supernet_digest", "data", "budget", "seed", "images", "recipe")
         return {name: getattr(self, name) for name in names}
 
-    def overlaps(self, limits: Budget) -> bool:
-        """Whether the networks around the budget cost what others within some limits may."""
+    @property
+    def evidence(self) -> tuple[int, int, int]:
+        """On how many networks it rests: around the budget, of them trained twice, and over the range."""
+        counted = (self.within.agreement(INHERITED), self.within.ceiling)
+        spread = self.spread.agreement(INHERITED) if self.spread else None
+        within, twice, far = (one.networks if one else 0 for one in (*counted, spread))
+        return within, twice, far
+
+    def covered(self, limits: Budget) -> float:
+        """Which share of what networks within some limits may cost is what those around the budget may.
+
+        Of several costs that of which the least is covered counts; one that is not limited counts as not covered.
+        """
+        shares = []
         for metric, (least, most) in self.within.limits.items():
             limit = limits.limit(metric)
-            if limit is None or limit.upper < (least or 0) or (limit.lower or 0) > most:
-                return False
-        return True
+            if limit is None:
+                return 0.0
+            lower = limit.lower or 0
+            common = min(limit.upper, most) - max(lower, least or 0) + 1
+            shares.append(max(common, 0) / (limit.upper - lower + 1))
+        return min(shares)
 
     def summary(self, limits: Budget) -> dict[str, Any]:
         """What stands beside scores of this supernet, JSON-serialisable.
@@ -147,10 +172,13 @@ class Fidelity(Value):
         """
         inherited = self.within.agreement(INHERITED)
         ceiling, best = self.within.ceiling, self.within.best_free
+        share_of_ceiling = self.within.share_of_ceiling
         facts = {
             "kendall_tau": inherited.kendall_tau.value,
             "kendall_tau_interval": _listed(inherited.kendall_tau),
             "ceiling": ceiling.kendall_tau.value if ceiling else None,
+            "ceiling_networks": ceiling.networks if ceiling else None,
+            "share_of_ceiling": None if share_of_ceiling is None else round(share_of_ceiling, 4),
             "spearman_rho": inherited.spearman_rho.value,
             "spearman_rho_interval": _listed(inherited.spearman_rho),
             "networks": inherited.networks,
@@ -158,15 +186,20 @@ class Fidelity(Value):
             "inherited_minus_standalone": self.within.gap.value,
             "best_without_supernet": {"score": best.score, "kendall_tau": best.kendall_tau.value} if best else None,
             "within": {metric: list(ends) for metric, ends in self.within.limits.items()},
+            "share_of_searched_range": round(self.covered(limits), 3),
             "epochs": self.recipe.get("epochs"),
         }
-        if not self.overlaps(limits):
-            facts["note"] = "measured within other limits than were searched"
+        share = self.covered(limits)
+        if share < MOSTLY:
+            part = f"{100 * share:.2g} % of what was searched" if share else "other limits than were searched"
+            facts["note"] = f"measured within {part}"
         return {name: value for name, value in facts.items() if value is not None}
 
 
-def _listed(estimate: Estimate) -> list[float] | None:
-    return list(estimate.interval) if estimate.interval else None
+def _listed(estimate: Estimate) -> list[float] | str | None:
+    if estimate.value is None:
+        return None
+    return list(estimate.interval) if estimate.interval else TOO_FEW
 
 
 class _File(Value):
@@ -205,26 +238,26 @@ def file_beside(supernet: str | Path) -> Path:
 def leave_beside(supernet: str | Path, fidelity: Fidelity) -> Path:
     """Write a measurement beside its supernet, in place of an earlier one of the same; those of others stay.
 
-    Measurements of weights that lay there before are dropped.
+    One of the same on more networks stays too, and then this one is not written. Measurements of weights that lay there
+    before are dropped.
 
     Raises:
         InputError: there is no supernet, or the place cannot be written.
     """
     path = file_beside(supernet)
-    others = [
-        known
-        for known in read_fidelities(path)
-        if known.supernet_digest == fidelity.supernet_digest and known.subject != fidelity.subject
-    ]
-    write_fidelities(path, (*others, fidelity))
+    known = [one for one in read_fidelities(path) if one.supernet_digest == fidelity.supernet_digest]
+    others = [one for one in known if one.subject != fidelity.subject]
+    same = [one for one in known if one.subject == fidelity.subject]
+    # Of equals the last, which was measured anew.
+    write_fidelities(path, (*others, max([fidelity, *same], key=lambda one: one.evidence)))
     return path
 
 
 def known_fidelity(supernet: str | Path, limits: Budget) -> dict[str, Any] | None:
     """What is known of the fidelity of a supernet, for what is scored with it; nothing where it was not measured.
 
-    Of several measurements one within the limits that are searched is preferred, then one on more networks, then the
-    last.
+    Of several measurements one is preferred that covers most of the limits that are searched, then one that covers some
+    of them, then one on more networks, then the last.
 
     Raises:
         InputError: there is no supernet, or the file beside it is damaged.
@@ -234,8 +267,10 @@ def known_fidelity(supernet: str | Path, limits: Budget) -> dict[str, Any] | Non
     known = [one for one in measured if one.supernet_digest == digest]
     if not known:
         return None
+    shares = [one.covered(limits) for one in known]
     ranked = [
-        (one.overlaps(limits), one.within.agreement(INHERITED).networks, place) for place, one in enumerate(known)
+        (share >= MOSTLY, share > 0, one.within.agreement(INHERITED).networks, place)
+        for place, (one, share) in enumerate(zip(known, shares, strict=True))
     ]
     return known[max(ranked)[-1]].summary(limits)
 
@@ -255,4 +290,6 @@ def in_words(known: dict[str, Any] | str, supernet: str) -> str:
     tau = known.get("kendall_tau")
     told = "no tau that is defined" if tau is None else f"a tau of {tau:.2f}"
     note = f", {known['note']}" if "note" in known else ""
+    if known.get("kendall_tau_interval") == TOO_FEW:
+        told += ", and so few say little"
     return f"inherited accuracy ranked {known['networks']} networks that were trained alone with {told}{note}"

@@ -24,7 +24,14 @@ from psvit.recipe import Recipe
 from psvit.search.evaluator import Evaluator
 from psvit.search.fidelity.drawing import Drawn, around, draw_spread, draw_within
 from psvit.search.fidelity.measures import MeasuredNetwork, fidelity_of
-from psvit.search.fidelity.record import FILE_NAME, INHERITED, Fidelity, leave_beside, write_fidelities
+from psvit.search.fidelity.record import (
+    FILE_NAME,
+    INHERITED,
+    Fidelity,
+    leave_beside,
+    read_fidelities,
+    write_fidelities,
+)
 from psvit.search.fidelity.training import Standalone, training_images
 from psvit.search.indicators import INDICATORS
 from psvit.search.latency.journal import Journal
@@ -73,6 +80,7 @@ class Trainings:
             "space": self.space.name,
             "space_digest": self.space.digest,
             "data": self.data.name,
+            "data_digest": self.data.digest,
             "budget": list(self.budget),
             "limits": self.limits.resolved,
             "recipe": self.recipe.to_dict(),
@@ -108,7 +116,8 @@ class Measured:
         fidelity: the measurement.
         networks: what it rests on.
         file: where it is written in the run.
-        beside: where it is written for searches with this supernet.
+        beside: where what is known is written for searches with this supernet.
+        kept: what stayed there, because it rests on more networks; nothing where the measurement was written.
         failures: why networks have no accuracy, one line each.
     """
 
@@ -116,6 +125,7 @@ class Measured:
     networks: list[MeasuredNetwork]
     file: Path
     beside: Path
+    kept: Fidelity | None
     failures: list[str]
 
 
@@ -310,11 +320,14 @@ def measure_fidelity(
     from psvit.search.fidelity.report import write_report
 
     write_report(folder / REPORT, fidelity, networks, command, {**trainings.config, "supernet": supernet}, failures)
+    beside = leave_beside(supernet, fidelity)
+    there = next(one for one in read_fidelities(beside) if one.subject == fidelity.subject)
     return Measured(
         fidelity=fidelity,
         networks=networks,
         file=folder / FILE_NAME,
-        beside=leave_beside(supernet, fidelity),
+        beside=beside,
+        kept=None if there == fidelity else there,
         failures=failures,
     )
 

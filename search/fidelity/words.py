@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psvit.search.fidelity.measures import SECOND, TOP
-from psvit.search.fidelity.record import INHERITED, Agreement, Estimate, SetFidelity
+from psvit.search.fidelity.record import INHERITED, TOO_FEW, Agreement, Estimate, SetFidelity
 from psvit.search.report.words import DASH, joined
 
 NAMES = {
@@ -27,11 +27,11 @@ def name_of(score: str) -> str:
 
 
 def value_and_interval(estimate: Estimate | None, digits: int = 2) -> tuple[str, str]:
-    """An estimate in two cells."""
+    """An estimate in two cells: the value, and the interval or why there is none."""
     if estimate is None or estimate.value is None:
         return DASH, DASH
     interval = estimate.interval
-    ends = f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else DASH
+    ends = f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else TOO_FEW
     return f"{estimate.value:.{digits}f}", ends
 
 
@@ -64,8 +64,9 @@ def _ranking(within: SetFidelity) -> str:
     text = f"Within the budget, inherited accuracy ranks {inherited.networks} networks with a tau of {_told(tau)}"
     if within.ceiling is not None and within.ceiling.kendall_tau.value is not None:
         text += f"; the ceiling is {_told(within.ceiling.kendall_tau)} on {within.ceiling.networks}"
-        if within.share_of_ceiling is not None and within.share_of_ceiling > 0:
-            text += f", of which that is {within.share_of_ceiling:.2f}"
+        share = within.share_of_ceiling
+        if share is not None and share > 0 and within.below_ceiling is not None:
+            text += f", on which it ranks with {_told(within.below_ceiling.kendall_tau)}, {share:.2f} of the ceiling"
     if not _is_above_nothing(tau):
         text += "; that cannot be told from no agreement at all"
     return f"{text}."
@@ -112,6 +113,7 @@ def _gap(within: SetFidelity) -> str:
 
 def _told(estimate: Estimate) -> str:
     value, interval = value_and_interval(estimate)
+    interval = f"{TOO_FEW} networks" if interval == TOO_FEW else interval
     return value if interval == DASH else f"{value} ({interval})"
 
 

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import save_file
 
 from psvit.architecture import ArchitectureFile
+from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.recipe import shipped_recipes
 from psvit.run_folder import RunFolder
@@ -267,6 +268,8 @@ def test_an_unknown_key_of_a_recipe_is_answered_with_the_known_ones(refused, tra
         ("lr=-1", ["lr", "greater than 0"]),
         ("hflip=1.5", ["hflip", "less than or equal to 1"]),
         ("crop_scale=[0.9, 0.5]", ["crop_scale", "ascend"]),
+        ("crop_scale=[2, 3]", ["crop_scale", "at most 1", "[2.0, 3.0]"]),
+        ("ema_decay=1", ["ema_decay", "less than 1"]),
         ("interpolation=nearest", ["interpolation", "bilinear", "nearest"]),
         ("epochs=2024-01-01", ["recipe"]),
         ("epochs=[1", ["epochs=[1", "YAML"]),
@@ -279,6 +282,11 @@ def test_an_impossible_value_of_a_recipe_is_named_with_its_rule(refused, trainin
 @pytest.mark.parametrize("setting", ["opt=alchemy", "auto_augment=alchemy"])
 def test_a_name_that_timm_does_not_know_is_named(refused, training, setting):
     assert_names(refused(*training, *BRIEFLY, "--set", setting), *setting.split("="))
+
+
+@pytest.mark.parametrize("name", ["fusedadam", "adahessian"])
+def test_an_optimiser_that_timm_knows_and_that_cannot_be_used_here_is_named(refused, training, name):
+    assert_names(refused(*training, *BRIEFLY, "--set", f"opt={name}"), f"opt {name}", "cpu", "adamw")
 
 
 @pytest.mark.parametrize("options", [("--set", "epochs=3"), ("--recipe", "digits")])
@@ -598,6 +606,31 @@ def test_a_supernet_for_other_images_is_refused(refused, supernet, changes, expe
     assert_names(line, expected, "digits", "10 and 1")
 
 
+@pytest.fixture
+def of_folder(tmp_path):
+    """The run folder of a supernet that says it was trained on a folder of images as it is now."""
+
+    def make(root):
+        data = open_data(root)
+        space = SearchSpace.load("psvit-2d-digits").with_data(len(data.classes), data.in_chans)
+        Supernet(space).save(tmp_path / "of-folder/supernet.safetensors", {"data": root, "data_digest": data.digest})
+        return tmp_path / "of-folder"
+
+    return make
+
+
+@pytest.mark.parametrize("command", ["psvit-search", "psvit-fidelity"])
+@pytest.mark.parametrize("given", [(), ("--data", "./images")])
+def test_images_that_changed_since_a_supernet_was_trained_on_them_are_refused(
+    refused, image_folder, of_folder, command, given
+):
+    root = image_folder()
+    supernet = of_folder("images")
+    (root / "train/cat/000.png").unlink()
+    line = refused(command, "--supernet", supernet, *given, *BUDGET)
+    assert_names(line, "images", "since it was trained", "restore them, or train another supernet")
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -625,6 +658,7 @@ def test_a_path_without_a_supernet_is_named(refused, supernet, searched, tmp_pat
     [
         (("--budget", "5ms@cpu"), ["5 ms@cpu", "latency"]),
         (("--budget", "40kB"), ["2GFLOPs or 22Mparams"]),
+        (("--budget", "0.5..1.9MFLOPs"), ["500 kFLOPs to 1.9 MFLOPs", "within 5 %", "1.2MFLOPs"]),
         (("--budget", "100kFLOPs"), ["231.4 kFLOPs to 3.211 MFLOPs"]),
         (("--budget", "2Gbit"), ["2Gbit", "2GFLOPs"]),
         ((*BUDGET, "--within", "1"), ["--within", "1"]),
@@ -717,6 +751,22 @@ def test_the_folder_of_another_run_is_refused_with_the_differences(refused, call
     line = refused("psvit-search", *SPACE, *options, *rest, out="run")
     assert_names(line, "--out run", *expected)
     assert "space:" not in line
+
+
+@pytest.mark.parametrize("command", ["psvit-supernet", "psvit-search", "psvit-retrain"])
+def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, image_folder, tmp_path, command):
+    root = image_folder()
+    arch = SearchSpace.load("psvit-2d-digits").smallest
+    arch.save(tmp_path / "arch.yaml")
+    options = {
+        "psvit-supernet": (),
+        "psvit-search": (*BUDGET, "--trials", 2, "--control", 0, "--finalists", 0),
+        "psvit-retrain": ("arch.yaml",),
+    }[command]
+    line = (command, *options, "--data", "images", *BRIEFLY, "--set", "batch_size=16")
+    assert call(*line, "--out", "out").status == 0
+    (root / "train/cat/000.png").unlink()
+    assert_names(refused(*line), "data_digest", "removed or changed since", "restore them", "name another folder")
 
 
 def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, tmp_path):

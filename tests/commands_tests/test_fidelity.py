@@ -129,6 +129,17 @@ def test_larger_numbers_add_networks_to_a_finished_run(copied, call, trains):
     assert fidelity.within.agreement("inherited").networks == 5
 
 
+def test_smaller_numbers_leave_what_searches_find_as_it_is(copied, call, trains):
+    before = (copied / "supernet/fidelity.yaml").read_bytes()
+    done = call(*fidelity_command("--within", 3, "--spread", 0, "--second-seeds", 0))
+    assert (done.status, trains) == (0, [])
+    assert (copied / "supernet/fidelity.yaml").read_bytes() == before
+    assert "supernet/fidelity.yaml keeps for searches the earlier measurement, which rests on 4" in done.out
+    assert "supernet/fidelity.yaml" not in done.last_line
+    (fidelity,) = read_fidelities(copied / "run/fidelity.yaml")
+    assert fidelity.within.agreement("inherited").networks == 3
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_trains_nothing_twice(measured, script, tmp_path):
     shutil.copytree(measured / "supernet", tmp_path / "supernet")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from psvit import data as data_module
 from psvit.data import (
     Batches,
     Decoded,
@@ -115,10 +119,59 @@ def test_logistic_regression_declines_what_would_take_long():
     assert logistic_regression_accuracy(in_files, in_files) is None
 
 
+def test_a_digest_of_images_in_memory_is_of_pixels_and_labels(digits, monkeypatch):
+    assert open_data("digits").digest == digits.digest
+    source = load_digits()
+    for name in ("images", "target"):
+        others = copy.deepcopy(source)
+        values = getattr(others, name)
+        first, *_ = [index for index in range(len(values)) if not np.array_equal(values[index], values[0])]
+        values[[0, first]] = values[[first, 0]]
+        monkeypatch.setattr("sklearn.datasets.load_digits", lambda others=others: others)
+        assert open_data("digits").digest != digits.digest
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_digest_of_a_folder_is_of_names_sizes_and_classes_wherever_it_lies(tmp_path, kept):
+    root = make_folder(tmp_path / "one", train=12)
+    if not kept:
+        Image.new("L", (9, 8)).save(root / "train/cat/other.png")
+    before = open_data(str(root)).digest
+    assert isinstance(open_data(str(root)).train.pictures, Decoded) == kept
+    shutil.copytree(root, tmp_path / "copy")
+    assert open_data(str(tmp_path / "copy")).digest == before
+
+    def changed(change):
+        place = tmp_path / "changed"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(root, place)
+        change(place)
+        return open_data(str(place)).digest
+
+    digests = {
+        changed(lambda place: (place / "train/cat/0.png").unlink()),
+        changed(lambda place: shutil.copy(place / "train/cat/0.png", place / "train/cat/new.png")),
+        changed(lambda place: (place / "train/cat/0.png").rename(place / "train/cat/99.png")),
+        changed(lambda place: (place / "train/cat/0.png").rename(place / "train/dog/99.png")),
+        changed(lambda place: (place / "val/cat/0.png").unlink()),
+        changed(lambda place: Image.effect_noise((8, 8), 99).save(place / "train/cat/0.png")),
+    }
+    assert len(digests - {before}) == 6
+
+
+def test_an_image_that_vanishes_while_a_folder_is_opened_is_named(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "one", size=(8, 8))
+    monkeypatch.setattr(data_module, "_kept", lambda files, part: None)
+    monkeypatch.setattr(data_module, "_check", lambda files, part: (root / "train/cat/3.png").unlink(missing_ok=True))
+    with pytest.raises(InputError, match=r"cat/3\.png: not a readable image"):
+        open_data(str(root))
+
+
 def test_what_is_known_of_the_data_travels_as_json(digits):
     found = digits.describe()
     assert found == {
         "name": "digits",
+        "digest": digits.digest,
         "mean": list(digits.mean),
         "std": list(digits.std),
         "classes": list("0123456789"),

@@ -41,8 +41,8 @@ def recipes(draw) -> Recipe:
         warmup_lr=draw(st.none() | st.floats(0, 1)),
         clip_grad=draw(st.none() | positive),
         smoothing=draw(fractions),
-        ema_decay=draw(st.none() | fractions),
-        crop_scale=tuple(sorted(draw(st.tuples(positive, positive)))),
+        ema_decay=draw(st.none() | st.floats(0, 1, exclude_max=True)),
+        crop_scale=tuple(sorted(draw(st.tuples(st.floats(1e-9, 1), st.floats(1e-9, 1))))),
         crop_ratio=tuple(sorted(draw(st.tuples(positive, positive)))),
         auto_augment=draw(st.none() | st.just("rand-m9-mstd0.5-inc1")),
         mixup=draw(st.floats(0, 2)),
@@ -191,7 +191,7 @@ BROKEN = [
     (
         {"learning_rate": 0.1},
         "learning_rate",
-        "unknown key; permitted keys: epochs, batch_size, accumulate, precision, opt, lr",
+        "unknown key; permitted keys: epochs, batch_size, accumulate, precision, opt, opt_betas",
     ),
 ]
 
@@ -257,3 +257,13 @@ def test_a_supernets_recipe_is_made_of_a_networks():
     assert SupernetRecipe.of(made) is made
     with pytest.raises(InputError, match="layer_decay"):
         SupernetRecipe.of(plain.override({"layer_decay": 0.5}))
+
+
+def test_what_an_optimiser_has_not_cannot_be_given_for_it():
+    for changes, expected in [
+        ({"opt": "sgd", "opt_betas": [0.8, 0.95]}, "opt_betas must be null for sgd, which has none"),
+        ({"opt": "lion", "opt_eps": 1e-6}, "opt_eps must be null for lion, which has none"),
+        ({"opt_betas": [0.9, 1.0]}, r"opt_betas\.1: .*less than 1"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            Recipe.from_dict({**PLAIN, **changes})

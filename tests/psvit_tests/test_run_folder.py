@@ -137,3 +137,20 @@ def test_a_run_that_another_process_is_at_work_in_is_refused_until_that_is_kille
         process.wait()
         process.stdout.close()
     assert RunFolder(tmp_path / "run", "psvit-search", {"seed": 0}).resumed
+
+
+def test_images_that_changed_behind_their_name_are_told_with_what_to_do(tmp_path):
+    RunFolder(tmp_path / "run", "psvit-supernet", {**CONFIG, "data_digest": "a1"})
+    RunFolder(tmp_path / "run", "psvit-supernet", {**CONFIG, "data_digest": "a1"})
+    with pytest.raises(InputError, match=r"data_digest: a1 there, b2 here, .*images were .*; restore them") as error:
+        RunFolder(tmp_path / "run", "psvit-supernet", {**CONFIG, "data_digest": "b2"})
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(InputError) as error:
+        RunFolder(tmp_path / "run", "psvit-supernet", {**CONFIG, "data": "others", "data_digest": "b2"})
+    assert "data: digits there, others here" in str(error.value)
+    assert "restore" not in str(error.value)
+
+
+def test_a_run_from_before_there_were_digests_of_images_continues(tmp_path):
+    RunFolder(tmp_path / "run", "psvit-retrain", {"networks": {"a": CONFIG}})
+    assert RunFolder(tmp_path / "run", "psvit-retrain", {"networks": {"a": {**CONFIG, "data_digest": "b2"}}}).resumed

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from psvit.architecture import Architecture, Stage
 from psvit.data import Inputs
@@ -179,3 +182,45 @@ def test_recipe_and_teacher_belong_together():
         recipe(target="hard").check_teacher(False)
     with pytest.raises(InputError, match="--teacher: target labels does not learn from it"):
         recipe().check_teacher(True)
+
+
+# --- teachers that timm reads from a folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small vision transformer as timm saves one for hubs, which wants images in a way of its own."""
+    with seeded(0):
+        network = timm.create_model("test_vit", num_classes=4).eval()
+    timm.models.save_for_hf(
+        network,
+        str(tmp_path / "saved"),
+        safe_serialization=True,
+        data_config={"input_size": [3, 160, 160], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
+    )
+    return tmp_path / "saved"
+
+
+def test_a_folder_as_timm_saves_one_teaches(folder):
+    teacher = load_teacher(f"local-dir:{folder}", None, COLOUR, 4)
+    weights = load_file(folder / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in teacher.network.state_dict().items())
+    assert (teacher.inputs.mean, teacher.inputs.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_weights_are_given_images_as_the_configuration_beside_them_says(folder, tmp_path):
+    teacher = load_teacher("test_vit", folder / "model.safetensors", COLOUR, 4)
+    assert (teacher.inputs.mean, teacher.inputs.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    # Alone, or beside the configuration of another model, they are as timm says for the name.
+    shutil.copy(folder / "model.safetensors", tmp_path / "alone.safetensors")
+    named = timm.create_model("test_vit").pretrained_cfg
+    for content in (None, "garbage", json.dumps({"architecture": "other", "pretrained_cfg": {"mean": [9, 9, 9]}})):
+        if content:
+            (tmp_path / "config.json").write_text(content)
+        teacher = load_teacher("test_vit", tmp_path / "alone.safetensors", COLOUR, 4)
+        assert (teacher.inputs.mean, teacher.inputs.std) == (tuple(named["mean"]), tuple(named["std"]))
+
+
+def test_a_folder_that_is_none_is_refused_in_one_line(tmp_path):
+    assert "its weights cannot be had" in refused(f"local-dir:{tmp_path}/nowhere", None, COLOUR, 4)
+    assert "local-dir:FOLDER" in refused("nowhere", None, COLOUR, 4)

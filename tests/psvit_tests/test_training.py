@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from psvit import training as training_module
 from psvit.architecture import Architecture, Stage
 from psvit.checkpoints import Keeping
 from psvit.data import Decoded, Inputs, Labelled, training_loader
@@ -18,7 +19,7 @@ from psvit.errors import DivergedError, InputError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
 from psvit.seeding import seeded
-from psvit.training import Classification, check_precision, train
+from psvit.training import Classification, check_device, check_precision, train
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -422,6 +423,49 @@ def test_divergence_is_an_error_of_its_own(tmp_path, value):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
 
 
+@pytest.mark.parametrize("changes", [{}, {"clip_grad": 1.0}, {"ema_decay": 0.9}])
+@pytest.mark.parametrize("step", [13, 14])
+def test_weights_that_are_no_numbers_are_never_kept_though_the_loss_is_one(tmp_path, changes, step):
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * math.inf
+
+    class Diverging(Classification):
+        def loss(self, images, targets, smoothing, at):
+            loss = super().loss(images, targets, smoothing, at)
+            return Steep.apply(loss) if at == step else loss
+
+    recipe = PLAIN.override(changes)
+    # A checkpoint after every step, of which the last is kept.
+    often = Keeping(every_seconds=0, number=1)
+    found = "weights are no numbers" if step == 14 else "the loss is nan"
+    with pytest.raises(DivergedError, match=f"{found} in epoch 3; try a smaller lr"):
+        run(tmp_path / "run", recipe, task=Diverging(network()), keeping=often)
+    (kept,) = (tmp_path / "run/checkpoints").iterdir()
+    assert kept.stem == f"{step:010}"
+    # What is there continues as if nothing had been.
+    assert same(weights(run(tmp_path / "run", recipe)), weights(run(tmp_path / "whole", recipe)))
+
+
+def test_a_batch_beyond_the_images_is_told_once(tmp_path, caplog):
+    recipe = PLAIN.override({"batch_size": 400, "epochs": 2, "lr": 0.0031})
+    for name in "ab":
+        run(tmp_path / name, recipe, n=25)
+    assert [record.message for record in caplog.records if "batch_size" in record.message] == [
+        "batch_size 400: there are fewer images; every step takes 24, at the same lr"
+    ]
+
+
+def test_parts_of_a_batch_beyond_the_images_are_told_with_both_sizes(tmp_path):
+    with pytest.raises(InputError, match=r"times accumulate, 16; received 400, of which there are only 24"):
+        run(tmp_path, PLAIN.override({"batch_size": 400, "accumulate": 16}), n=25)
+
+
 def test_an_unknown_optimiser_is_an_input_error(tmp_path):
     # Where it is found out does not matter, as long as it is before training.
     with pytest.raises(InputError, match="adamz"):
@@ -544,3 +588,35 @@ def test_the_average_is_that_of_all_steps(tmp_path):
         decay = min(0.8, 1 - step ** (-2 / 3)) if step > 1 else 0.0
         expected = decay * expected + (1 - decay) * weight
     torch.testing.assert_close(averaged.head.weight, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("opt", ["fusedadam", "adahessian"])
+def test_an_optimiser_that_cannot_make_a_step_is_refused_before_anything_is_trained(tmp_path, opt):
+    with pytest.raises(InputError, match=f"opt {opt}: cannot be used on cpu here: .*; give adamw") as error:
+        run(tmp_path, PLAIN.override({"opt": opt}))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_is_tried_without_drawing_from_global_generators():
+    before = torch.get_rng_state()
+    check_device(CPU, PLAIN.override({"layer_decay": 0.75}))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_optimiser_has_the_rates_of_the_recipe_or_its_own(tmp_path, monkeypatch):
+    seen = []
+    create = training_module.create_optimizer_v2
+
+    def remember(*args, **kwargs):
+        seen.append(create(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(training_module, "create_optimizer_v2", remember)
+    own = torch.optim.AdamW(network().parameters())
+    for changes, betas, eps in [
+        ({}, own.defaults["betas"], own.defaults["eps"]),
+        ({"opt_betas": [0.8, 0.95], "opt_eps": 1e-6}, (0.8, 0.95), 1e-6),
+    ]:
+        run(tmp_path / str(len(seen)), PLAIN.override({**changes, "epochs": 2}))
+        assert all((group["betas"], group["eps"]) == (betas, eps) for group in seen[-1].param_groups)

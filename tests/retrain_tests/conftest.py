@@ -55,6 +55,7 @@ def make_data() -> Callable[..., ImageData]:
         shown, apart = pictures(pixels[:48]), pictures(pixels[48:])
         return ImageData(
             name="tiny",
+            digest="0",
             classes=tuple("abcdefghij"[:num_classes]),
             in_chans=in_chans,
             image_size=8,

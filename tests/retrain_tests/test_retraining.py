@@ -219,6 +219,15 @@ def test_a_finished_run_is_returned_untouched_and_without_training(found, make_d
     assert contents(tmp_path / "run") == before
 
 
+def test_what_a_process_left_that_was_killed_after_its_result_is_removed(found, make_data, tmp_path):
+    result = run(found, make_data(), tmp_path, recipe=STILL)
+    left = tmp_path / "checkpoints/0000000006.safetensors"
+    left.parent.mkdir()
+    left.write_bytes(b"the last checkpoint")
+    assert run(found, make_data(), tmp_path, recipe=STILL) == result
+    assert not left.parent.exists()
+
+
 # 48 images an epoch in batches of 8: in the first, second and third epoch, and while validating.
 @pytest.mark.parametrize("images_read", [20, 60, 140, 150])
 def test_a_stopped_run_continues_bit_for_bit(found, make_data, weights, tmp_path, images_read):

@@ -26,6 +26,7 @@ from psvit.search.fidelity.record import (
     FILE_NAME,
     INHERITED,
     Fidelity,
+    in_words,
     known_fidelity,
     leave_beside,
     read_fidelities,
@@ -329,6 +330,8 @@ def test_a_search_finds_what_was_left_beside_its_supernet(fidelity, supernet):
         known = known_fidelity(name, MFLOPS.spent(0.9))
         assert known["kendall_tau"] == 1
         assert known["networks"] == 3
+        assert known["kendall_tau_interval"] == "too few"
+        assert "with a tau of 1.00, and so few say little" in in_words(known, str(supernet))
         assert known["within"] == {"macs": [950_000, 1_050_000]}
         assert known["inherited_minus_standalone"] == -7
         assert "note" not in known
@@ -359,12 +362,42 @@ def test_a_measurement_replaces_the_same_and_stays_beside_others(fidelity, super
     assert [each.budget for each in read_fidelities(supernet / FILE_NAME)] == [("2MFLOPs",), ("1MFLOPs",)]
     assert known_fidelity(supernet, MFLOPS.spent(0.9))["kendall_tau"] == 0.75
     assert known_fidelity(supernet, Budget.parse("1.8..2MFLOPs"))["kendall_tau"] == 0.25
-    # Ends belong to both.
-    for budget, overlaps in [("0.9..0.95MFLOPs", True), ("0.9..0.949MFLOPs", False), ("1.05..1.06MFLOPs", True)]:
+    # From 0.95 to 1.05, ends included.
+    for budget, share, note in [
+        ("0.9..1MFLOPs", 0.5, None),
+        ("0.95..1.05MFLOPs", 1, None),
+        ("1..1MFLOPs", 1, None),
+        ("0.9..0.96MFLOPs", 0.167, "measured within 17 % of what was searched"),
+        ("0.9..0.949MFLOPs", 0, "measured within other limits than were searched"),
+        ("0..3.2MFLOPs", 0.031, "measured within 3.1 % of what was searched"),
+    ]:
         known = known_fidelity(supernet, Budget.parse(budget))
-        assert ("note" not in known) == overlaps
+        assert known["share_of_searched_range"] == pytest.approx(share, abs=1e-3)
+        assert known.get("note") == note
     # Where nothing is limited that the measurement was within, it is of something else.
-    assert "note" in known_fidelity(supernet, Budget.parse("90kparams"))
+    assert "other limits" in known_fidelity(supernet, Budget.parse("90kparams"))["note"]
+
+
+def test_a_measurement_on_fewer_networks_takes_the_place_of_none_on_more(fidelity, supernet):
+    def on(within, twice=2, spread=2, tau=0.5):
+        changed = fidelity.to_dict()
+        changed["within"]["agreements"][0] |= {"networks": within, "kendall_tau": {"value": tau}}
+        changed["within"]["ceiling"] = {**changed["within"]["agreements"][0], "score": "second", "networks": twice}
+        changed["spread"]["agreements"][0]["networks"] = spread
+        return Fidelity.from_dict(changed)
+
+    for measured, stays in [
+        (on(9), True),
+        (on(4, twice=4, spread=4), False),
+        (on(9, twice=1, spread=9), False),
+        (on(9, spread=1), False),
+        (on(9, tau=0.25), True),  # on as many, the later counts
+        (on(9, spread=3), True),
+        (on(10, twice=0, spread=0), True),
+    ]:
+        before = read_fidelities(supernet / FILE_NAME)
+        leave_beside(supernet, measured)
+        assert read_fidelities(supernet / FILE_NAME) == ((measured,) if stays else before)
 
 
 def test_what_scores_say_of_themselves_is_what_is_known(fidelity, supernet, digits_space, data):

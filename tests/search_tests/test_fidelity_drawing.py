@@ -34,11 +34,25 @@ def parse(*texts):
             "macs": [950_000, 1_050_000], "num_params": [None, 90_000], "activation_bytes": [None, 40_000],
         }),
         (["40kB", "80kparams"], {"activation_bytes": [None, 40_000], "num_params": [76_000, 84_000]}),
-        (["0.9..1.3MFLOPs"], {"macs": [900_000, 1_300_000]}),
+        (["1..1.1MFLOPs"], {"macs": [1_000_000, 1_100_000]}),
+        (["19..21kparams"], {"num_params": [19_000, 21_000]}),
     ],
 )  # fmt: skip
 def test_networks_lie_around_the_first_limit_on_macs_or_parameters(given_, expected):
     assert around(parse(*given_)).resolved == expected
+
+
+@pytest.mark.parametrize(
+    ("given_", "middle"),
+    [
+        (["0.5..1.9MFLOPs"], "give 1.2MFLOPs, or"),
+        (["40kB", "18.999..21kparams"], "give 20kparams, or"),
+        (["0..1MFLOPs"], "give 500kFLOPs, or"),
+    ],
+)
+def test_a_range_in_which_costs_would_be_measured_is_refused_with_its_middle(given_, middle):
+    with pytest.raises(InputError, match=f"within 5 % of one cost.*{middle}"):
+        around(parse(*given_))
 
 
 @pytest.mark.parametrize("given_", [["40kB"], ["5ms@cpu"], ["1MFLOPs", "5ms@cpu"]])

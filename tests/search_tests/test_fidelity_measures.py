@@ -123,8 +123,29 @@ def test_what_is_not_defined_has_no_value():
     nothing = estimated(lambda counts: kendall_tau(np.ones(8), np.arange(8.0), counts), 8)
     assert (nothing.value, nothing.interval) == (None, None)
     assert estimated(lambda counts: counts.mean(axis=1), 0).value is None
-    two = estimated(lambda counts: kendall_tau(array([1, 2]), array([3, 4]), counts), 2)
-    assert (two.value, two.interval) == (1, None)
+
+
+def test_few_networks_that_agree_are_told_to_be_few_instead_of_an_interval_without_width(networks):
+    for n, interval in [(2, None), (7, None), (8, (1, 1))]:
+        order = np.arange(float(n))
+        found = estimated(lambda counts, order=order: kendall_tau(order, order, counts), n)
+        assert (found.value, found.interval) == (1, interval)
+    few = fidelity_of(networks([50.0, 52.0, 54.0, 56.0], [40.0, 41.0, 42.0, 43.0]), {"macs": (0, 9)})
+    assert rows(few)[0][1:3] == ("1.00", "too few")
+    assert "a tau of 1.00 (too few networks); that cannot be told from no agreement" in conclusions(few)[0]
+
+
+def test_the_share_of_the_ceiling_is_of_the_networks_that_were_trained_twice(networks):
+    # Of the eight, six pairs of 28 are turned round; of the first four, which were trained twice, none.
+    standalone = [50.0, 51.0, 52.0, 53.0, 54.0, 55.0, 56.0, 57.0]
+    inherited = [40.0, 41.0, 42.0, 43.0, 47.0, 46.0, 45.0, 44.0]
+    measured = fidelity_of(networks(standalone, inherited, second=[50.0, 52.0, 51.0, 53.0]), {"macs": (0, 9)})
+    assert measured.agreement("inherited").kendall_tau.value == pytest.approx(1 - 2 * 6 / 28, abs=1e-4)
+    assert (measured.below_ceiling.networks, measured.below_ceiling.kendall_tau.value) == (4, 1)
+    assert measured.ceiling.kendall_tau.value == pytest.approx(1 - 2 / 6, abs=1e-4)
+    assert measured.share_of_ceiling == pytest.approx(1.5, abs=1e-3)
+    unscored = fidelity_of(networks(standalone, [None, *inherited[1:]], second=[50.0, 52.0]), {"macs": (0, 9)})
+    assert unscored.share_of_ceiling is None
 
 
 def test_two_scores_are_compared_on_the_same_resamples():
@@ -146,20 +167,24 @@ def test_two_scores_are_compared_on_the_same_resamples():
 
 
 def test_the_regret_of_the_best_five_by_hand():
-    accuracies = array([10, 20, 30, 40, 50, 60, 70])
-    assert regret(array([7, 6, 5, 4, 3, 2, 1]), accuracies) == 20  # the fifth has 50
+    accuracies = 10 * np.arange(1, 16.0)
+    falling = accuracies[::-1]
+    assert regret(falling, accuracies) == 100  # the fifth has 50, the best 150
     assert regret(accuracies, accuracies) == 0
-    assert regret(array([7, 6, 5, 4, 0, 0, 1]), accuracies) == 0
-    # Of equals the earlier counts as better: the two last are not among the five.
-    assert regret(np.ones(7), accuracies) == 20
-    assert regret(np.ones(5), accuracies[:5]) is None
+    assert regret(np.append(falling[:-1], 115.0), accuracies) == 0  # the best comes fourth
+    # Of equals the earlier counts as better: the last are not among the five.
+    assert regret(np.ones(15), accuracies) == 100
+    # Of fewer than three times five, five hold one of the best by any score.
+    assert regret(accuracies[:14], accuracies[:14]) is None
+    assert regret(falling[:6], accuracies[:6], top=2) == 40
+    assert regret(falling[:5], accuracies[:5], top=2) is None
 
 
 def test_the_regret_of_random_five_is_the_mean_over_all_choices():
-    accuracies = array([3, 1, 4, 1, 5, 9, 2, 6])
+    accuracies = array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9])
     choices = [max(chosen) for chosen in itertools.combinations(accuracies, 5)]
     assert regret_of_random(accuracies) == pytest.approx(9 - np.mean(choices))
-    assert regret_of_random(accuracies[:5]) is None
+    assert regret_of_random(accuracies[:14]) is None
 
 
 # --- a set of networks
@@ -206,7 +231,7 @@ def test_what_a_set_of_networks_says_by_hand(networks):
     assert (indicator.kendall_tau.value, macs.kendall_tau.value) == (1, 1)
     assert inherited.above_macs.value == pytest.approx(13 / 15 - 1, abs=1e-4)
     assert (indicator.above_macs.value, macs.above_macs) == (0, None)
-    assert (inherited.regret, inherited.networks, params.networks) == (0, 6, 6)
+    assert (inherited.regret, inherited.networks, params.networks) == (None, 6, 6)
     # Inherited minus standalone: -10, -9, -12, -9, -10, -10.
     assert measured.gap.value == -10
     assert measured.gap_std == pytest.approx(np.std([-10, -9, -12, -9, -10, -10], ddof=1), abs=1e-4)
@@ -214,8 +239,12 @@ def test_what_a_set_of_networks_says_by_hand(networks):
     assert (measured.ceiling.score, measured.ceiling.networks) == (SECOND, 3)
     assert measured.ceiling.kendall_tau.value == pytest.approx(1 / 3, abs=1e-4)
     assert measured.seed_std == pytest.approx(math.sqrt((1 + 4 + 1) / 3 / 2), abs=1e-4)
-    assert measured.share_of_ceiling == pytest.approx(13 / 15 / (1 / 3), abs=1e-3)
-    assert measured.regret_of_random == pytest.approx(2 / 6, abs=1e-4)  # the best is left out once in six times
+    # Inherited accuracy turns one of the same three round: 40, 43 and 42.
+    assert (measured.below_ceiling.score, measured.below_ceiling.networks) == ("inherited", 3)
+    assert measured.below_ceiling.kendall_tau.value == pytest.approx(1 / 3, abs=1e-4)
+    assert measured.share_of_ceiling == pytest.approx(1)
+    assert "on 3, on which it ranks with 0.33 (too few networks), 1.00 of the ceiling" in conclusions(measured)[0]
+    assert measured.regret_of_random is None
 
 
 def test_networks_without_an_accuracy_are_left_out(networks):

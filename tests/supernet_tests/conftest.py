@@ -122,6 +122,7 @@ def tiny_data() -> Callable[..., ImageData]:
 
         return ImageData(
             name="tiny",
+            digest="0",
             classes=("a", "b", "c"),
             in_chans=1,
             image_size=side,

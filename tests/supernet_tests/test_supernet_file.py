@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from psvit.supernet.supernet import (
     FILE_NAME,
     SCHEMA,
     Supernet,
+    check_held_out,
     read_provenance,
     read_space,
     supernet_digest,
@@ -119,3 +122,25 @@ def test_weights_that_do_not_fit_the_named_space_are_refused(space_2d, trained_l
     metadata = {"psvit": json.dumps({"schema": SCHEMA, "space": space_2d.to_dict(), "provenance": {}})}
     save_file(tensors, tmp_path / "file", metadata)
     assert "do not fit the space" in refused(tmp_path / "file")
+
+
+def test_images_of_a_changed_folder_are_refused_those_of_another_name_are_warned_of(
+    space_2d, trained_like, tiny_data, tmp_path, caplog
+):
+    data = replace(tiny_data(), name="pictures", digest="a1")
+    trained_like(space_2d).save(tmp_path / FILE_NAME, {"data": "pictures", "data_digest": "a1"})
+    check_held_out(tmp_path, data)
+    check_held_out(tmp_path, replace(data, name="moved"))
+    assert not caplog.records
+    for name in ("pictures", "./pictures", str(Path("pictures").absolute())):
+        with pytest.raises(InputError, match=r"a1 then, b2 now.*; restore them, or train another supernet"):
+            check_held_out(tmp_path, replace(data, name=name, digest="b2"))
+    check_held_out(tmp_path, replace(data, name="others", digest="b2"))
+    assert "trained on 'pictures', not on 'others'" in caplog.text
+
+
+def test_of_supernets_from_before_there_were_digests_of_images_any_are_taken(
+    space_2d, trained_like, tiny_data, tmp_path
+):
+    trained_like(space_2d).save(tmp_path / FILE_NAME, {"data": "tiny"})
+    check_held_out(tmp_path, tiny_data())

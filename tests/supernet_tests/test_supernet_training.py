@@ -261,6 +261,14 @@ def test_a_finished_run_is_returned_untouched_and_without_training(tiny_space, t
     assert contents(uninterrupted.parent) == before
 
 
+def test_what_a_process_left_that_was_killed_after_its_result_is_removed(tiny_space, tiny_data, uninterrupted):
+    left = uninterrupted.parent / "checkpoints/0000000016.safetensors"
+    left.parent.mkdir()
+    left.write_bytes(b"the last checkpoint")
+    assert train(tiny_space, tiny_data(), uninterrupted.parent) == uninterrupted
+    assert not left.parent.exists()
+
+
 def test_neither_search_nor_validation_images_are_trained_on(tiny_space, tiny_data, tmp_path):
     recipe = RECIPE.override({"epochs": 1, "warmup_epochs": 0})
     plain, others = tiny_data(), tiny_data()

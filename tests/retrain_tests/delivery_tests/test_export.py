@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+import yaml
 
 import psvit.model
 from psvit.architecture import ArchitectureFile
@@ -101,9 +102,35 @@ def test_whatever_fails_leaves_an_earlier_export_as_it_was(classifier, tmp_path,
 
 def test_an_export_takes_the_place_of_an_earlier_one(classifier, tmp_path):
     export(classifier, "timm", tmp_path / "out")
-    export(classifier, "torch-export", tmp_path / "out")
-    assert names(tmp_path / "out") == ALWAYS | FILES["torch-export"]
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out/model.safetensors").write_bytes(b"damaged")
+    export(classifier, "timm", tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == whole
     assert names(tmp_path) == {"run", "out"}
+
+
+@pytest.mark.parametrize(("there", "name"), [("timm", "onnx"), ("onnx", "torch-export"), ("torch-export", "timm")])
+def test_an_export_in_another_form_is_left_alone(classifier, tmp_path, there, name):
+    export(classifier, there, tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(InputError, match=f"out: holds a network exported --to {there}; .* for --to {name}"):
+        export(classifier, name, tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch-export"])
+def test_what_cannot_be_run_here_is_told_to_be_an_export(classifier, tmp_path, name):
+    export(classifier, name, tmp_path / "out")
+    for place in (tmp_path / "out", tmp_path / "out/network.yaml"):
+        with pytest.raises(InputError, match=f"out: is an export --to {name}, and its README.md") as error:
+            Classifier.load(place)
+        assert "psvit-retrain" not in str(error.value)
+
+
+def test_the_architecture_file_of_a_timm_export_is_answered_with_its_folder(classifier, tmp_path):
+    export(classifier, "timm", tmp_path / "out")
+    with pytest.raises(InputError, match=r"export --to timm.*name its folder"):
+        Classifier.load(tmp_path / "out/network.yaml")
 
 
 def test_a_folder_with_something_else_is_left_alone(classifier, tmp_path):
@@ -207,6 +234,42 @@ def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
     costs = psvit.cost(classifier.file.arch)
     assert psvit.budget.format_cost("macs", costs.macs) in card
     assert psvit.budget.format_cost("num_params", costs.num_params) in card
+
+
+def front_matter(folder):
+    return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "datasets", "dataset"),
+    [
+        ("/data/pets", None, {"type": "imagefolder", "name": "pets"}),
+        ("torch/cifar10", ["cifar10"], {"type": "cifar10", "name": "cifar10"}),
+        ("hfds/uoft-cs/cifar10", ["uoft-cs/cifar10"], {"type": "uoft-cs/cifar10", "name": "cifar10"}),
+    ],
+)
+def test_the_front_matter_has_what_hubs_sort_by(classifier, tmp_path, name, datasets, dataset):
+    provenance = {**classifier.file.provenance, "data": {**classifier.file.provenance["data"], "name": name}}
+    classifier.file = classifier.file.model_copy(update={"provenance": provenance})
+    folder = export(classifier, "timm", tmp_path / "out", "cc-by-4.0").folder
+    known = front_matter(folder)
+    assert (known["license"], known["library_name"], known["metrics"]) == ("cc-by-4.0", "timm", ["accuracy"])
+    assert known.get("datasets") == datasets
+    ((result,),) = (model["results"] for model in known["model-index"])
+    assert result["task"] == {"type": known["pipeline_tag"]} == {"type": "image-classification"}
+    assert result["dataset"] == {**dataset, "split": "validation"}
+    assert result["metrics"] == [{"type": "accuracy", "name": "top-1 in percent", "value": 91.25}]
+    assert "The licence of the weights: cc-by-4.0." in (folder / "README.md").read_text()
+
+
+def test_the_front_matter_claims_nothing_that_is_not_known(classifier, tmp_path):
+    score = {"value": 52.0, "kind": "inherited accuracy"}
+    classifier.file = classifier.file.model_copy(update={"score": score})
+    known = front_matter(export(classifier, "timm", tmp_path / "out").folder)
+    assert set(known) == {"library_name", "pipeline_tag", "tags"}
+    with pytest.raises(InputError, match=r"--license 'My own': expected a name as hubs have it, such as apache-2\.0"):
+        export(classifier, "timm", tmp_path / "other", "My own")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_architecture_file_travels_whole(classifier, tmp_path):
