@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
 from psvit.architecture import Architecture
@@ -30,6 +30,9 @@ from psvit.search_space import GENES_PER_STAGE, SearchSpace
 
 ATTEMPTS = 50
 """Rows asked of a sampler for each architecture that is wanted before one is drawn from the candidates instead."""
+
+GENERATION = ":generation"
+"""How the name ends under which a genetic sampler writes a trial's generation."""
 
 
 class OptunaSampler(Searcher):
@@ -158,6 +161,11 @@ def _study(sampler: BaseSampler, history: History, genes: dict[str, Any]) -> opt
                 system_attrs=dict(attrs),  # Optuna adds the constraints to it
             )
         )
+    if isinstance(sampler, BaseGASampler):
+        # Parents of a generation are chosen from those before it, by recursion; from the first on, it has no depth.
+        generations = [value for *_, attrs in told for key, value in attrs.items() if key.endswith(GENERATION)]
+        for generation in range(1, 1 + max(generations, default=0)):
+            sampler.get_parent_population(study, generation)
     return study
 
 
@@ -168,4 +176,4 @@ def _worst(history: History, objectives: int) -> list[float]:
 
 def _kept(attrs: dict[str, Any]) -> dict[str, Any]:
     """What a sampler has to find again: the generation; what it drew stands in the row."""
-    return {key: value for key, value in attrs.items() if key.endswith(":generation")}
+    return {key: value for key, value in attrs.items() if key.endswith(GENERATION)}

@@ -539,6 +539,17 @@ def test_the_genetic_algorithm_goes_on_in_its_generation(digits_space, tmp_path,
     assert generations[-1] >= 1
 
 
+def test_the_genetic_algorithm_takes_more_generations_than_python_can_recurse(digits_space):
+    # What is proposed outside a narrow budget fills generations, and parents follow from those before them.
+    beyond, history = Candidates(digits_space, Budget.parse("0.3MFLOPs")), History()
+    key = optuna.samplers.NSGAIISampler._get_generation_key()
+    for number in range(2 * sys.getrecursionlimit()):
+        (proposal,) = beyond.propose([digits_space.largest], "optuna-nsga2", {key: number // 2})
+        history.rejected.append(Rejected(number=number, proposal=proposal))
+    searcher = OptunaSampler("small", optuna.samplers.NSGAIISampler, {"population_size": 2}, batch_size=1)
+    assert searcher.propose(1, history, beyond, np.random.default_rng(0))
+
+
 def test_equal_trials_lead_samplers_to_what_optuna_itself_would_ask(digits_space, evaluated):
     """Independent of our own study: Optuna's sampler on a study made by hand gives our first proposal."""
     archs = digits_space.sample(np.random.default_rng(0), 30)
