@@ -14,7 +14,7 @@ import pytest
 TUTORIAL = Path(__file__).resolve().parents[2] / "docs/tutorial.md"
 
 
-NUMBER = re.compile(r"\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
+NUMBER = re.compile(r"\d[\d,]*(\.\d+)?(e[+-]?\d+)?( [kM](?=FLOPs|params))?")
 RUNNER_UP = re.compile(r"(, \(?'?)(zero|one|two|three|four|five|six|seven|eight|nine)\b")
 
 
