@@ -232,7 +232,10 @@ def command(
         f"{request.limits} (FLOPs are multiply-accumulates)"
     )
     if not images:
-        click.echo("no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217)")
+        click.echo(
+            "no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217), which has "
+            "not been found better than taking as many multiply-accumulates as the budget allows"
+        )
     found = run_search(request, folder, shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
     winner = found.winner
     if found.trials < request.trials and not found.interrupted:

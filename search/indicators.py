@@ -30,8 +30,8 @@ class DSS:
     L is the sum of the logits. One forward and backward pass of one image, no data.
 
     The paper knows neither pooling nor shared maps. Layers that share a map have fewer attention matrices to sum
-    over, so the indicator tends to prefer their having maps of their own; how far its ranking can be trusted on this
-    family has not been measured.
+    over, so the indicator tends to prefer their having maps of their own. On few networks within one budget its ranking
+    could not be told from that of their MACs; see docs/benchmarks.md.
 
     Args:
         space: the space whose members are scored.
