@@ -80,6 +80,7 @@ COMMAND = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_searches_share_a_study_and_evaluate_everything_once(server, script, tmp_path):
     command = [script("psvit-search"), *COMMAND, "--storage", server]
     running = [
@@ -139,6 +140,7 @@ for _ in search(candidates, searcher, Number(space), study, trials=10**6, seed=0
 """
 
 
+@pytest.mark.slow
 def test_three_processes_exhaust_a_budget_and_nothing_is_evaluated_twice(server):
     """They contend for all that is left in the end, batches being small and evaluations costing nothing."""
     processes = [
