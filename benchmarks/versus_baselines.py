@@ -64,8 +64,9 @@ from psvit.progress import progress_bar
 from psvit.recipe import Recipe, SupernetRecipe, default_recipe
 from psvit.run_folder import RunFolder
 from psvit.search.cli import SUPERNET_TRIALS
+from psvit.search.failures import score_of
 from psvit.search.fidelity.run import one_by_one
-from psvit.search.fidelity.training import alone_inputs, score_of, train_alone, training_images
+from psvit.search.fidelity.training import alone_inputs, train_alone, training_images
 from psvit.search.latency.journal import Journal
 from psvit.search.run import SearchRun, choose_space, run_search
 from psvit.search.scoring import BATCH_SIZE
@@ -130,7 +131,7 @@ class Reader:
         self._device = device
         self._folder = folder
 
-    def evaluate(self, readings: Sequence[Reading], best: Sequence[float] = ()) -> list[Score]:
+    def evaluate(self, readings: Sequence[Reading], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """Accuracies in percent; failed are trainings that diverge or run out of memory."""
         return [score_of(partial(self._read, one), len(getattr(self._data, one.part))) for one in readings]
 

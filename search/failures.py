@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+from psvit.errors import DivergedError
+from psvit.search.trial import Score
 
 NO_NUMBERS = "outputs that are no finite numbers"
 
@@ -14,3 +19,21 @@ def out_of_memory(error: Exception) -> str:
         return ""
     first, *_ = str(error).splitlines() or [""]
     return f"out of memory: {first[:200]}" if first else "out of memory"
+
+
+def score_of(measure: Callable[[], float], images: int) -> Score:
+    """What training comes to; failed where it diverges or runs out of memory.
+
+    Args:
+        measure: trains, and gives the accuracy.
+        images: that it rests on.
+    """
+    try:
+        return Score(value=measure(), images=images)
+    except DivergedError as error:
+        return Score(value=None, state="failed", reason=str(error))
+    except Exception as error:
+        reason = out_of_memory(error)
+        if not reason:
+            raise
+        return Score(value=None, state="failed", reason=reason)

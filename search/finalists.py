@@ -14,11 +14,10 @@ from typing import Any
 import torch
 
 from psvit.data import Batches, ImageData, Inputs, accuracy, training_loader
-from psvit.errors import DivergedError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
 from psvit.search.facts import Facts
-from psvit.search.failures import out_of_memory
+from psvit.search.failures import score_of
 from psvit.search.trial import Trial
 from psvit.training import Classification, train
 
@@ -131,10 +130,11 @@ def train_finalists(
         arch, accuracies, failure = finalist.trial.arch, [], ""
         for number in range(SEEDS):
             place = folder / f"{arch.digest}-{seed + number}"
-            training = f"training {position * SEEDS + number + 1} of {len(finalists) * SEEDS}"
+            training = f"finalists, training {position * SEEDS + number + 1} of {len(finalists) * SEEDS}"
+            measure = partial(accuracy_of, finalist.trial, seed + number, place, training)
             found = facts.learn(
                 f"training:{arch.digest}:{recipe.digest}:{seed + number}",
-                partial(_outcome, accuracy_of, finalist.trial, seed + number, place, f"finalists, {training}"),
+                partial(_outcome, measure, len(data.search)),
             )
             shutil.rmtree(place, ignore_errors=True)
             if failure := found.get("failed", ""):
@@ -146,14 +146,7 @@ def train_finalists(
     return sorted(told, key=lambda finalist: -mean(finalist.accuracies or [-1.0]))
 
 
-def _outcome(accuracy_of: Callable[..., float], *arguments: Any) -> dict[str, Any]:
+def _outcome(measure: Callable[[], float], images: int) -> dict[str, Any]:
     """What is known after a training: the accuracy, or why there is none."""
-    try:
-        return {"accuracy": accuracy_of(*arguments)}
-    except DivergedError as error:
-        return {"failed": str(error)}
-    except Exception as error:
-        reason = out_of_memory(error)
-        if not reason:
-            raise
-        return {"failed": reason}
+    score = score_of(measure, images)
+    return {"failed": score.reason} if score.value is None else {"accuracy": score.value}

@@ -7,7 +7,7 @@ and validation images are not looked at.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,9 @@ import torch
 
 from psvit.architecture import Architecture
 from psvit.data import Batches, ImageData, Inputs, Labelled, accuracy, open_data, training_loader
-from psvit.errors import DivergedError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
-from psvit.search.failures import out_of_memory
+from psvit.search.failures import score_of
 from psvit.search.scoring import BATCH_SIZE
 from psvit.search.trial import Score
 from psvit.seeding import seeded
@@ -84,24 +83,6 @@ def train_alone(
     )
     assert isinstance(trained.model, PSViT)
     return trained.model.eval()
-
-
-def score_of(measure: Callable[[], float], images: int) -> Score:
-    """What training comes to; failed where it diverges or runs out of memory.
-
-    Args:
-        measure: trains, and gives the accuracy.
-        images: that it rests on.
-    """
-    try:
-        return Score(value=measure(), images=images)
-    except DivergedError as error:
-        return Score(value=None, state="failed", reason=str(error))
-    except Exception as error:
-        reason = out_of_memory(error)
-        if not reason:
-            raise
-        return Score(value=None, state="failed", reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
