@@ -16,15 +16,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from command_line import at_least, chosen_recipe, run_script
 
 from psvit.cli import read_device, read_workers
 from psvit.data import Inputs, open_data, training_loader
-from psvit.errors import InputError, RunError
-from psvit.recipe import Recipe, default_recipe
+from psvit.errors import InputError
 from psvit.run_folder import RunFolder
 from psvit.search.fidelity.cli import SECOND_SEEDS
 from psvit.search.fidelity.measures import MeasuredNetwork, advantage
@@ -82,17 +81,6 @@ def rule(supernet: str) -> str:
     return f"{recipe.get('sampling', 'uniform')}, {recipe['target']}, {recipe['epochs']} epochs ({supernet})"
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """What reads a number from the command line that must not be less."""
-
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"at least {least} is needed, received {text}")
-        return int(text)
-
-    return number
-
-
 def main() -> None:
     """Train and score what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,14 +100,7 @@ def main() -> None:
     parser.add_argument("--device", help="where to compute; default: cuda where there is one")
     parser.add_argument("--seed", type=at_least(0), default=0)
     options = parser.parse_args()
-    try:
-        run(options)
-    except InputError as error:
-        parser.error(str(error))
-    except RunError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; the same line continues\n")
+    run_script(parser, run, options)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -160,10 +141,7 @@ def read_trainings(options: argparse.Namespace) -> Trainings:
     if any(space != spaces[0] for space in spaces):
         raise InputError("the supernets are of different spaces; only those of one can be compared")
     space = spaces[0]
-    recipe = Recipe.load(options.recipe or default_recipe(min(space.image_size), supernet=False))
-    if options.epochs:
-        warmup = recipe.warmup_epochs if recipe.warmup_epochs < options.epochs else 0
-        recipe = recipe.override({"epochs": options.epochs, "warmup_epochs": warmup})
+    recipe = chosen_recipe(options.recipe, options.epochs, space)
     check_device(device, recipe)
     inputs = Inputs.of(data, space.image_size)
     training_loader(training_images(data, options.images), inputs, recipe).check(recipe.accumulate, recipe.mixes)

@@ -40,6 +40,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from baselines import BOTH, DEIT, HVT, PIT, SHARING, TOLERANCE, Proportions, fit
+from command_line import at_least, chosen_recipe, run_script
 from versus_results import (
     FOUND,
     RANDOM,
@@ -61,7 +62,7 @@ from psvit.data import Batches, ImageData, Inputs, Labelled, accuracy, open_data
 from psvit.documents import write_atomic
 from psvit.errors import InputError, RunError
 from psvit.progress import progress_bar
-from psvit.recipe import Recipe, SupernetRecipe, default_recipe
+from psvit.recipe import Recipe, SupernetRecipe
 from psvit.run_folder import RunFolder
 from psvit.search.cli import SUPERNET_TRIALS
 from psvit.search.failures import score_of
@@ -550,13 +551,6 @@ def share(text: str) -> float:
     return float(text)
 
 
-def positive(text: str) -> int:
-    """A number of things."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
-
-
 def main() -> None:
     """Search, train what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -564,30 +558,23 @@ def main() -> None:
     parser.add_argument("--supernet", required=True, help="run folder of psvit-supernet")
     parser.add_argument("--budget", action="append", required=True, help="multiply-accumulates, such as 10MFLOPs")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=positive, help="train on so many of the training images; default: all")
+    parser.add_argument("--images", type=at_least(1), help="train on so many of the training images; default: all")
     parser.add_argument("--recipe", help="of every training; default: by the size of the images")
     parser.add_argument(
-        "--epochs", type=positive, help="in place of the recipe's; without warm-up where that is as long"
+        "--epochs", type=at_least(1), help="in place of the recipe's; without warm-up where that is as long"
     )
     parser.add_argument("--lr", type=float, nargs="+", default=[0.0005, 0.001, 0.002])
     parser.add_argument("--drop-path", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--depth", type=share, nargs="+", default=[0.5], help="layers made by hand, of the papers'")
-    parser.add_argument("--seeds", type=positive, default=3)
-    parser.add_argument("--trials", type=positive, default=SUPERNET_TRIALS, help="of each search")
+    parser.add_argument("--seeds", type=at_least(1), default=3)
+    parser.add_argument("--trials", type=at_least(1), default=SUPERNET_TRIALS, help="of each search")
     parser.add_argument("--finalists", type=int, default=5, help="of each search")
     parser.add_argument("--workers", help="train on a Ray cluster: ray, or ray://host:port")
     parser.add_argument("--device", help="where to compute; default: cuda where there is one")
     parser.add_argument("--picture", type=Path, help="where the picture goes; default: versus.svg in --out")
     options = parser.parse_args()
     options.budget = list(dict.fromkeys(options.budget))
-    try:
-        run(options)
-    except InputError as error:
-        parser.error(str(error))
-    except RunError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; the same line continues\n")
+    run_script(parser, run, options)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -597,7 +584,7 @@ def run(options: argparse.Namespace) -> None:
     data = open_data(options.data)
     space = choose_space(None, options.supernet, data, ())
     plan = Plan(
-        recipe=chosen_recipe(options, space),
+        recipe=chosen_recipe(options.recipe, options.epochs, space),
         images=options.images,
         rates=tuple(options.lr),
         drop_paths=tuple(options.drop_path),
@@ -631,15 +618,6 @@ def run(options: argparse.Namespace) -> None:
     write_atomic(folder / "versus.md", "\n".join(text))
     write_atomic(options.picture or folder / "versus.svg", picture(results, data.name))
     sys.stdout.write("\n".join(text))
-
-
-def chosen_recipe(options: argparse.Namespace, space: SearchSpace) -> Recipe:
-    """The recipe of all trainings, but for what is tuned."""
-    recipe = Recipe.load(options.recipe or default_recipe(min(space.image_size), supernet=False))
-    if not options.epochs:
-        return recipe
-    warmup = recipe.warmup_epochs if recipe.warmup_epochs < options.epochs else 0
-    return recipe.override({"epochs": options.epochs, "warmup_epochs": warmup})
 
 
 if __name__ == "__main__":

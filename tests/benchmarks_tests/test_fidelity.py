@@ -18,6 +18,7 @@ FEW = ("--within", "3", "--spread", "0", "--images", "64", "--epochs", "1")
 def script(tmp_path, monkeypatch, capsys):
     """Runs the script in this process on two supernets; returns its status, and what it printed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # as where a script is run
     spec = importlib.util.spec_from_file_location("fidelity_benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from inspect import signature
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ from scipy.stats import ttest_ind
 from psvit import Architecture, Budget, SearchSpace, Stage, cost
 from psvit.errors import InputError
 from psvit.recipe import Recipe
+from psvit.search.evaluator import Evaluator
 from psvit.search.trial import Score
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
@@ -142,6 +144,11 @@ def test_random_networks_are_within_the_budget_and_others_for_every_seed(versus)
     again = versus.families_of("10MFLOPs", space, space.smallest, [0.5])
     assert next(one for one in again if one.name == versus.RANDOM).candidates(1) == drawn.candidates(1)
     assert next(one for one in families if one.name == versus.FOUND).candidates(2) == (space.smallest,)
+
+
+def test_workers_of_a_cluster_can_call_the_reader_as_any_evaluator(versus):
+    asked, known = (signature(one.evaluate).parameters for one in (versus.Reader, Evaluator))
+    assert list(asked)[2:] == list(known)[2:]
 
 
 # --- tuning

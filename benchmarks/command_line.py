@@ -1,0 +1,50 @@
+"""What the command lines of several benchmarks have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from psvit.errors import InputError, RunError
+from psvit.recipe import Recipe, default_recipe
+from psvit.search_space import SearchSpace
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What reads a number from the command line that must not be less."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"at least {least} is needed, received {text}")
+        return int(text)
+
+    return number
+
+
+def chosen_recipe(name: str | None, epochs: int | None, space: SearchSpace) -> Recipe:
+    """How networks are trained alone.
+
+    Args:
+        name: of the recipe; by the size of the images where not given.
+        epochs: in place of the recipe's; warm-up is left out where it is as long.
+        space: of the networks.
+    """
+    recipe = Recipe.load(name or default_recipe(min(space.image_size), supernet=False))
+    if not epochs:
+        return recipe
+    warmup = recipe.warmup_epochs if recipe.warmup_epochs < epochs else 0
+    return recipe.override({"epochs": epochs, "warmup_epochs": warmup})
+
+
+def run_script(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], options: argparse.Namespace
+) -> None:
+    """Run a script; what ends it early is said in one line, with the status that the commands have for it."""
+    try:
+        run(options)
+    except InputError as error:
+        parser.error(str(error))
+    except RunError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; the same line continues\n")
