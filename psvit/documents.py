@@ -177,6 +177,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     former = temporary.with_suffix(".old")
     try:
         yield temporary
+        # Some writers, safetensors' among them, leave files private.
+        for written in temporary.rglob("*"):
+            written.chmod((0o777 if written.is_dir() else 0o666) & ~_umask())
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             path.rename(former)

@@ -255,6 +255,16 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_what_was_written_private_can_be_read_like_everything_else(tmp_path):
+    with replacing_folder(tmp_path / "out") as temporary:
+        (temporary / "inner").mkdir(0o700)
+        (temporary / "inner/private").touch(0o600)
+    (tmp_path / "plain").touch()
+    (tmp_path / "folder").mkdir()
+    assert (tmp_path / "out/inner/private").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "out/inner").stat().st_mode == (tmp_path / "folder").stat().st_mode
+
+
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("existing", [True, False])
 def test_a_folder_that_is_not_finished_leaves_what_was_there(tmp_path, failure, existing):
