@@ -75,7 +75,9 @@ class OptunaSampler(Searcher):
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = _study(self._make(seed=int(rng.integers(2**31)), **self._options), history, genes)
+            sampler = self._make(seed=int(rng.integers(2**31)), **self._options)
+            _know_genes(sampler, genes)
+            study = _study(sampler, history, genes)
             worst = _worst(history, len(study.directions))
             proposals: list[Proposal] = []
             for _ in range(n):
@@ -167,6 +169,16 @@ def _study(sampler: BaseSampler, history: History, genes: dict[str, Any]) -> opt
         for generation in range(1, 1 + max(generations, default=0)):
             sampler.get_parent_population(study, generation)
     return study
+
+
+def _know_genes(sampler: BaseSampler, genes: dict[str, BaseDistribution]) -> None:
+    """Tell a sampler what is sampled together: every gene that has a choice, in the order that it would have found.
+
+    It would look for what all trials have in common, at every row through all that came after the first unfinished
+    one, and those are many: the rows of a batch are unfinished until all of it is asked for.
+    """
+    together = {gene: values for gene, values in sorted(genes.items()) if not values.single()}
+    sampler.infer_relative_search_space = lambda study, trial: dict(together)  # type: ignore[method-assign]
 
 
 def _worst(history: History, objectives: int) -> list[float]:
