@@ -26,14 +26,14 @@ def chosen_recipe(name: str | None, epochs: int | None, space: SearchSpace) -> R
 
     Args:
         name: of the recipe; by the size of the images where not given.
-        epochs: in place of the recipe's; warm-up is left out where it is as long.
+        epochs: in place of the recipe's; warm-up becomes shorter where it is as long, and is not left out, which costs
+            short trainings several points (`docs/benchmarks.md`).
         space: of the networks.
     """
     recipe = Recipe.load(name or default_recipe(min(space.image_size), supernet=False))
     if not epochs:
         return recipe
-    warmup = recipe.warmup_epochs if recipe.warmup_epochs < epochs else 0
-    return recipe.override({"epochs": epochs, "warmup_epochs": warmup})
+    return recipe.override({"epochs": epochs, "warmup_epochs": min(recipe.warmup_epochs, epochs - 1)})
 
 
 def run_script(

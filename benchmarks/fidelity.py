@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--images", type=at_least(2), help="train on so many of the training images; default: all")
     parser.add_argument("--recipe", help="of each network; default: by the size of the images")
     parser.add_argument(
-        "--epochs", type=at_least(1), help="in place of the recipe's; without warm-up where that is as long"
+        "--epochs", type=at_least(1), help="in place of the recipe's; with less warm-up where that is as long"
     )
     parser.add_argument("--workers", help="train on a Ray cluster: ray, or ray://host:port")
     parser.add_argument("--device", help="where to compute; default: cuda where there is one")

@@ -561,7 +561,7 @@ def main() -> None:
     parser.add_argument("--images", type=at_least(1), help="train on so many of the training images; default: all")
     parser.add_argument("--recipe", help="of every training; default: by the size of the images")
     parser.add_argument(
-        "--epochs", type=at_least(1), help="in place of the recipe's; without warm-up where that is as long"
+        "--epochs", type=at_least(1), help="in place of the recipe's; with less warm-up where that is as long"
     )
     parser.add_argument("--lr", type=float, nargs="+", default=[0.0005, 0.001, 0.002])
     parser.add_argument("--drop-path", type=float, nargs="+", default=[0.0, 0.1])
