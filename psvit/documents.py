@@ -178,9 +178,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         # Some writers, safetensors' among them, leave files private.
+        permitted = ~_umask()
         for written in temporary.rglob("*"):
-            written.chmod((0o777 if written.is_dir() else 0o666) & ~_umask())
-        temporary.chmod(0o777 & ~_umask())
+            written.chmod((0o777 if written.is_dir() else 0o666) & permitted)
+        temporary.chmod(0o777 & permitted)
         if path.exists():
             path.rename(former)
         temporary.rename(path)
