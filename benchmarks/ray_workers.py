@@ -71,7 +71,7 @@ class Maker:
     batch_size: int
     seed: int
 
-    def __call__(self) -> Evaluator:
+    def __call__(self) -> Evaluator[Architecture]:
         """An evaluator that shares prefixes and does not race."""
         if self.supernet is None:
             with seeded(self.seed):

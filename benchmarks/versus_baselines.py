@@ -66,7 +66,6 @@ from psvit.recipe import Recipe, SupernetRecipe
 from psvit.run_folder import RunFolder
 from psvit.search.cli import SUPERNET_TRIALS
 from psvit.search.failures import score_of
-from psvit.search.fidelity.run import one_by_one
 from psvit.search.fidelity.training import alone_inputs, train_alone, training_images
 from psvit.search.latency.journal import Journal
 from psvit.search.run import SearchRun, choose_space, run_search
@@ -265,7 +264,7 @@ class Accuracies:
             reader = Reader(self._data, self._device, self._trainings)
             yield ((position, reader.evaluate([one])[0]) for position, one in enumerate(readings))
             return
-        from psvit.search.ray_backend import RayEvaluator
+        from psvit.search.ray_backend import RayEvaluator, one_by_one
 
         with RayEvaluator(
             partial(open_reader, self._data.name, str(self._device), str(self._trainings)),

@@ -107,7 +107,7 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "postgresql://user@host/name. [default: a journal in the run's folder]",
 )
 @click.option("--study", default=None, help="The study's name in the storage. [default: by the configuration]")
-@click.option("--workers", default=None, help="Score on a Ray cluster: ray (a local one), or ray://host:port.")
+@click.option("--workers", default=None, help="Score, and train finalists, on a Ray cluster: ray, or ray://host:port.")
 @recipe_options("the supernet, where one is trained first,")
 @run_options
 def command(

@@ -27,17 +27,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from psvit.architecture import Architecture
 from psvit.errors import InputError, RunError
 from psvit.ray_cluster import connect, first_line
-from psvit.search.evaluator import Evaluator
+from psvit.search.evaluator import Candidate_contra, Evaluator
 from psvit.search.trial import Score
 
 _logger = logging.getLogger(__name__)
@@ -61,8 +60,8 @@ class Part:
 
     Attributes:
         population: the number of the population it is of.
-        positions: where its architectures stand there.
-        archs: the architectures; without any, only the evaluator's description is wanted.
+        positions: where its candidates stand there.
+        candidates: architectures, or trainings of them; without any, only the evaluator's description is wanted.
         best: the best scores of others.
         parts: into how many parts the population was cut; of one that is divided later, as if all were.
         deaths: of workers that held it.
@@ -71,7 +70,7 @@ class Part:
 
     population: int
     positions: tuple[int, ...]
-    archs: tuple[Architecture, ...]
+    candidates: tuple[Any, ...]
     best: tuple[float, ...]
     parts: int = 1
     deaths: int = 0
@@ -85,7 +84,7 @@ class Outcome:
     Attributes:
         population: the part's.
         positions: the part's.
-        scores: those of its architectures.
+        scores: those of its candidates.
         description: the evaluator's, where a worker came to have one.
         error: the pickled exception that evaluating it raised.
     """
@@ -97,10 +96,10 @@ class Outcome:
     error: bytes | None = None
 
 
-class RayEvaluator:
+class RayEvaluator(Generic[Candidate_contra]):
     """An evaluator whose workers are on a Ray cluster; to be used as a context manager.
 
-    Scores are those of the evaluator that the workers make, and so is the description. An architecture whose worker
+    Scores are those of the evaluator that the workers make, and so is the description. A candidate whose worker
     dies time after time is failed.
 
     Args:
@@ -118,9 +117,9 @@ class RayEvaluator:
 
     def __init__(
         self,
-        make_evaluator: Callable[[], Evaluator],
+        make_evaluator: Callable[[], Evaluator[Candidate_contra]],
         *,
-        cut: Callable[[Sequence[Architecture], int], list[list[int]]],
+        cut: Callable[[Sequence[Any], int], list[list[int]]],
         address: str,
         workers: int | None = None,
         cpus_per_worker: float = 1,
@@ -141,7 +140,7 @@ class RayEvaluator:
         self._office: Any = None
         self._running: Any = None
 
-    def __enter__(self) -> RayEvaluator:
+    def __enter__(self) -> RayEvaluator[Candidate_contra]:
         """Join or start the cluster and have Tune start the workers.
 
         Raises:
@@ -175,26 +174,28 @@ class RayEvaluator:
     ) -> None:
         self._leave(graceful=kind is None)
 
-    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
+    def evaluate(
+        self, candidates: Sequence[Candidate_contra], best: Sequence[float] = (), parts: int = 1
+    ) -> list[Score]:
         """The scores of a population; failed are also those over which workers died.
 
         Raises:
             RunError: the workers do not start, or the cluster is lost. What an evaluation raises is raised here.
         """
-        scores = dict(self.arrivals(archs, best, parts))
-        return [scores[position] for position in range(len(archs))]
+        scores = dict(self.arrivals(candidates, best, parts))
+        return [scores[position] for position in range(len(candidates))]
 
     def arrivals(
-        self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1
+        self, candidates: Sequence[Candidate_contra], best: Sequence[float] = (), parts: int = 1
     ) -> Iterator[tuple[int, Score]]:
         """As `evaluate`, each score with its position as soon as its part is done, for what takes long."""
-        if not archs:
+        if not candidates:
             return
         assert self._num_workers is not None, "a RayEvaluator is used as a context manager"
         wanted = self._num_workers * (PARTS_PER_WORKER if self._num_workers > 1 else 1)
-        pieces = self._cut(archs, wanted)
-        assert sorted(position for piece in pieces for position in piece) == list(range(len(archs)))
-        cut = [(tuple(piece), tuple(archs[i] for i in piece)) for piece in pieces]
+        pieces = self._cut(candidates, wanted)
+        assert sorted(position for piece in pieces for position in piece) == list(range(len(candidates)))
+        cut = [(tuple(piece), tuple(candidates[i] for i in piece)) for piece in pieces]
         yield from self._collect(cut, tuple(best), parts * len(cut))
 
     def describe(self) -> dict[str, Any]:
@@ -206,15 +207,15 @@ class RayEvaluator:
         return self._description
 
     def _collect(
-        self, pieces: Sequence[tuple[tuple[int, ...], tuple[Architecture, ...]]], best: tuple[float, ...], number: int
+        self, pieces: Sequence[tuple[tuple[int, ...], tuple[Any, ...]]], best: tuple[float, ...], number: int
     ) -> Iterator[tuple[int, Score]]:
         """Have parts evaluated; the scores with their positions, as they come."""
         self._population += 1
         missing = {position for positions, _ in pieces for position in positions}
         try:
-            parts = [Part(self._population, positions, archs, best, number) for positions, archs in pieces]
+            parts = [Part(self._population, positions, candidates, best, number) for positions, candidates in pieces]
             ray.get(self._office.submit.remote(self._population, parts))
-            while missing or (not parts[0].archs and self._description is None):
+            while missing or (not parts[0].candidates and self._description is None):
                 outcomes, broken = ray.get(self._office.outcomes.remote(self._population))
                 for outcome in outcomes:
                     if outcome.error is not None:
@@ -253,6 +254,11 @@ class RayEvaluator:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def one_by_one(candidates: Sequence[Any], enough: int) -> list[list[int]]:
+    """Every candidate a part of its own, where each takes long and has nothing in common with others."""
+    return [[position] for position in range(len(candidates))]
+
+
 def _room(resources: dict[str, float]) -> int:
     """How many workers a cluster holds.
 
@@ -277,7 +283,7 @@ class Office:
 
     Args:
         num_workers: how many workers Tune runs.
-        retries: how many deaths it takes for a part to be given up: for one of several architectures, to be divided.
+        retries: how many deaths it takes for a part to be given up: for one of several candidates, to be divided.
     """
 
     def __init__(self, num_workers: int, retries: int) -> None:
@@ -436,14 +442,14 @@ class Office:
         part = replace(part, deaths=part.deaths + 1, nodes=part.nodes | {node})
         if part.deaths < self._retries:
             self._waiting.appendleft(part)
-        elif len(part.archs) > 1:
+        elif len(part.candidates) > 1:
             # It may be one of them that kills, and the others shall have their scores.
-            whole = replace(part, parts=part.parts * len(part.archs), deaths=0, nodes=frozenset())
+            whole = replace(part, parts=part.parts * len(part.candidates), deaths=0, nodes=frozenset())
             self._waiting.extend(
-                replace(whole, positions=(position,), archs=(arch,))
-                for position, arch in zip(part.positions, part.archs, strict=True)
+                replace(whole, positions=(position,), candidates=(candidate,))
+                for position, candidate in zip(part.positions, part.candidates, strict=True)
             )
-        elif part.archs:
+        elif part.candidates:
             reason = f"its worker died {part.deaths} times: {why}"
             score = Score(value=None, state="failed", reason=reason)
             self._done.append(Outcome(part.population, part.positions, (score,)))
@@ -496,7 +502,7 @@ class Worker(tune.Trainable):
             os.chdir(folder)
         self._office = office
         self._make_evaluator = make_evaluator
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Evaluator[Any] | None = None
         self._token = uuid.uuid4().hex
         self._node = ray.get_runtime_context().get_node_id()
 
@@ -507,14 +513,14 @@ class Worker(tune.Trainable):
             if part == "closed":
                 return {"done": True}
             if part is not None:
-                return {"outcome": self._evaluate(part), "architectures": len(part.archs)}
+                return {"outcome": self._evaluate(part), "candidates": len(part.candidates)}
 
     def _evaluate(self, part: Part) -> Outcome:
         try:
             if self._evaluator is None:
                 self._evaluator = pickle.loads(self._make_evaluator)()
-            scores = self._evaluator.evaluate(part.archs, part.best, part.parts) if part.archs else []
-            assert len(scores) == len(part.archs)
+            scores = self._evaluator.evaluate(part.candidates, part.best, part.parts) if part.candidates else []
+            assert len(scores) == len(part.candidates)
             return Outcome(part.population, part.positions, tuple(scores), self._evaluator.describe())
         except Exception as error:  # all of it is raised again, by the search
             return Outcome(part.population, part.positions, error=_packed(error))

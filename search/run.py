@@ -7,7 +7,7 @@ import json
 import platform
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from psvit.architecture import Architecture
 from psvit.budget import Budget, LatencyLimit
 from psvit.data import ImageData
 from psvit.documents import write_atomic
 from psvit.errors import InputError, RunError, UnmetBudgetError
+from psvit.progress import progress_bar
 from psvit.recipe import Recipe, default_recipe
 from psvit.run_folder import RunFolder
 from psvit.search.candidates import DRAWS, Candidates
 from psvit.search.evaluator import Evaluator
 from psvit.search.fidelity.record import known_fidelity
-from psvit.search.finalists import Finalist, brief, train_finalists
+from psvit.search.finalists import Briefly, BriefTraining, Finalist, brief, train_finalists, train_here
 from psvit.search.latency.build import LatencyPlan, build_latency_model
 from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
 from psvit.search.latency.measure import Latency, Setting, fingerprint, measure
@@ -39,12 +41,14 @@ from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage, without_password
 from psvit.search.study import CONTROL, STUDY_NAME, Study
+from psvit.search.trial import Score
 from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, check_held_out, read_space, supernet_digest, supernet_file
 from psvit.supernet.train import train_supernet
 
-if TYPE_CHECKING:  # it loads plotly
+if TYPE_CHECKING:  # they load Ray and plotly
+    from psvit.search.ray_backend import RayEvaluator
     from psvit.search.report import Reference
 
 SPENT = 0.9
@@ -89,7 +93,7 @@ class SearchRun:
         study: its name in a storage that is named.
         share_prefixes: whether candidates that begin alike are computed together.
         race: whether candidates that cannot be among the best any more are given up early.
-        workers: `ray` or the address of a Ray cluster; without it, this process scores.
+        workers: `ray` or the address of a Ray cluster that scores and trains finalists; without it, this process does.
         worker_device: where workers compute; as this process, where it is not given.
     """
 
@@ -374,7 +378,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         interrupted = True
         with suppress(KeyboardInterrupt):
             best, passed_over = _best(run, study, measured, measure)
-            best = _trained(run, folder, study, supernet, best)
+            best = _trained(run, folder, study, scoring, supernet, best)
             interrupted = False
     if interrupted:
         best, passed_over = _best(run, study, measured, None)
@@ -467,16 +471,28 @@ def _studies(
 
 def _evaluator(
     run: SearchRun, folder: RunFolder, scoring: Scoring, supernet: Supernet | None
-) -> AbstractContextManager[Evaluator]:
+) -> AbstractContextManager[Evaluator[Architecture]]:
     """What scores: this process, or workers on a cluster."""
     if run.workers is None:
         return nullcontext(scoring(run.data, supernet))
     from psvit.search.prefix_tree import cut
+
+    return _workers(run, folder, scoring, partial(cut, run.space))
+
+
+def _workers(
+    run: SearchRun,
+    folder: RunFolder,
+    make_evaluator: Callable[[], Evaluator[Any]],
+    cut: Callable[[Sequence[Any], int], list[list[int]]],
+) -> RayEvaluator[Any]:
+    """Workers on the run's cluster."""
     from psvit.search.ray_backend import RayEvaluator
 
+    assert run.workers is not None
     return RayEvaluator(
-        scoring,
-        cut=partial(cut, run.space),
+        make_evaluator,
+        cut=cut,
         address=run.workers,
         gpus_per_worker=1 if run.scoring_device.type == "cuda" else 0,
         folder=folder / "ray",
@@ -514,26 +530,53 @@ def _best(
 
 
 def _trained(
-    run: SearchRun, folder: RunFolder, study: Study, supernet: Supernet | None, best: list[Finalist]
+    run: SearchRun,
+    folder: RunFolder,
+    study: Study,
+    scoring: Scoring,
+    supernet: Supernet | None,
+    best: list[Finalist],
 ) -> list[Finalist]:
     """The finalists after brief trainings, best first; with several objectives or without images as they are."""
     if run.finalists_recipe is None:
         return best
-    assert run.data is not None
-    assert supernet is not None
-    return train_finalists(
-        best,
-        lambda trial: supernet.extract(trial.arch),
-        run.data,
-        run.finalists_recipe,
-        seed=run.seed,
-        device=run.device,
-        facts=study.facts,
-        folder=folder / "finalists",
+    assert scoring.data is not None
+    assert scoring.supernet is not None
+    assert scoring.digest is not None
+    place = (folder / "finalists").resolve()
+    briefly = Briefly(
+        data=scoring.data,
+        supernet=scoring.supernet,
+        digest=scoring.digest,
+        recipe=run.finalists_recipe,
+        device=scoring.device,
+        folder=str(place),
     )
+    if run.workers is None:
+        trainer = train_here(briefly(run.data, supernet))
+    else:
+        trainer = partial(_train_on_cluster, run, folder, briefly)
+    return train_finalists(best, trainer, recipe=run.finalists_recipe, seed=run.seed, facts=study.facts, folder=place)
 
 
-def _references(space: SearchSpace, evaluator: Evaluator | None) -> list[Reference]:
+def _train_on_cluster(
+    run: SearchRun, folder: RunFolder, briefly: Briefly, trainings: Iterable[BriefTraining]
+) -> Iterator[tuple[BriefTraining, Score]]:
+    """Trainings with their scores as they come, from workers that are there while there is something to train."""
+    from psvit.search.ray_backend import one_by_one
+
+    if not (wanted := list(trainings)):
+        return
+    with (
+        _workers(run, folder, briefly, one_by_one) as workers,
+        progress_bar("finalists", len(wanted), "trainings") as advance,
+    ):
+        for position, score in workers.arrivals(wanted):
+            yield wanted[position], score
+            advance(1, "")
+
+
+def _references(space: SearchSpace, evaluator: Evaluator[Architecture] | None) -> list[Reference]:
     """The DeiTs; those that are members of the space are scored like candidates where there is an evaluator."""
     from psvit.search.report import deit_references
 

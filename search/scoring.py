@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from psvit.architecture import Architecture
 from psvit.data import Batches, ImageData, Inputs, open_data
 from psvit.errors import InputError
 from psvit.search.evaluator import Evaluator
@@ -47,7 +48,7 @@ class Scoring:
     race: Race | None = None
     fidelity: dict[str, Any] | None = None
 
-    def __call__(self, images: ImageData | None = None, supernet: Supernet | None = None) -> Evaluator:
+    def __call__(self, images: ImageData | None = None, supernet: Supernet | None = None) -> Evaluator[Architecture]:
         """An evaluator.
 
         Args:
@@ -64,20 +65,30 @@ class Scoring:
         images = images or open_data(self.data)
         batches = Batches(images.search, Inputs.of(images, self.space.image_size), BATCH_SIZE, device, self.seed)
         return InheritedAccuracy(
-            supernet or self._load(self.supernet, device),
+            supernet or load_unchanged(self.supernet, self.digest, device),
             batches,
             share_prefixes=self.share_prefixes,
             race=self.race,
             fidelity=self.fidelity,
         )
 
-    def _load(self, file: str, device: torch.device) -> Supernet:
-        """The supernet in the file, with the weights that the other processes of the search have as well."""
-        supernet = Supernet.load(file, device)
-        # Afterwards, so that a file that is replaced meanwhile is noticed.
-        if self.digest and (found := supernet_digest(file)) != self.digest:
-            raise InputError(
-                f"supernet {file}: has changed on {platform.node()} since the search began, or is another one there: "
-                f"its digest is {found}, not {self.digest}; all processes of a search need the same weights"
-            )
-        return supernet
+
+def load_unchanged(file: str, digest: str | None, device: torch.device) -> Supernet:
+    """The supernet in a file, with the weights that the other processes of a search have as well.
+
+    Args:
+        file: the file.
+        digest: of the weights; without one any will do.
+        device: where to.
+
+    Raises:
+        InputError: the weights in the file are others.
+    """
+    supernet = Supernet.load(file, device)
+    # Afterwards, so that a file that is replaced meanwhile is noticed.
+    if digest and (found := supernet_digest(file)) != digest:
+        raise InputError(
+            f"supernet {file}: has changed on {platform.node()} since the search began, or is another one there: "
+            f"its digest is {found}, not {digest}; all processes of a search need the same weights"
+        )
+    return supernet

@@ -181,7 +181,7 @@ def _trained(
     if trainings.workers is None:
         yield from standalone(trainings.data).arrivals(archs)
         return
-    from psvit.search.ray_backend import RayEvaluator
+    from psvit.search.ray_backend import RayEvaluator, one_by_one
 
     with RayEvaluator(
         standalone,
@@ -193,15 +193,10 @@ def _trained(
         yield from workers.arrivals(archs)
 
 
-def one_by_one(archs: Sequence[Architecture], enough: int) -> list[list[int]]:
-    """Every network a part of its own: a training is long, and has nothing in common with others."""
-    return [[position] for position in range(len(archs))]
-
-
 def score_networks(
     archs: Sequence[Architecture],
     space: SearchSpace,
-    scorers: dict[str, Callable[[], Evaluator]],
+    scorers: dict[str, Callable[[], Evaluator[Architecture]]],
     journal: Journal,
 ) -> dict[str, dict[Architecture, float | None]]:
     """Score networks that are not in a journal yet, and write the scores down.
@@ -229,7 +224,7 @@ def score_networks(
     return known
 
 
-def inherited(trainings: Trainings, supernet: str) -> Callable[[], Evaluator]:
+def inherited(trainings: Trainings, supernet: str) -> Callable[[], Evaluator[Architecture]]:
     """What makes the evaluator of inherited accuracy, on the images that standalone accuracy is measured on."""
     return lambda: Scoring(
         space=trainings.space,
@@ -304,7 +299,7 @@ def measure_fidelity(
     Raises:
         RunError: fewer than two networks around the budget could be trained; says why the last was not.
     """
-    scorers: dict[str, Callable[[], Evaluator]] = {
+    scorers: dict[str, Callable[[], Evaluator[Architecture]]] = {
         INHERITED: inherited(trainings, supernet),
         **{name: partial(make, trainings.space, trainings.seed, trainings.device) for name, make in INDICATORS.items()},
     }

@@ -228,6 +228,7 @@ def test_a_fidelity_of_other_weights_counts_as_not_measured(copied, call):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_workers_on_a_cluster_train_the_same_networks(measured, script, tmp_path):
     shutil.copytree(measured / "supernet", tmp_path / "supernet")
     command = [script("psvit-fidelity"), *map(str, fidelity_command()[1:]), "--workers", "ray"]

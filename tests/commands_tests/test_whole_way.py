@@ -6,6 +6,7 @@ import csv
 import html
 import shlex
 import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -20,8 +21,10 @@ from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.retrain import train as retrain_module
 from psvit.search import finalists as finalists_module
+from psvit.search.finalists import Briefly
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.run import SearchRun
+from psvit.search.scoring import Scoring
 from psvit.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
 from psvit.supernet.supernet import Supernet, read_provenance
@@ -228,17 +231,21 @@ def test_workers_may_have_gpus_where_the_search_has_none(
     made = []
 
     class Workers:
-        """Stands in for workers on a cluster: on the CPU they score as this process would."""
+        """Stands in for workers on a cluster: on the CPU they score and train as this process would."""
 
         def __init__(self, make_evaluator, **options):
-            made.append((make_evaluator.device, options["gpus_per_worker"]))
+            made.append((type(make_evaluator), make_evaluator.device, options["gpus_per_worker"]))
             self.evaluator = replace(make_evaluator, device="cpu")()
+            self.evaluate, self.describe = self.evaluator.evaluate, self.evaluator.describe
 
         def __enter__(self):
-            return self.evaluator
+            return self
 
         def __exit__(self, *error):
             pass
+
+        def arrivals(self, candidates):
+            return reversed(list(enumerate(self.evaluate(candidates))))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("psvit.ray_cluster.check_cluster", lambda address: None)
@@ -246,9 +253,34 @@ def test_workers_may_have_gpus_where_the_search_has_none(
     options = ("--workers", "ray://head:10001", *(("--device", device) if device else ()))
     ended = call("psvit-search", "--supernet", searched / "supernet", *SEARCH, *options, "--out", "search")
     assert ended.status == 0, ended.err
-    assert made == [(scored_on, gpus)]
+    assert made == [(Scoring, scored_on, gpus), (Briefly, scored_on, gpus)]
     assert yaml.safe_load((tmp_path / "search/config.yaml").read_text())["device"] == scored_on
-    assert (tmp_path / "search/history.csv").read_bytes() == (searched / "history.csv").read_bytes()
+    for name in ("history.csv", "best.safetensors"):
+        assert (tmp_path / "search" / name).read_bytes() == (searched / name).read_bytes(), name
+    found, alone = (
+        ArchitectureFile.load(folder / "best.yaml").provenance["finalists"]
+        for folder in (tmp_path / "search", searched)
+    )
+    assert found == alone
+    assert not (tmp_path / "search/finalists").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_search_on_a_cluster_finds_and_trains_the_same_finalists(searched, script, tmp_path):
+    command = [script("psvit-search"), "--supernet", searched / "supernet", *SEARCH, "--workers", "ray", "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found, alone = (
+        {one["trial"]: one["accuracies"] for one in ArchitectureFile.load(run / "best.yaml").provenance["finalists"]}
+        for run in (tmp_path / "run", searched)
+    )
+    assert set(found) == set(alone)
+    for trial, accuracies in found.items():
+        # Each worker computes with one thread, which may round otherwise.
+        assert accuracies == pytest.approx(alone[trial], abs=10)
+    assert not (tmp_path / "run/ray").exists()
+    assert not (tmp_path / "run/finalists").exists()
 
 
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):

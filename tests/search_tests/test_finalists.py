@@ -16,7 +16,7 @@ from psvit.model import PSViT
 from psvit.recipe import Recipe
 from psvit.search import finalists as finalists_module
 from psvit.search.facts import Facts
-from psvit.search.finalists import SEEDS, Finalist, brief, train_finalists
+from psvit.search.finalists import SEEDS, BriefAccuracy, Finalist, brief, train_finalists, train_here
 from psvit.search.trial import Score, Trial
 from psvit.supernet.supernet import Supernet
 from psvit.training import Classification
@@ -55,7 +55,7 @@ def network_of(digits_space):
     """Networks with the weights that they inherit."""
     torch.manual_seed(0)
     supernet = Supernet(digits_space)
-    return lambda trial: supernet.extract(trial.arch)
+    return supernet.extract
 
 
 @pytest.fixture
@@ -63,16 +63,10 @@ def train(best, network_of, data, recipe, facts, tmp_path):
     """Trains the finalists; whatever a test needs otherwise is given."""
 
     def with_changes(finalists=None, network=None, recipe=recipe, data=data, seed=5, facts=facts):
-        return train_finalists(
-            finalists or best,
-            network or network_of,
-            data,
-            recipe,
-            seed=seed,
-            device=CPU,
-            facts=facts,
-            folder=tmp_path / "finalists",
-        )
+        folder = tmp_path / "finalists"
+        evaluator = BriefAccuracy(data, network or network_of, recipe, device=CPU, folder=folder)
+        trainer = train_here(evaluator)
+        return train_finalists(finalists or best, trainer, recipe=recipe, seed=seed, facts=facts, folder=folder)
 
     return with_changes
 
@@ -154,7 +148,7 @@ def test_training_begins_with_the_inherited_weights_and_learns_from_there(train,
     told = train(recipe=recipe.override({"lr": 1e-12, "min_lr": 0.0}))
     for one in told:
         inherited = accuracy(
-            network_of(one.trial).eval(), Batches(data.search, Inputs.of(data, one.trial.arch.image_size), 32, CPU)
+            network_of(one.trial.arch).eval(), Batches(data.search, Inputs.of(data, one.trial.arch.image_size), 32, CPU)
         )
         assert set(one.accuracies) == {inherited}
 
@@ -183,10 +177,10 @@ def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_o
     whole = train(facts=Facts(optuna.create_study()))
     trained.clear()
 
-    def stopping(trial):
+    def stopping(arch):
         if len(trained) == stopped_at - 1:
             raise KeyboardInterrupt
-        return network_of(trial)
+        return network_of(arch)
 
     with pytest.raises(KeyboardInterrupt):
         train(network=stopping)

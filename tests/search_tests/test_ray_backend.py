@@ -27,7 +27,7 @@ from psvit.budget import Budget
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
 from psvit.search.racing import Field, Race
-from psvit.search.ray_backend import Office, Outcome, Part, RayEvaluator, Worker
+from psvit.search.ray_backend import Office, Outcome, Part, RayEvaluator, Worker, one_by_one
 from psvit.search.search import search
 from psvit.search.searchers import make_searcher
 from psvit.search.study import Study
@@ -311,7 +311,7 @@ def test_what_a_divided_part_risks_is_shared_by_those_it_is_divided_into(digits_
     lives, shares = iter(range(2, 100)), {}
     while part := office.take("a", f"a{next(lives)}", "node 1"):
         shares[part.positions] = part.parts
-        office.finished("a", Outcome(1, part.positions, (Score(value=5.0),) * len(part.archs)))
+        office.finished("a", Outcome(1, part.positions, (Score(value=5.0),) * len(part.candidates)))
     assert shares == {(3, 4): 2, (0,): 6, (1,): 6, (2,): 6}
 
 
@@ -372,9 +372,6 @@ def test_scores_are_those_of_one_process_and_workers_stay(on_cluster, digits_spa
 @pytest.mark.slow
 def test_scores_arrive_when_their_part_is_done(on_cluster, digits_space, log, alone):
     archs = draw(digits_space, 6)
-
-    def one_by_one(archs, k):
-        return [[i] for i in range(len(archs))]
 
     held = log.parent / "held"
     slow = {digits_space.index(archs[0]): lambda: [time.sleep(0.02) for _ in iter(held.exists, True)]}
