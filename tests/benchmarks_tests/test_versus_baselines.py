@@ -1,13 +1,14 @@
 """What `benchmarks/versus_baselines.py` computes; the script itself is not run here."""
 
 import math
-import sys
 from inspect import signature
-from pathlib import Path
 from xml.etree import ElementTree
 
+import baselines
 import numpy as np
 import pytest
+import versus_baselines as versus
+import versus_results
 from scipy.stats import ttest_ind
 
 from psvit import Architecture, Budget, SearchSpace, Stage, cost
@@ -16,44 +17,12 @@ from psvit.recipe import Recipe
 from psvit.search.evaluator import Evaluator
 from psvit.search.trial import Score
 
-BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts():
-    """The benchmarks are scripts, whose folder is on the path when they are run."""
-    sys.path.insert(0, BENCHMARKS)
-    yield
-    sys.path.remove(BENCHMARKS)
-
-
-@pytest.fixture(scope="module")
-def baselines(scripts):
-    import baselines
-
-    return baselines
-
-
-@pytest.fixture(scope="module")
-def results(scripts):
-    import versus_results
-
-    return versus_results
-
-
-@pytest.fixture(scope="module")
-def versus(scripts):
-    import versus_baselines
-
-    return versus_baselines
-
-
 # --- shapes
 
 
 @pytest.mark.parametrize("budget", [10_000_000, 20_000_000])
 @pytest.mark.parametrize("depth", [0.5, 1.0])
-def test_networks_made_by_hand_cost_what_the_budget_says_and_keep_the_papers_proportions(baselines, budget, depth):
+def test_networks_made_by_hand_cost_what_the_budget_says_and_keep_the_papers_proportions(budget, depth):
     space = SearchSpace.load("psvit-2d-nano")
     for proportions in (baselines.DEIT, baselines.PIT, baselines.HVT, baselines.SHARING, baselines.BOTH):
         arch = baselines.fit(proportions, space, budget, depth)
@@ -70,7 +39,7 @@ def test_networks_made_by_hand_cost_what_the_budget_says_and_keep_the_papers_pro
         assert arch == baselines.fit(proportions, space, budget, depth)
 
 
-def test_families_are_what_their_papers_say(baselines):
+def test_families_are_what_their_papers_say():
     space = SearchSpace.load("psvit-2d-nano")
     deit, pit, hvt = (
         baselines.fit(one, space, 20_000_000, 0.5) for one in (baselines.DEIT, baselines.PIT, baselines.HVT)
@@ -82,7 +51,7 @@ def test_families_are_what_their_papers_say(baselines):
     assert len({stage.embed_dim for stage in hvt.stages}) == 1
 
 
-def test_what_sharing_saves_is_spent_on_width(baselines):
+def test_what_sharing_saves_is_spent_on_width():
     space = SearchSpace.load("psvit-2d-nano")
     for alone, shared in ((baselines.DEIT, baselines.SHARING), (baselines.PIT, baselines.BOTH)):
         without, with_sharing = (baselines.fit(one, space, 20_000_000, 0.5) for one in (alone, shared))
@@ -90,7 +59,7 @@ def test_what_sharing_saves_is_spent_on_width(baselines):
         assert with_sharing.stages[0].embed_dim > without.stages[0].embed_dim
 
 
-def test_no_network_that_departs_less_is_within_the_tolerance(baselines):
+def test_no_network_that_departs_less_is_within_the_tolerance():
     """All DeiT-like networks of the range, made and compared one by one."""
     space, budget, aim = SearchSpace.load("psvit-2d-nano"), 10_000_000, 6
     found = baselines.fit(baselines.DEIT, space, budget, 0.5)
@@ -113,27 +82,27 @@ def test_no_network_that_departs_less_is_within_the_tolerance(baselines):
     assert found == best
 
 
-def test_a_budget_that_nothing_comes_near_is_refused(baselines):
+def test_a_budget_that_nothing_comes_near_is_refused():
     space = SearchSpace.load("psvit-2d-nano")
     with pytest.raises(InputError, match=r"no PiT-like network of about 6 layers is within 2% of 100000 .*--budget"):
         baselines.fit(baselines.PIT, space, 100_000, 0.5)
 
 
-def test_layers_that_do_not_divide_end_in_a_smaller_group(baselines):
+def test_layers_that_do_not_divide_end_in_a_smaller_group():
     assert baselines.grouped(5, 2) == (2, 2, 1)
     assert baselines.grouped(4, 2) == (2, 2)
     assert baselines.grouped(3, 1) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("budget", ["5..10MFLOPs", "1Mparams", "5ms@cpu"])
-def test_a_budget_is_one_number_of_multiply_accumulates(versus, budget):
+def test_a_budget_is_one_number_of_multiply_accumulates(budget):
     space = SearchSpace.load("psvit-2d-nano")
     assert versus.around("10MFLOPs", space) == (10_000_000, "9.8..10.2MFLOPs")
     with pytest.raises(InputError, match="give one number of multiply-accumulates, such as 10MFLOPs"):
         versus.around(budget, space)
 
 
-def test_random_networks_are_within_the_budget_and_others_for_every_seed(versus):
+def test_random_networks_are_within_the_budget_and_others_for_every_seed():
     space = SearchSpace.load("psvit-2d-nano")
     budget = Budget.parse("9.8..10.2MFLOPs")
     families = versus.families_of("10MFLOPs", space, space.smallest, [0.5])
@@ -146,7 +115,7 @@ def test_random_networks_are_within_the_budget_and_others_for_every_seed(versus)
     assert next(one for one in families if one.name == versus.FOUND).candidates(2) == (space.smallest,)
 
 
-def test_workers_of_a_cluster_can_call_the_reader_as_any_evaluator(versus):
+def test_workers_of_a_cluster_can_call_the_reader_as_any_evaluator():
     asked, known = (signature(one.evaluate).parameters for one in (versus.Reader, Evaluator))
     assert list(asked)[2:] == list(known)[2:]
 
@@ -170,18 +139,18 @@ class Scripted:
 
 
 @pytest.fixture
-def plan(versus):
+def plan():
     recipe = Recipe(epochs=1, batch_size=8, lr=0.001)
     return versus.Plan(recipe=recipe, images=None, rates=(0.001, 0.002), drop_paths=(0.0, 0.1), seeds=3)
 
 
 @pytest.fixture
-def family(versus):
+def family():
     space = SearchSpace.load("psvit-2d-digits")
     return versus.Family(name="some", budget="1MFLOPs", candidates=lambda seed: (space[0], space[1]))
 
 
-def compared(versus, plan, family, scripted, tmp_path, monkeypatch):
+def compared(plan, family, scripted, tmp_path, monkeypatch):
     monkeypatch.setattr(versus, "Reader", lambda *_: scripted)
     monkeypatch.setattr(versus, "logged_seconds", lambda *_: 2.0)
     monkeypatch.setattr(versus, "training_images", lambda *_: None)
@@ -197,11 +166,9 @@ def accuracy_of(reading):
     return tuned if reading.part == "search" else 50.0 + reading.training.seed
 
 
-def test_the_best_setting_on_search_images_alone_is_read_on_validation_images(
-    versus, plan, family, tmp_path, monkeypatch
-):
+def test_the_best_setting_on_search_images_alone_is_read_on_validation_images(plan, family, tmp_path, monkeypatch):
     scripted = Scripted(accuracy_of)
-    results, known = compared(versus, plan, family, scripted, tmp_path, monkeypatch)
+    results, known = compared(plan, family, scripted, tmp_path, monkeypatch)
     (result,) = results["1MFLOPs"]
     assert result.setting == versus.Setting(candidate=1, lr=0.002, drop_path=0.1)
     assert (result.tuning, result.accuracies) == (pytest.approx(1.3), (50.0, 51.0, 52.0))
@@ -216,36 +183,32 @@ def test_the_best_setting_on_search_images_alone_is_read_on_validation_images(
     assert known.asked == (8 + 2, 2.0 * (8 + 2))
 
 
-def test_what_is_known_is_not_trained_again_and_more_seeds_and_rates_add_to_it(
-    versus, plan, family, tmp_path, monkeypatch
-):
-    first, _ = compared(versus, plan, family, Scripted(accuracy_of), tmp_path, monkeypatch)
+def test_what_is_known_is_not_trained_again_and_more_seeds_and_rates_add_to_it(plan, family, tmp_path, monkeypatch):
+    first, _ = compared(plan, family, Scripted(accuracy_of), tmp_path, monkeypatch)
     again = Scripted(accuracy_of)
-    assert compared(versus, plan, family, again, tmp_path, monkeypatch)[0] == first
+    assert compared(plan, family, again, tmp_path, monkeypatch)[0] == first
     assert again.asked == []
     more = Scripted(accuracy_of)
-    compared(versus, versus.Plan(**{**vars(plan), "seeds": 4}), family, more, tmp_path, monkeypatch)
+    compared(versus.Plan(**{**vars(plan), "seeds": 4}), family, more, tmp_path, monkeypatch)
     assert [(one.part, one.training.seed) for one in more.asked] == [("val", 3)]
     wider = Scripted(accuracy_of)
-    compared(
-        versus, versus.Plan(**{**vars(plan), "rates": (0.001, 0.002, 0.003)}), family, wider, tmp_path, monkeypatch
-    )
+    compared(versus.Plan(**{**vars(plan), "rates": (0.001, 0.002, 0.003)}), family, wider, tmp_path, monkeypatch)
     assert {one.training.recipe.lr for one in wider.asked} == {0.003}
 
 
-def test_trainings_that_fail_are_passed_over_and_tried_again(versus, plan, family, tmp_path, monkeypatch):
+def test_trainings_that_fail_are_passed_over_and_tried_again(plan, family, tmp_path, monkeypatch):
     scripted = Scripted(lambda one: None if one.training.recipe.lr == 0.002 else accuracy_of(one))
-    results, known = compared(versus, plan, family, scripted, tmp_path, monkeypatch)
+    results, known = compared(plan, family, scripted, tmp_path, monkeypatch)
     assert results["1MFLOPs"][0].setting.lr == 0.001
     assert set(known.failures.values()) == {"diverged"}
     again = Scripted(accuracy_of)
-    results, _ = compared(versus, plan, family, again, tmp_path, monkeypatch)
+    results, _ = compared(plan, family, again, tmp_path, monkeypatch)
     assert results["1MFLOPs"][0].setting.lr == 0.002
     with pytest.raises(versus.RunError, match="some, 1MFLOPs: no setting could be trained: diverged"):
-        compared(versus, plan, family, Scripted(lambda _: None), tmp_path / "none", monkeypatch)
+        compared(plan, family, Scripted(lambda _: None), tmp_path / "none", monkeypatch)
 
 
-def test_of_what_is_trained_only_the_weights_that_are_still_wanted_stay(versus, plan, family, tmp_path, monkeypatch):
+def test_of_what_is_trained_only_the_weights_that_are_still_wanted_stay(plan, family, tmp_path, monkeypatch):
     folder, most = tmp_path / "trainings", 0
 
     def trained(reading):
@@ -254,12 +217,12 @@ def test_of_what_is_trained_only_the_weights_that_are_still_wanted_stay(versus, 
         most = max(most, len(list(folder.iterdir())))
         return accuracy_of(reading)
 
-    compared(versus, plan, family, Scripted(trained), tmp_path, monkeypatch)
+    compared(plan, family, Scripted(trained), tmp_path, monkeypatch)
     assert list(folder.iterdir()) == []
     assert most <= plan.seeds
 
 
-def test_equal_accuracies_choose_the_earlier_setting(versus):
+def test_equal_accuracies_choose_the_earlier_setting():
     assert versus.tuned(["a", "b", "c"], [1.0, 2.0, 2.0]) == "b"
     assert versus.tuned(["a", "b"], [None, 0.0]) == "b"
     assert versus.tuned(["a"], [None]) is None
@@ -268,58 +231,60 @@ def test_equal_accuracies_choose_the_earlier_setting(versus):
 # --- results
 
 
-def test_intervals_of_differences_are_welchs(results):
+def test_intervals_of_differences_are_welchs():
     one, other = [61.0, 62.5, 60.5], [58.0, 58.2, 59.1, 57.0]
-    apart, interval = results.difference(one, other)
+    apart, interval = versus_results.difference(one, other)
     reference = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
     assert apart == pytest.approx(np.mean(one) - np.mean(other))
     assert interval == pytest.approx((reference.low, reference.high))
-    assert results.difference([1.0], [2.0, 3.0]) == (-1.5, None)
-    assert results.difference([1.0, 1.0], [2.0, 2.0]) == (-1.0, None)
+    assert versus_results.difference([1.0], [2.0, 3.0]) == (-1.5, None)
+    assert versus_results.difference([1.0, 1.0], [2.0, 2.0]) == (-1.0, None)
 
 
-def result_of(results, name, *accuracies):
-    setting = results.Setting(candidate=0, lr=0.001, drop_path=0.1)
+def result_of(name, *accuracies):
+    setting = versus_results.Setting(candidate=0, lr=0.001, drop_path=0.1)
     arch = SearchSpace.load("psvit-2d-digits")[0]
-    return results.Result(name=name, archs=(arch,), setting=setting, tuning=50.0, accuracies=accuracies, seconds=90.0)
+    return versus_results.Result(
+        name=name, archs=(arch,), setting=setting, tuning=50.0, accuracies=accuracies, seconds=90.0
+    )
 
 
 @pytest.fixture
-def several(results):
+def several():
     accuracies = {
         "DeiT-like": (50.0, 51.0, 52.0),
         "PiT-like": (56.0, 57.0, 58.0),
         "HVT-like": (54.0, 55.0, 56.0),
         "sharing only": (51.0, 52.0, 53.0),
         "pooling and sharing": (59.0, 60.0, 61.0),
-        results.RANDOM: (55.0, 57.0, 56.0),
-        results.FOUND: (58.0, 59.0, 60.0),
+        versus_results.RANDOM: (55.0, 57.0, 56.0),
+        versus_results.FOUND: (58.0, 59.0, 60.0),
     }
-    return [result_of(results, name, *values) for name, values in accuracies.items()]
+    return [result_of(name, *values) for name, values in accuracies.items()]
 
 
-def test_the_verdict_is_against_deit_and_against_the_best_of_the_others(results, several):
-    text = results.verdict(several)
+def test_the_verdict_is_against_deit_and_against_the_best_of_the_others(several):
+    text = versus_results.verdict(several)
     assert "6.6 points above DeiT-like were wanted: reached (+8.00)" in text
     assert "the best of the others, PiT-like, than the seeds' spread was wanted: reached (+2.00," in text
-    worse = [*several[:-1], result_of(results, results.FOUND, 57.0, 57.5, 58.5)]
-    text = results.verdict(worse)
+    worse = [*several[:-1], result_of(versus_results.FOUND, 57.0, 57.5, 58.5)]
+    text = versus_results.verdict(worse)
     assert "wanted: reached (+6.67)" in text
     assert "wanted: missed (+0.67, the larger standard deviation of the two is 1.00)" in text
 
 
-def test_tables_show_means_spreads_and_differences(results, several):
-    rows = results.families_table(several).splitlines()
+def test_tables_show_means_spreads_and_differences(several):
+    rows = versus_results.families_table(several).splitlines()
     assert rows[1] == "|---|---|---|---|---|---|---|---|---|---|"
     assert rows[2].startswith("| pooling and sharing |")
     price = cost(several[0].archs[0])
     deit = next(row for row in rows if row.startswith("| DeiT-like"))
     assert f"| {price.macs / 1e6:.4g} M |" in deit
     assert deit.endswith("| 0.001 | 0.1 | 50.00 | 51.00 ± 1.00 | 3 | 90 s |")
-    rows = results.differences_table(several, results.FOUND, ["DeiT-like"]).splitlines()
-    low, high = results.difference((58.0, 59.0, 60.0), (50.0, 51.0, 52.0))[1]
+    rows = versus_results.differences_table(several, versus_results.FOUND, ["DeiT-like"]).splitlines()
+    low, high = versus_results.difference((58.0, 59.0, 60.0), (50.0, 51.0, 52.0))[1]
     assert rows[2] == f"| DeiT-like | +8.00 | {low:+.2f} to {high:+.2f} |"
-    text = results.ablation_table(several)
+    text = versus_results.ablation_table(several)
     assert "| sharing only |" in text
     assert "| +9.00 | " in next(row for row in text.splitlines() if row.startswith("| both |"))
     assert text.endswith("Together they do +2.00 points more than the sum of what each does alone.\n")
@@ -328,12 +293,12 @@ def test_tables_show_means_spreads_and_differences(results, several):
 @pytest.mark.parametrize(
     ("seconds", "told"), [(12, "12 s"), (599, "599 s"), (600, "10 min"), (35_999, "600 min"), (36_000, "10 h")]
 )
-def test_times_are_told_in_whole_units(results, seconds, told):
-    assert results.duration(seconds) == told
+def test_times_are_told_in_whole_units(seconds, told):
+    assert versus_results.duration(seconds) == told
 
 
-def test_the_picture_has_every_mean_and_its_error_bar_where_it_belongs(results, several):
-    root = ElementTree.fromstring(results.picture({"1MFLOPs": several}, "data/some"))
+def test_the_picture_has_every_mean_and_its_error_bar_where_it_belongs(several):
+    root = ElementTree.fromstring(versus_results.picture({"1MFLOPs": several}, "data/some"))
     names = {"svg": "http://www.w3.org/2000/svg"}
     drawn = root.findall(".//svg:g[@data-series]", names)
     assert [one.get("data-series") for one in drawn] == [one.name for one in several]
@@ -352,7 +317,7 @@ def test_the_picture_has_every_mean_and_its_error_bar_where_it_belongs(results, 
 
 
 @pytest.mark.parametrize(("least", "most"), [(0.49, 0.51), (9.0, 22.0), (50.0, 50.0), (-3.0, 4.0), (1e-4, 3e-4)])
-def test_ticks_are_round_even_and_enclose(scripts, least, most):
+def test_ticks_are_round_even_and_enclose(least, most):
     from error_bars import ticks
 
     found = ticks(least, most)
