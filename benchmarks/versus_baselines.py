@@ -147,7 +147,7 @@ class Reader:
             folder=self._folder / training.digest,
             description=f"training, seed {training.seed}",
         )
-        inputs = alone_inputs(self._data, training.arch)
+        inputs = alone_inputs(self._data, training.arch, self._device)
         return accuracy(network, Batches(getattr(self._data, reading.part), inputs, BATCH_SIZE, self._device))
 
     def describe(self) -> dict[str, Any]:

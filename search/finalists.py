@@ -9,21 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from psvit.architecture import Architecture
-from psvit.data import Batches, ImageData, accuracy, open_data, training_loader
-from psvit.model import PSViT
 from psvit.recipe import Recipe
-from psvit.search.facts import Facts
-from psvit.search.failures import score_of
-from psvit.search.fidelity.training import alone_inputs
-from psvit.search.scoring import load_unchanged
 from psvit.search.trial import Score, Trial
-from psvit.supernet.supernet import Supernet
-from psvit.training import Classification, train
+
+if TYPE_CHECKING:  # those who hand trainings on need none of what it loads
+    from psvit.search.facts import Facts
 
 _logger = logging.getLogger(__name__)
 
@@ -96,111 +89,9 @@ class BriefTraining:
     seed: int
     description: str
 
-    def place(self, folder: Path) -> Path:
-        """Where it keeps what it needs meanwhile."""
-        return folder / f"{self.arch.digest}-{self.seed}"
-
-
-class BriefAccuracy:
-    """Top-1 in percent on the search images after brief trainings; an evaluator of `BriefTraining`s.
-
-    Args:
-        data: the images; those for validation are not looked at.
-        network_of: makes a network with the weights that it inherits.
-        recipe: how to train, see `brief`.
-        device: where to train.
-        folder: for what trainings need meanwhile; one that was interrupted continues from there.
-    """
-
-    def __init__(
-        self,
-        data: ImageData,
-        network_of: Callable[[Architecture], PSViT],
-        recipe: Recipe,
-        *,
-        device: torch.device,
-        folder: Path,
-    ) -> None:
-        self._data = data
-        self._network_of = network_of
-        self._recipe = recipe
-        self._device = device
-        self._folder = folder
-
-    def evaluate(self, trainings: Sequence[BriefTraining], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
-        """The accuracies after trainings; failed are those that diverged or ran out of memory.
-
-        Args:
-            trainings: the trainings.
-            best: of no use here.
-            parts: likewise.
-        """
-        return [score_of(partial(self._train, training), len(self._data.search)) for training in trainings]
-
-    def _train(self, training: BriefTraining) -> float:
-        inputs = alone_inputs(self._data, training.arch)
-        trained = train(
-            Classification(self._network_of(training.arch)),
-            training_loader(self._data.train, inputs, self._recipe),
-            self._recipe,
-            num_classes=len(self._data.classes),
-            seed=training.seed,
-            device=self._device,
-            folder=training.place(self._folder),
-            description=training.description,
-        )
-        batches = Batches(self._data.search, inputs, self._recipe.batch_size, self._device)
-        return accuracy(trained.model.eval(), batches)
-
-    def describe(self) -> dict[str, Any]:
-        """Says what the accuracy is of."""
-        return {"kind": "accuracy after brief training"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Briefly:
-    """Makes evaluators of brief trainings; picklable.
-
-    Attributes:
-        data: the name of the images.
-        supernet: the file whose weights are inherited.
-        digest: of the weights in it.
-        recipe: how to train.
-        device: where to train.
-        folder: for what trainings need meanwhile; where it is not the same to all workers, what one of them began is
-            begun anew by another.
-    """
-
-    data: str
-    supernet: str
-    digest: str
-    recipe: Recipe
-    device: str
-    folder: str
-
-    def __call__(self, data: ImageData | None = None, supernet: Supernet | None = None) -> BriefAccuracy:
-        """An evaluator.
-
-        Args:
-            data: the images, where they are open already.
-            supernet: the supernet, where it is loaded already.
-
-        Raises:
-            InputError: the file holds other weights.
-        """
-        device = torch.device(self.device)
-        supernet = supernet or load_unchanged(self.supernet, self.digest, device)
-        images = data or open_data(self.data)
-        return BriefAccuracy(images, supernet.extract, self.recipe, device=device, folder=Path(self.folder))
-
 
 Trainer = Callable[[Iterable[BriefTraining]], Iterator[tuple[BriefTraining, Score]]]
 """Does trainings, and gives each with its score when that is known."""
-
-
-def train_here(evaluator: BriefAccuracy) -> Trainer:
-    """A trainer that is this process: one training after the other, looked for when the one before is done."""
-    return lambda trainings: ((training, evaluator.evaluate([training])[0]) for training in trainings)
 
 
 def train_finalists(
@@ -210,7 +101,8 @@ def train_finalists(
 
     Accuracies are kept among the facts, and a training that was interrupted continues. A search that goes on for
     longer may have other finalists; those that stay are not trained again. One whose training diverges or runs out of
-    memory is out; what a trainer looks for afterwards leaves it out as well.
+    memory is out, and what a trainer looks for afterwards leaves it out as well. It is no fact, because it may be the
+    machine's doing: the next call tries again.
 
     Args:
         finalists: the best trials.
@@ -225,40 +117,35 @@ def train_finalists(
         failed come last, in their order.
     """
     seeds = range(seed, seed + SEEDS)
-
-    def known(arch: Architecture) -> list[dict[str, Any]]:
-        found = (facts.get(_fact(arch, recipe, one)) for one in seeds)
-        return [outcome for outcome in found if outcome is not None]
+    failures: dict[Architecture, str] = {}
 
     def missing() -> Iterator[BriefTraining]:
         for position, finalist in enumerate(finalists):
             arch = finalist.trial.arch
             for number, one in enumerate(seeds, start=position * SEEDS + 1):
                 # Asked as late as this, because other processes may have trained it meanwhile.
-                if facts.get(_fact(arch, recipe, one)) is None and not _failure(known(arch)):
+                if arch not in failures and facts.get(_fact(arch, recipe, one)) is None:
                     description = f"finalists, training {number} of {len(finalists) * SEEDS}"
                     yield BriefTraining(arch=arch, seed=one, description=description)
 
     for training, score in trainer(missing()):
-        outcome = {"failed": score.reason} if score.value is None else {"accuracy": score.value}
-        facts.learn(_fact(training.arch, recipe, training.seed), partial(dict, outcome))
-        shutil.rmtree(training.place(folder), ignore_errors=True)
+        if score.value is None:
+            failures.setdefault(training.arch, score.reason)
+        else:
+            facts.learn(_fact(training.arch, recipe, training.seed), partial(dict, accuracy=score.value))
     told = []
     for finalist in finalists:
-        outcomes = known(finalist.trial.arch)
-        if failure := _failure(outcomes):
+        arch = finalist.trial.arch
+        if failure := failures.get(arch, ""):
             _logger.warning("finalist %d is out: %s", finalist.trial.number, failure)
-        accuracies = () if failure else tuple(outcome["accuracy"] for outcome in outcomes)
-        told.append(replace(finalist, accuracies=accuracies, failure=failure))
+            told.append(replace(finalist, failure=failure))
+        else:
+            known = [facts.get(_fact(arch, recipe, one)) for one in seeds]
+            told.append(replace(finalist, accuracies=tuple(fact["accuracy"] for fact in known if fact)))
     shutil.rmtree(folder, ignore_errors=True)  # with what was begun of those that are no finalists any more
     return sorted(told, key=lambda finalist: -mean(finalist.accuracies or [-1.0]))
 
 
 def _fact(arch: Architecture, recipe: Recipe, seed: int) -> str:
-    """Under which name the outcome of a training is known."""
+    """Under which name the accuracy after a training is known."""
     return f"training:{arch.digest}:{recipe.digest}:{seed}"
-
-
-def _failure(outcomes: Iterable[dict[str, Any]]) -> str:
-    """Why the first training that failed did; empty where none has."""
-    return next((outcome["failed"] for outcome in outcomes if "failed" in outcome), "")

@@ -109,6 +109,7 @@ class RayEvaluator(Generic[Candidate_contra]):
             reaches a cluster that this process is not part of.
         workers: how many; as many as the cluster holds when it is joined, where not given. Fewer work where nodes
             are missing.
+        most: no more than so many, where their number is not given.
         cpus_per_worker: cores of a worker, which computes with as many threads, and at least with one.
         gpus_per_worker: GPUs of a worker.
         folder: for Tune's own files; removed at the end unless something went wrong.
@@ -122,6 +123,7 @@ class RayEvaluator(Generic[Candidate_contra]):
         cut: Callable[[Sequence[Any], int], list[list[int]]],
         address: str,
         workers: int | None = None,
+        most: int | None = None,
         cpus_per_worker: float = 1,
         gpus_per_worker: float = 0,
         folder: Path,
@@ -131,6 +133,7 @@ class RayEvaluator(Generic[Candidate_contra]):
         self._cut = cut
         self._address = address
         self._num_workers = workers
+        self._most = most
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._folder = folder
         self._retries = retries
@@ -151,7 +154,8 @@ class RayEvaluator(Generic[Candidate_contra]):
             connect(self._address)
         try:
             if self._num_workers is None:
-                self._num_workers = _room(self._resources)
+                room = _room(self._resources)
+                self._num_workers = room if self._most is None else min(room, self._most)
             # Beside this process, or beside the server that a client talks to: if that node is lost, all is.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             office = ray.remote(Office).options(

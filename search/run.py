@@ -25,10 +25,11 @@ from psvit.errors import InputError, RunError, UnmetBudgetError
 from psvit.progress import progress_bar
 from psvit.recipe import Recipe, default_recipe
 from psvit.run_folder import RunFolder
+from psvit.search.brief_accuracy import Briefly
 from psvit.search.candidates import DRAWS, Candidates
 from psvit.search.evaluator import Evaluator
 from psvit.search.fidelity.record import known_fidelity
-from psvit.search.finalists import Briefly, BriefTraining, Finalist, brief, train_finalists, train_here
+from psvit.search.finalists import BriefTraining, Finalist, brief, train_finalists
 from psvit.search.latency.build import LatencyPlan, build_latency_model
 from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
 from psvit.search.latency.measure import Latency, Setting, fingerprint, measure
@@ -485,8 +486,9 @@ def _workers(
     folder: RunFolder,
     make_evaluator: Callable[[], Evaluator[Any]],
     cut: Callable[[Sequence[Any], int], list[list[int]]],
+    most: int | None = None,
 ) -> RayEvaluator[Any]:
-    """Workers on the run's cluster."""
+    """Workers on the run's cluster, and no more of them than are of use."""
     from psvit.search.ray_backend import RayEvaluator
 
     assert run.workers is not None
@@ -494,6 +496,7 @@ def _workers(
         make_evaluator,
         cut=cut,
         address=run.workers,
+        most=most,
         gpus_per_worker=1 if run.scoring_device.type == "cuda" else 0,
         folder=folder / "ray",
     )
@@ -553,7 +556,7 @@ def _trained(
         folder=str(place),
     )
     if run.workers is None:
-        trainer = train_here(briefly(run.data, supernet))
+        trainer = briefly(run.data, supernet).arrivals
     else:
         trainer = partial(_train_on_cluster, run, folder, briefly)
     return train_finalists(best, trainer, recipe=run.finalists_recipe, seed=run.seed, facts=study.facts, folder=place)
@@ -568,7 +571,7 @@ def _train_on_cluster(
     if not (wanted := list(trainings)):
         return
     with (
-        _workers(run, folder, briefly, one_by_one) as workers,
+        _workers(run, folder, briefly, one_by_one, len(wanted)) as workers,
         progress_bar("finalists", len(wanted), "trainings") as advance,
     ):
         for position, score in workers.arrivals(wanted):

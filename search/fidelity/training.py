@@ -34,9 +34,14 @@ def training_images(data: ImageData, number: int | None) -> Labelled:
     return data.train.take(np.sort(np.random.default_rng(0).permutation(len(data.train))[:number]))
 
 
-def alone_inputs(data: ImageData, arch: Architecture) -> Inputs:
-    """How images are prepared; a worker on a cluster computes with a thread, and leaves cores to other workers."""
+def alone_inputs(data: ImageData, arch: Architecture, device: torch.device) -> Inputs:
+    """How images are prepared; a worker on a cluster computes with a thread, and leaves cores to other workers.
+
+    Not where a GPU computes, which would wait for a single process that prepares its images.
+    """
     inputs = Inputs.of(data, arch.image_size)
+    if device.type != "cpu":
+        return inputs
     return replace(inputs, workers=min(inputs.workers, torch.get_num_threads()))
 
 
@@ -73,7 +78,7 @@ def train_alone(
         network = PSViT(arch, drop_path_rate=recipe.drop_path_rate)
     trained = train(
         Classification(network),
-        training_loader(images, alone_inputs(data, arch), recipe),
+        training_loader(images, alone_inputs(data, arch, device), recipe),
         recipe,
         num_classes=len(data.classes),
         seed=seed,
@@ -180,7 +185,7 @@ class StandaloneAccuracy:
             description=description,
         )
         if self._batches is None:
-            inputs = alone_inputs(self._data, arch)
+            inputs = alone_inputs(self._data, arch, self._device)
             self._batches = Batches(self._data.search, inputs, BATCH_SIZE, self._device)
         return accuracy(network, self._batches)
 

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from psvit.errors import DivergedError
-from psvit.search import finalists as finalists_module
+from psvit.search import brief_accuracy
 from psvit.search import run as run_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
@@ -309,7 +309,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    def at_the_second(train=finalists_module.train):
+    def at_the_second(train=brief_accuracy.train):
         calls = []
 
         def second(*args, **kwargs):
@@ -325,7 +325,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
             score = run_module._references
             patch.setattr(run_module, "_references", lambda space, e: interrupted() if e else score(space, e))
         else:
-            patch.setattr(finalists_module, "train", at_the_second())
+            patch.setattr(brief_accuracy, "train", at_the_second())
         done = call(*command, "--out", "run")
     assert (done.status, done.err.strip()) == (130, TOLD)
     assert "interrupted; the best so far has" in done.out
@@ -345,14 +345,14 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
 @pytest.fixture
 def failing(monkeypatch):
     """Lets trainings of finalists fail whose descriptions begin with some words."""
-    words, train = [], finalists_module.train
+    words, train = [], brief_accuracy.train
 
     def some(*args, description, **kwargs):
         if description.startswith(tuple(words)):
             raise DivergedError("training diverged: the loss is nan in epoch 1")
         return train(*args, description=description, **kwargs)
 
-    monkeypatch.setattr(finalists_module, "train", some)
+    monkeypatch.setattr(brief_accuracy, "train", some)
     return words
 
 
