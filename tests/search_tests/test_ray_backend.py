@@ -132,6 +132,12 @@ def alone(tmp_path, digits_space):
     return Landscape(digits_space, folder)
 
 
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="the tests run in one process")
+def test_tests_with_a_cluster_are_kept_in_one_process(request):
+    """Two clusters at a time are too much for small machines; grouping once stopped working without a word."""
+    assert request.node.nodeid.endswith("@ray")
+
+
 # --- the office, without a cluster
 
 
