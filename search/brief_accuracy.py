@@ -13,16 +13,15 @@ from typing import Any
 import torch
 
 from psvit.architecture import Architecture
-from psvit.data import Batches, ImageData, accuracy, open_data, training_loader
+from psvit.data import Batches, ImageData, accuracy, open_data
 from psvit.model import PSViT
 from psvit.recipe import Recipe
 from psvit.search.failures import score_of
-from psvit.search.fidelity.training import alone_inputs
+from psvit.search.fidelity.training import alone_inputs, train_network
 from psvit.search.finalists import BriefTraining
 from psvit.search.scoring import load_unchanged
 from psvit.search.trial import Score
 from psvit.supernet.supernet import Supernet
-from psvit.training import Classification, train
 
 
 class BriefAccuracy:
@@ -72,19 +71,18 @@ class BriefAccuracy:
         return self._folder / f"{training.arch.digest}-{training.seed}"
 
     def _train(self, training: BriefTraining) -> float:
-        inputs = alone_inputs(self._data, training.arch, self._device)
-        trained = train(
-            Classification(self._network_of(training.arch)),
-            training_loader(self._data.train, inputs, self._recipe),
+        network = train_network(
+            self._network_of(training.arch),
+            self._data,
+            self._data.train,
             self._recipe,
-            num_classes=len(self._data.classes),
             seed=training.seed,
             device=self._device,
             folder=self._place(training),
             description=training.description,
         )
-        batches = Batches(self._data.search, inputs, self._recipe.batch_size, self._device)
-        return accuracy(trained.model.eval(), batches)
+        inputs = alone_inputs(self._data, training.arch, self._device)
+        return accuracy(network, Batches(self._data.search, inputs, self._recipe.batch_size, self._device))
 
     def describe(self) -> dict[str, Any]:
         """Says what the accuracy is of."""

@@ -76,9 +76,26 @@ def train_alone(
     """
     with seeded(seed):
         network = PSViT(arch, drop_path_rate=recipe.drop_path_rate)
+    return train_network(
+        network, data, images, recipe, seed=seed, device=device, folder=folder, description=description
+    )
+
+
+def train_network(
+    network: PSViT,
+    data: ImageData,
+    images: Labelled,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    description: str,
+) -> PSViT:
+    """As `train_alone`, from the weights that a network has."""
     trained = train(
         Classification(network),
-        training_loader(images, alone_inputs(data, arch, device), recipe),
+        training_loader(images, alone_inputs(data, network.arch, device), recipe),
         recipe,
         num_classes=len(data.classes),
         seed=seed,

@@ -17,10 +17,10 @@ import yaml
 from safetensors.torch import load_file
 
 from psvit.errors import DivergedError
-from psvit.search import brief_accuracy
 from psvit.search import run as run_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
+from psvit.search.fidelity import training as fidelity_training
 from psvit.search.indicators import DSS
 from psvit.search.storage import open_storage
 from psvit.search.trial import Score
@@ -309,7 +309,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    def at_the_second(train=brief_accuracy.train):
+    def at_the_second(train=fidelity_training.train):
         calls = []
 
         def second(*args, **kwargs):
@@ -325,7 +325,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
             score = run_module._references
             patch.setattr(run_module, "_references", lambda space, e: interrupted() if e else score(space, e))
         else:
-            patch.setattr(brief_accuracy, "train", at_the_second())
+            patch.setattr(fidelity_training, "train", at_the_second())
         done = call(*command, "--out", "run")
     assert (done.status, done.err.strip()) == (130, TOLD)
     assert "interrupted; the best so far has" in done.out
@@ -345,14 +345,14 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
 @pytest.fixture
 def failing(monkeypatch):
     """Lets trainings of finalists fail whose descriptions begin with some words."""
-    words, train = [], brief_accuracy.train
+    words, train = [], fidelity_training.train
 
     def some(*args, description, **kwargs):
         if description.startswith(tuple(words)):
             raise DivergedError("training diverged: the loss is nan in epoch 1")
         return train(*args, description=description, **kwargs)
 
-    monkeypatch.setattr(brief_accuracy, "train", some)
+    monkeypatch.setattr(fidelity_training, "train", some)
     return words
 
 

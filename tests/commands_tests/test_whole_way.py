@@ -20,8 +20,8 @@ from psvit.costs import cost
 from psvit.data import open_data
 from psvit.model import PSViT
 from psvit.retrain import train as retrain_module
-from psvit.search import brief_accuracy
 from psvit.search.brief_accuracy import Briefly
+from psvit.search.fidelity import training as fidelity_training
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.run import SearchRun
 from psvit.search.scoring import Scoring
@@ -461,13 +461,13 @@ def rows_of(folder):
 def test_more_trials_continue_a_finished_search_with_its_finalists(searched, call, tmp_path, monkeypatch):
     shutil.copytree(searched, tmp_path / "run")
     before = rows_of(searched)
-    trained, train = [], brief_accuracy.train
+    trained, train = [], fidelity_training.train
 
     def remember(*args, folder, **kwargs):
         trained.append(folder.name)
         return train(*args, folder=folder, **kwargs)
 
-    monkeypatch.setattr(brief_accuracy, "train", remember)
+    monkeypatch.setattr(fidelity_training, "train", remember)
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2)  # and a control that is longer by default
     done = call("psvit-search", "--data", "digits", *more, *BRIEFLY, "--out", "run")

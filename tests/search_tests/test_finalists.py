@@ -17,6 +17,7 @@ from psvit.recipe import Recipe
 from psvit.search import brief_accuracy
 from psvit.search.brief_accuracy import BriefAccuracy, Briefly
 from psvit.search.facts import Facts
+from psvit.search.fidelity import training as fidelity_training
 from psvit.search.finalists import SEEDS, BriefTraining, Finalist, brief, train_finalists
 from psvit.search.trial import Score, Trial
 from psvit.supernet.supernet import Supernet, supernet_digest
@@ -75,13 +76,13 @@ def train(best, network_of, data, recipe, facts, tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
     """What is trained: the seeds, in order."""
-    seeds, train = [], brief_accuracy.train
+    seeds, train = [], fidelity_training.train
 
     def remember(task, loader, recipe, *, seed, **kwargs):
         seeds.append(seed)
         return train(task, loader, recipe, seed=seed, **kwargs)
 
-    monkeypatch.setattr(brief_accuracy, "train", remember)
+    monkeypatch.setattr(fidelity_training, "train", remember)
     return seeds
 
 
@@ -200,7 +201,7 @@ def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_o
     ],
 )
 def test_a_finalist_that_fails_comes_last_and_the_others_go_on(train, best, trained, monkeypatch, error, reason):
-    remembering = brief_accuracy.train
+    remembering = fidelity_training.train
 
     def failing(task, *args, description, **kwargs):
         if description == "finalists, training 2 of 9":
@@ -208,7 +209,7 @@ def test_a_finalist_that_fails_comes_last_and_the_others_go_on(train, best, trai
             raise error
         return remembering(task, *args, description=description, **kwargs)
 
-    monkeypatch.setattr(brief_accuracy, "train", failing)
+    monkeypatch.setattr(fidelity_training, "train", failing)
     told = train()
     assert trained == [5, None, *[5, 6, 7] * 2]
     assert [one.failure for one in told] == ["", "", reason]
@@ -216,7 +217,7 @@ def test_a_finalist_that_fails_comes_last_and_the_others_go_on(train, best, trai
     assert told[2].to_dict()["failed"] == reason
     assert "failed" not in told[0].to_dict()
     # It may have been the machine's doing: what failed is tried again, and nothing else.
-    monkeypatch.setattr(brief_accuracy, "train", remembering)
+    monkeypatch.setattr(fidelity_training, "train", remembering)
     again = train()
     assert trained[8:] == [6, 7]
     assert [one.failure for one in again] == ["", "", ""]
@@ -271,13 +272,13 @@ def test_workers_that_do_not_see_the_folder_of_the_run_have_one_of_their_own(
     Supernet(digits_space).save(file, {})
     if is_seen:
         run.mkdir()
-    remembering = brief_accuracy.train
+    remembering = fidelity_training.train
 
     def remember(*args, folder, **kwargs):
         places.append(folder)
         return remembering(*args, folder=folder, **kwargs)
 
-    monkeypatch.setattr(brief_accuracy, "train", remember)
+    monkeypatch.setattr(fidelity_training, "train", remember)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     make = Briefly(
         data="digits",
