@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from psvit.architecture import Architecture
 from psvit.costs import ADDITIVE, Cost, cost
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
 Runtime = Literal["eager", "compile", "onnxruntime"]
 Precision = Literal["float32", "bfloat16", "float16"]
+
+MAX_THREADS = 1024
+"""More threads than this are a slip of the pen, over which OpenMP ends the process."""
+
+
+def _is_a_device(device: str) -> str:
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d{1,3})?", device, re.ASCII):
+        raise ValueError(f"must be cpu, cuda, mps or xpu, or one of several such as cuda:1, received {device!r}")
+    return device
+
+
+Device = Annotated[str, AfterValidator(_is_a_device)]
+Threads = Annotated[int, Field(ge=1, le=MAX_THREADS)]
 
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS = {
@@ -135,20 +148,13 @@ class LatencyLimit(Value):
         upper_ms: the most milliseconds permitted for the whole batch.
     """
 
-    device: str
+    device: Device
     batch_size: PositiveInt = 1
-    threads: PositiveInt | None = None
+    threads: Threads | None = None
     runtime: Runtime = "eager"
     precision: Precision = "float32"
     lower_ms: NonNegativeFloat | None = None
     upper_ms: PositiveFloat
-
-    @field_validator("device")
-    @classmethod
-    def _is_a_device(cls, device: str) -> str:
-        if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device, re.ASCII):
-            raise ValueError(f"must be cpu, cuda, mps or xpu, or one of several such as cuda:1, received {device!r}")
-        return device
 
     @model_validator(mode="after")
     def _ascends(self) -> Self:
@@ -243,6 +249,13 @@ class Budget(Value):
 
     limits: tuple[Limit, ...] = ()
     latencies: tuple[LatencyLimit, ...] = ()
+
+    @model_validator(mode="after")
+    def _limits_each_once(self) -> Self:
+        subjects = [limit.subject for limit in (*self.limits, *self.latencies)]
+        if len(set(subjects)) < len(subjects):
+            raise ValueError(f"each may be limited once, received limits on {', '.join(subjects)}")
+        return self
 
     @classmethod
     def parse(cls, *texts: str, space: SearchSpace | None = None) -> Self:

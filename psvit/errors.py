@@ -40,5 +40,9 @@ class MismatchError(RunError):
     """A runtime gives other outputs than the network it was given."""
 
 
+class LostWorkersError(RunError):
+    """Workers on a cluster do not start, or are lost for good; the same command continues where there are others."""
+
+
 class UnmetBudgetError(RunError):
     """Nothing that was found keeps a limit that only measuring can tell."""

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from psvit.documents import dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
@@ -41,16 +41,23 @@ class RunFolder:
     def _hold(self) -> None:
         """Keep other processes out until this one ends, however it does: the kernel frees the lock."""
         self._held = (self.path / CONFIG).open("rb+")
-        # Some file systems have no locks; there nobody can be kept out.
-        with contextlib.suppress(OSError):
-            try:
-                # Of the kind that child processes do not inherit: those that load images outlive a killed parent.
-                fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"--out {self.path}: another process is at work in it; name another folder") from None
+        if not hold(self._held):
+            raise InputError(f"--out {self.path}: another process is at work in it; name another folder")
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+
+def hold(stream: IO[bytes]) -> bool:
+    """Keep other processes out of a file, open for writing, until it is closed; whether none is in it already."""
+    # Some file systems have no locks; there nobody can be kept out.
+    with contextlib.suppress(OSError):
+        try:
+            # Of the kind that child processes do not inherit: those that load images outlive a killed parent.
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def check_folder(path: Path, command: str, config: dict[str, Any]) -> bool:

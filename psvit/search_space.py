@@ -458,10 +458,16 @@ class SearchSpace(Value):
             )
             together = " (each alone)" if len(metrics) > 1 else ""
             closest = cost(self.nearest(budget))
-            costs = ", ".join(format_cost(metric, getattr(closest, metric)) for metric in metrics)
+            costs = [format_cost(metric, getattr(closest, metric)) for metric in metrics]
+            # Where four digits do not tell them apart, all do.
+            exactly = "".join(
+                f"; {getattr(closest, limit.metric):,} is not between {limit.lower or 0:,} and {limit.upper:,}"
+                for limit, shown in zip(budget.limits, costs, strict=True)
+                if shown in str(limit) and limit.deviation(getattr(closest, limit.metric)) > 0
+            )
             raise InputError(
                 f"budget: no architecture of {self.name} costs {Budget(limits=budget.limits)}; "
-                f"the space reaches {reach}{together}, and the nearest costs {costs}"
+                f"the space reaches {reach}{together}, and the nearest costs {', '.join(costs)}{exactly}"
             )
 
     # --- extremes and variation

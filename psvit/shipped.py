@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,8 @@ def find(kind: Kind, name_or_path: str | Path) -> Path:
     Raises:
         InputError: neither; names those that are shipped.
     """
-    if Path(name_or_path).suffix in (".yaml", ".yml") or Path(name_or_path).is_file():
+    # `Path.is_file` raises where a name is too long to be one.
+    if Path(name_or_path).suffix in (".yaml", ".yml") or os.path.isfile(name_or_path):
         return Path(name_or_path)
     if str(name_or_path) not in shipped(kind):
         known = ", ".join(shipped(kind))

@@ -57,7 +57,10 @@ class Candidates:
         self.budget = _narrowed(space, budget, latencies)
         self._latencies = latencies
         self.members: FeasibleSet = feasible_set(space, self.budget)
-        if not self.members.count:
+        listed = bool(latencies) and self.members.count <= LISTED
+        if not self.members.count or (
+            listed and not self._within(self.members.take(np.arange(self.members.count)).rows).any()
+        ):
             raise InputError(
                 f"budget: no architecture of {space.name} is predicted to keep {budget}; "
                 f"{'; '.join(latency.reach(space) for latency in latencies)}, without the other limits"

@@ -163,7 +163,7 @@ def command(
     if (recipe or settings) and (supernet or not data):
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
-    from psvit.run_folder import RunFolder, check_folder
+    from psvit.run_folder import CONFIG, RunFolder, check_folder
     from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
@@ -218,7 +218,7 @@ def command(
         control=0 if control is None and (enumerates or searcher == "random") else control,
     )
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
-    if not os.path.exists(place_of_run):  # a name that cannot be is refused below
+    if not os.path.exists(os.path.join(place_of_run, CONFIG)):  # a name that cannot be is refused below
         request.check_latencies()
     check_folder(place_of_run, "psvit-search", request.config)
     if storage:  # which may be made by being opened
@@ -238,7 +238,7 @@ def command(
         )
     found = run_search(request, folder, shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
     winner = found.winner
-    if found.trials < request.trials and not found.interrupted:
+    if found.trials < request.trials and not found.stopped:
         reason = "time is up" if seconds else f"no more were found within {request.limits}"
         click.echo(f"evaluated {found.trials} of {request.trials}: {reason}")
     if found.passed_over:
@@ -249,6 +249,8 @@ def command(
                 f"measured {times['measured_ms']:.4g} ms@{name} (interquartile range {times['iqr_ms']:.2g} ms), "
                 f"predicted {times['predicted_ms']:.4g} ms"
             )
+        else:
+            click.echo(f"not measured on {name}, predicted {times['predicted_ms']:.4g} ms")
     failures = {finalist.trial.number: finalist.failure for finalist in found.finalists if finalist.failure}
     if winner.accuracy is not None:
         click.echo(f"trained the best {len(found.finalists)} briefly, {len(winner.accuracies)} times each:")
@@ -268,13 +270,13 @@ def command(
         click.echo(fidelity_in_words(found.fidelity, supernet or str(folder / "supernet")))
     cost = winner.trial.cost
     click.echo(
-        f"{'interrupted; the best so far has' if found.interrupted else 'found'} "
+        f"{'interrupted; the best so far has' if found.stopped else 'found'} "
         f"{format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
         f"{found.kind} {winner.trial.score.value:.6g}, the best of {found.trials}: {found.file}; "
         f"next: psvit-retrain {shlex.quote(str(found.file))} --data {shlex.quote(data) if data else 'DATA'}"
     )
-    if found.interrupted:
-        raise KeyboardInterrupt
+    if found.stopped:
+        raise found.stopped
 
 
 def main() -> None:

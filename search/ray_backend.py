@@ -34,7 +34,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from psvit.errors import InputError, RunError
+from psvit.errors import InputError, LostWorkersError
 from psvit.ray_cluster import connect, first_line
 from psvit.search.evaluator import Candidate_contra, Evaluator
 from psvit.search.trial import Score
@@ -184,7 +184,7 @@ class RayEvaluator(Generic[Candidate_contra]):
         """The scores of a population; failed are also those over which workers died.
 
         Raises:
-            RunError: the workers do not start, or the cluster is lost. What an evaluation raises is raised here.
+            LostWorkersError: workers do not start, or the cluster is lost. What an evaluation raises is raised here.
         """
         scores = dict(self.arrivals(candidates, best, parts))
         return [scores[position] for position in range(len(candidates))]
@@ -231,9 +231,9 @@ class RayEvaluator(Generic[Candidate_contra]):
                             missing.remove(position)
                             yield position, score
                 if broken and not outcomes:
-                    raise RunError(f"--workers {self._address}: {broken}")
+                    raise LostWorkersError(f"--workers {self._address}: {broken}")
         except RayActorError as error:
-            raise RunError(f"--workers {self._address}: the cluster was lost: {first_line(error)}") from error
+            raise LostWorkersError(f"--workers {self._address}: the cluster was lost: {first_line(error)}") from error
         except BaseException:
             # Whatever ends it, an interrupt too, nobody waits for the rest. This call does not wait either.
             if self._office is not None:

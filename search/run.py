@@ -8,20 +8,21 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from psvit.architecture import Architecture
 from psvit.budget import Budget, LatencyLimit
 from psvit.data import ImageData
 from psvit.documents import write_atomic
-from psvit.errors import InputError, RunError, UnmetBudgetError
+from psvit.errors import InputError, LostWorkersError, RunError, UnmetBudgetError
 from psvit.progress import progress_bar
 from psvit.recipe import Recipe, default_recipe
 from psvit.run_folder import RunFolder
@@ -42,7 +43,7 @@ from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage, without_password
 from psvit.search.study import CONTROL, STUDY_NAME, Study
-from psvit.search.trial import Score
+from psvit.search.trial import Score, Trial
 from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, check_held_out, read_space, supernet_digest, supernet_file
@@ -198,8 +199,8 @@ class SearchRun:
     def limits(self) -> Budget:
         """The limits that candidates keep: those given, spent where they leave it open."""
         given = Budget.parse(*self.budget, space=self.space)
-        if len(self.objectives) > 1:
-            return given  # where costs are improved, they are not spent
+        if len(self.objectives) > 1 or given.latencies:
+            return given  # costs that are improved are not spent, and where time is limited it may be what is short
         spent = given.spent(SPENT)
         return spent if self.space.count(spent) else given
 
@@ -219,8 +220,19 @@ class SearchRun:
                 raise InputError(f"--latency {path}: there is no limit on latency, such as 5ms@cpu, for it to predict")
             wanted = model.setting if model.setting in settings else next(iter(settings))
             model.check(self.space, wanted, fingerprint(wanted), source=f"--latency {path}")
+            if settings[wanted] in models:
+                raise InputError(f"--latency {path}: a second model of {settings[wanted]}; name one for each limit")
             models[settings[wanted]] = model
         return models
+
+    @property
+    def measured_setting(self) -> Setting:
+        """Where latency is improved that no limit says how to measure.
+
+        Raises:
+            InputError: nothing can be measured there.
+        """
+        return Setting.from_dict({"device": str(self.device)}, source=f"--device {self.device}")
 
     def check_latencies(self) -> None:
         """Refuse what can be told of limits on latency before anything is built, trained or written.
@@ -229,12 +241,17 @@ class SearchRun:
             InputError: a limit that nothing can keep, a setting that cannot be measured, or a model of something else.
         """
         models = self.latency_models()
-        for limit in self.limits.latencies:
-            fingerprint(Setting.of(limit))
-            if limit.setting in models:
-                PredictedLimit(limit, models[limit.setting]).check(self.space)
-            else:
+        limits = self.limits
+        for limit in limits.latencies:
+            setting = Setting.of(limit)
+            fingerprint(setting)
+            if limit.setting not in models:
+                LatencyPlan.of(self.space, setting, self.seed)
                 check_hopeful(limit, self.space, measure)
+        if LATENCY in self.objectives and not limits.latencies and not models:
+            LatencyPlan.of(self.space, self.measured_setting, self.seed)
+        if all(limit.setting in models for limit in limits.latencies):
+            Candidates(self.space, limits, [PredictedLimit(limit, models[limit.setting]) for limit in limits.latencies])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +266,7 @@ class Found:
         fidelity: what is known of how truly they rank, or `not measured`.
         trials: how many architectures were evaluated.
         passed_over: trials with better scores that were measured beyond a limit on latency.
-        interrupted: whether the search was stopped before its end, so that this is the best so far.
+        stopped: what stopped the search before its end, so that this is the best so far.
     """
 
     file: Path
@@ -259,7 +276,7 @@ class Found:
     fidelity: Any
     trials: int
     passed_over: int
-    interrupted: bool
+    stopped: KeyboardInterrupt | LostWorkersError | None
 
     @property
     def winner(self) -> Finalist:
@@ -305,7 +322,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     """Build and train what is missing, search, and write the winner, its weights and the history.
 
     A run that was interrupted continues; one that is finished is found finished. Where it is interrupted by the
-    keyboard after something was scored, whatever it is doing then, the best so far is written.
+    keyboard, or loses its workers, after something was scored, whatever it is doing then, the best so far is written.
 
     Args:
         run: what is searched, and how.
@@ -338,10 +355,10 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     )
     study, control = _studies(run, folder, objectives, supernet_digest(file) if file else None)
     references = _references(run.space, None)
-    interrupted = True
+    stopped: KeyboardInterrupt | LostWorkersError | None = None
     began = time.monotonic()
     with _evaluator(run, folder, scoring, supernet) as evaluator:
-        with suppress(KeyboardInterrupt):
+        try:
             searcher = make_searcher(run.searcher)
             for _ in search(
                 candidates,
@@ -365,23 +382,24 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
                     seconds=run.seconds and run.seconds - (time.monotonic() - began),
                 )
             references = _references(run.space, evaluator)
-            interrupted = False
-        if interrupted:
+        except (KeyboardInterrupt, LostWorkersError) as error:
+            stopped = error
+        if stopped:
             # Opened anew, because it may have been interrupted while it took in what is there.
             study, control = _studies(run, folder, objectives, supernet_digest(file) if file else None)
             if not study.history.complete:
-                raise KeyboardInterrupt
+                raise stopped
         description = evaluator.describe()
     write_atomic(folder / "history.csv", study.to_csv())
     _check_found(run, study, latencies)
     measured = [*latencies, *([improved] if improved else [])]
-    if not interrupted:
-        interrupted = True
-        with suppress(KeyboardInterrupt):
+    if not stopped:
+        try:
             best, passed_over = _best(run, study, measured, measure)
             best = _trained(run, folder, study, scoring, supernet, best)
-            interrupted = False
-    if interrupted:
+        except (KeyboardInterrupt, LostWorkersError) as error:
+            stopped = error
+    if stopped:
         best, passed_over = _best(run, study, measured, None)
     evidence = Evidence(
         budget=run.budget,
@@ -395,11 +413,11 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
             "trials": len(study.history),
             "seed": run.seed,
             "limits": run.limits.resolved,
-            **({"interrupted": True} if interrupted else {}),
+            **({"interrupted": True} if stopped else {}),
         },
         objectives=objectives,
     )
-    notes = _notes(run, study, best, passed_over, interrupted)
+    notes = _notes(run, study, best, passed_over, stopped is not None)
     _write_report(run, folder, command, study, control, best, description, references, notes)
     title = f"Found for {' and '.join(run.budget) or 'any budget'} in {run.space.name}"
     return Found(
@@ -410,7 +428,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
         fidelity=description.get("fidelity", "not measured"),
         trials=len(study.history),
         passed_over=passed_over,
-        interrupted=interrupted,
+        stopped=stopped,
     )
 
 
@@ -430,7 +448,7 @@ def _improved_latency(run: SearchRun, folder: RunFolder, latencies: list[Predict
     if latencies:
         return latencies[0]
     given = next(iter(run.latency_models().values()), None)
-    setting = given.setting if given else Setting(device=str(run.device))
+    setting = given.setting if given else run.measured_setting
     model = given or _latency_model(run, folder, setting, 1)
     limit = LatencyLimit.from_dict({**setting.to_dict(), "upper_ms": ANY_LATENCY_MS})
     return PredictedLimit(limit, model)
@@ -511,7 +529,7 @@ def _check_found(run: SearchRun, study: Study, latencies: list[PredictedLimit]) 
         raise RunError(f"none of {len(study.history)} architectures could be scored; the last failed: {reason}")
     if latencies:
         raise UnmetBudgetError(
-            f"budget: of {DRAWS:,} architectures drawn, none is predicted to keep {run.limits}; "
+            f"budget: none of {DRAWS:,} architectures that were drawn is predicted to keep {run.limits}; "
             f"{'; '.join(latency.reach(run.space) for latency in latencies)}"
         )
     raise RunError("nothing was evaluated; give the search more --time")
@@ -522,13 +540,16 @@ def _best(
 ) -> tuple[list[Finalist], int]:
     """The finalists or the front, best first, measured where latency matters; and how many were passed over."""
     history = study.history
-    if len(run.objectives) > 1:
-        ranked = [history.complete[int(position)] for position in front(history.objectives)]
-        wanted = len(ranked)
-    else:
-        ranked = history.best(len(history))
-        wanted = max(1, run.finalists if run.data else 1)
-    kept = first_within(ranked, wanted, latencies, study.facts, measure)
+    several = len(run.objectives) > 1
+    wanted = max(1, run.finalists if run.data else 1)
+
+    def choose(left: list[Trial]) -> list[Trial]:
+        if several:
+            return [left[position] for position in front(np.array([trial.objectives for trial in left]))]
+        return left[:wanted]
+
+    trials = history.complete if several else history.best(len(history))
+    kept = first_within(trials, choose, latencies, study.facts, measure)
     return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
 
 

@@ -7,6 +7,8 @@ slows down parts and networks of all kinds alike, and medians leave it out.
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ from psvit.supernet.sampling import draw
 PRIOR = 0.003
 """How strongly factors are drawn towards 1, in shares of the evidence that one architecture gives."""
 
+LEAST = 4
+"""Architectures of a space that can have a model: half of them for the calibration, half for the validation."""
 
 PATIENCE = 4
 """Measurements in a row for which the machine may be too noisy, so that a build outlasts a busy minute."""
@@ -64,7 +68,16 @@ class LatencyPlan:
 
     @classmethod
     def of(cls, space: SearchSpace, setting: Setting, seed: int) -> LatencyPlan:
-        """The usual plan. Where each network has to be exported or compiled, that is what takes the time."""
+        """The usual plan. Where each network has to be exported or compiled, that is what takes the time.
+
+        Raises:
+            InputError: the space is too small to fit a model and to validate it.
+        """
+        if space.size < LEAST:
+            raise InputError(
+                f"space {space.name}: has {space.size} architectures, and a latency model needs {LEAST} to be fitted "
+                "and validated; measure them one by one"
+            )
         if setting.runtime == "eager":
             return cls(space=space, setting=setting, seed=seed, rounds=3)
         return cls(space=space, setting=setting, seed=seed, rounds=1, calibrated_on=32, held_out=32)
@@ -126,17 +139,23 @@ def build_latency_model(plan: LatencyPlan, out: Path, measure: Callable[..., Lat
         NoisyMachineError: the machine was too noisy; the same call continues.
     """
     config = plan.config(fingerprint(plan.setting))
-    if out.exists():
+    if os.path.exists(out):  # a name that cannot be is refused below
         model = LatencyModel.load(out)
         if found := differences(_config_of(model), config):
             raise InputError(
                 f"{out}: holds a latency model of something else ({'; '.join(found)}); name another file, or delete it"
             )
+        model.check_whole(plan.space, source=str(out))
         return model, True
     calibration, held_out = plan.architectures
     journal = Journal(out.with_name(f"{out.name}.journal"), config)
     parts = parts_in(plan.space)
-    ms = _measured(plan, [*parts, *calibration, *held_out], journal, measure)
+    try:
+        ms = _measured(plan, [*parts, *calibration, *held_out], journal, measure)
+    except InputError:
+        if not journal.records:
+            journal.remove()
+        raise
     model = fit(plan, ms, calibration, held_out)
     model.save(out)
     journal.remove()
@@ -263,10 +282,12 @@ def calibrate(sums: Floats, measured: Floats) -> Floats:
 
 def figures(predicted: Floats, measured: Floats) -> Figures:
     """How well predictions (n,) agree with measurements (n,)."""
+    tau = float(kendalltau(predicted, measured).statistic)
+    variance = float(np.sum((measured - measured.mean()) ** 2))
     return Figures(
         mape=100 * float(np.mean(np.abs(predicted / measured - 1))),
-        kendall_tau=float(kendalltau(predicted, measured).statistic),
-        r2=1 - float(np.sum((predicted - measured) ** 2) / np.sum((measured - measured.mean()) ** 2)),
+        kendall_tau=None if math.isnan(tau) else tau,
+        r2=1 - float(np.sum((predicted - measured) ** 2)) / variance if variance else None,
     )
 
 

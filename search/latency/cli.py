@@ -11,6 +11,7 @@ from psvit.cli import run, set_up_logging, show_table
 
 @click.command(name="psvit-latency", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--space", "space_name", required=True, help="A shipped space or a .yaml file.")
+@click.option("--data", default=None, help="Images whose classes and channels the networks are for.")
 @click.option("--device", default="cpu", show_default=True, help="Where networks run: cpu, cuda, ...")
 @click.option(
     "--batch", "batch_size", type=click.IntRange(min=1), default=1, show_default=True, help="Images in a forward pass."
@@ -42,6 +43,7 @@ from psvit.cli import run, set_up_logging, show_table
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def command(
     space_name: str,
+    data: str | None,
     device: str,
     batch_size: int,
     threads: int | None,
@@ -63,6 +65,11 @@ def command(
     from psvit.search_space import SearchSpace
 
     space = SearchSpace.load(space_name)
+    if data:
+        from psvit.data import open_data
+
+        images = open_data(data)
+        space = space.with_data(len(images.classes), images.in_chans)
     options = {
         "device": device,
         "batch_size": batch_size,
@@ -70,8 +77,8 @@ def command(
         "precision": precision,
         "runtime": runtime,
     }
-    setting = Setting.from_dict(options, source="options")
     read_device(device)
+    setting = Setting.from_dict(options, source="options")
     model, there = build_latency_model(LatencyPlan.of(space, setting, seed), out, measure)
     if there:
         click.echo(f"{out}: holds this latency model already; nothing was measured")
@@ -83,11 +90,15 @@ def command(
         ("architectures measured", f"{model.calibrated_on} to calibrate, {len(model.held_out)} held out"),
         ("predicted over the space", f"{least:.4g} to {greatest:.4g} ms"),
         ("held out: mean absolute error", f"{model.validation.mape:.2f} % (ridge on costs: {model.ridge.mape:.2f} %)"),
-        ("held out: Kendall tau", f"{model.validation.kendall_tau:.3f} ({model.ridge.kendall_tau:.3f})"),
-        ("held out: R2", f"{model.validation.r2:.3f} ({model.ridge.r2:.3f})"),
+        ("held out: Kendall tau", f"{_shown(model.validation.kendall_tau)} ({_shown(model.ridge.kendall_tau)})"),
+        ("held out: R2", f"{_shown(model.validation.r2)} ({_shown(model.ridge.r2)})"),
     ]
     show_table(f"latency model of {space.name}", rows)
     click.echo(f"wrote {out}" if not there else f"found {out}")
+
+
+def _shown(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3f}"
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psvit.errors import InputError
-from psvit.run_folder import differences
+from psvit.run_folder import differences, hold
 
 
 class Journal:
@@ -19,27 +19,36 @@ class Journal:
         config: what the measurements are of, JSON-serialisable; its first line.
 
     Raises:
-        InputError: the file is of something else (the differences are named), is no journal, or cannot be written.
+        InputError: the file is of something else (the differences are named), is no journal, or cannot be written,
+            or another process writes to it.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self._path = path
         self.records: list[dict[str, Any]] = []
         try:
-            content = path.read_bytes() if path.exists() else b""
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = path.open("a+b")
+            if not hold(self._stream):
+                raise InputError(f"{path}: another process is measuring; let it end, or name another file")
+            self._stream.seek(0)
+            content = self._stream.read()
             # What a process that died while it wrote left of a record has no line break at its end.
             whole = content[: content.rfind(b"\n") + 1]
-            first, *self.records = [json.loads(line) for line in whole.splitlines()] or [None]
-            if first is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(config) + "\n", encoding="utf-8")
+            lines = [json.loads(line) for line in whole.splitlines()]
+            if not all(isinstance(line, dict) for line in lines):
+                raise json.JSONDecodeError("not a record", "", 0)
+            if not lines:
+                self._write(config)
             elif len(whole) < len(content):
                 os.truncate(path, len(whole))
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        except ValueError:
+        except (json.JSONDecodeError, UnicodeDecodeError):
             raise InputError(f"{path}: is no journal of measurements") from None
-        if first is not None and (found := differences(first, json.loads(json.dumps(config)))):
+        wanted = json.loads(json.dumps(config))
+        first, *self.records = lines or [wanted]
+        if found := differences(first, wanted):
             raise InputError(
                 f"{path}: holds measurements of something else ({'; '.join(found)}); delete it, or name another file"
             )
@@ -47,11 +56,14 @@ class Journal:
     def add(self, record: dict[str, Any]) -> None:
         """Append a record, JSON-serialisable."""
         self.records.append(record)
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        self._write(record)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(line).encode() + b"\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
 
     def remove(self) -> None:
         """Delete the file when its records have gone into another."""
         self._path.unlink(missing_ok=True)
+        self._stream.close()

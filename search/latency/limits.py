@@ -25,8 +25,8 @@ FINALISTS = 16
 """Trials that are measured before a search gives up on its limits on latency."""
 
 UNCORRECTED = 8
-"""Trials that are measured strictly in the order of their scores. Searches crowd at a limit, so if all of these are
-beyond it, predictions are corrected by what was measured, and trials that are now predicted beyond it are left out."""
+"""Trials that are measured beyond a limit before predictions are mistrusted. Searches crowd at a limit, so after these
+predictions are corrected by what was measured, and trials that are now predicted beyond the limit are left out."""
 
 HOPELESS = 2.0
 """A limit this many times below the smallest architecture's latency is refused before a model is built for it."""
@@ -106,7 +106,7 @@ class Kept:
 
     Attributes:
         trials: with, by the limit's setting, what was predicted and what was measured, for the architecture file.
-        passed_over: trials that stood before the last of them and were measured beyond a limit.
+        passed_over: trials that would have been chosen and were measured beyond a limit.
     """
 
     trials: list[tuple[Trial, dict[str, Any]]]
@@ -114,21 +114,22 @@ class Kept:
 
 
 def first_within(
-    best: Sequence[Trial],
-    n: int,
+    trials: Sequence[Trial],
+    choose: Callable[[list[Trial]], list[Trial]],
     limits: Sequence[PredictedLimit],
     facts: Facts,
     measure: Callable[..., Latency] | None,
 ) -> Kept:
-    """Measure trials in their order until some keep all limits.
+    """Measure what would be chosen until all of it keeps all limits.
 
-    See `FINALISTS` and `UNCORRECTED` for how many are measured.
+    What is measured beyond a limit makes place for others: for the next in a ranking, and on a Pareto front for what
+    it alone dominated. See `FINALISTS` and `UNCORRECTED` for how many are measured.
 
     What is measured is kept among the facts, so that the same call on the same machine gives the same trials again.
 
     Args:
-        best: the trials, best first.
-        n: how many are wanted.
+        trials: of which some are wanted.
+        choose: picks them from those that are left, in the order in which they are measured.
         limits: on latency.
         facts: of the trials' study.
         measure: the measuring function; without it, what was not measured before counts as predicted.
@@ -138,41 +139,53 @@ def first_within(
         UnmetBudgetError: none that was measured keeps the limits.
     """
     here = [fingerprint(Setting.of(limit.limit)) for limit in limits]
-    times: dict[str, list[float]] = {limit.limit.setting: [] for limit in limits}
-    ratios: dict[str, list[float]] = {limit.limit.setting: [] for limit in limits}
+    times: list[list[float]] = [[] for _ in limits]
+    ratios: list[list[float]] = [[] for _ in limits]
 
-    def hopeful(trial: Trial) -> bool:
-        corrections = (median(ratios[limit.limit.setting] or [1.0]) for limit in limits)
+    def is_hopeful(trial: Trial) -> bool:
         return all(
-            limit.includes(ratio * limit.model.predict(trial.arch))
-            for limit, ratio in zip(limits, corrections, strict=True)
+            limit.includes(median(ratio or [1.0]) * limit.model.predict(trial.arch))
+            for limit, ratio in zip(limits, ratios, strict=True)
         )
 
+    left = list(trials)
     passed_over = 0
-    kept: list[tuple[Trial, dict[str, Any]]] = []
-    for trial in best:
-        if passed_over == FINALISTS or len(kept) == n:
+    known: dict[int, dict[str, Any]] = {}
+    while True:
+        chosen = choose(left)
+        trial = next((one for one in chosen if one.number not in known), None)
+        if trial is None or passed_over == FINALISTS:
             break
-        if passed_over >= UNCORRECTED and not hopeful(trial):
-            continue
         latencies: dict[str, Any] = {}
-        for limit, machine in zip(limits, here, strict=True):
-            name = limit.limit.setting
-            latencies[name] = _latency(trial, limit, machine, facts, measure)
-            measured_ms = latencies[name].get("measured_ms")
-            if measured_ms is None:
+        keeps = True
+        for position, (limit, machine) in enumerate(zip(limits, here, strict=True)):
+            latency = _latency(trial, limit, machine, facts, measure)
+            latencies[limit.limit.setting] = latency
+            if (measured_ms := latency.get("measured_ms")) is None:
                 continue
-            times[name].append(measured_ms)
-            ratios[name].append(measured_ms / latencies[name]["predicted_ms"])
+            times[position].append(measured_ms)
+            ratios[position].append(measured_ms / latency["predicted_ms"])
             if not limit.includes(measured_ms):
                 log.info("trial %d takes %.4g ms, which is not %s", trial.number, measured_ms, limit.limit)
-                passed_over += 1
+                keeps = False
                 break
-        else:
-            kept.append((trial, latencies))
+        if keeps:
+            known[trial.number] = latencies
+            continue
+        passed_over += 1
+        left = [
+            one
+            for one in left
+            if one is not trial and (passed_over < UNCORRECTED or one.number in known or is_hopeful(one))
+        ]
+    kept = [(trial, known[trial.number]) for trial in chosen if trial.number in known]
     if kept:
         return Kept(trials=kept, passed_over=passed_over)
-    taken = (f"{min(ms):.4g} to {max(ms):.4g} ms@{name}" for name, ms in times.items() if ms)
+    taken = (
+        f"{min(ms):.4g} to {max(ms):.4g} ms@{limit.limit.setting}"
+        for limit, ms in zip(limits, times, strict=True)
+        if ms
+    )
     raise UnmetBudgetError(
         f"budget: of the best architectures {passed_over} were measured and none keeps "
         f"{' and '.join(str(limit.limit) for limit in limits)}; they take {' and '.join(taken)}; "

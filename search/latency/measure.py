@@ -7,7 +7,8 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,9 +19,10 @@ from timm.layers import use_fused_attn
 from torch import nn
 
 import psvit
-from psvit.budget import LatencyLimit, Precision, Runtime
+from psvit.budget import Device, LatencyLimit, Precision, Runtime, Threads
 from psvit.documents import Value
 from psvit.errors import InputError, NoisyMachineError
+from psvit.search.failures import out_of_memory
 from psvit.search.latency.runtimes import prepare, runtime_version
 
 log = logging.getLogger(__name__)
@@ -66,9 +68,9 @@ class Setting(Value):
         runtime: what runs the network: PyTorch as it is, `torch.compile`, or ONNX Runtime.
     """
 
-    device: str = "cpu"
+    device: Device = "cpu"
     batch_size: PositiveInt = 1
-    threads: PositiveInt | None = None
+    threads: Threads | None = None
     precision: Precision = "float32"
     runtime: Runtime = "eager"
 
@@ -104,7 +106,7 @@ class Fingerprint(Value):
     """What has to be equal for a latency to be the same.
 
     Attributes:
-        processor: the model of the CPU, or of the GPU that is measured.
+        processor: the model of the CPU, after that of the GPU where one is measured: small batches wait for the CPU.
         instructions: what PyTorch's CPU kernels are chosen for, such as `AVX512`.
         cores: that this process may use.
         threads: that operators may use.
@@ -148,14 +150,8 @@ class Latency(Value):
 
 def torch_timer(**arguments: Any) -> Any:
     """A `torch.utils.benchmark.Timer`."""
-    # Its import looks for a CUDA compiler, and warns where there is one but no GPU; users of a CPU need not read that.
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        from torch.utils.benchmark import Timer
-    finally:
-        logger.setLevel(level)
+    from torch.utils.benchmark import Timer
+
     return Timer(**arguments)
 
 
@@ -185,13 +181,13 @@ def measure(
         pause: waits for some seconds.
 
     Raises:
-        InputError: the runtime is not installed.
+        InputError: the runtime is not installed, or a batch does not fit into memory.
         MismatchError: the runtime gives other outputs than PyTorch does.
         NoisyMachineError: every attempt was too noisy.
     """
-    run = prepare(network, input_shape, setting)
     noises: list[str] = []
-    with torch.inference_mode():
+    with _as_set(setting), torch.inference_mode():
+        run = prepare(network, input_shape, setting)
         timer = make_timer(stmt="run()", globals={"run": run}, num_threads=setting.num_threads)
         for wait in (0.0, *PAUSES):
             pause(wait)
@@ -221,6 +217,32 @@ def measure(
         f"the machine is too noisy to measure latency: {noises[-1]} in the last of {len(noises)} attempts; "
         "end what runs beside this, then give the same command"
     )
+
+
+@contextmanager
+def _as_set(setting: Setting) -> Iterator[None]:
+    """Threads and the current device as a setting has them.
+
+    Compiled code is for one number of threads, and a timer waits for the current device only.
+
+    Raises:
+        InputError: memory runs out.
+    """
+    # Importing the timer or a compiler looks for CUDA's, and warns where there is one but no GPU.
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level, threads = logger.level, torch.get_num_threads()
+    logger.setLevel(logging.ERROR)
+    torch.set_num_threads(setting.num_threads)
+    try:
+        with torch.accelerator.device_index(torch.device(setting.device).index):
+            yield
+    except (MemoryError, RuntimeError) as error:
+        if reason := out_of_memory(error):
+            raise InputError(f"latency in {setting}: {reason}; name a smaller batch") from None
+        raise
+    finally:
+        torch.set_num_threads(threads)
+        logger.setLevel(level)
 
 
 def _noise(spread: float, preempted: int, runs: int, seconds: float) -> str:
@@ -260,7 +282,7 @@ def fingerprint(setting: Setting) -> Fingerprint:
     except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"device {device}: cannot compute: {str(error).splitlines()[0]}") from None
     return Fingerprint(
-        processor=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        processor=_processor() if device.type != "cuda" else f"{torch.cuda.get_device_name(device)}, {_processor()}",
         instructions=torch.backends.cpu.get_cpu_capability(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=setting.num_threads,

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from psvit.architecture import Architecture
@@ -14,12 +15,14 @@ from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
 from psvit.run_folder import differences
 from psvit.search.latency.measure import Fingerprint, Setting
-from psvit.search.latency.parts import Part, part_macs, parts_of
+from psvit.search.latency.parts import Part, part_macs, parts_in, parts_of
 from psvit.search.latency.tables import Floats, Ints, PartSums
 from psvit.search_space import SearchSpace
 
 SCHEMA = "psvit/latency/1"
 
+PICOSECONDS = 9
+"""Decimals of predicted milliseconds: sums differ beyond them by the order in which they are added up."""
 
 PRICES = tuple(2.0 ** (exponent / 2) for exponent in range(-8, 9))
 """Prices that `macs_within` tries, relative to the milliseconds per MAC between the extremes of the space."""
@@ -59,13 +62,13 @@ class Figures(Value):
 
     Attributes:
         mape: mean absolute percentage error.
-        kendall_tau: rank correlation.
-        r2: share of the variance that is explained.
+        kendall_tau: rank correlation; none where all are predicted, or measured, to take equally long.
+        r2: share of the variance that is explained; none where there is none.
     """
 
     mape: float
-    kendall_tau: float
-    r2: float
+    kendall_tau: float | None
+    r2: float | None
 
 
 class HeldOut(Value):
@@ -152,16 +155,38 @@ class LatencyModel(Value):
         there |= self.fingerprint.to_dict()
         wanted |= here.to_dict()
         if found := differences(there, wanted):
+            data = f", with --data where its images have other classes or channels than those of {space.name}"
             raise InputError(
                 f"{source}: a latency model of something else ({'; '.join(found)}); make one here with psvit-latency"
+                f"{data if self.space == space.name and self.space_digest != space.digest else ''}"
             )
+        self.check_whole(space, source)
+
+    def check_whole(self, space: SearchSpace, source: str) -> None:
+        """Make sure that the model knows all that its space has.
+
+        Raises:
+            InputError: parts or factors are missing or too many, or something takes no time.
+        """
+        wanted = set(parts_in(space))
+        stages = max(len(layout.stages) for layout in space.layouts)
+        if self.part_ms.keys() != wanted or len(self.calibration.groups) != stages:
+            raise InputError(
+                f"{source}: not whole: {len(wanted & self.part_ms.keys())} of {len(wanted)} parts of {space.name}, "
+                f"{len(self.part_ms.keys() - wanted)} others and factors of {len(self.calibration.groups)} of {stages} "
+                "stages; delete it, and make it again with psvit-latency"
+            )
+        if not self.reach(space)[0] > 0:
+            raise InputError(f"{source}: calibration: by these factors some network takes no time")
 
     # --- predictions
 
     @cached_property
     def part_ms(self) -> dict[Part, float]:
         """What every part contributes to a network, calibrated."""
-        return {entry.part: self.calibration.factor(entry.part) * entry.ms for entry in self.parts}
+        groups = len(self.calibration.groups)
+        parts = [entry for entry in self.parts if entry.part.kind != "group" or entry.part.stage < groups]
+        return {entry.part: self.calibration.factor(entry.part) * entry.ms for entry in parts}
 
     def predict(self, arch: Architecture) -> float:
         """The latency of a member of the space in milliseconds.
@@ -173,7 +198,7 @@ class LatencyModel(Value):
         unknown = [part for part in parts if part not in self.part_ms]
         if unknown:
             raise ValueError(f"not a member of {self.space}: no member has {unknown[0]!r}")
-        return self.calibration.constant_ms + sum(self.part_ms[part] for part in parts)
+        return float(np.round(self.calibration.constant_ms + sum(self.part_ms[part] for part in parts), PICOSECONDS))
 
     def predict_rows(self, space: SearchSpace, rows: Ints) -> Floats:
         """The latencies of encoded members of the space, (n, genes) to (n,) milliseconds, by looking up tables.
@@ -181,7 +206,7 @@ class LatencyModel(Value):
         Raises:
             ValueError: another space.
         """
-        return self.calibration.constant_ms + _part_sums(self, space).of(rows)
+        return np.round(self.calibration.constant_ms + _part_sums(self, space).of(rows), PICOSECONDS)
 
     def reach(self, space: SearchSpace) -> tuple[float, float]:
         """The least and the greatest latency that is predicted for a member of the space in milliseconds, exact.
@@ -189,8 +214,8 @@ class LatencyModel(Value):
         Raises:
             ValueError: another space.
         """
-        least, greatest = _part_sums(self, space).reach()
-        return self.calibration.constant_ms + least, self.calibration.constant_ms + greatest
+        ends = np.round(self.calibration.constant_ms + np.array(_part_sums(self, space).reach()), PICOSECONDS)
+        return float(ends[0]), float(ends[1])
 
     def macs_within(self, space: SearchSpace, lower_ms: float, upper_ms: float) -> tuple[int, int]:
         """Limits on MACs that every member keeps whose predicted latency is between two limits.

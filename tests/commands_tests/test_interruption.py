@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from psvit.errors import DivergedError
+from psvit.errors import DivergedError, LostWorkersError
 from psvit.search import run as run_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
@@ -340,6 +340,23 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
     assert call(*command, "--out", "run").status == 0
     for name in ("best.yaml", "history.csv", "best.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (searched / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("at", ["draw_control", "_trained"])
+def test_a_search_that_loses_its_workers_writes_the_best_so_far(searched, call, tmp_path, monkeypatch, at):
+    command = ("psvit-search", "--supernet", searched / "supernet", "--budget", "1MFLOPs", "--trials", 8, *FEW)
+
+    def lost(*args, **kwargs):
+        raise LostWorkersError("--workers ray: the cluster was lost: its power failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, at, lost)
+        done = call(*command, "--out", "run")
+    assert (done.status, done.err.strip()) == (1, "psvit-search: --workers ray: the cluster was lost: its power failed")
+    best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
+    assert best["provenance"]["interrupted"] is True
+    assert call(*command, "--out", "run").status == 0
+    assert (tmp_path / "run/best.yaml").read_bytes() == (searched / "best.yaml").read_bytes()
 
 
 @pytest.fixture

@@ -126,6 +126,10 @@ def test_a_file_of_another_model_is_refused_with_what_differs(call, table, optio
         (("--device", "warp"), "--device warp"),
         (("--batch", 0), "--batch"),
         (("--threads", "many"), "--threads"),
+        (("--threads", 10**6), "threads: Input should be less than or equal to 1024"),
+        (("--device", "cpu:0"), "device: must be cpu"),
+        (("--space", "x" * 300), "unknown; permitted are"),
+        (("--out", "x" * 300), "cannot be written"),
         (("--runtime", "tvm"), "'eager', 'compile', 'onnxruntime'"),
         (("--precision", "int8"), "'float32', 'bfloat16', 'float16'"),
         (("--runtime", "onnxruntime", "--precision", "float16"), "onnxruntime is measured on cpu in float32 only"),
@@ -269,6 +273,47 @@ def test_limits_on_costs_and_latency_hold_together(call, table, tmp_path):
     assert 500_000 <= cost(found.arch).macs <= 1_000_000
     assert found.latency["cpu"]["measured_ms"] <= 1
     assert cost(found.arch).num_params <= 100_000
+
+
+def test_a_cost_that_is_limited_beside_latency_is_not_spent(call, table, tmp_path):
+    """What takes 2.7 to 3 MFLOPs takes longer than that, so nothing would be left."""
+    budgets = ("--budget", "3MFLOPs", "--budget", "1ms@cpu")
+    assert call(*SEARCH, *budgets, "--latency", table, "--out", "run").status == 0
+    found = ArchitectureFile.load(tmp_path / "run/best.yaml")
+    assert cost(found.arch).macs < 2_700_000
+    assert found.latency["cpu"]["measured_ms"] <= 1
+
+
+def test_limits_that_only_together_leave_nothing_are_refused_and_leave_nothing(call, table, tmp_path):
+    (tmp_path / "run").mkdir()
+    for budgets in (("3.1..3.2MFLOPs", "0.3..0.5ms@cpu"), ("1.0000000001..1.0000000002ms@cpu",), ("1ms@cuda:77",)):
+        done = call(*SEARCH, *(word for b in budgets for word in ("--budget", b)), "--latency", table, "--out", "run")
+        assert (done.status, len(done.err.splitlines())) == (2, 1), budgets
+        assert names(tmp_path / "run") == set()
+
+
+def test_two_models_for_one_limit_are_refused(call, table, tmp_path):
+    done = call(*SEARCH, "--budget", "1ms@cpu", "--latency", table, "--latency", table, "--out", "run")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "a second model of cpu" in done.err
+    assert names(tmp_path) == {"table.yaml"}
+
+
+def test_a_model_that_was_cut_off_is_refused(call, table, tmp_path):
+    fields = yaml.safe_load(table.read_text())
+    table.write_text(yaml.safe_dump({**fields, "parts": fields["parts"][:-5]}))
+    for command in ((*SEARCH, "--budget", "1ms@cpu", "--latency", table, "--out", "run"), LATENCY):
+        done = call(*command)
+        assert (done.status, len(done.err.splitlines())) == (2, 1)
+        assert "table.yaml: not whole" in done.err
+    assert names(tmp_path) == {"table.yaml"}
+
+
+def test_a_model_is_for_the_classes_of_images(call, tmp_path, image_folder):
+    options = ("--space", "psvit-2d-digits", "--data", image_folder(), "--out", "mine.yaml")
+    assert call("psvit-latency", *options).status == 0
+    model = LatencyModel.load(tmp_path / "mine.yaml")
+    assert model.space_digest == SearchSpace.load("psvit-2d-digits").with_data(2, 3).digest
 
 
 def test_an_impossible_limit_names_what_the_space_reaches_and_leaves_nothing(call, table, tmp_path):

@@ -305,6 +305,9 @@ def test_one_cost_is_limited_once(texts):
     with pytest.raises(InputError, match="macs may be limited once") as error:
         Budget.parse(*texts)
     assert f"{texts[0]}, {texts[-1]}" in str(error.value)
+    limits = tuple(Limit.parse(text) for text in texts)
+    with pytest.raises(ValueError, match="each may be limited once, received limits on macs"):
+        Budget(limits=limits)
 
 
 @pytest.mark.parametrize(

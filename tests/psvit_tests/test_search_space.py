@@ -306,6 +306,14 @@ def test_a_budget_that_nothing_meets_is_an_error_with_the_reachable_range(vary):
     )
 
 
+def test_a_limit_just_below_the_smallest_is_told_apart_from_it():
+    space = SearchSpace.load("psvit-2d-digits")
+    least = cost(space.smallest).macs
+    space.check(Budget.parse(f"{least}FLOPs"))
+    with pytest.raises(InputError, match=rf"{least:,} is not between 0 and {least - 1:,}$"):
+        space.check(Budget.parse(f"{least - 1}FLOPs"))
+
+
 # --- extremes
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from psvit.search.latency import build
 from psvit.search.latency.build import LatencyPlan, build_latency_model, calibrate, figures
 from psvit.search.latency.measure import Setting
 from psvit.search.latency.parts import parts_in
+from psvit.search_space import SearchSpace
 
 
 @pytest.fixture
@@ -151,6 +154,58 @@ def test_what_is_no_journal_is_refused_and_stays(plan, clock, tmp_path):
     assert journal.read_text() == "somebody's notes\n"
 
 
+@pytest.mark.parametrize("line", ["123", "null", '"text"'])
+def test_a_journal_with_what_is_no_record_is_refused(plan, clock, tmp_path, line):
+    out, journal = tmp_path / "table.yaml", tmp_path / "table.yaml.journal"
+    with pytest.raises(Killed):
+        build_latency_model(plan, out, clock(killed_after(3)))
+    journal.write_text(f"{journal.read_text()}{line}\n")
+    with pytest.raises(InputError, match="is no journal"):
+        build_latency_model(plan, out, clock())
+
+
+def test_two_builds_of_one_file_do_not_run_at_once(plan, clock, tmp_path):
+    out = tmp_path / "table.yaml"
+    with pytest.raises(Killed):
+        build_latency_model(plan, out, clock(killed_after(3)))
+    line = f"import fcntl; stream = open({str(out) + '.journal'!r}, 'rb+'); fcntl.lockf(stream, fcntl.LOCK_EX)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{line}; print('in', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(InputError, match=r"table.yaml.journal: another process is measuring"):
+            build_latency_model(plan, out, clock())
+        other.communicate("\n")
+    rest = clock()
+    build_latency_model(plan, out, rest)
+    assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - 3
+
+
+def test_what_cannot_be_measured_leaves_no_journal(plan, tmp_path):
+    def refused(*args, **options):
+        raise InputError("out of memory")
+
+    with pytest.raises(InputError, match="out of memory"):
+        build_latency_model(plan, tmp_path / "table.yaml", refused)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_space_that_is_too_small_for_a_model_is_refused():
+    space = SearchSpace.load("psvit-2d-digits")
+    fields = space.to_dict()
+    stage = {**fields["layouts"][0]["stages"][0], "embed_dim": [16], "depth": [1], "max_group": 1}
+    few = SearchSpace.from_dict({**fields, "layouts": [{"stages": [{**stage, "mlp_ratio": [1.0, 2.0, 3.0]}]}]})
+    assert few.size == 3
+    with pytest.raises(InputError, match=r"has 3 architectures, and a latency model needs 4"):
+        LatencyPlan.of(few, Setting(), 0)
+    enough = SearchSpace.from_dict({**fields, "layouts": [{"stages": [{**stage, "mlp_ratio": [1.0, 2.0, 3.0, 4.0]}]}]})
+    calibration, held_out = LatencyPlan.of(enough, Setting(), 0).architectures
+    assert (len(calibration), len(held_out)) == (2, 2)
+
+
 # --- noise
 
 
@@ -193,6 +248,12 @@ def test_figures_are_what_they_are_called():
     # Of six pairs, one is in the wrong order.
     assert result.kendall_tau == pytest.approx((5 - 1) / 6)
     assert result.r2 == pytest.approx(1 - (0.01 + 0.04 + 4.1**2) / ((measured - 3.75) ** 2).sum())
+
+
+def test_where_nothing_differs_there_is_no_rank_and_no_variance():
+    assert figures(np.array([2.0, 2.0]), np.array([1.0, 3.0])).kendall_tau is None
+    same = figures(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
+    assert (same.kendall_tau, same.r2) == (None, None)
 
 
 def test_calibration_finds_the_factors_and_none_is_negative():

@@ -6,6 +6,7 @@ Nothing here depends on how fast the machine is: times come from a timer that ma
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from psvit.budget import LatencyLimit
 from psvit.errors import InputError, MismatchError, NoisyMachineError, RunError
+from psvit.search.latency import measure as measure_module
 from psvit.search.latency import runtimes
 from psvit.search.latency.measure import (
     MAX_SPREAD,
@@ -26,6 +28,8 @@ from psvit.search.latency.measure import (
     fingerprint,
     measure,
 )
+from psvit.search.latency.parts import fresh
+from psvit.search_space import SearchSpace
 
 RUN_SECONDS = 0.004
 """What the made-up timer says that one run takes."""
@@ -190,14 +194,60 @@ def test_measuring_leaves_global_generators_alone(time_it):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_real_timer_measures(network):
+def test_the_real_timer_measures(network, monkeypatch):
     # Whatever the machine does beside this, so without its judgement of noise: only that all of it fits together.
-    try:
-        latency = measure(network, (5, 4), Setting(threads=1), seconds=0.01, pause=lambda _: None)
-    except NoisyMachineError:
-        return
+    monkeypatch.setattr(measure_module, "_noise", lambda *figures: "")
+    runs = []
+    network.register_forward_hook(lambda *_: runs.append(torch.get_num_threads()))
+    latency = measure(network, (5, 4), Setting(threads=1), seconds=0.01)
     assert 0 < latency.median_ms < 1e3
-    assert latency.repeats >= 1
+    assert len(runs) > latency.repeats >= REPEATS
+    assert set(runs) == {1}
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_a_whole_network_is_measured(monkeypatch, runtime):
+    monkeypatch.setattr(measure_module, "_noise", lambda *figures: "")
+    arch = SearchSpace.load("psvit-2d-digits").smallest
+    setting = Setting(batch_size=2, threads=1, runtime=runtime)
+    latency = measure(fresh(arch), (1, 8, 8), setting, seconds=0.01)
+    assert 0 < latency.median_ms < 1e3
+    assert latency.fingerprint.runtime.startswith(runtime)
+
+
+def test_a_network_is_prepared_with_the_threads_it_is_timed_with(network, monkeypatch):
+    """Compiled code is for one number of threads, and is compiled again for another."""
+    prepared = []
+    monkeypatch.setattr(
+        measure_module, "prepare", lambda *args: prepared.append(torch.get_num_threads()) or (lambda: None)
+    )
+    before = torch.get_num_threads()
+    measure(network, (5, 4), Setting(threads=before + 1), make_timer=MadeUpTimer([QUIET]))
+    assert prepared == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("device", "index"), [("cpu", None), ("cuda:1", 1)])
+def test_the_device_of_the_setting_is_the_one_that_is_waited_for(network, monkeypatch, device, index):
+    """A timer waits for the current device, which is the first of several unless it is said otherwise."""
+    current = []
+
+    @contextmanager
+    def device_index(index):
+        current.append(index)
+        yield
+        current.append("left")
+
+    monkeypatch.setattr(torch.accelerator, "device_index", device_index)
+    monkeypatch.setattr(measure_module, "prepare", lambda *args: current.append("prepared") or (lambda: None))
+    monkeypatch.setattr(measure_module, "fingerprint", lambda setting: fingerprint(Setting()))
+    measure(network, (5, 4), Setting(device=device), make_timer=MadeUpTimer([QUIET]))
+    assert current == [index, "prepared", "left"]
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_refused():
+    with pytest.raises(InputError, match=r"latency in cpu, batch 100000000000000, .*: out of memory.*; name a smaller"):
+        measure(nn.Identity(), (64, 64), Setting(batch_size=10**14))
 
 
 # --- settings
@@ -206,6 +256,19 @@ def test_the_real_timer_measures(network):
 def test_the_setting_of_a_limit_is_its_own():
     limit = LatencyLimit.parse("5ms@cpu:batch=8,threads=2,runtime=onnxruntime")
     assert Setting.of(limit) == Setting(device="cpu", batch_size=8, threads=2, runtime="onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"device": "cpu:0"}, "device: must be cpu, cuda, mps or xpu, or one of several such as cuda:1"),
+        ({"threads": 1025}, "threads: .*less than or equal to 1024, received 1025"),
+        ({"batch_size": 0}, "batch_size: .*greater than 0, received 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(fields, expected):
+    with pytest.raises(InputError, match=expected):
+        Setting.from_dict(fields)
 
 
 @pytest.mark.parametrize("text", ["5ms@cuda:runtime=onnxruntime", "5ms@cpu:runtime=onnxruntime,precision=bfloat16"])

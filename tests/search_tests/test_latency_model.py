@@ -182,6 +182,36 @@ def test_a_model_is_refused_elsewhere_with_what_differs(tiny_space, made_up_mode
     assert str(refused.value).count(" there, ") == len(changes)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda fields: fields["parts"].pop(), "not whole: 21 of 22 parts of tiny, 0 others and factors of 2 of 2"),
+        (lambda fields: fields["calibration"]["groups"].pop(), "factors of 1 of 2 stages"),
+        (
+            lambda fields: fields["parts"][3]["part"].update(embed_dim=999),
+            "not whole: 21 of 22 parts of tiny, 1 others",
+        ),
+        (
+            lambda fields: fields["calibration"].update(constant_ms=0.0, ends=0.0, poolings=0.0, groups=[0.0, 0.0]),
+            "some network takes no time",
+        ),
+    ],
+)
+def test_a_model_that_is_not_whole_is_refused(tiny_space, made_up_model, change, expected):
+    """A file that was cut off may still be YAML, with fewer parts."""
+    fields = made_up_model(tiny_space).to_dict()
+    change(fields)
+    model = LatencyModel.from_dict(fields)
+    with pytest.raises(InputError, match=f"^table.yaml: .*{expected}"):
+        model.check(tiny_space, Setting(), fingerprint(Setting()), source="table.yaml")
+
+
+def test_a_model_for_other_classes_says_how_to_make_one(tiny_space, made_up_model):
+    other = tiny_space.with_data(7, 3)
+    with pytest.raises(InputError, match=r"make one here with psvit-latency, with --data where its images have other"):
+        made_up_model(tiny_space).check(other, Setting(), fingerprint(Setting()), source="table")
+
+
 def test_a_model_of_another_space_or_setting_is_refused(tiny_space, digits_space, made_up_model):
     model = made_up_model(tiny_space)
     with pytest.raises(InputError, match="space: tiny there, psvit-2d-digits here; space_digest"):
