@@ -252,7 +252,7 @@ class Budget(Value):
 
     @model_validator(mode="after")
     def _limits_each_once(self) -> Self:
-        subjects = [limit.subject for limit in (*self.limits, *self.latencies)]
+        subjects = [*(limit.subject for limit in self.limits), *(limit.subject for limit in self.latencies)]
         if len(set(subjects)) < len(subjects):
             raise ValueError(f"each may be limited once, received limits on {', '.join(subjects)}")
         return self
