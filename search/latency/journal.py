@@ -25,33 +25,38 @@ class Journal:
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self._path = path
-        self.records: list[dict[str, Any]] = []
+        wanted = json.loads(json.dumps(config))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = path.open("a+b")
-            if not hold(self._stream):
-                raise InputError(f"{path}: another process is measuring; let it end, or name another file")
-            self._stream.seek(0)
-            content = self._stream.read()
-            # What a process that died while it wrote left of a record has no line break at its end.
-            whole = content[: content.rfind(b"\n") + 1]
-            lines = [json.loads(line) for line in whole.splitlines()]
-            if not all(isinstance(line, dict) for line in lines):
-                raise json.JSONDecodeError("not a record", "", 0)
-            if not lines:
-                self._write(config)
-            elif len(whole) < len(content):
-                os.truncate(path, len(whole))
+            is_ours = hold(self._stream)
+            lines = self._begin(wanted) if is_ours else []
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except ValueError:
             raise InputError(f"{path}: is no journal of measurements") from None
-        wanted = json.loads(json.dumps(config))
-        first, *self.records = lines or [wanted]
+        if not is_ours:
+            raise InputError(f"{path}: another process is measuring; let it end, or name another file")
+        first, *records = lines
         if found := differences(first, wanted):
             raise InputError(
                 f"{path}: holds measurements of something else ({'; '.join(found)}); delete it, or name another file"
             )
+        self.records: list[dict[str, Any]] = records
+
+    def _begin(self, config: dict[str, Any]) -> list[dict[str, Any]]:
+        """The lines that are there; the configuration, written now, where there are none."""
+        self._stream.seek(0)
+        content = self._stream.read()
+        # What a process that died while it wrote left of a line has no line break at its end.
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = [json.loads(line) for line in whole.splitlines()]
+        if not all(isinstance(line, dict) for line in lines):
+            raise ValueError("a line that is no record")
+        self._stream.truncate(len(whole))
+        if not lines:
+            self._write(config)
+        return lines or [config]
 
     def add(self, record: dict[str, Any]) -> None:
         """Append a record, JSON-serialisable."""

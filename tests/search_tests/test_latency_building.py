@@ -164,6 +164,16 @@ def test_a_journal_with_what_is_no_record_is_refused(plan, clock, tmp_path, line
         build_latency_model(plan, out, clock())
 
 
+def test_a_journal_whose_first_line_was_cut_off_begins_anew(plan, clock, tmp_path):
+    out, journal = tmp_path / "table.yaml", tmp_path / "table.yaml.journal"
+    journal.write_text('{"space": "ti')
+    with pytest.raises(Killed):
+        build_latency_model(plan, out, clock(killed_after(3)))
+    rest = clock()
+    build_latency_model(plan, out, rest)
+    assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - 3
+
+
 def test_two_builds_of_one_file_do_not_run_at_once(plan, clock, tmp_path):
     out = tmp_path / "table.yaml"
     with pytest.raises(Killed):
