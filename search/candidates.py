@@ -57,14 +57,17 @@ class Candidates:
         self.budget = _narrowed(space, budget, latencies)
         self._latencies = latencies
         self.members: FeasibleSet = feasible_set(space, self.budget)
-        listed = bool(latencies) and self.members.count <= LISTED
-        if not self.members.count or (
-            listed and not self._within(self.members.take(np.arange(self.members.count)).rows).any()
-        ):
+        if not self.members.count or not self._may_hold_any():
             raise InputError(
                 f"budget: no architecture of {space.name} is predicted to keep {budget}; "
                 f"{'; '.join(latency.reach(space) for latency in latencies)}, without the other limits"
             )
+
+    def _may_hold_any(self) -> bool:
+        """Whether anything keeps the limits on latency; taken to be so where there are too many to look through."""
+        if not self._latencies or self.members.count > LISTED:
+            return True
+        return bool(self._within(self.members.take(np.arange(self.members.count)).rows).any())
 
     def permits(self, arch: Architecture) -> bool:
         """Whether an architecture within the limits on costs is predicted to keep those on latency."""

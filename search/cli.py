@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from dataclasses import replace
@@ -163,7 +162,7 @@ def command(
     if (recipe or settings) and (supernet or not data):
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
-    from psvit.run_folder import CONFIG, RunFolder, check_folder
+    from psvit.run_folder import RunFolder, check_folder
     from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
@@ -218,9 +217,8 @@ def command(
         control=0 if control is None and (enumerates or searcher == "random") else control,
     )
     place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
-    if not os.path.exists(os.path.join(place_of_run, CONFIG)):  # a name that cannot be is refused below
+    if not check_folder(place_of_run, "psvit-search", request.config):
         request.check_latencies()
-    check_folder(place_of_run, "psvit-search", request.config)
     if storage:  # which may be made by being opened
         check_storage(storage)
     folder = RunFolder(place_of_run, "psvit-search", request.config)

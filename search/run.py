@@ -250,8 +250,8 @@ class SearchRun:
                 check_hopeful(limit, self.space, measure)
         if LATENCY in self.objectives and not limits.latencies and not models:
             LatencyPlan.of(self.space, self.measured_setting, self.seed)
-        if all(limit.setting in models for limit in limits.latencies):
-            Candidates(self.space, limits, [PredictedLimit(limit, models[limit.setting]) for limit in limits.latencies])
+        predicted = [(limit, models[limit.setting]) for limit in limits.latencies if limit.setting in models]
+        Candidates(self.space, limits, [PredictedLimit(limit, model) for limit, model in predicted])
 
 
 @dataclass(frozen=True, kw_only=True)
