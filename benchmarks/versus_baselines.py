@@ -66,7 +66,7 @@ from psvit.recipe import Recipe, SupernetRecipe
 from psvit.run_folder import RunFolder
 from psvit.search.cli import SUPERNET_TRIALS
 from psvit.search.failures import score_of
-from psvit.search.fidelity.training import alone_inputs, train_alone, training_images
+from psvit.search.fidelity.training import alone_inputs, initial_network, train_network, training_images
 from psvit.search.latency.journal import Journal
 from psvit.search.run import SearchRun, choose_space, run_search
 from psvit.search.scoring import BATCH_SIZE
@@ -137,8 +137,8 @@ class Reader:
 
     def _read(self, reading: Reading) -> float:
         training = reading.training
-        network = train_alone(
-            training.arch,
+        network = train_network(
+            initial_network(training.arch, training.recipe, training.seed),
             self._data,
             training_images(self._data, training.images),
             training.recipe,

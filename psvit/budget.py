@@ -252,7 +252,7 @@ class Budget(Value):
 
     @model_validator(mode="after")
     def _limits_each_once(self) -> Self:
-        subjects = [*(limit.subject for limit in self.limits), *(limit.subject for limit in self.latencies)]
+        subjects = [limit.subject for limit in self._all]
         if len(set(subjects)) < len(subjects):
             raise ValueError(f"each may be limited once, received limits on {', '.join(subjects)}")
         return self
@@ -280,10 +280,13 @@ class Budget(Value):
         )
 
     @property
+    def _all(self) -> tuple[Limit | LatencyLimit, ...]:
+        return (*self.limits, *self.latencies)
+
+    @property
     def resolved(self) -> dict[str, list[float | None]]:
         """By what is limited, the ends as numbers: what shares such as `60%` came to."""
-        limits: tuple[Limit | LatencyLimit, ...] = (*self.limits, *self.latencies)
-        return {limit.subject: list(limit.ends) for limit in limits}
+        return {limit.subject: list(limit.ends) for limit in self._all}
 
     def limit(self, metric: str) -> Limit | None:
         """The limit on one cost, if there is one."""
@@ -330,7 +333,7 @@ class Budget(Value):
         return type(self)(limits=limits, latencies=self.latencies)
 
     def __str__(self) -> str:
-        return " and ".join(str(limit) for limit in (*self.limits, *self.latencies)) or "no limit"
+        return " and ".join(str(limit) for limit in self._all) or "no limit"
 
 
 def _is_latency(text: str) -> bool:

@@ -45,8 +45,14 @@ def alone_inputs(data: ImageData, arch: Architecture, device: torch.device) -> I
     return replace(inputs, workers=min(inputs.workers, torch.get_num_threads()))
 
 
-def train_alone(
-    arch: Architecture,
+def initial_network(arch: Architecture, recipe: Recipe, seed: int) -> PSViT:
+    """A network as training from scratch begins with it."""
+    with seeded(seed):
+        return PSViT(arch, drop_path_rate=recipe.drop_path_rate)
+
+
+def train_network(
+    network: PSViT,
     data: ImageData,
     images: Labelled,
     recipe: Recipe,
@@ -56,10 +62,10 @@ def train_alone(
     folder: Path,
     description: str,
 ) -> PSViT:
-    """Train a network from scratch, or from where an interrupted training in `folder` stopped.
+    """Train a network from the weights it has, or from where an interrupted training in `folder` stopped.
 
     Args:
-        arch: the network.
+        network: the network.
         data: the images.
         images: those of them that are trained on, without augmentation.
         recipe: how to train.
@@ -74,25 +80,6 @@ def train_alone(
     Raises:
         DivergedError: the loss is no number any more.
     """
-    with seeded(seed):
-        network = PSViT(arch, drop_path_rate=recipe.drop_path_rate)
-    return train_network(
-        network, data, images, recipe, seed=seed, device=device, folder=folder, description=description
-    )
-
-
-def train_network(
-    network: PSViT,
-    data: ImageData,
-    images: Labelled,
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: torch.device,
-    folder: Path,
-    description: str,
-) -> PSViT:
-    """As `train_alone`, from the weights that a network has."""
     trained = train(
         Classification(network),
         training_loader(images, alone_inputs(data, network.arch, device), recipe),
@@ -191,8 +178,8 @@ class StandaloneAccuracy:
 
     def _trained(self, arch: Architecture, description: str) -> float:
         """The accuracy of one network."""
-        network = train_alone(
-            arch,
+        network = train_network(
+            initial_network(arch, self._recipe, self._seed),
             self._data,
             self._images,
             self._recipe,

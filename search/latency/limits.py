@@ -142,6 +142,22 @@ def first_within(
     times: list[list[float]] = [[] for _ in limits]
     ratios: list[list[float]] = [[] for _ in limits]
 
+    within: dict[int, dict[str, Any]] = {}
+
+    def keeps(trial: Trial) -> bool:
+        latencies: dict[str, Any] = {}
+        for limit, machine, of_limit, ratio in zip(limits, here, times, ratios, strict=True):
+            latency = latencies[limit.limit.setting] = _latency(trial, limit, machine, facts, measure)
+            if (measured_ms := latency.get("measured_ms")) is None:
+                continue
+            of_limit.append(measured_ms)
+            ratio.append(measured_ms / latency["predicted_ms"])
+            if not limit.includes(measured_ms):
+                log.info("trial %d takes %.4g ms, which is not %s", trial.number, measured_ms, limit.limit)
+                return False
+        within[trial.number] = latencies
+        return True
+
     def is_hopeful(trial: Trial) -> bool:
         return all(
             limit.includes(median(ratio or [1.0]) * limit.model.predict(trial.arch))
@@ -150,36 +166,18 @@ def first_within(
 
     left = list(trials)
     passed_over = 0
-    known: dict[int, dict[str, Any]] = {}
-    while True:
+    while passed_over < FINALISTS:
         chosen = choose(left)
-        trial = next((one for one in chosen if one.number not in known), None)
-        if trial is None or passed_over == FINALISTS:
+        beyond = next((trial for trial in chosen if trial.number not in within and not keeps(trial)), None)
+        if beyond is None:
             break
-        latencies: dict[str, Any] = {}
-        keeps = True
-        for position, (limit, machine) in enumerate(zip(limits, here, strict=True)):
-            latency = _latency(trial, limit, machine, facts, measure)
-            latencies[limit.limit.setting] = latency
-            if (measured_ms := latency.get("measured_ms")) is None:
-                continue
-            times[position].append(measured_ms)
-            ratios[position].append(measured_ms / latency["predicted_ms"])
-            if not limit.includes(measured_ms):
-                log.info("trial %d takes %.4g ms, which is not %s", trial.number, measured_ms, limit.limit)
-                keeps = False
-                break
-        if keeps:
-            known[trial.number] = latencies
-            continue
         passed_over += 1
         left = [
-            one
-            for one in left
-            if one is not trial and (passed_over < UNCORRECTED or one.number in known or is_hopeful(one))
+            trial
+            for trial in left
+            if trial is not beyond and (passed_over < UNCORRECTED or trial.number in within or is_hopeful(trial))
         ]
-    kept = [(trial, known[trial.number]) for trial in chosen if trial.number in known]
-    if kept:
+    if kept := [(trial, within[trial.number]) for trial in chosen if trial.number in within]:
         return Kept(trials=kept, passed_over=passed_over)
     taken = (
         f"{min(ms):.4g} to {max(ms):.4g} ms@{limit.limit.setting}"

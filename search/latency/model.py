@@ -168,12 +168,12 @@ class LatencyModel(Value):
         Raises:
             InputError: parts or factors are missing or too many, or something takes no time.
         """
-        wanted = set(parts_in(space))
+        wanted, found = set(parts_in(space)), {entry.part for entry in self.parts}
         stages = max(len(layout.stages) for layout in space.layouts)
-        if self.part_ms.keys() != wanted or len(self.calibration.groups) != stages:
+        if found != wanted or len(self.calibration.groups) != stages:
             raise InputError(
-                f"{source}: not whole: {len(wanted & self.part_ms.keys())} of {len(wanted)} parts of {space.name}, "
-                f"{len(self.part_ms.keys() - wanted)} others and factors of {len(self.calibration.groups)} of {stages} "
+                f"{source}: not whole: {len(wanted & found)} of {len(wanted)} parts of {space.name}, "
+                f"{len(found - wanted)} others and factors of {len(self.calibration.groups)} of {stages} "
                 "stages; delete it, and make it again with psvit-latency"
             )
         if not self.reach(space)[0] > 0:
@@ -184,9 +184,7 @@ class LatencyModel(Value):
     @cached_property
     def part_ms(self) -> dict[Part, float]:
         """What every part contributes to a network, calibrated."""
-        groups = len(self.calibration.groups)
-        parts = [entry for entry in self.parts if entry.part.kind != "group" or entry.part.stage < groups]
-        return {entry.part: self.calibration.factor(entry.part) * entry.ms for entry in parts}
+        return {entry.part: self.calibration.factor(entry.part) * entry.ms for entry in self.parts}
 
     def predict(self, arch: Architecture) -> float:
         """The latency of a member of the space in milliseconds.
