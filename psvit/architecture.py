@@ -10,14 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from psvit import stem
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
 from psvit.shipped import find
 
 Variant = Literal["1d", "2d"]
 Pool = Literal["max", "avg", "conv"]
+Stem = Literal["patch", "conv"]
 
 SCHEMA = "psvit/architecture/1"
 FLOPS_CONVENTION = "FLOPs are multiply-accumulates (MACs), so 1 GFLOPs = 1 GMACs"
@@ -64,8 +66,11 @@ class Architecture(Value):
         image_size: height and width in pixels.
         in_chans: channels of the images.
         num_classes: outputs of the classifier; 0 leaves it out.
+        stem: how an image becomes tokens: `patch` is one linear map of each patch, `conv` a few strided convolutions
+            (`psvit.stem`). A file without it has `patch`.
         patch_size: side of the square patches in pixels.
-        patch_stride: distance between neighbouring patches in pixels.
+        patch_stride: distance between neighbouring patches in pixels. Behind a `conv` stem, tokens stand as far apart,
+            and both must be equal.
         head_dim: channels per attention head; every `embed_dim` is a multiple of it.
         stages: the stages, in order; `embed_dim` never shrinks.
         pools: the pooling operators between them, one fewer than stages.
@@ -75,6 +80,7 @@ class Architecture(Value):
     image_size: tuple[PositiveInt, PositiveInt]
     in_chans: PositiveInt
     num_classes: Annotated[int, Field(ge=0)]
+    stem: Stem = "patch"
     patch_size: PositiveInt
     patch_stride: PositiveInt
     head_dim: PositiveInt
@@ -95,8 +101,23 @@ class Architecture(Value):
         widths = [stage.embed_dim for stage in self.stages]
         if widths != sorted(widths):
             raise ValueError(f"embed_dim must not shrink from stage to stage, received {widths}")
+        if self.stem == "conv":
+            stem.strides(self.patch_size)
+            if self.patch_stride != self.patch_size:
+                raise ValueError(
+                    f"patch_stride must equal patch_size {self.patch_size} for a conv stem, "
+                    f"received {self.patch_stride}"
+                )
         stage_grids(self.variant, self.image_size, self.patch_size, self.patch_stride, len(self.stages))
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_patch_stem(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Version 0.1 knew no other stem: left out, every file and digest that it wrote stays as it is.
+        fields: dict[str, Any] = handler(self)
+        if fields.get("stem") == "patch":
+            del fields["stem"]
+        return fields
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:

@@ -16,14 +16,16 @@ are priced by the same formulas. Letters: n tokens (class token included), d emb
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.architecture import Architecture, Pool, Variant
+from psvit.architecture import Architecture, Pool, Stem, Variant
 from psvit.documents import Value
+from psvit.stem import KERNEL, convolutions
 
 Count = TypeVar("Count", int, NDArray[np.int64])
 
@@ -66,7 +68,7 @@ def cost(arch: Architecture) -> Cost:
     """The costs of an architecture, exact."""
     tokens = [math.prod(grid) for grid in arch.grids]
     first, last = arch.stages[0], arch.stages[-1]
-    total = stem(arch.variant, tokens[0], arch.in_chans, arch.patch_size, first.embed_dim)
+    total = stem(arch.variant, arch.stem, tokens[0], arch.in_chans, arch.patch_size, first.embed_dim)
     total += head(last.embed_dim, arch.num_classes)
     for stage, count in zip(arch.stages, tokens, strict=True):
         producers = len(stage.groups)
@@ -87,10 +89,14 @@ def cost(arch: Architecture) -> Cost:
 def activation_bytes(arch: Architecture) -> int:
     """The peak activation memory of an architecture, exact.
 
-    Neither the stem nor a pooling is where the peak is: what they have alive, a layer at their output's width exceeds.
+    Neither a patch stem nor a pooling is where the peak is: what they have alive, a layer at their output's width
+    exceeds. A conv stem may be: its first outputs are larger than the tokens.
     """
+    patches = math.prod(arch.grids[0])
     tokens = [math.prod(grid) + has_class_token(arch.variant) for grid in arch.grids]
     moments = [head_elements(arch.variant, tokens[-1], arch.stages[-1].embed_dim, arch.num_classes)]
+    if arch.stem == "conv":
+        moments.append(conv_stem_elements(patches, arch.in_chans, arch.patch_size, arch.stages[0].embed_dim))
     for index, (stage, n) in enumerate(zip(arch.stages, tokens, strict=True)):
         # A stage's input is alive until the stage ends. A pooling makes a new tensor of it; in the first stage it is
         # the first group's input itself, which is counted there.
@@ -107,11 +113,17 @@ def has_class_token(variant: Variant) -> bool:
     return variant == "1d"
 
 
-def stem(variant: Variant, patches: int, in_chans: int, patch_size: int, d: int) -> Terms:
-    """Patch embedding (a convolution with bias), position embeddings and, in 1d, the class token."""
-    weights = in_chans * patch_size**2 * d
-    positions = (patches + has_class_token(variant)) * d
-    return Terms(patches * weights, weights + d + positions + has_class_token(variant) * d)
+def stem(variant: Variant, kind: Stem, patches: int, in_chans: int, patch_size: int, d: int) -> Terms:
+    """What turns the image into tokens, with biases; position embeddings and, in 1d, the class token."""
+    tokens = Terms(0, (patches + has_class_token(variant)) * d + has_class_token(variant) * d)
+    if kind == "patch":
+        weights = in_chans * patch_size**2 * d
+        return tokens + Terms(patches * weights, weights + d)
+    for one in convolutions(in_chans, d, patch_size):
+        weights = KERNEL**2 * one.in_chans * one.out_chans
+        outputs = patches * (patch_size // one.reduction) ** 2
+        tokens += Terms(outputs * weights, weights + one.out_chans)
+    return tokens
 
 
 def layers(n: Count, d: Count, h: Count, producers: Count, sharers: Count) -> tuple[Count, Count]:
@@ -147,6 +159,17 @@ def head(d: int, num_classes: int) -> Terms:
 def image_elements(in_chans: int, image_size: tuple[int, int]) -> int:
     """Numbers in an image."""
     return in_chans * math.prod(image_size)
+
+
+def conv_stem_elements(patches: int, in_chans: int, patch_size: int, d: int) -> int:
+    """The most numbers that are alive at once in a conv stem, the image not counted.
+
+    A convolution has its input beside its output, and so has the GELU after it; the first one's input is the image.
+    """
+    planned = convolutions(in_chans, d, patch_size)
+    outputs = [patches * (patch_size // one.reduction) ** 2 * one.out_chans for one in planned]
+    pairs = [before + after for before, after in itertools.pairwise(outputs)]
+    return max(outputs[0], *pairs, *(2 * output for output in outputs[:-1]))
 
 
 def group_elements(n: int, d: Count, h: Count, heads: Count, shares: bool) -> Count:

@@ -17,6 +17,7 @@ from timm.layers import DropPath, Mlp, register_notrace_module, use_fused_attn
 from torch import Tensor, nn
 
 from psvit.architecture import Pool, Variant
+from psvit.stem import KERNEL, convolutions
 
 Sharing = Literal["auto", "map", "qk"]
 """In which form the layers of a group share attention; `auto` is `choose_sharing`."""
@@ -245,3 +246,25 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From images (B, C, height, width) to tokens (B, P, D)."""
         return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class ConvStem(nn.Module):
+    """Turn images into tokens by a few strided convolutions with GELU between them, as `psvit.stem` says.
+
+    Args:
+        in_chans: channels of the images.
+        embed_dim: channels D of the tokens.
+        patch_size: the product of the strides: pixels from one token to the next.
+    """
+
+    def __init__(self, in_chans: int, embed_dim: int, patch_size: int, **dd: Any) -> None:
+        super().__init__()
+        modules: list[nn.Module] = []
+        for one in convolutions(in_chans, embed_dim, patch_size):
+            conv = nn.Conv2d(one.in_chans, one.out_chans, KERNEL, stride=one.stride, padding=KERNEL // 2, **dd)
+            modules += [conv, nn.GELU()]
+        self.convs = nn.Sequential(*modules[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From images (B, C, height, width) to tokens (B, P, D)."""
+        return self.convs(x).flatten(2).transpose(1, 2)

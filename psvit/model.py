@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from psvit.architecture import Architecture, Stage, stage_grids
 from psvit.errors import InputError
-from psvit.layers import AttentionGroup, PatchEmbed, Sharing, TokenPool
+from psvit.layers import AttentionGroup, ConvStem, PatchEmbed, Sharing, TokenPool
 from psvit.search_space import SearchSpace
 from psvit.vit_weights import Source, in_block, is_vit, lay, stem_and_head
 
@@ -138,7 +138,7 @@ class PSViT(nn.Module):
 
         width = arch.stages[0].embed_dim
         rows, columns = arch.grids[0]
-        self.patch_embed = PatchEmbed(arch.in_chans, width, arch.patch_size, arch.patch_stride, **dd)
+        self.patch_embed = _stem(arch, dd)
         if self.has_class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, width, **dd))
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns + self.num_prefix_tokens, width, **dd))
@@ -378,6 +378,14 @@ def _taken(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int],
     return feature_take_indices(stages, indices if indices is None or isinstance(indices, int) else list(indices))
 
 
+def _stem(arch: Architecture, dd: dict[str, Any]) -> nn.Module:
+    """What turns images into tokens; timm's name for it is `patch_embed`, whatever it is."""
+    width = arch.stages[0].embed_dim
+    if arch.stem == "conv":
+        return ConvStem(arch.in_chans, width, arch.patch_size, **dd)
+    return PatchEmbed(arch.in_chans, width, arch.patch_size, arch.patch_stride, **dd)
+
+
 def _classifier(embed_dim: int, num_classes: int, dd: dict[str, Any]) -> nn.Module:
     return nn.Linear(embed_dim, num_classes, **dd) if num_classes else nn.Identity()
 
@@ -511,6 +519,7 @@ def _create_psvit(variant: str, pretrained: bool, arch: Any, **kwargs: Any) -> P
         kwargs["pretrained_cfg_overlay"] = {
             "num_classes": described.num_classes,
             "input_size": (described.in_chans, *described.image_size),
+            "first_conv": "patch_embed.convs.0" if described.stem == "conv" else "patch_embed.proj",
             **({"mean": other, "std": other} if described.in_chans != 3 else {}),
             **(kwargs.get("pretrained_cfg_overlay") or {}),
         }

@@ -21,6 +21,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from psvit.architecture import Architecture, stage_grids
 from psvit.budget import format_cost
 from psvit.costs import ADDITIVE, cost, has_class_token
+from psvit.stem import KERNEL, convolutions
 
 TOKEN_SCALE = 10.0
 """A bar is this many pixels times the square root of its patch tokens high."""
@@ -46,10 +47,11 @@ _TITLE_SIZE, _HEADING_SIZE, _TEXT_SIZE = 17.0, 13.0, 12.0
 _ROW = 17.0  # from one line of text to the next
 
 _INK, _GREY, _FAINT = "#1b2733", "#51606e", "#d5dde4"
-_BLUE, _AMBER, _GREEN = "#2f6fb3", "#96600f", "#2b8a57"
+_BLUE, _AMBER, _GREEN, _VIOLET = "#2f6fb3", "#96600f", "#2b8a57", "#7a5aa6"
 
 _STYLES = {
     "patches": {"fill": "#f1f4f7", "stroke": _GREY},
+    "convolution": {"fill": _VIOLET},
     "group": {"fill": "#e9eef3", "stroke": _INK, "rx": "4"},
     "producer": {"fill": _BLUE, "stroke": _BLUE, "rx": "2"},
     # Told apart from a producer by its outline too, in print and by those who see no colours.
@@ -179,13 +181,18 @@ def _columns(arch: Architecture) -> list[_Column]:
 
 
 def _patches(arch: Architecture) -> _Column:
-    """The image, cut into patches."""
+    """The image, cut into patches, and the convolutions that do it where the stem has any."""
     # In 1d as well the image is cut in two dimensions.
     rows, columns = stage_grids("2d", arch.image_size, arch.patch_size, arch.patch_stride, 1)[0]
     height = _height(arch, 0)
     least, most = _PATCHES_WIDTH
     width = min(max(height * columns / rows, least), most)
-    overlap = [f"{_count(arch.patch_stride, 'pixel')} apart"] if arch.patch_stride != arch.patch_size else []
+    labels = [f"{_times(rows, columns)} patches", f"of {_times(arch.patch_size, arch.patch_size)} pixels"]
+    if arch.patch_stride != arch.patch_size:
+        labels.append(f"{_count(arch.patch_stride, 'pixel')} apart")
+    convs = convolutions(arch.in_chans, arch.stages[0].embed_dim, arch.patch_size) if arch.stem == "conv" else ()
+    if convs:
+        labels.append(f"by {_count(len(convs), 'convolution')}")
 
     def paint(parent: Element, x: float, baseline: float) -> None:
         top = baseline - height
@@ -196,9 +203,13 @@ def _patches(arch: Architecture) -> _Column:
         lines += [f"M {_n(x)} {_n(top + n * height / rows)} h {_n(width)}" for n in horizontal]
         if lines:
             _path(parent, "line", " ".join(lines))
+        for place, conv in enumerate(convs):
+            left = x + width + _GAP_IN_GROUP + place * (_WIDENING_WIDTH + _GAP_IN_GROUP)
+            strip = _rect(parent, "convolution", left, top, _WIDENING_WIDTH, height)
+            size = _times(KERNEL, KERNEL)
+            _tooltip(strip, f"{size} convolution, stride {conv.stride}, {_count(conv.out_chans, 'channel')}")
 
-    patch = _times(arch.patch_size, arch.patch_size)
-    return _Column(width, (f"{_times(rows, columns)} patches", f"of {patch} pixels", *overlap), _INK, paint)
+    return _Column(width + len(convs) * (_WIDENING_WIDTH + _GAP_IN_GROUP), tuple(labels), _INK, paint)
 
 
 def _stage(arch: Architecture, index: int) -> _Column:
@@ -299,6 +310,10 @@ def _summary(arch: Architecture) -> str:
 def _description(arch: Architecture) -> str:
     """A network in sentences, for those who do not see the picture."""
     sentences = [_summary(arch) + "."]
+    if arch.stem == "conv":
+        convs = convolutions(arch.in_chans, arch.stages[0].embed_dim, arch.patch_size)
+        channels = ", ".join(str(conv.out_chans) for conv in convs)
+        sentences.append(f"Stem: {len(convs)} convolutions with {channels} channels.")
     for index, stage in enumerate(arch.stages):
         tokens = _count(math.prod(arch.grids[index]), "token") + " and a class token" * has_class_token(arch.variant)
         pool = f"{arch.pools[index - 1]} pooling, then " if index else ""
@@ -349,6 +364,7 @@ def _entries(archs: Sequence[Architecture]) -> list[tuple[str, _Paint]]:
 
     stages = [stage for arch in archs for stage in arch.stages]
     entries: list[tuple[bool, str, _Paint]] = [
+        (any(arch.stem == "conv" for arch in archs), "convolution of the stem", bar("convolution", _WIDENING_WIDTH)),
         (True, "layer that computes an attention map", bar("producer")),
         (
             any(stage.depth > len(stage.groups) for stage in stages),

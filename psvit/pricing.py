@@ -114,7 +114,7 @@ def _stage_table(space: SearchSpace, layout: int, position: int) -> StageTable:
     depth_gene, mlp_gene, first, groups, ways = np.tile(part_genes, (len(block_genes), 1)).T
 
     between = [
-        costs.stem(space.variant, patches[0], space.in_chans, space.patch_size, choices.embed_dim[width])
+        costs.stem(space.variant, "patch", patches[0], space.in_chans, space.patch_size, choices.embed_dim[width])
         if pool is None
         else costs.pooling(space.variant, pool, patches[position], widths_before[before], choices.embed_dim[width])
         for before, pool_index, width in block_genes.tolist()

@@ -232,6 +232,8 @@ class SearchSpace(Value):
         for name in ("variant", "image_size", "in_chans", "num_classes", "patch_size", "patch_stride", "head_dim"):
             if getattr(arch, name) != getattr(self, name):
                 return f"{name} is {getattr(arch, name)}, must be {getattr(self, name)}"
+        if arch.stem != "patch":
+            return f"stem is {arch.stem}, must be patch"
         layout = self.layout_of(arch)
         if layout is None:
             numbers = ", ".join(str(len(layout.stages)) for layout in self.layouts)

@@ -106,7 +106,7 @@ def macs_of(space: SearchSpace, step: Step) -> int:
     """The multiply-accumulates of a step for one image; those of an architecture's steps add up to its own."""
     if isinstance(step, Embedding):
         patches = math.prod(_patch_grid(space))
-        return costs.stem(space.variant, patches, space.in_chans, space.patch_size, step.embed_dim).macs
+        return costs.stem(space.variant, "patch", patches, space.in_chans, space.patch_size, step.embed_dim).macs
     if isinstance(step, Pooling):
         pooled = [-(-side // 2) for side in step.grid]
         return costs.pooling(space.variant, step.pool, math.prod(pooled), step.dim_in, step.dim_out).macs

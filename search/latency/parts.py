@@ -100,7 +100,7 @@ def part_macs(space: SearchSpace, part: Part) -> int:
     """Multiply-accumulates of a part; those of a network's parts add up to the network's."""
     patches = part.tokens - costs.has_class_token(space.variant)
     if part.kind == "stem":
-        return costs.stem(space.variant, patches, space.in_chans, space.patch_size, part.embed_dim).macs
+        return costs.stem(space.variant, "patch", patches, space.in_chans, space.patch_size, part.embed_dim).macs
     if part.kind == "head":
         return costs.head(part.embed_dim, space.num_classes).macs
     if part.kind == "pooling":

@@ -72,6 +72,7 @@ def architectures(draw) -> Architecture:
         image_size=tuple(sides),
         in_chans=draw(st.integers(1, 4)),
         num_classes=draw(st.integers(0, 1000)),
+        stem=draw(st.sampled_from(["patch", "conv"] if patch_stride == patch_size else ["patch"])),
         patch_size=patch_size,
         patch_stride=patch_stride,
         head_dim=head_dim,
@@ -212,6 +213,13 @@ IMPOSSIBLE = [
     (changed(image_size=[4, 4]), "", "a pooling needs 2 tokens or more, but 2 stages leave it 1"),
     (changed(patch_stride=5), "", "patch_stride must be at most patch_size 4"),
     (changed(image_size=[4, 4], patch_stride=2), "", "equal to it for a single patch, received 2"),
+    (changed(stem="none"), "stem", "'patch' or 'conv'"),
+    (changed(stem="conv", patch_stride=2), "", "patch_stride must equal patch_size 4 for a conv stem, received 2"),
+    (
+        changed(stem="conv", image_size=[20, 20], patch_size=5, patch_stride=5),
+        "",
+        "patch_size must be a product of at most 4 factors 2 and 3 for a conv stem",
+    ),
     (changed(image_size=[16]), "image_size.1", "required"),
     (changed(image_size=[16, 16, 16]), "image_size", "at most 2"),
     (changed(in_chans=0), "in_chans", "greater than 0"),
@@ -230,7 +238,7 @@ WRONG_TYPES = [
     ([1, 2], "", "object, received [1, 2]"),
 ]
 TOP_KEYS = "schema, cost, arch, score, latency, budget, provenance"
-ARCH_KEYS = "variant, image_size, in_chans, num_classes, patch_size, patch_stride, head_dim, stages, pools"
+ARCH_KEYS = "variant, image_size, in_chans, num_classes, stem, patch_size, patch_stride, head_dim, stages, pools"
 STAGE_KEYS = "embed_dim, groups, mlp_ratio"
 UNKNOWN_KEYS = [
     (changed(patchsize=16), "patchsize", f"unknown key; permitted keys: {ARCH_KEYS}"),

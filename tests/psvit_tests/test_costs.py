@@ -270,6 +270,56 @@ def test_poolings_of_awkward_grids_cost_what_is_measured(variant, pool, image_si
     assert cost(arch) == measured(arch)
 
 
+@pytest.mark.parametrize("variant", ["1d", "2d"])
+@pytest.mark.parametrize(
+    ("image_size", "patch_size"),
+    [
+        ((5, 6), 1),
+        ((6, 8), 2),
+        ((32, 32), 4),
+        ((12, 18), 6),
+        ((96, 64), 8),
+        ((18, 27), 9),
+        ((64, 80), 16),
+        ((48, 72), 24),
+    ],
+)
+@pytest.mark.parametrize("width", [4, 20, 60])
+def test_conv_stems_cost_what_is_measured(variant, image_size, patch_size, width, measured):
+    arch = Architecture(
+        variant=variant,
+        image_size=image_size,
+        in_chans=3,
+        num_classes=5,
+        stem="conv",
+        patch_size=patch_size,
+        patch_stride=patch_size,
+        head_dim=4,
+        stages=tuple(Stage(embed_dim=width, groups=(2, 1), mlp_ratio=2) for _ in range(2)),
+        pools=("avg",),
+    )
+    assert cost(arch) == measured(arch)
+
+
+def test_a_conv_stem_number_by_number():
+    arch = Architecture(
+        variant="1d",
+        image_size=(8, 16),
+        in_chans=3,
+        num_classes=0,
+        stem="conv",
+        patch_size=4,
+        patch_stride=4,
+        head_dim=5,
+        stages=(Stage(embed_dim=15, groups=(1,), mlp_ratio=1),),
+        pools=(),
+    )
+    plain = Architecture.from_dict({**arch.to_dict(), "stem": "patch"})
+    # 3 channels to 8 on 4x8 pixels, 8 to 15 on 2x4; instead of patches of 48 numbers.
+    assert cost(arch).macs - cost(plain).macs == 32 * 9 * 3 * 8 + 8 * 9 * 8 * 15 - 8 * 48 * 15
+    assert cost(arch).num_params - cost(plain).num_params == (9 * 3 * 8 + 8) + (9 * 8 * 15 + 15) - (48 * 15 + 15)
+
+
 # --- activation memory
 
 

@@ -11,7 +11,16 @@ from timm.layers import use_fused_attn
 from torch import nn
 
 import psvit.layers
-from psvit.layers import Attention, AttentionGroup, Layer, PatchEmbed, SharedAttention, TokenPool, choose_sharing
+from psvit.layers import (
+    Attention,
+    AttentionGroup,
+    ConvStem,
+    Layer,
+    PatchEmbed,
+    SharedAttention,
+    TokenPool,
+    choose_sharing,
+)
 
 GRIDS = [(2, 2), (7, 7), (14, 14), (5, 3), (4, 6), (1, 5), (6, 1), (3, 8)]
 
@@ -339,3 +348,30 @@ def test_patches_are_cut_row_by_row(patch_size, patch_stride):
             patch = images[:, :, top : top + patch_size, left : left + patch_size]
             tokens.append(patch.flatten(1) @ module.proj.weight.flatten(1).T + module.proj.bias)
     torch.testing.assert_close(module(images), torch.stack(tokens, dim=1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("image_size", "patch_size"), [((6, 5), 1), ((6, 8), 2), ((8, 12), 4), ((12, 18), 6)])
+def test_a_conv_stem_equals_windows_by_hand(image_size, patch_size):
+    module = spread(ConvStem(2, 7, patch_size))
+    images = torch.randn(3, 2, *image_size)
+    x = images
+    convs = [layer for layer in module.convs if isinstance(layer, nn.Conv2d)]
+    for place, conv in enumerate(convs):
+        padded = F.pad(x, (1, 1, 1, 1))
+        stride = conv.stride[0]
+        rows = [
+            torch.stack(
+                [
+                    padded[:, :, top : top + 3, left : left + 3].flatten(1) @ conv.weight.flatten(1).T + conv.bias
+                    for left in range(0, x.shape[3], stride)
+                ],
+                dim=2,
+            )
+            for top in range(0, x.shape[2], stride)
+        ]
+        x = torch.stack(rows, dim=2)
+        if place < len(convs) - 1:
+            x = F.gelu(x)
+    assert len(convs) >= 2
+    assert x.shape[2:] == tuple(side // patch_size for side in image_size)
+    torch.testing.assert_close(module(images), x.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)

@@ -16,6 +16,7 @@ from psvit.architecture import Architecture, Stage
 from psvit.picture import TOKEN_SCALE, WIDTH_SCALE, draw
 from psvit.search_space import SearchSpace, shipped_spaces
 from psvit.shipped import shipped
+from psvit.stem import strides
 
 SVG = "{http://www.w3.org/2000/svg}"
 # Coordinates are written with one decimal, so that an edge may be 0.05 off, and a width with both edges 0.1.
@@ -131,6 +132,7 @@ def check_parts(network: ET.Element, arch: Architecture) -> None:
     assert len(parts(network, "widening")) == sum(a != b for a, b in itertools.pairwise(widths))
     assert len(parts(network, "class-token")) == (arch.variant == "1d")
     assert len(parts(network, "patches")) == len(parts(network, "head")) == 1
+    assert len(parts(network, "convolution")) == (len(strides(arch.patch_size)) if arch.stem == "conv" else 0)
     # Left to right, a producer is followed by the sharers of its group, and the lines around groups hold just these.
     bars = sorted(parts(network, "producer", "sharer"), key=lambda bar: rect_box(bar)[0])
     expected = [part for length in groups for part in ["producer", *["sharer"] * (length - 1)]]
@@ -179,7 +181,10 @@ def check_place(root: ET.Element) -> None:
         assert box[2] <= width
         assert box[3] <= height
     words = [text_box(text) for text in root.iter(f"{SVG}text")]
-    apart = [*words, *(rect_box(bar) for bar in parts(root, "producer", "sharer", "patches", "head", "widening"))]
+    apart = [
+        *words,
+        *(rect_box(bar) for bar in parts(root, "producer", "sharer", "patches", "convolution", "head", "widening")),
+    ]
     for one, other in itertools.combinations(apart, 2):
         assert not overlap(one, other)
     for one, other in itertools.combinations([rect_box(group) for group in parts(root, "group")], 2):
@@ -189,7 +194,7 @@ def check_place(root: ET.Element) -> None:
 # --- what is in a picture
 
 
-@pytest.mark.parametrize("arch", [make_arch(), make_arch(variant="1d"), DEEP])
+@pytest.mark.parametrize("arch", [make_arch(), make_arch(variant="1d"), make_arch(stem="conv"), DEEP])
 def test_a_picture_is_right(arch):
     check(arch)
 
@@ -270,6 +275,7 @@ def test_the_legend_explains_what_occurs_and_nothing_else():
         return [part.get("data-part") for part in legend if part.get("data-part")]
 
     assert explained(make_arch()) == ["producer", "sharer", "group", "pooling", "widening"]
+    assert explained(make_arch(stem="conv"))[:2] == ["convolution", "producer"]
     assert explained(Architecture.load("deit-tiny")) == ["producer", "class-token"]
     assert explained(Architecture.load("deit-tiny"), DEEP) == ["producer", "sharer", "group", "class-token"]
 
@@ -281,6 +287,14 @@ def test_the_description_says_what_the_picture_shows():
         "64 tokens and a class token, 64 channels, MLPs 128 wide, layers in attention groups of 2, 1, 3" in description
     )
     assert "Stage 3: max pooling, then 16 tokens" in description
+
+
+def test_the_convolutions_of_a_stem_are_said():
+    root = parse(draw(make_arch(stem="conv", patch_size=8, patch_stride=8)))
+    strips = parts(networks(root)[0], "convolution")
+    assert [text.rpartition(", ")[2] for text in tooltips(strips)] == ["16 channels", "32 channels", "64 channels"]
+    assert "by 3 convolutions" in texts(networks(root)[0])
+    assert "3 convolutions with 16, 32, 64 channels" in root.find(f"{SVG}desc").text
 
 
 # --- several networks
@@ -339,7 +353,7 @@ def test_a_picture_stands_for_itself():
 
 
 def test_every_part_that_is_drawn_has_a_style_and_every_style_a_part():
-    root = parse(draw(make_arch(variant="1d")))
+    root = parse(draw(make_arch(variant="1d", stem="conv")))
     drawn = {element.get("data-part") for element in root.iter()} - {None, "network", "legend"}
     assert drawn == set(picture._STYLES)
 

@@ -354,6 +354,7 @@ def test_smallest_and_largest_are_the_ends_of_reach(name):
         ("psvit-2d-small", 1.2e9, 7.5e9),
         ("psvit-1d-base", 5e9, 28e9),
         ("psvit-2d-base", 5e9, 28e9),
+        ("psvit-1d-nano", 2e6, 90e6),
         ("psvit-2d-nano", 5e6, 40e6),
     ],
 )
@@ -379,6 +380,26 @@ def test_deits_are_members_of_the_1d_spaces(name, width, heads):
     )
     assert space.contains(deit)
     assert space[space.index(deit)] == deit
+
+
+@pytest.mark.parametrize(
+    ("macs", "deit", "hvt"), [(5e6, (32, 5, 3), (48, (1, 2, 1), 4)), (10e6, (48, 5, 3), (64, (1, 2, 3), 4))]
+)
+def test_networks_after_deit_and_hvt_are_members_of_the_1d_space_for_small_images(macs, deit, hvt):
+    space = SHIPPED["psvit-1d-nano"]
+    width, depth, ratio = deit
+    one_stage = space.build([Stage(embed_dim=width, groups=(1,) * depth, mlp_ratio=ratio)], [])
+    width, depths, ratio = hvt
+    pooled = [Stage(embed_dim=width, groups=(1,) * depth, mlp_ratio=ratio) for depth in depths]
+    for arch in (one_stage, space.build(pooled, ["max", "max"])):
+        assert space.contains(arch)
+        assert cost(arch).macs == pytest.approx(macs, rel=0.05)
+
+
+def test_a_conv_stem_is_no_member_yet():
+    space = SHIPPED["psvit-2d-nano"]
+    arch = Architecture.from_dict({**space[0].to_dict(), "stem": "conv"})
+    assert space.why_not(arch) == "stem is conv, must be patch"
 
 
 # --- other images

@@ -21,7 +21,7 @@ NAMED = [f"psvit_{variant}_{size}" for variant in ("1d", "2d") for size in ("tin
 PARTNERS = {"tiny": "deit-tiny", "small": "deit-small", "base": "deit-base"}
 
 
-def random_architecture(variant: str, seed: int) -> Architecture:
+def random_architecture(variant: str, seed: int, stem: str = "patch") -> Architecture:
     """Up to three stages on a grid that is rectangular and odd, with groups of one to three layers."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(1, 4))
@@ -31,7 +31,8 @@ def random_architecture(variant: str, seed: int) -> Architecture:
         image_size=(10, 14),
         in_chans=int(rng.integers(1, 4)),
         num_classes=int(rng.integers(2, 6)),
-        patch_size=2 + 2 * int(rng.integers(2)),
+        stem=stem,
+        patch_size=2 + 2 * int(rng.integers(2)) if stem == "patch" else 2,
         patch_stride=2,
         head_dim=4,
         stages=tuple(
@@ -47,6 +48,9 @@ def random_architecture(variant: str, seed: int) -> Architecture:
 
 
 RANDOM = {f"{variant}-{seed}": random_architecture(variant, seed) for variant in ("1d", "2d") for seed in range(5)}
+RANDOM |= {
+    f"{variant}-conv-{seed}": random_architecture(variant, seed, "conv") for variant in ("1d", "2d") for seed in (5, 6)
+}
 SHARING_1D = Architecture(
     variant="1d",
     image_size=(8, 10),
@@ -277,7 +281,7 @@ def test_layer_decay_reaches_every_parameter_in_order(case):
     decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
     names = dict(model.named_parameters())
     assert scale.keys() == {id(parameter) for parameter in names.values()}
-    order = [names["patch_embed.proj.weight"]]
+    order = [names[f"{model.default_cfg['first_conv']}.weight"]]
     order += [group.layers[0].norm1.weight for stage in model.stages for group in stage.groups]
     order += [model.head.weight]
     scales = [scale[id(parameter)] for parameter in order]
