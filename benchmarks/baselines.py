@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from psvit import Architecture, SearchSpace, Stage, cost
-from psvit.architecture import Pool, Variant
+from psvit.architecture import Pool, Stem, Variant
 from psvit.errors import InputError
 
 TOLERANCE = 0.02
@@ -69,15 +69,24 @@ BOTH = replace(PIT, name="pooling and sharing", group=2)
 """PiT-like with attention maps that two layers share."""
 
 
-def fit(proportions: Proportions, space: SearchSpace, macs: int, depth: float) -> Architecture:
+def fit(
+    proportions: Proportions,
+    space: SearchSpace,
+    macs: int,
+    depth: float,
+    *,
+    stem: Stem = "patch",
+    head_dims: Iterable[int] | None = None,
+    tolerance: float = TOLERANCE,
+) -> Architecture:
     """The network of a family for a budget; the same for equal arguments.
 
     The paper's layers times `depth` are aimed at, and whatever that leaves of the budget is spent on width: so a
     network whose layers share attention maps is wider than one whose do not. Widths are whole numbers of heads. Because
     few combinations come near a budget, a stage may have more or fewer layers than aimed at (`DEPTHS`), and heads more
-    or fewer channels than the space's (`HEAD_DIMS`). Of all networks within `TOLERANCE` of the budget, the one is taken
-    that departs least from what is aimed at: the sum of the absolute logarithms of the ratios, over the layers of the
-    stages and the channels of a head. Of equals, the one that is nearest to the budget.
+    or fewer channels than the space's (`HEAD_DIMS`). Of all networks within the tolerance of the budget, the one is
+    taken that departs least from what is aimed at: the sum of the absolute logarithms of the ratios, over the layers of
+    the stages and the channels of a head. Of equals, the one that is nearest to the budget.
 
     Nothing of this looks at accuracy; `depth` is what can be tuned.
 
@@ -86,6 +95,9 @@ def fit(proportions: Proportions, space: SearchSpace, macs: int, depth: float) -
         space: whose images, patches, classes and heads the network has.
         macs: the budget.
         depth: layers, relative to the paper's.
+        stem: of the network.
+        head_dims: permitted channels of a head; by default those around the space's.
+        tolerance: by which share the multiply-accumulates may differ from the budget.
 
     Raises:
         InputError: no network of the family is within the tolerance.
@@ -93,19 +105,20 @@ def fit(proportions: Proportions, space: SearchSpace, macs: int, depth: float) -
     aims = [depth * layers for layers in proportions.depths]
     nearest = math.inf
     best: tuple[tuple[float, float], Architecture] | None = None
-    for layers in itertools.product(*map(_near, aims)):
-        for head_dim in range(round(HEAD_DIMS[0] * space.head_dim), round(HEAD_DIMS[1] * space.head_dim) + 1):
-            departure = sum(abs(math.log(one / aim)) for one, aim in zip(layers, aims, strict=True))
-            departure += abs(math.log(head_dim / space.head_dim))
-            for arch, error in _by_width(proportions, space, layers, head_dim, macs):
-                nearest = min(nearest, abs(error))
-                # Rounded, because equal departures are computed in different orders.
-                key = (round(departure, 9), abs(error))
-                if abs(error) <= TOLERANCE and (best is None or key < best[0]):
-                    best = key, arch
+    if head_dims is None:
+        head_dims = range(round(HEAD_DIMS[0] * space.head_dim), round(HEAD_DIMS[1] * space.head_dim) + 1)
+    for layers, head_dim in itertools.product(itertools.product(*map(_near, aims)), head_dims):
+        departure = sum(abs(math.log(one / aim)) for one, aim in zip(layers, aims, strict=True))
+        departure += abs(math.log(head_dim / space.head_dim))
+        for arch, error in _by_width(proportions, space, stem, layers, head_dim, macs, tolerance):
+            nearest = min(nearest, abs(error))
+            # Rounded, because equal departures are computed in different orders.
+            key = (round(departure, 9), abs(error))
+            if abs(error) <= tolerance and (best is None or key < best[0]):
+                best = key, arch
     if best is None:
         raise InputError(
-            f"budget: no {proportions.name} network of about {sum(aims):g} layers is within {TOLERANCE:.0%} of "
+            f"budget: no {proportions.name} network of about {sum(aims):g} layers is within {tolerance:.0%} of "
             f"{macs} multiply-accumulates; the nearest is {nearest:.1%} from it; give another --budget or --depth"
         )
     return best[1]
@@ -117,7 +130,13 @@ def _near(aim: float) -> range:
 
 
 def _by_width(
-    proportions: Proportions, space: SearchSpace, layers: tuple[int, ...], head_dim: int, macs: int
+    proportions: Proportions,
+    space: SearchSpace,
+    stem: Stem,
+    layers: tuple[int, ...],
+    head_dim: int,
+    macs: int,
+    tolerance: float,
 ) -> Iterator[tuple[Architecture, float]]:
     """Networks of rising width up to the first beyond the budget, and by which share each is above it."""
     for heads in itertools.count(1):
@@ -126,6 +145,7 @@ def _by_width(
             image_size=space.image_size,
             in_chans=space.in_chans,
             num_classes=space.num_classes,
+            stem=stem,
             patch_size=space.patch_size,
             patch_stride=space.patch_stride,
             head_dim=head_dim,
@@ -141,7 +161,7 @@ def _by_width(
         )
         error = cost(arch).macs / macs - 1
         yield arch, error
-        if error > TOLERANCE:
+        if error > tolerance:
             return
 
 

@@ -1,0 +1,93 @@
+"""The truth table: small networks trained alone on CIFAR-10, in a CSV file that grows with every call.
+
+    python benchmarks/truth_table.py train --data CIFAR10 --hours 2      trains what has no row yet
+    python benchmarks/truth_table.py figures                             says what the rows so far say
+    python benchmarks/truth_table.py pilot --data CIFAR10                chose the learning rate, before the first row
+    python benchmarks/truth_table.py draw                                drew the networks, before the first row
+
+CIFAR10 is a folder with `train/<class>/` and `val/<class>/`, or `torch/cifar10`. Two networks are trained at a time,
+with one thread each. Calls may be killed and repeated, and rows of different machines add up.
+`benchmarks/truth/README.md` says what was decided beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from command_line import at_least, run_script
+from truth import networks, pilot, rows
+from truth.networks import FOLDER
+
+from psvit.recipe import Recipe
+
+ROWS_FILE = FOLDER / "rows.csv"
+PILOT_FILE = FOLDER / "pilot.csv"
+RECIPE_FILE = FOLDER / "recipe.yaml"
+
+
+def main() -> None:
+    """Do what the first word says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, action in (("train", train), ("pilot", run_pilot)):
+        one = actions.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
+        one.set_defaults(action=action)
+        one.add_argument("--data", required=True, help="the images")
+        one.add_argument("--hours", type=float, default=2.0, help="begin no training that would end later")
+        one.add_argument("--jobs", type=at_least(1), default=2, help="trainings at a time")
+        one.add_argument("--device", default="cpu")
+        one.add_argument("--work", type=Path, default=Path("runs/truth"), help="what unfinished trainings need")
+        one.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
+    actions.add_parser("figures", help=(figures.__doc__ or "").splitlines()[0]).set_defaults(action=figures)
+    actions.add_parser("draw", help=(draw.__doc__ or "").splitlines()[0]).set_defaults(action=draw)
+    options = parser.parse_args()
+    run_script(parser, options.action, options)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train networks that have no row yet, and add their rows."""
+    from truth.training import Training
+
+    recipe = Recipe.load(RECIPE_FILE)
+    wanted = [Training(network, recipe, seed) for network, seed in networks.trainings(networks.load())]
+    _run(wanted, options, options.table or ROWS_FILE)
+
+
+def run_pilot(options: argparse.Namespace) -> None:
+    """Train the networks of the pilot, and say which learning rate is best."""
+    table = options.table or PILOT_FILE
+    _run(pilot.trainings(networks.load(), Recipe.load(RECIPE_FILE)), options, table)
+    found = rows.read(table)
+    for lr, accuracy in pilot.mean_accuracies(found).items():
+        print(f"lr {lr:g}: {accuracy:.2f} % on the search images")
+    print(f"best: {pilot.best_rate(found):g}")
+
+
+def figures(options: argparse.Namespace) -> None:
+    """Print what the rows so far say, as Markdown."""
+    from truth.figures import report
+
+    print(report(rows.read(ROWS_FILE)))
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw the networks anew; the same at every call."""
+    networks.save(networks.draw())
+
+
+def _run(wanted: list, options: argparse.Namespace, table: Path) -> None:
+    """Train what has no row."""
+    # One thread a training: before PyTorch is loaded, here and in the processes that train.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from truth.runner import run
+    from truth.training import Setting
+
+    setting = Setting(data=options.data, images=None, device=options.device, work=options.work)
+    left = run(wanted, setting, table, options.jobs, options.hours)
+    print(f"{left} trainings are still without rows")
+
+
+if __name__ == "__main__":
+    main()
