@@ -15,12 +15,16 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from command_line import at_least, run_script
 from truth import networks, pilot, rows
 from truth.networks import FOLDER
 
 from psvit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from truth.training import Training
 
 ROWS_FILE = FOLDER / "rows.csv"
 PILOT_FILE = FOLDER / "pilot.csv"
@@ -40,7 +44,9 @@ def main() -> None:
         one.add_argument("--device", default="cpu")
         one.add_argument("--work", type=Path, default=Path("runs/truth"), help="what unfinished trainings need")
         one.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
-    actions.add_parser("figures", help=(figures.__doc__ or "").splitlines()[0]).set_defaults(action=figures)
+    shown = actions.add_parser("figures", help=(figures.__doc__ or "").splitlines()[0])
+    shown.set_defaults(action=figures)
+    shown.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
     actions.add_parser("draw", help=(draw.__doc__ or "").splitlines()[0]).set_defaults(action=draw)
     options = parser.parse_args()
     run_script(parser, options.action, options)
@@ -58,7 +64,9 @@ def train(options: argparse.Namespace) -> None:
 def run_pilot(options: argparse.Namespace) -> None:
     """Train the networks of the pilot, and say which learning rate is best."""
     table = options.table or PILOT_FILE
-    _run(pilot.trainings(networks.load(), Recipe.load(RECIPE_FILE)), options, table)
+    listed, recipe = networks.load(), Recipe.load(RECIPE_FILE)
+    for _ in pilot.SEEDS:
+        _run(pilot.trainings(listed, recipe, rows.read(table)), options, table)
     found = rows.read(table)
     for lr, accuracy in pilot.mean_accuracies(found).items():
         print(f"lr {lr:g}: {accuracy:.2f} % on the search images")
@@ -69,7 +77,7 @@ def figures(options: argparse.Namespace) -> None:
     """Print what the rows so far say, as Markdown."""
     from truth.figures import report
 
-    print(report(rows.read(ROWS_FILE)))
+    print(report(rows.read(options.table or ROWS_FILE), Recipe.load(RECIPE_FILE).digest))
 
 
 def draw(options: argparse.Namespace) -> None:
@@ -77,7 +85,7 @@ def draw(options: argparse.Namespace) -> None:
     networks.save(networks.draw())
 
 
-def _run(wanted: list, options: argparse.Namespace, table: Path) -> None:
+def _run(wanted: list[Training], options: argparse.Namespace, table: Path) -> None:
     """Train what has no row."""
     # One thread a training: before PyTorch is loaded, here and in the processes that train.
     os.environ["OMP_NUM_THREADS"] = "1"

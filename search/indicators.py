@@ -6,14 +6,15 @@ All candidates are slices of one randomly initialised supernet, which is made on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from psvit.architecture import Architecture
+from psvit.model import PSViT
 from psvit.search.evaluator import Evaluator
 from psvit.search.failures import NO_NUMBERS, out_of_memory
 from psvit.search.trial import Score
@@ -67,21 +68,8 @@ class DSS:
 
     def _indicator(self, arch: Architecture) -> float:
         """The indicator of one architecture; not finite where an output or a gradient is not."""
-        slices = self._supernet.slices(arch)
-        weights = {name: weight.detach().clone().requires_grad_() for name, weight in slices.items()}
-        scored = {name: weight for name, weight in weights.items() if weight.dim() == 2 and ".layers." in name}
-        logits = functional_call(self._supernet.structure(arch), weights, (self._image,))
-        gradients = torch.autograd.grad(logits.sum(), list(scored.values()))
-        # Singular values of what is no number are an error, not a number that is none.
-        if not all(bool(tensor.isfinite().all()) for tensor in (logits, *gradients, *weights.values())):
-            return math.nan
-        total = torch.zeros((), dtype=torch.float64)
-        for (name, weight), gradient in zip(scored.items(), gradients, strict=True):
-            if ".attn." in name:
-                total += _nuclear_norm(gradient) * self._weight_norm(arch, name, weight)
-            else:
-                total += (gradient * weight.detach()).abs().sum(dtype=torch.float64).cpu()
-        return float(total)
+        structure, slices = self._supernet.structure(arch), self._supernet.slices(arch)
+        return _indicator(structure, slices, self._image, lambda name, weight: self._weight_norm(arch, name, weight))
 
     def _weight_norm(self, arch: Architecture, name: str, weight: Tensor) -> Tensor:
         """The nuclear norm of a slice of the random weights; many architectures have the same slices."""
@@ -99,6 +87,43 @@ class DSS:
             "images": 0,
             "fidelity": "not measured",
         }
+
+
+def network_dss(arch: Architecture, seed: int) -> float:
+    """The indicator of one network with random weights of its own, also where no space has it; on the CPU.
+
+    Args:
+        arch: the network.
+        seed: of the random weights.
+    """
+    with seeded(seed):
+        network = PSViT(arch).eval()
+    weights = {name: weight.detach().abs() for name, weight in network.state_dict().items()}
+    image = torch.ones(1, arch.in_chans, *arch.image_size)
+    return _indicator(network, weights, image, lambda _, weight: _nuclear_norm(weight.detach()))
+
+
+def _indicator(
+    structure: nn.Module,
+    positive: Mapping[str, Tensor],
+    image: Tensor,
+    weight_norm: Callable[[str, Tensor], Tensor],
+) -> float:
+    """The indicator from a network's form and its positive weights; NaN where an output or a gradient is not finite."""
+    weights = {name: weight.detach().clone().requires_grad_() for name, weight in positive.items()}
+    scored = {name: weight for name, weight in weights.items() if weight.dim() == 2 and ".layers." in name}
+    logits = functional_call(structure, weights, (image,))
+    gradients = torch.autograd.grad(logits.sum(), list(scored.values()))
+    # Asking for singular values of a matrix that holds NaN is an error.
+    if not all(bool(tensor.isfinite().all()) for tensor in (logits, *gradients, *weights.values())):
+        return math.nan
+    total = torch.zeros((), dtype=torch.float64)
+    for (name, weight), gradient in zip(scored.items(), gradients, strict=True):
+        if ".attn." in name:
+            total += _nuclear_norm(gradient) * weight_norm(name, weight)
+        else:
+            total += (gradient * weight.detach()).abs().sum(dtype=torch.float64).cpu()
+    return float(total)
 
 
 def _nuclear_norm(matrix: Tensor) -> Tensor:

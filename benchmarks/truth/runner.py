@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from psvit.errors import InputError, RunError
@@ -66,6 +67,15 @@ def _begin() -> None:
     """What every process that trains does first."""
     os.nice(NICENESS)
     quiet()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A runner that is killed cannot tell its processes; they would train on and keep the work folder locked."""
+    parent = parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def _add(future: Future[Row], training: Training, setting: Setting, table: Path) -> None:

@@ -9,7 +9,7 @@ sums over pairs of networks, and thousands of resamples are a product of matrice
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,19 +80,25 @@ def resamples(n: int, number: int = RESAMPLES, seed: int = 0) -> Floats:
     return np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=number).astype(np.float64)
 
 
-def kendall_tau(one: Floats, other: Floats, counts: Floats | None = None) -> Floats:
+def kendall_tau(
+    one: Floats, other: Floats, counts: Floats | None = None, strata: Sequence[Hashable] | None = None
+) -> Floats:
     """Kendall's tau-b, pairs that are tied in either left out of the scale (Kendall, Biometrika 33, 1945).
 
     Args:
-        one: of each network, (n,).
-        other: likewise.
+        one: a score of each network, (n,).
+        other: another score of each network, (n,).
         counts: resamples as `resamples` gives them, (r, n); by default the networks themselves.
+        strata: what each network belongs to, (n,); only pairs of one stratum are then compared.
 
     Returns:
-        One for each resample, (r,); not a number where all networks are tied in one of the two.
+        One for each resample, (r,); NaN where no pair can be compared, or all are tied in one of the two.
     """
     weights = np.ones((1, len(one))) if counts is None else counts
     ones, others = _signs(one), _signs(other)
+    if strata is not None:
+        together = np.array([[mine == its for its in strata] for mine in strata])
+        ones, others = ones * together, others * together
     return _ratio(_pairs(weights, ones * others), _pairs(weights, ones**2), _pairs(weights, others**2))
 
 

@@ -1,0 +1,151 @@
+"""What the rows say, as Markdown; which figures there are, and their thresholds, was decided before the first row.
+
+All is computed for each budget by itself: over all its networks, and within strata, where only networks of one variant
+and stem are compared. Intervals are 95 % percentile bootstraps over networks, the same resamples for all scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from psvit.search.fidelity.measures import estimated, kendall_tau
+from psvit.search.fidelity.record import Estimate
+from psvit.search.fidelity.words import value_and_interval
+from truth.entries import RANDOM, Entry, entries
+from truth.regression import regression_lines
+from truth.rows import Row
+from truth.selection import selection_lines
+
+# --- thresholds
+
+FEWEST = 8
+"""Networks of a budget, or trained twice, below which no figure about ranking is printed."""
+
+CHEAP_TAU = 0.5
+"""What the best cheap score's tau within strata should reach."""
+
+LOOKS = (1, 2, 3, 4, 6)
+"""Epochs after which the curves are read as scores."""
+
+# A score is called better than another only where the interval of the difference of their taus lies above zero. Of
+# scores that cannot be told apart the simplest is used: the earlier in the table, which begins with the cheapest.
+
+
+def report(rows: Sequence[Row], recipe_digest: str) -> str:
+    """Everything, as Markdown."""
+    found = entries(rows, recipe_digest)
+    lines = [f"{sum(len(entry.rows) for entry in found)} trainings of {len(found)} networks", ""]
+    for budget in sorted({entry.budget for entry in found}):
+        some = [entry for entry in found if entry.budget == budget]
+        lines += [f"## {budget / 1e6:g} MFLOPs: {len(some)} networks", "", *_accuracy_lines(some), ""]
+        lines += [*_ceiling_lines(some), ""]
+        if len(some) < FEWEST:
+            lines += [f"Fewer than {FEWEST} networks: no figures about ranking yet.", ""]
+            continue
+        lines += [*_ranking_lines(some), "", *regression_lines(some, found), "", *selection_lines(some), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _accuracy_lines(some: Sequence[Entry]) -> Iterator[str]:
+    """How accurate random networks of every stratum and the references are."""
+    yield "| networks | number | mean validation accuracy | best |"
+    yield "|---|---|---|---|"
+    for stratum in sorted({entry.first.stratum for entry in some}):
+        truths = [entry.truth for entry in some if entry.first.stratum == stratum and entry.first.origin == RANDOM]
+        if truths:
+            yield f"| random, {stratum} | {len(truths)} | {np.mean(truths):.2f} | {max(truths):.2f} |"
+    for entry in some:
+        if entry.first.origin != RANDOM:
+            yield f"| {entry.first.origin}-like, {entry.first.stratum} | 1 | {entry.truth:.2f} | |"
+
+
+def _ceiling_lines(some: Sequence[Entry]) -> Iterator[str]:
+    """How well a second training with another seed ranks, and how much seeds differ."""
+    twice = [entry for entry in some if len(entry.rows) > 1]
+    if not twice:
+        yield "No network has been trained twice."
+        return
+    first, second = (np.array([entry.rows[place].val_accuracy for entry in twice]) for place in (0, 1))
+    std = float(np.sqrt(np.mean((first - second) ** 2) / 2))
+    yield f"{len(twice)} networks trained twice: standard deviation over seeds {std:.2f} points."
+    if len(twice) >= FEWEST:
+        within, over = _taus(second, first, _strata(twice))
+        yield f"Ceiling (tau of a second training): {_cells(within)} within strata, {_cells(over)} over them."
+
+
+def _ranking_lines(some: Sequence[Entry]) -> Iterator[str]:
+    """How well scores rank."""
+    truths, strata = np.array([entry.truth for entry in some]), _strata(some)
+    scores = {name: np.array([score(entry) for entry in some]) for name, score in SCORES.items()}
+    scores["stratum alone"] = stratum_alone(some)
+    yield "| score | tau within strata | 95 % | above MACs' | 95 % | tau over strata | 95 % |"
+    yield "|---|---|---|---|---|---|---|"
+    best = ("", -1.0)
+    for name, values in scores.items():
+        within, over = _taus(values, truths, strata)
+        above = _advantage(values, scores["macs"], truths, strata) if name != "macs" else Estimate(value=None)
+        yield f"| {name} | {_cells(within, ' | ')} | {_cells(above, ' | ')} | {_cells(over, ' | ')} |"
+        if name in CHEAP and within.value is not None and within.value > best[1]:
+            best = name, within.value
+    yield ""
+    reached = "reached" if best[1] >= CHEAP_TAU else "not reached"
+    yield f"Best cheap score within strata: {best[0]} with tau {best[1]:.2f}; {CHEAP_TAU} is wanted: {reached}."
+
+
+def _curve(name: str, epoch: int, sign: int = 1) -> Callable[[Entry], float]:
+    return lambda entry: sign * float(getattr(entry.first, name)[epoch - 1])
+
+
+CHEAP: dict[str, Callable[[Entry], float]] = {
+    "macs": lambda entry: entry.costs["macs"],
+    "parameters": lambda entry: entry.costs["num_params"],
+    "activation memory": lambda entry: entry.costs["activation_bytes"],
+    "DSS": lambda entry: entry.dss,
+}
+"""Scores without training."""
+
+SCORES: dict[str, Callable[[Entry], float]] = {
+    **CHEAP,
+    **{f"search accuracy, epoch {epoch}": _curve("search_accuracy", epoch) for epoch in LOOKS},
+    **{f"search loss, epoch {epoch}": _curve("search_loss", epoch, -1) for epoch in LOOKS},
+    **{
+        f"sum of training losses, epoch {epoch}": lambda entry, epoch=epoch: -sum(entry.first.train_loss[:epoch])
+        for epoch in LOOKS
+    },
+    "search accuracy, last epoch": _curve("search_accuracy", 0),
+    "search loss, last epoch": _curve("search_loss", 0, -1),
+}
+"""All scores by name, more is better; the cheapest first."""
+
+
+def stratum_alone(some: Sequence[Entry]) -> np.ndarray:
+    """For every network the mean truth of the others of its stratum: what can be known from variant and stem alone."""
+    values = []
+    for entry in some:
+        others = [one.truth for one in some if one is not entry and one.first.stratum == entry.first.stratum]
+        values.append(np.mean(others) if others else np.mean([one.truth for one in some if one is not entry]))
+    return np.array(values)
+
+
+def _strata(some: Sequence[Entry]) -> list[str]:
+    return [entry.first.stratum for entry in some]
+
+
+def _taus(values: np.ndarray, truths: np.ndarray, strata: Sequence[str]) -> tuple[Estimate, Estimate]:
+    """Kendall's tau within strata and over them."""
+    within = estimated(lambda counts: kendall_tau(values, truths, counts, strata), len(truths))
+    return within, estimated(lambda counts: kendall_tau(values, truths, counts), len(truths))
+
+
+def _advantage(values: np.ndarray, others: np.ndarray, truths: np.ndarray, strata: Sequence[str]) -> Estimate:
+    """By how much a score's tau within strata exceeds another's, on the same resamples."""
+    return estimated(
+        lambda counts: kendall_tau(values, truths, counts, strata) - kendall_tau(others, truths, counts, strata),
+        len(truths),
+    )
+
+
+def _cells(estimate: Estimate, between: str = ", ") -> str:
+    return between.join(value_and_interval(estimate))

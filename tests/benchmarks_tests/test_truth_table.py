@@ -1,0 +1,335 @@
+"""The truth table: its list of networks, its rows, its runner, and the figures that are computed from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import truth_table
+from scipy.stats import kendalltau
+from truth import figures, networks, pilot, rows, runner, selection, training
+from truth.entries import entries
+from truth.networks import GROUPS, Network, stratum_of
+from truth.rows import Row
+from truth.training import Setting, Training
+
+from psvit import Architecture, SearchSpace, cost
+from psvit.data import open_data
+from psvit.errors import InputError
+from psvit.recipe import Recipe
+
+RECIPE = Recipe(epochs=3, batch_size=32, lr=0.002, warmup_epochs=1)
+
+
+def digits_network(number: int, seeds: tuple[int, ...] = (0,)) -> Network:
+    arch = SearchSpace.load("psvit-2d-digits")[number]
+    return Network(name=f"digits-{number}", macs=1_000_000, origin="random", seeds=seeds, arch=arch)
+
+
+def setting(tmp_path: Path) -> Setting:
+    return Setting(data="digits", images=600, device="cpu", work=tmp_path / "work")
+
+
+def made_up_row(network: Network, seed: int, accuracy: float, **changes) -> Row:
+    """A row with a curve that rises to an accuracy."""
+    curve = tuple(round(accuracy * (epoch + 1) / 12, 4) for epoch in range(12))
+    fields = {
+        "name": network.name,
+        "macs_budget": network.macs,
+        "origin": network.origin,
+        "stratum": network.stratum,
+        "arch": json.dumps(network.arch.to_dict()),
+        "arch_digest": network.arch.digest,
+        "recipe_digest": "r",
+        "lr": 0.001,
+        "data": "cifar10",
+        "data_digest": "d",
+        "images": 45000,
+        "epochs": 12,
+        "seed": seed,
+        "initial": "random",
+        "train_loss": tuple(3 - one / 100 for one in curve),
+        "search_accuracy": curve,
+        "search_loss": tuple(3 - one / 100 for one in curve),
+        "val_accuracy": accuracy,
+        "val_loss": 1.0,
+        "seconds": 20.0,
+        "processor_seconds": 12.0,
+        "device": "a processor, with a comma",
+        "threads": 1,
+        "versions": "psvit 0",
+        "commit": "abc",
+        "date": "2026-01-01 00:00",
+    }
+    return Row(**{**fields, **changes})
+
+
+# --- what was decided beforehand
+
+
+def test_the_committed_list_is_what_is_drawn():
+    assert networks.load() == networks.draw()
+
+
+def test_networks_are_near_their_budget_and_equally_many_of_every_stratum():
+    listed = networks.load()
+    for network in listed:
+        assert cost(network.arch).macs == pytest.approx(network.macs, rel=networks.TOLERANCE)
+    assert len({network.arch.digest for network in listed}) == len({network.name for network in listed}) == len(listed)
+    for group in GROUPS:
+        mine = [network for network in listed if network.macs == group.macs]
+        drawn = Counter(network.stratum for network in mine if network.origin == "random")
+        assert drawn == dict.fromkeys(("1d patch", "1d conv", "2d patch", "2d conv"), group.random)
+        references = [network for network in mine if network.origin != "random"]
+        assert Counter(network.origin for network in references) == {"deit": 2, "pit": 2, "hvt": 2}
+        assert {network.arch.stem for network in references} == {"patch", "conv"}
+        assert sum(len(network.seeds) == 2 for network in mine) == group.second_seeds
+
+
+def test_drawn_networks_are_members_but_for_their_stem():
+    for network in networks.load():
+        if network.origin == "random":
+            member = Architecture.from_dict({**network.arch.to_dict(), "stem": "patch"})
+            assert SearchSpace.load(f"psvit-{network.arch.variant}-nano").contains(member)
+
+
+def test_every_training_is_listed_once_and_second_seeds_follow_the_first():
+    listed = networks.trainings(networks.load())
+    assert len(set((network.name, seed) for network, seed in listed)) == len(listed) == 86
+    for group in GROUPS:
+        seeds = [seed for network, seed in listed if network.macs == group.macs]
+        assert seeds == sorted(seeds)
+
+
+def test_the_recipe_has_the_rate_that_the_pilot_found_best():
+    found = rows.read(truth_table.PILOT_FILE)
+    recipe = Recipe.load(truth_table.RECIPE_FILE)
+    wanted = pilot.trainings(networks.load(), recipe, found)
+    assert not runner.missing(wanted, truth_table.PILOT_FILE)
+    assert recipe.lr == pilot.best_rate(found)
+
+
+def test_the_pilots_second_seeds_go_to_the_two_best_rates():
+    listed, recipe = networks.load(), Recipe.load(truth_table.RECIPE_FILE)
+    first = pilot.trainings(listed, recipe, [])
+    assert len(first) == 12
+    accuracies = {0.001: 30.0, 0.002: 50.0, 0.004: 40.0}
+    found = [
+        made_up_row(one.network, 0, accuracies[one.recipe.lr], lr=one.recipe.lr, recipe_digest=one.recipe.digest)
+        for one in first
+    ]
+    second = pilot.trainings(listed, recipe, found)[12:]
+    assert {one.recipe.lr for one in second} == {0.002, 0.004}
+    assert {one.seed for one in second} == {1}
+    # The second seed turns the order round.
+    found += [made_up_row(one.network, 1, 60 if one.recipe.lr == 0.004 else 20, lr=one.recipe.lr) for one in second]
+    assert pilot.best_rate(found) == 0.004
+
+
+# --- rows
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    written = [made_up_row(digits_network(number), seed, 50.0 + number) for number in range(3) for seed in (0, 1)]
+    for row in written:
+        rows.append(tmp_path / "rows.csv", row)
+    rows.append(tmp_path / "rows.csv", dataclasses.replace(written[0], val_accuracy=1.0))
+    # Of rows with one key the first counts.
+    assert rows.read(tmp_path / "rows.csv") == written
+    assert written[1].network == digits_network(0).arch
+    assert rows.read(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize(("old", "new"), [("50.0", "fifty"), ("name,", "names,"), ('"arch_digest"', "")])
+def test_a_file_that_holds_no_rows_is_named(tmp_path, old, new):
+    path = tmp_path / "rows.csv"
+    rows.append(path, made_up_row(digits_network(0), 0, 50.0))
+    path.write_text(path.read_text().replace(old, new) if old in path.read_text() else "nothing\n1\n")
+    with pytest.raises(InputError, match=r"rows\.csv: not a row of the truth table"):
+        rows.read(path)
+
+
+# --- trainings
+
+
+def test_a_training_gives_the_row_of_the_network_that_it_trains(tmp_path):
+    one = Training(digits_network(5000), RECIPE, 3)
+    row = training.train_network(one, setting(tmp_path))
+    data = open_data("digits")
+    assert row.network == one.network.arch
+    assert (row.seed, row.epochs, row.images, row.initial, row.lr) == (3, 3, 600, "random", 0.002)
+    assert row.stratum == stratum_of(row.network) == "2d patch"
+    assert len(row.train_loss) == len(row.search_accuracy) == len(row.search_loss) == 3
+    # Accuracies are whole numbers of images.
+    for accuracy, images in ((row.search_accuracy[-1], len(data.search)), (row.val_accuracy, len(data.val))):
+        assert accuracy * images / 100 == pytest.approx(round(accuracy * images / 100), abs=0.01)
+    # Ten classes: better than chance, and losses below that of equal probabilities.
+    assert row.val_accuracy > 20
+    assert row.val_loss < math.log(10) > row.search_loss[-1]
+    assert row.processor_seconds > 0
+    assert training.train_network(one, setting(tmp_path / "again")).val_accuracy == row.val_accuracy
+
+
+def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
+    one = Training(digits_network(0), RECIPE, 0)
+    holds = (
+        "import sys; from pathlib import Path; from psvit.run_folder import RunFolder; import json\n"
+        "folder = RunFolder(Path(sys.argv[1]), 'truth', json.loads(sys.argv[2])); print('held', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    about = {"network": one.network.to_dict(), "recipe": one.recipe.to_dict(), "images": 600, "seed": 0}
+    folder = setting(tmp_path).work / one.folder
+    folder.parent.mkdir(parents=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", holds, str(folder), json.dumps(about)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another process is at work in it"):
+            training.train_network(one, setting(tmp_path))
+        other.stdin.close()
+
+
+@pytest.mark.slow
+def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
+    """The script itself, on the digits, with trainings long enough to be killed in."""
+    script = tmp_path / "short.py"
+    script.write_text(
+        "import truth_table, sys\n"
+        "from truth.networks import Network\n"
+        "from truth.training import Setting, Training\n"
+        "from truth.runner import run\n"
+        "from psvit import SearchSpace\n"
+        "from psvit.recipe import Recipe\n"
+        "from pathlib import Path\n"
+        "if __name__ == '__main__':\n"
+        "    archs = [SearchSpace.load('psvit-2d-digits')[n] for n in (10, 20, 30)]\n"
+        "    some = [Network(name=f'n{i}', macs=1, origin='random', seeds=(0,), arch=a) for i, a in enumerate(archs)]\n"
+        "    recipe = Recipe(epochs=int(sys.argv[1]), batch_size=32, lr=0.001, warmup_epochs=1)\n"
+        "    setting = Setting(data='digits', images=None, device='cpu', work=Path('work'))\n"
+        "    wanted = [Training(network, recipe, 0) for network in some]\n"
+        "    print(run(wanted, setting, Path('rows.csv'), 2, 1.0), 'left', flush=True)\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(truth_table.__file__).parent)}
+    command = [sys.executable, str(script), "30"]
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("work/*/checkpoints/*.safetensors")):
+            assert time.monotonic() < deadline
+            assert first.poll() is None
+            time.sleep(0.2)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    # Its processes end with it; if they lived on, they would hold the work folder.
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[-1] == "0 left", done.stdout + done.stderr
+    found = rows.read(tmp_path / "rows.csv")
+    assert sorted(row.name for row in found) == ["n0", "n1", "n2"]
+    assert all(len(row.search_accuracy) == 30 for row in found)
+    assert not list((tmp_path / "work").iterdir())
+
+
+# --- figures
+
+
+def test_the_committed_rows_are_of_listed_trainings():
+    digest = Recipe.load(truth_table.RECIPE_FILE).digest
+    listed = {(network.arch.digest, digest, seed) for network, seed in networks.trainings(networks.load())}
+    found = rows.read(truth_table.ROWS_FILE)
+    assert found
+    for row in found:
+        assert (row.arch_digest, row.recipe_digest, row.seed) in listed
+        assert row.network.digest == row.arch_digest
+        assert row.images == 45000
+        assert len(row.search_accuracy) == row.epochs == 12
+    assert figures.report(found, digest)
+
+
+def made_up_table() -> list[Row]:
+    """Every training, with accuracies that follow parameters within strata and seeds that differ a little."""
+    rng = np.random.default_rng(0)
+    offset = {"1d patch": 0.0, "1d conv": 5.0, "2d patch": -5.0, "2d conv": 10.0}
+    return [
+        made_up_row(
+            network, seed, 40 + offset[network.stratum] + cost(network.arch).num_params / 1e5 + rng.normal(0, 0.1)
+        )
+        for network, seed in networks.trainings(networks.load())
+    ]
+
+
+def test_taus_within_strata_leave_out_pairs_of_different_strata():
+    some = [entry for entry in entries(made_up_table(), "r") if entry.budget == 5_000_000]
+    truths = np.array([entry.truth for entry in some])
+    strata = [entry.first.stratum for entry in some]
+    values = np.array([entry.costs["num_params"] for entry in some])
+    within, over = figures._taus(values, truths, strata)
+    assert over.value == pytest.approx(kendalltau(values, truths).statistic, abs=1e-4)
+    agree = disagree = 0
+    for i in range(len(some)):
+        for j in range(i):
+            if strata[i] == strata[j]:
+                sign = np.sign(values[i] - values[j]) * np.sign(truths[i] - truths[j])
+                agree, disagree = agree + (sign > 0), disagree + (sign < 0)
+    assert within.value == pytest.approx((agree - disagree) / (agree + disagree), abs=1e-4)
+    assert within.value > 0.9 > over.value
+    assert within.interval[0] <= within.value <= within.interval[1]
+
+
+def test_a_second_seed_is_the_ceiling():
+    table = made_up_table()
+    text = "\n".join(figures._ceiling_lines([entry for entry in entries(table, "r") if entry.budget == 5_000_000]))
+    twice = [entry for entry in entries(table, "r") if entry.budget == 5_000_000 and len(entry.rows) == 2]
+    differences = [entry.rows[0].val_accuracy - entry.rows[1].val_accuracy for entry in twice]
+    assert f"{len(twice)} networks trained twice" in text
+    assert f"{math.sqrt(sum(d * d for d in differences) / len(differences) / 2):.2f} points" in text
+
+
+def test_rows_of_other_recipes_and_beginnings_are_left_out():
+    table = made_up_table()
+    others = [dataclasses.replace(table[0], recipe_digest="x"), dataclasses.replace(table[0], initial="supernet")]
+    assert len(entries(others, "r")) == 0
+    assert len(entries(table, "r")) == 64
+    assert sum(len(entry.rows) for entry in entries(table, "r")) == 86
+
+
+def test_halving_pays_for_the_epochs_that_it_trains():
+    table = [row for row in made_up_table() if row.seed == 0]
+    some = entries(table, "r")[:9]
+    found, seconds = selection.halving(some)
+    # Curves that never cross: the best is found. Rows say 12 s for 12 epochs: 9 x 1, then 3 x 2 more, then 1 x 9 more.
+    assert found.truth == max(entry.truth for entry in some)
+    assert seconds == pytest.approx(9 * 1 + 3 * 2 + 1 * 9)
+    best, seconds = selection.whole(some[:2])
+    assert (best.truth, seconds) == (max(entry.truth for entry in some[:2]), 24)
+
+
+def test_the_stratum_alone_does_not_know_the_network_itself():
+    some = entries(made_up_table(), "r")
+    values = figures.stratum_alone(some)
+    mine = [entry.truth for entry in some[1:] if entry.first.stratum == some[0].first.stratum]
+    assert values[0] == pytest.approx(np.mean(mine))
+
+
+def test_a_whole_table_gives_every_figure(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["truth_table.py", "figures"])
+    text = figures.report(made_up_table(), "r")
+    assert text.count("| DSS |") == 2
+    assert "Fitted on the 26 networks of the other budgets" in text
+    assert "| halving of 27 random networks |" in text
+    assert "Ceiling (tau of a second training)" in text
+    truth_table.main()
+    assert "trainings of" in capsys.readouterr().out
