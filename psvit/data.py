@@ -24,6 +24,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from psvit.augmentation import training_transform
 from psvit.errors import InputError
 from psvit.progress import progress_bar
 from psvit.recipe import Recipe
@@ -472,20 +473,7 @@ def _workers() -> int:
 
 def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> TrainingLoader:
     """Shuffled, augmented batches (B, C, height, width) of the recipe's size; a last incomplete one is left out."""
-    transform = create_transform(
-        (inputs.in_chans, *inputs.image_size),
-        is_training=True,
-        scale=recipe.crop_scale,
-        ratio=recipe.crop_ratio,
-        hflip=recipe.hflip,
-        color_jitter=recipe.color_jitter,
-        auto_augment=recipe.auto_augment,
-        re_prob=recipe.random_erasing,
-        re_mode="pixel",
-        interpolation=recipe.interpolation,
-        mean=inputs.mean,
-        std=inputs.std,
-    )
+    transform = training_transform(recipe, (inputs.in_chans, *inputs.image_size), inputs.mean, inputs.std)
     return TrainingLoader(
         images.transformed(transform),
         recipe.batch_size,

@@ -101,7 +101,6 @@ class Recipe(Value):
                 f"batch_size must be a multiple of accumulate {self.accumulate}, received {self.batch_size}"
             )
         self._check_kind()
-        _check_names(self.opt, self.auto_augment)
         _check_opt(self.opt, betas=self.opt_betas is not None, eps=self.opt_eps is not None)
         if self.interpolation not in ("bilinear", "bicubic", "random"):
             raise ValueError(f"interpolation must be bilinear, bicubic or random, received {self.interpolation!r}")
@@ -111,12 +110,32 @@ class Recipe(Value):
                 raise ValueError(f"{name} must ascend, received {[low, high]}")
         if self.crop_scale[1] > 1:
             raise ValueError(f"crop_scale must be parts of the image, at most 1, received {list(self.crop_scale)}")
+        if self.auto_augment is not None:
+            self._check_policy()
         return self
 
     def _check_kind(self) -> None:
         """Make sure that no value is given that is for supernets only."""
         if self.target == "inplace":
             raise ValueError("target must be labels, soft or hard, received 'inplace', which is for supernets")
+
+    def _check_policy(self) -> None:
+        """Make sure that timm can augment an image as is said; what trains loads timm anyway."""
+        from PIL import Image
+
+        from psvit.augmentation import training_transform
+        from psvit.seeding import seeded
+
+        try:
+            transform = training_transform(self, (3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+            with seeded(0):
+                # Only here timm finds out that a policy wants more operations for an image than it has.
+                transform(Image.new("RGB", (32, 32)))
+        except (AssertionError, KeyError, ValueError, IndexError):
+            raise ValueError(
+                f"auto_augment must be a policy of timm's such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or original, "
+                f"received {self.auto_augment!r}"
+            ) from None
 
     @property
     def needs_teacher(self) -> bool:
@@ -187,27 +206,12 @@ class SupernetRecipe(Recipe):
         return recipe if isinstance(recipe, cls) else cls.from_dict(recipe.to_dict(), source="recipe")
 
 
-def _check_names(opt: str, auto_augment: str | None) -> None:
-    """Make sure that timm knows an optimiser and an augmentation policy; what trains loads timm anyway."""
-    from timm.data import create_transform
-    from timm.optim import list_optimizers
+def _check_opt(opt: str, betas: bool, eps: bool) -> None:
+    """Make sure that timm knows an optimiser, and that it has what is given for it; timm would leave out the rest."""
+    from timm.optim import get_optimizer_info, list_optimizers
 
     if opt not in list_optimizers():
         raise ValueError(f"opt must be one of timm's optimisers, such as adamw, lamb or sgd, received {opt!r}")
-    if auto_augment is not None:
-        try:
-            create_transform(32, is_training=True, auto_augment=auto_augment)
-        except (AssertionError, KeyError, ValueError, IndexError):
-            raise ValueError(
-                f"auto_augment must be a policy of timm's such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or original, "
-                f"received {auto_augment!r}"
-            ) from None
-
-
-def _check_opt(opt: str, betas: bool, eps: bool) -> None:
-    """Make sure that an optimiser has what is given for it; timm would leave out what it has not."""
-    from timm.optim import get_optimizer_info
-
     info = get_optimizer_info(opt)
     for name, is_given, is_there in (("opt_betas", betas, info.has_betas), ("opt_eps", eps, info.has_eps)):
         if is_given and not is_there:

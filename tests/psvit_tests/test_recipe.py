@@ -175,6 +175,8 @@ BROKEN = [
     ({"clip_grad": 0.0}, "clip_grad", "greater than 0"),
     ({"mixup": 0.8, "batch_size": 31}, "", "batch_size must be even for mixup and cutmix, received 31"),
     ({"interpolation": "nearest"}, "", "interpolation must be bilinear, bicubic or random, received 'nearest'"),
+    ({"auto_augment": "rand-m-1"}, "", "auto_augment must be a policy of timm's"),
+    ({"auto_augment": "rand-m9-n20-tweights"}, "", "received 'rand-m9-n20-tweights'"),
     ({"crop_scale": [1.0, 0.5]}, "", "crop_scale must ascend, received [1.0, 0.5]"),
     ({"crop_ratio": [2.0, 1.0]}, "", "crop_ratio must ascend, received [2.0, 1.0]"),
     ({"crop_scale": 0.5}, "crop_scale", "valid array, received 0.5"),
