@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 import click
 
 from psvit.errors import InputError, RunError
+from psvit.openmp import wait_briefly
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 not brought to its end, 2 bad input, 130 interrupted; errors take one line."""
+    wait_briefly()  # every command begins here, and none has loaded PyTorch yet
     try:
         status = command.main(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

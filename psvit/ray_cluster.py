@@ -9,6 +9,7 @@ import socket
 import ray
 
 from psvit.errors import InputError
+from psvit.openmp import waiting_settings
 
 ANSWER_S = 10.0
 """Seconds within which a cluster has to answer before it counts as gone."""
@@ -39,6 +40,8 @@ def check_cluster(address: str) -> None:
 def connect(address: str) -> None:
     """Connect this process to a cluster, starting one if need be.
 
+    Workers wait as this process is told to (`psvit.openmp`), on every node, whatever a node's own environment says.
+
     Args:
         address: `ray` joins the cluster that `RAY_ADDRESS` names, or starts one on this machine; `ray://host:port`
             reaches one from outside.
@@ -51,20 +54,26 @@ def connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers as important as what was asked for would be without them; by Ray's default anything else goes first.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # A job that was submitted with the same variable has given it to this process too, so the values are equal; Ray
+    # would refuse to see it twice.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+    # Of processes that a cluster starts for us, before they load anything. An environment is not inherited over nodes.
+    environment = {"env_vars": waiting_settings()}
     target = _target(address)
     try:
         if target.startswith("ray://"):
-            ray.init(target)
+            ray.init(target, runtime_env=environment)
         elif target == "local":
             ray.init(
                 target,
+                runtime_env=environment,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
             )
         else:
-            ray.init(target, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(target, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--workers {address}: no Ray cluster at {target}: {first_line(error)}") from error
 

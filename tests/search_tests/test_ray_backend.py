@@ -36,6 +36,8 @@ from psvit.search.trial import Score
 # One cluster at a time, on however many processes the tests run.
 pytestmark = pytest.mark.xdist_group("ray")
 
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
 # Workers cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -333,10 +335,14 @@ def cluster():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": port}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.client_address = f"ray://{cluster.head_node.node_ip_address}:{port}"
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
+    with pytest.MonkeyPatch.context() as patch:
+        # What waits how is told by a search; the nodes know nothing of it.
+        for name in WAITING:
+            patch.delenv(name, raising=False)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.client_address = f"ray://{cluster.head_node.node_ip_address}:{port}"
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
 
@@ -497,6 +503,35 @@ def test_a_cluster_is_reached_from_outside(cluster, on_cluster, digits_space, lo
     expected = alone.evaluate(archs)
     assert scores[:5] + scores[6:] == expected[:5] + expected[6:]
     assert scores[5].state == "failed"
+
+
+class Surroundings:
+    """Says with which settings of OpenMP its process was started."""
+
+    def evaluate(self, archs, best=(), parts=1):
+        return [Score(value=0.0) for _ in archs]
+
+    def describe(self):
+        # What a process sets itself, after it has begun, is not in here.
+        started_with = Path("/proc/self/environ").read_bytes().decode(errors="replace").split("\0")
+        return {"settings": sorted(line for line in started_with if line.startswith(WAITING))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outside", [False, True], ids=["joined", "from outside"])
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "passive"}], ids=str)
+def test_workers_on_a_cluster_that_is_there_wait_as_the_search_is_told(
+    cluster, on_cluster, tmp_path, monkeypatch, outside, own
+):
+    for name in WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    address = {"address": cluster.client_address} if outside else {}
+    with on_cluster(Surroundings, workers=1, **address) as evaluator:
+        described = evaluator.describe()
+    expected = own or {"GOMP_SPINCOUNT": "10000"}
+    assert described == {"settings": [f"{name}={value}" for name, value in expected.items()]}
 
 
 # --- a cluster that the evaluator starts
