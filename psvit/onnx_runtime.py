@@ -32,7 +32,7 @@ def to_onnx(
             (inputs,),
             input_names=names[:1],
             output_names=names[1:],
-            dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+            dynamic_shapes=({0: "batch"},) if dynamic_batch else None,
             dynamo=True,
             verbose=False,
         )

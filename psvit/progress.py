@@ -60,7 +60,7 @@ def progress_bar(
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(
+    progress = Progress(
         *columns,
         console=console,
         disable=not console.is_terminal,
@@ -68,7 +68,9 @@ def progress_bar(
         # By default rich forgets what is older than half a minute, which one step of ours may take; it is also bounded
         # to the last thousand steps, so that the rate follows what is quick.
         speed_estimate_period=math.inf,
-    ) as progress:
+    )
+    # Before rich 14.3 a bar that is disabled ends with an empty line, if it was begun.
+    with progress if console.is_terminal else contextlib.nullcontext():
         task = progress.add_task(description, total=total, completed=done, unit=unit, note="")
         progress.advance(task, 0)  # from here on the first step is timed
 

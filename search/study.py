@@ -40,6 +40,7 @@ from psvit.run_folder import differences
 from psvit.search.facts import Facts
 from psvit.search.history import History, Rejected
 from psvit.search.objectives import LATENCY, Objectives
+from psvit.search.optuna_constraints import LIST, constraints_of, create_trial
 from psvit.search.pareto import hypervolumes
 from psvit.search.proposal import Proposal
 from psvit.search.trial import Score, Trial
@@ -59,7 +60,6 @@ PIECE = 24_000
 
 _STATES = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
 _CLAIM, _PIECE, _ALIVE, _CONFIG = "claim:", "piece:", "alive:", "config"
-_CONSTRAINTS = "constraints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,7 @@ class Study:
             objectives=tuple(self._objectives.raw(trial.values)) if score.state == "complete" else (),
             origin=trial.user_attrs["origin"],
             row=row,
-            constraints=_constraints(trial),
+            constraints=constraints_of(trial),
             attrs=_attrs(trial),
         )
 
@@ -218,7 +218,7 @@ class Study:
             proposal=Proposal(
                 row=self._row(trial),
                 origin=trial.user_attrs["origin"],
-                constraints=_constraints(trial),
+                constraints=constraints_of(trial),
                 attrs=_attrs(trial),
             ),
         )
@@ -371,14 +371,14 @@ class Study:
                 assert score.value is not None
                 intermediate = {score.images: score.value}
         self._study.add_trial(
-            optuna.trial.create_trial(
+            create_trial(
                 state=state,
                 params=dict(zip(self._genes, proposal.row, strict=True)),
                 distributions=self._genes,
                 values=values,
                 user_attrs=attrs,
-                # Optuna adds the constraints by name; its dashboard reads them as the list that they were before.
-                system_attrs={**proposal.attrs, _CONSTRAINTS: list(proposal.constraints.values())},
+                # Optuna's dashboard reads constraints as the list that they were before they had names.
+                system_attrs={**proposal.attrs, LIST: list(proposal.constraints.values())},
                 intermediate_values=intermediate,
                 constraints=proposal.constraints,
             )
@@ -432,11 +432,6 @@ def _piece(process: str, side: int, place: int) -> str:
     return f"{_PIECE}{process}:{side}:{place}"
 
 
-def _constraints(trial: FrozenTrial) -> dict[str, float]:
-    """The constraints of a trial by name. Optuna names those of the list by their places in it."""
-    return {name: value for name, value in trial.constraints.items() if not name.isdecimal()}
-
-
 def _attrs(trial: FrozenTrial) -> dict[str, Any]:
     """What a sampler keeps beside a trial; constraints have a place of their own."""
-    return {key: value for key, value in trial.system_attrs.items() if not key.startswith(_CONSTRAINTS)}
+    return {key: value for key, value in trial.system_attrs.items() if not key.startswith(LIST)}

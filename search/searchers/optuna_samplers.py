@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from psvit.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
+from psvit.search.optuna_constraints import SAMPLER_OPTIONS, create_trial, set_constraints
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
 from psvit.search_space import GENES_PER_STAGE, SearchSpace
@@ -75,7 +76,7 @@ class OptunaSampler(Searcher):
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = self._make(seed=int(rng.integers(2**31)), **self._options)
+            sampler = self._make(seed=int(rng.integers(2**31)), **self._options, **SAMPLER_OPTIONS)
             _know_genes(sampler, genes)
             study = _study(sampler, history, genes)
             worst = _worst(history, len(study.directions))
@@ -92,8 +93,7 @@ class OptunaSampler(Searcher):
                     else:
                         (proposal,) = candidates.propose([arch], self.name, attrs)
                     if not proposal.is_feasible:
-                        for name, excess in proposal.constraints.items():
-                            trial.set_constraint(name, excess)
+                        set_constraints(trial, proposal.constraints)
                         study.tell(trial, worst)
                         proposals.append(proposal)
                         continue
@@ -155,12 +155,12 @@ def _study(sampler: BaseSampler, history: History, genes: dict[str, Any]) -> opt
         told.append((rejected.number, proposal.row, worst, proposal.constraints, proposal.attrs))
     for _, row, values, constraints, attrs in sorted(told, key=lambda record: record[0]):
         study.add_trial(
-            optuna.trial.create_trial(
+            create_trial(
                 params=dict(zip(genes, row, strict=True)),
                 distributions=genes,
                 values=values,
                 constraints=dict(sorted(constraints.items())),
-                system_attrs=dict(attrs),  # Optuna adds the constraints to it
+                system_attrs=dict(attrs),  # the constraints are added to it
             )
         )
     if isinstance(sampler, BaseGASampler):
