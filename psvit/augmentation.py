@@ -42,7 +42,7 @@ def training_transform(
     for operation in operations(transform):
         if operation.aug_fn is auto_augment.posterize:
             operation.aug_fn = _posterize
-    return transform  # type: ignore[no-any-return]
+    return transform
 
 
 def operations(transform: Any) -> Iterator[AugmentOp]:
@@ -64,4 +64,4 @@ def _posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.I
     """
     if bits_to_keep < 1:
         return Image.new(image.mode, image.size)
-    return auto_augment.posterize(image, bits_to_keep, **options)  # type: ignore[no-any-return]
+    return auto_augment.posterize(image, bits_to_keep, **options)

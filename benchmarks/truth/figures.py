@@ -7,6 +7,7 @@ and stem are compared. Intervals are 95 % percentile bootstraps over networks, t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -94,6 +95,10 @@ def _ranking_lines(some: Sequence[Entry]) -> Iterator[str]:
     yield f"Best cheap score within strata: {best[0]} with tau {best[1]:.2f}; {CHEAP_TAU} is wanted: {reached}."
 
 
+def _training_losses(epochs: int, entry: Entry) -> float:
+    return -sum(entry.first.train_loss[:epochs])
+
+
 def _curve(name: str, epoch: int, sign: int = 1) -> Callable[[Entry], float]:
     return lambda entry: sign * float(getattr(entry.first, name)[epoch - 1])
 
@@ -110,10 +115,7 @@ SCORES: dict[str, Callable[[Entry], float]] = {
     **CHEAP,
     **{f"search accuracy, epoch {epoch}": _curve("search_accuracy", epoch) for epoch in LOOKS},
     **{f"search loss, epoch {epoch}": _curve("search_loss", epoch, -1) for epoch in LOOKS},
-    **{
-        f"sum of training losses, epoch {epoch}": lambda entry, epoch=epoch: -sum(entry.first.train_loss[:epoch])
-        for epoch in LOOKS
-    },
+    **{f"sum of training losses, epoch {epoch}": partial(_training_losses, epoch) for epoch in LOOKS},
     "search accuracy, last epoch": _curve("search_accuracy", 0),
     "search loss, last epoch": _curve("search_loss", 0, -1),
 }

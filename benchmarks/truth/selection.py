@@ -9,6 +9,7 @@ training's share. Schedules of an early rung are those of the whole training, as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -43,9 +44,10 @@ def selection_lines(some: Sequence[Entry]) -> Iterator[str]:
     best = max(entry.truth for entry in some)
     yield "| selection | mean regret in points | 95 % of resamples | share of training all | wanted |"
     yield "|---|---|---|---|---|"
-    for name, choose in _selections(len(some)):
+    for name, entrants, select in _selections(len(some)):
         rng = np.random.default_rng(0)
-        outcomes = [choose([some[place] for place in rng.permutation(len(some))]) for _ in range(RESAMPLES)]
+        orders = [rng.permutation(len(some))[:entrants] for _ in range(RESAMPLES)]
+        outcomes = [select([some[place] for place in order]) for order in orders]
         regrets = np.array([best - entry.truth for entry, _ in outcomes])
         share = float(np.mean([seconds for _, seconds in outcomes])) / whole
         low, high = np.quantile(regrets, [0.025, 0.975])
@@ -57,14 +59,14 @@ Outcome = tuple[Entry, float]
 """What is delivered, and the processor seconds that it took."""
 
 
-def _selections(number: int) -> Iterator[tuple[str, Callable[[Sequence[Entry]], Outcome]]]:
-    """All selections that are compared, each from networks in random order."""
+def _selections(number: int) -> Iterator[tuple[str, int, Callable[[Sequence[Entry]], Outcome]]]:
+    """All selections that are compared: what they are called, how many random networks enter, and what is done."""
     for entrants in ENTRANTS:
         if entrants <= number:
-            yield f"halving of {entrants} random networks", lambda order, n=entrants: halving(order[:n])
-    for trained in (1, 2, 4, 8):
-        if trained <= number:
-            yield f"best of {trained} random networks, trained whole", lambda order, n=trained: whole(order[:n])
+            yield f"halving of {entrants} random networks", entrants, halving
+    for entrants in (1, 2, 4, 8):
+        if entrants <= number:
+            yield f"best of {entrants} random networks, trained whole", entrants, whole
 
 
 def halving(entrants: Sequence[Entry]) -> Outcome:
@@ -73,15 +75,20 @@ def halving(entrants: Sequence[Entry]) -> Outcome:
     for rung in RUNGS:
         seconds += sum(_seconds(entry, rung - before) for entry in entrants)
         before = rung
-        ranked = sorted(entrants, key=lambda entry, rung=rung: -entry.first.search_accuracy[rung - 1])
+        ranked = sorted(entrants, key=partial(_accuracy_at, rung), reverse=True)
         entrants = ranked[: max(1, len(ranked) // KEPT)]
     return entrants[0], seconds
 
 
 def whole(entrants: Sequence[Entry]) -> Outcome:
     """All are trained to the end, and the best on the search images is taken."""
-    best = max(entrants, key=lambda entry: entry.first.search_accuracy[-1])
+    best = max(entrants, key=partial(_accuracy_at, 0))
     return best, sum(entry.first.processor_seconds for entry in entrants)
+
+
+def _accuracy_at(epoch: int, entry: Entry) -> float:
+    """On the search images after so many epochs, or after the last for 0."""
+    return entry.first.search_accuracy[epoch - 1]
 
 
 def _seconds(entry: Entry, epochs: int) -> float:
