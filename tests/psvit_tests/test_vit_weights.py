@@ -117,6 +117,20 @@ def test_blocks_are_laid_in_order_and_sharers_leave_queries_and_keys_behind():
     assert model.load_state_dict(weights, strict=False).unexpected_keys == []
 
 
+def test_a_conv_stem_stays_as_it_was_and_all_else_is_filled():
+    deit, model = vit(), deit_like(stem="conv")
+    filled = checkpoint_filter_fn(deit.state_dict(), model)
+    stem = {name for name, _ in model.named_parameters() if name.startswith("patch_embed.")}
+    assert stem == {f"patch_embed.convs.{place}.{kind}" for place in (0, 2) for kind in ("weight", "bias")}
+    assert set(filled) == {name for name, _ in model.named_parameters()} - stem
+    assert torch.equal(filled["pos_embed"], deit.pos_embed)
+    # A checkpoint of its own has it whole.
+    other = deit_like(stem="conv")
+    other.load_state_dict(checkpoint_filter_fn(spread(model).state_dict(), other), strict=True)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(other(images), model(images))
+
+
 def test_what_found_a_place_and_what_did_not_is_known():
     deit = vit(depth=2, init_values=1e-5).state_dict()
     model = network([Stage(embed_dim=D, groups=(1, 1, 1), mlp_ratio=4)])
