@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from psvit.augmentation import training_transform
 from psvit.errors import InputError
+from psvit.pixels import ENDINGS, Mode, is_grey, is_grey_file, read_image, to_eight_bits, unreadable
 from psvit.progress import progress_bar
 from psvit.recipe import Recipe
 from psvit.training_loader import TrainingLoader
@@ -91,10 +92,10 @@ class Files:
 
     Args:
         paths: the files.
-        mode: `L` for grey, `RGB` for colour; images are converted to it.
+        mode: what images are converted to.
     """
 
-    def __init__(self, paths: Sequence[str], mode: str) -> None:
+    def __init__(self, paths: Sequence[str], mode: Mode) -> None:
         self.paths = list(paths)
         self.mode = mode
 
@@ -302,7 +303,7 @@ def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[tup
         try:
             size = os.path.getsize(path)
         except OSError:
-            raise InputError(_unreadable(path)) from None
+            raise InputError(unreadable(path)) from None
         digest.update(f"{path[begin:]}\0{size}\0{label}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:DIGEST_DIGITS]
 
@@ -312,19 +313,18 @@ def _folder(root: Path) -> tuple[tuple[str, ...], Labelled, Labelled, str]:
     for part in ("train", "val"):
         if not (root / part).is_dir():
             raise InputError(f"data '{root}': expected folders train/ and val/ in it, {part}/ is missing")
-    samples, class_to_idx = find_images_and_targets(str(root / "train"))
+    samples, class_to_idx = find_images_and_targets(str(root / "train"), types=ENDINGS)
     classes = tuple(class_to_idx)
     present = {path.name for path in (root / "val").iterdir() if path.is_dir()}
     if strange := sorted(present - set(classes)):
         raise InputError(f"data '{root}': val/ has classes that train/ has not: {', '.join(strange)}")
-    val_samples, _ = find_images_and_targets(str(root / "val"), class_to_idx=class_to_idx)
+    val_samples, _ = find_images_and_targets(str(root / "val"), types=ENDINGS, class_to_idx=class_to_idx)
     for part, found in (("train", samples), ("val", val_samples)):
         if not found:
-            raise InputError(f"data '{root}': no images in {part}/")
+            raise InputError(f"data '{root}': no images in {part}/; their names end in {', '.join(ENDINGS)}")
     if len(classes) < 2:
         raise InputError(f"data '{root}': at least two classes are needed, found {len(classes)}: {', '.join(classes)}")
-    probed = [read_image(path, None) for path, _ in samples[:: -(-len(samples) // _PROBED)]]
-    mode = "L" if all(picture.mode in ("L", "1") for picture in probed) else "RGB"
+    mode: Mode = "L" if all(is_grey_file(samples[index][0]) for index in _probed(len(samples))) else "RGB"
     parts = []
     for part, found in (("train", samples), ("val", val_samples)):
         files = Files([path for path, _ in found], mode)
@@ -354,64 +354,51 @@ def _kept(pictures: Pictures, part: str) -> Decoded | None:
 
 
 def _check(files: Files, part: str) -> None:
-    """Read every file through; JPEG allows for doing so at an eighth of the size, which is faster."""
+    """Read every file through."""
     with progress_bar(f"checking {part} images", len(files), "images") as advance:
         for path in files.paths:
-            read_image(path, None, draft=True)
+            read_image(path, files.mode, draft=True)
             advance(1, "")
 
 
-def read_image(path: str, mode: str | None, draft: bool = False) -> Image.Image:
-    """Read one image whole.
+class _Wrapped:
+    """The images of a data set that yields pairs of image and label.
 
     Args:
-        path: its file.
-        mode: what it is converted to, as Pillow calls it; without one its own stays.
-        draft: whether it is only read to see that it can be.
-
-    Raises:
-        InputError: it cannot.
+        dataset: the data set.
+        mode: what images are converted to.
+        name: what to call it in an error.
     """
-    try:
-        with Image.open(path) as picture:
-            if draft:
-                picture.draft(None, (1, 1))
-            picture.load()
-            return picture.convert(mode) if mode else picture.copy()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise InputError(_unreadable(path)) from None
 
-
-def _unreadable(path: str) -> str:
-    return f"{path}: not a readable image; mend or remove it"
-
-
-class _Wrapped:
-    """The images of a data set that yields pairs of image and label."""
-
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, mode: Mode, name: str) -> None:
         self.dataset = dataset
+        self.mode = mode
+        self.name = name
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Image.Image:
-        picture: Image.Image = self.dataset[index][0]
-        return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+        return to_eight_bits(self.dataset[index][0], self.mode, f"{self.name}, image {index}")
 
 
 def _timm(name: str) -> tuple[tuple[str, ...], Labelled, Labelled]:
     """A data set that timm knows by name."""
-    parts = []
+    datasets = {}
     for split in ("train", "validation"):
         try:
-            dataset = create_dataset(name, root="data", split=split, download=True)
+            # Without a mode timm leaves the conversion to us.
+            datasets[split] = create_dataset(name, root="data", split=split, download=True, input_img_mode=None)  # type: ignore[arg-type]
         except Exception as error:  # whatever the library behind the name raises
             raise InputError(f"data {name!r}: cannot be opened: {' '.join(str(error).split())[:200]}") from None
+    first = datasets["train"]
+    mode: Mode = "L" if all(is_grey(first[index][0]) for index in _probed(len(first))) else "RGB"
+    parts = []
+    for split, dataset in datasets.items():
         labels = getattr(dataset, "targets", None)
         if labels is None:
             labels = [dataset[index][1] for index in range(len(dataset))]
-        pictures = _Wrapped(dataset)
+        pictures = _Wrapped(dataset, mode, f"data {name!r}, {split}")
         parts.append(Labelled(_kept(pictures, split) or pictures, np.asarray(labels, dtype=np.int64)))
     train, val = parts
     names = getattr(dataset, "classes", None) or range(int(train.labels.max()) + 1)
@@ -419,10 +406,14 @@ def _timm(name: str) -> tuple[tuple[str, ...], Labelled, Labelled]:
     return classes, train, val
 
 
+def _probed(number: int) -> range:
+    """The positions of some images among so many, evenly spread."""
+    return range(0, number, -(-number // _PROBED))
+
+
 def _probe(images: Labelled) -> tuple[int, int]:
     """Channels, and the median of the smaller sides, of some images."""
-    rows = range(0, len(images), -(-len(images) // _PROBED))
-    pictures = [images[index][0] for index in rows]
+    pictures = [images[index][0] for index in _probed(len(images))]
     in_chans = 1 if all(picture.mode == "L" for picture in pictures) else 3
     return in_chans, int(np.median([min(picture.size) for picture in pictures]))
 

@@ -15,9 +15,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from psvit.architecture import ArchitectureFile
-from psvit.data import CROP_PCT, INTERPOLATION, Inputs, evaluation_transform, read_image
+from psvit.data import CROP_PCT, INTERPOLATION, Inputs, evaluation_transform
 from psvit.documents import Value
 from psvit.errors import InputError
+from psvit.pixels import Mode, read_image, to_eight_bits
 
 SCHEMA = "psvit/preprocessing/1"
 
@@ -84,7 +85,7 @@ class Preprocessing(Value):
         return found
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         """Pillow's name for the images' channels."""
         return "L" if self.in_chans == 1 else "RGB"
 
@@ -98,10 +99,11 @@ class Preprocessing(Value):
         """The network's input (C, height, width) for an image or its file.
 
         Raises:
-            InputError: not a readable image.
+            InputError: not a readable image, or one whose range is not known.
         """
-        picture = image.convert(self.mode) if isinstance(image, Image.Image) else read_image(str(image), self.mode)
-        return self.transform(picture)
+        if isinstance(image, Image.Image):
+            return self.transform(to_eight_bits(image, self.mode, str(getattr(image, "filename", "") or "image")))
+        return self.transform(read_image(str(image), self.mode))
 
     @property
     def steps(self) -> list[str]:
@@ -114,7 +116,7 @@ class Preprocessing(Value):
             else f"until it just covers {sides[0]} x {sides[1]} pixels (height x width)"
         )
         return [
-            f"convert the image to {'grey' if self.in_chans == 1 else 'RGB'}",
+            f"convert the image to {'grey' if self.in_chans == 1 else 'RGB'} with 8 bits a channel, of 16 the upper 8",
             f"resize it in proportion ({self.interpolation}, antialiased) {resized}",
             f"cut {height} x {width} pixels (height x width) from its centre",
             "divide by 255, subtract the mean and divide by the standard deviation of each channel",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from timm.data.readers.img_extensions import get_img_extensions
-
 from psvit.errors import InputError
+from psvit.pixels import ENDINGS
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
@@ -16,13 +15,12 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: a path that does not exist, or a folder without images.
     """
-    endings = get_img_extensions()
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(one for one in path.rglob("*") if one.suffix.lower() in endings and one.is_file())
+            found = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS and one.is_file())
             if not found:
-                raise InputError(f"{path}: no images in it; their names end in {', '.join(sorted(endings))}")
+                raise InputError(f"{path}: no images in it; their names end in {', '.join(ENDINGS)}")
             files += found
         elif path.exists():
             files.append(path)

@@ -131,6 +131,19 @@ def test_unreadable_images_are_named_in_one_line_after_the_others(run, call, dig
     ]
 
 
+def test_images_of_16_bits_are_predicted_as_those_of_8_and_floating_point_ones_are_refused(run, call, digits):
+    said = call("psvit-predict", "run", "digits").out
+    for path in digits:
+        Image.fromarray(np.asarray(Image.open(path), np.uint16) * 257).save(path)
+    done = call("psvit-predict", "run", "digits")
+    assert (done.status, done.out, done.err) == (0, said, "")
+    Image.new("F", (8, 8)).save(run / "depth.tiff")
+    done = call("psvit-predict", "run", "run/depth.tiff", "digits")
+    assert (done.status, done.out) == (2, said)
+    (line,) = done.err.splitlines()
+    assert line.startswith("psvit-predict: run/depth.tiff: its pixels are floating-point numbers")
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "expected"),
     [
