@@ -11,14 +11,21 @@ import torch
 
 
 @contextlib.contextmanager
-def seeded(*key: int) -> Iterator[None]:
+def seeded(*key: int, device: torch.device | None = None) -> Iterator[None]:
     """Run a block with Python's, NumPy's and PyTorch's global generators seeded by `key`, then put them back.
 
     timm's augmentation and mixup and PyTorch's initialisation and samplers draw from them. Equal keys give equal
     draws, so a key that names seed and step makes a step repeatable by itself.
+
+    Args:
+        key: whole numbers of at least 0.
+        device: where the block draws, too. Stochastic depth and dropout draw from the generator of the device that
+            they compute on, and each device has its own.
     """
-    with reseeding() as seed_all:
-        seed_all(number_of(*key))
+    number = number_of(*key)
+    on_device = contextlib.nullcontext() if device is None or device.type == "cpu" else _seeded_on(device, number)
+    with reseeding() as seed_all, on_device:
+        seed_all(number)
         yield
 
 
@@ -26,16 +33,16 @@ def seeded(*key: int) -> Iterator[None]:
 def reseeding() -> Iterator[Callable[[int], None]]:
     """Lend a function that seeds the global generators with a number below 2**32, as often as wanted in the block.
 
-    They are put back at the end of the block.
+    They are those of Python, NumPy and PyTorch's CPU; timm's augmentation draws from all three and from no other. They
+    are put back at the end of the block.
     """
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield _seed_all
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield _seed_all
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
 
 
 def number_of(*key: int) -> int:
@@ -46,8 +53,15 @@ def number_of(*key: int) -> int:
 def _seed_all(number: int) -> None:
     random.seed(number)
     np.random.seed(number)
-    if torch.accelerator.is_available():
-        torch.manual_seed(number)
-    else:
-        # A tenth of the time: the other remembers the seed, and who gave it, for devices that are not there.
-        torch.default_generator.manual_seed(number)
+    # Not torch.manual_seed, which goes through all kinds of devices as well: ten times this for every image.
+    torch.default_generator.manual_seed(number)
+
+
+@contextlib.contextmanager
+def _seeded_on(device: torch.device, number: int) -> Iterator[None]:
+    """Run a block with the generator of a device seeded, then put it back."""
+    module = torch.get_device_module(device)
+    with torch.random.fork_rng([device], device_type=device.type):
+        with torch.accelerator.device_index(device.index):
+            module.manual_seed(number)
+        yield

@@ -383,7 +383,7 @@ def _accumulate(
             images, targets = state.mixup(images, targets)
         smoothing = 0.0
     total = torch.zeros((), device=state.device)
-    with seeded(*key):
+    with seeded(*key, device=state.device):
         losses = task.losses(images, targets, smoothing, key[1])
         while True:
             with _autocast(state.device, recipe.precision):
@@ -476,7 +476,7 @@ def check_device(device: torch.device, recipe: Recipe) -> None:
     """
     check_precision(device, recipe.precision)
     try:
-        with seeded(0):
+        with seeded(0, device=device):
             layer = nn.Linear(8, 8, device=device)
             optimizer = _optimizer(layer, recipe.override({"layer_decay": None}))
             layer(torch.ones(2, 8, device=device)).sum().backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 
@@ -191,6 +192,26 @@ def test_training_leaves_global_generators_alone(tmp_path):
     run(tmp_path, RECIPES["mixed"])
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert str(np.random.get_state()) == before[1]
+
+
+def test_losses_draw_under_the_seed_of_their_step_on_the_device_that_computes_them(tmp_path, monkeypatch):
+    stack, inside = [], []
+
+    @contextlib.contextmanager
+    def recorded(*key, device=None):
+        stack.append((key, device))
+        with seeded(*key, device=device):
+            yield
+        stack.pop()
+
+    class Watched(Classification):
+        def loss(self, images, targets, smoothing, step):
+            inside.append(stack[-1])
+            return super().loss(images, targets, smoothing, step)
+
+    monkeypatch.setattr(training_module, "seeded", recorded)
+    run(tmp_path, PLAIN.override({"accumulate": 2}), task=Watched(network()))
+    assert inside == [((7, step, part), CPU) for step in range(20) for part in range(2)]
 
 
 def test_every_epoch_draws_anew(tmp_path):

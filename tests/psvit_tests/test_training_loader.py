@@ -63,6 +63,18 @@ def test_what_was_drawn_before_does_not_matter_and_nothing_is_left_behind():
     assert (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()) == before
 
 
+def test_no_other_device_is_seeded_for_an_image(monkeypatch):
+    expected = batches()
+
+    def refuse(*args):
+        pytest.fail("all devices are seeded")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "manual_seed", refuse)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    assert torch.equal(torch.stack(batches()), torch.stack(expected))
+
+
 def test_processes_that_prepare_batches_change_nothing():
     loader = TrainingLoader(Drawn(50), 12, workers=2)
     for epoch in (0, 1):
