@@ -492,8 +492,8 @@ def search(
     began, finished = time.perf_counter(), False
     try:
         found = run_search(run, folder, shlex.join(["psvit-search", *arguments]))
-        if found.interrupted:
-            raise KeyboardInterrupt
+        if found.stopped:
+            raise found.stopped
         finished = True
     finally:
         # An interrupted search is timed in parts; a part that was killed is not in the sum.
