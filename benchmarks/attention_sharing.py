@@ -15,11 +15,13 @@ import argparse
 import itertools
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import timm
 import torch
+from command_line import at_least
 from timm.layers import use_fused_attn
 from torch import nn
 
@@ -87,13 +89,18 @@ def shown(quartiles: np.ndarray) -> str:
 
 
 class Bench:
-    """Device, precision and patience, as given on the command line."""
+    """Device, precision, patience and how much of a table is wanted, as given on the command line."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.device = torch.device(args.device)
         self.dtype = getattr(torch, args.dtype)
         self.compile = args.compile
         self.rounds, self.seconds = args.rounds, args.seconds
+        self.most_cells = args.cells
+
+    def cells(self, *axes: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+        """The cells of a table, the last axis the fastest, or the first of them."""
+        return itertools.islice(itertools.product(*axes), self.most_cells)
 
     def synchronise(self) -> None:
         """Wait for what the device still computes."""
@@ -103,7 +110,9 @@ class Bench:
     def ready(self, model: nn.Module) -> nn.Module:
         """A model where and as it is to be measured."""
         model = model.to(self.device, self.dtype)
-        return torch.compile(model, fullgraph=True) if self.compile else model
+        if self.compile:
+            model.compile(fullgraph=True)
+        return model
 
     def randn(self, *shape: int) -> torch.Tensor:
         """Inputs where and as they are to be measured."""
@@ -117,7 +126,7 @@ class Bench:
 def deit(bench: Bench) -> None:
     """The throughput of PSViT with DeiT's architecture and weights relative to timm's DeiT."""
     print("| network | batch | mode | throughput relative to timm's |\n|---|---|---|---|")
-    for size, batch, (mode, step) in itertools.product(("tiny", "small"), (1, 32), MODES.items()):
+    for size, batch, (mode, step) in bench.cells(("tiny", "small"), (1, 32), MODES.items()):
         theirs = timm.create_model(f"deit_{size}_patch16_224")
         ours = psvit.create_model(f"deit-{size}")
         ours.load_state_dict(checkpoint_filter_fn(theirs.state_dict(), ours))
@@ -136,7 +145,7 @@ def groups(bench: Bench) -> None:
     """The time of a group of whole layers relative to separate layers, beside the ratio of multiply-accumulates."""
     print("| mode | N | batch | width | layers | MACs | time | over by |\n|---|---|---|---|---|---|---|---|")
     missed = total = 0
-    cells = itertools.product(MODES.items(), (49, 196, 576), (1, 8, 32), (192, 384), (2, 3, 4))
+    cells = bench.cells(MODES.items(), (49, 196, 576), (1, 8, 32), (192, 384), (2, 3, 4))
     for (mode, step), tokens, batch, width, length in cells:
         shared = layer_costs(tokens, width, 4 * width, 1, length - 1)[0]
         macs = shared / layer_costs(tokens, width, 4 * width, length, 0)[0]
@@ -155,7 +164,7 @@ def groups(bench: Bench) -> None:
 def forms(bench: Bench) -> None:
     """The time of a whole group with the map relative to that with queries and keys."""
     print("| mode | N | batch | width | layers | map, MiB | map / qk | auto |\n|---|---|---|---|---|---|---|---|")
-    cells = itertools.product(MODES.items(), (16, 49, 98, 196, 576), (1, 8, 32), (192, 384), (2, 3, 4))
+    cells = bench.cells(MODES.items(), (16, 49, 98, 196, 576), (1, 8, 32), (192, 384), (2, 3, 4))
     for (mode, step), tokens, batch, width, length in cells:
         heads = width // 64
         sides = {
@@ -185,7 +194,7 @@ def pit(bench: Bench) -> None:
         "pit_s_224": of_pits_macs("psvit-2d-small", (384, 512, 704), (6, 4, 2)),
     }
     print("| network | MACs | PiT | MACs | batch | mode | time relative to PiT |\n|---|---|---|---|---|---|---|")
-    for (name, arch), batch, (mode, step) in itertools.product(partners.items(), (1, 32), MODES.items()):
+    for (name, arch), batch, (mode, step) in bench.cells(partners.items(), (1, 32), MODES.items()):
         theirs, ours = timm.create_model(name), psvit.create_model(arch)
         x = bench.randn(batch, 3, 224, 224)
         found = bench.ratio(step(bench.ready(ours), x), step(bench.ready(theirs), x))
@@ -233,6 +242,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.1, help="least time of one side in one round")
+    parser.add_argument("--cells", type=at_least(1), help="measure no more than so many cells; default: all")
     args = parser.parse_args()
     torch.manual_seed(0)
     print(

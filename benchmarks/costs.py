@@ -12,7 +12,7 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,11 +56,11 @@ def rates(seed: int, repeats: int) -> None:
         print(f"| drawn within {', '.join(texts)} | {found.count:,} | {shown([DRAWN / t for t in drawn], ',.0f')} |")
 
 
-def spaces(repeats: int) -> None:
+def spaces(names: Sequence[str], repeats: int) -> None:
     """What has to be waited for before anything is drawn, and when nothing can be."""
     print("| space | architectures | reach, s | tables, s | count, one limit, s | three limits, s | nearest, s |")
     print("|---|---|---|---|---|---|---|")
-    for name in shipped_spaces():
+    for name in names:
         space = SearchSpace.load(name)
 
         (least, macs), (_, params), (_, memory) = (
@@ -95,13 +95,16 @@ def afresh(function: Any, space: SearchSpace) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--spaces", nargs="+", default=shipped_spaces(), help="of the second table; default: all shipped"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, NumPy {np.__version__}\n")
     rates(options.seed, options.repeats)
     print()
-    spaces(options.repeats)
+    spaces(options.spaces, options.repeats)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ import numpy as np
 from psvit import Architecture, Budget, SearchSpace, Stage, cost
 from psvit.architecture import ArchitectureFile
 
-SPACE = "psvit-2d-nano"
-
 
 def deit_like(space: SearchSpace, budget: Budget) -> Architecture:
     """The 1d network of one stage, without sharing, that is widest within the budget at six layers and ratio 4."""
@@ -50,6 +48,7 @@ def main() -> None:
     """Run the steps and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="CIFAR-10 as an image folder")
+    parser.add_argument("--space", default="psvit-2d-nano")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", default="23MFLOPs")
     parser.add_argument("--supernet-epochs", default="30")
@@ -62,13 +61,13 @@ def main() -> None:
 
     common = ("--data", options.data, "--seed", seed)
     epochs = ("--set", f"epochs={options.supernet_epochs}")
-    call("psvit-supernet", *common, "--space", SPACE, *epochs, "--out", str(out / "supernet"))
+    call("psvit-supernet", *common, "--space", options.space, *epochs, "--out", str(out / "supernet"))
     call(
         "psvit-search", "--supernet", str(out / "supernet"), *common, "--budget", options.budget,
         "--trials", options.trials, "--out", str(out / "search"),
     )  # fmt: skip
     found = ArchitectureFile.load(out / "search" / "best.yaml")
-    space = SearchSpace.load(SPACE)
+    space = SearchSpace.load(options.space)
     space = space.with_data(found.arch.num_classes, found.arch.in_chans)
     drawn = space.sample(np.random.default_rng(int(seed)), 1, budget.spent(0.9))[0]
     drawn.save(out / "random.yaml")

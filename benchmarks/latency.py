@@ -102,8 +102,9 @@ def main() -> None:
             )
 
     model = build(SEARCHED, 1, out, (*threads, "--seed", options.seed), journal)
-    search = ("psvit-search", "--space", SEARCHED, "--budget", BUDGET, "--trials", options.trials)
-    search += ("--seed", options.seed)
+    search = (
+        "psvit-search", "--space", SEARCHED, "--budget", BUDGET, "--trials", options.trials, "--seed", options.seed,
+    )  # fmt: skip
     call(*search, "--out", str(out / "macs"))
     first = ArchitectureFile.load(out / "macs" / "best.yaml")
     limit = f"{FASTER * model.predict(first.arch):.4g}ms@cpu" + (f":threads={options.threads}" if threads else "")

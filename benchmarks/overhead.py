@@ -62,7 +62,9 @@ def main() -> None:
                 if len(study.history) >= 0.9 * options.trials:
                     late.append((len(study.history), time.perf_counter(), time.process_time()))
             (before, wall, cpu), (after, wall_end, cpu_end) = late[0], late[-1]
-            each = 1e3 / max(1, after - before)
+            if after == before:
+                parser.error(f"--trials {options.trials}: the last tenth is a single batch; give more")
+            each = 1e3 / (after - before)
             content = journal.read_bytes()
             began = time.perf_counter()
             assert len(Study(space, open_storage(journal)).history) == options.trials

@@ -17,7 +17,6 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ import ray
 import torch
 
 from psvit import Architecture, Budget, SearchSpace
-from psvit.data import Batches, Inputs, open_data
+from psvit.data import Batches, Decoded, Inputs, Labelled, open_data
 from psvit.search.evaluator import Evaluator
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.prefix_tree import PrefixTree, cut
@@ -41,23 +40,13 @@ CPUS_PER_WORKER = 0.5
 """As resources: the worker of one side waits while those of the other work, and a machine of two cores holds all."""
 
 
-class Noise:
-    """Batches of random images."""
-
-    is_shuffled = True
-
-    def __init__(self, space: SearchSpace, images: int, batch_size: int, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        shape = (images, space.in_chans, *space.image_size)
-        labels = torch.randint(space.num_classes, (images,), generator=generator)
-        self.num_images, self.batch_size = images, batch_size
-        self._batches = list(
-            zip(torch.randn(shape, generator=generator).split(batch_size), labels.split(batch_size), strict=True)
-        )
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pairs of images (B, C, height, width) and labels (B,)."""
-        return iter(self._batches)
+def noise(space: SearchSpace, images: int, seed: int) -> tuple[Labelled, Inputs]:
+    """Random images, and how they become tensors."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(256, size=(images, *space.image_size, 3), dtype=np.uint8)
+    labels = rng.integers(space.num_classes, size=images)
+    inputs = Inputs(image_size=space.image_size, in_chans=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return Labelled(Decoded(pixels), labels), inputs
 
 
 @dataclass(frozen=True)
@@ -73,15 +62,17 @@ class Maker:
 
     def __call__(self) -> Evaluator[Architecture]:
         """An evaluator that shares prefixes and does not race."""
-        if self.supernet is None:
+        if self.supernet is None or self.data is None:
             with seeded(self.seed):
                 supernet = Supernet(self.space)
-            return InheritedAccuracy(supernet, Noise(self.space, self.images or 1024, self.batch_size, self.seed))
-        data = open_data(self.data)
-        rows = np.random.default_rng([self.seed, 1]).permutation(len(data.search))[: self.images]
-        inputs = Inputs.of(data, self.space.image_size)
-        batches = Batches(data.search.take(np.sort(rows)), inputs, self.batch_size, torch.device("cpu"), self.seed)
-        return InheritedAccuracy(Supernet.load(self.supernet), batches)
+            images, inputs = noise(self.space, self.images or 1024, self.seed)
+        else:
+            supernet, data = Supernet.load(self.supernet), open_data(self.data)
+            rows = np.random.default_rng([self.seed, 1]).permutation(len(data.search))[: self.images]
+            images, inputs = data.search.take(np.sort(rows)), Inputs.of(data, self.space.image_size)
+        return InheritedAccuracy(
+            supernet, Batches(images, inputs, self.batch_size, torch.device("cpu"), order_seed=self.seed)
+        )
 
 
 def population(space: SearchSpace, budget: Budget, rng: np.random.Generator) -> list[Architecture]:

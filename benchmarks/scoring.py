@@ -139,9 +139,9 @@ def main() -> None:
         "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
     journal = Journal(options.out / "scoring.journal", config)
-    for side in sides.values():
+    for evaluator in sides.values():
         # Images are decoded, and kernels chosen, when they are first needed.
-        side.evaluate([space.smallest, space.largest])
+        evaluator.evaluate([space.smallest, space.largest])
     scored: list[tuple[float, Architecture]] = []
     for number in range(-(-options.candidates // GENERATION)):
         if number < len(journal.records):

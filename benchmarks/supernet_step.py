@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from psvit.architecture import Architecture
 from psvit.data import Inputs, open_data, training_loader
 from psvit.recipe import SupernetRecipe
 from psvit.search_space import SearchSpace
@@ -103,7 +104,7 @@ def main() -> None:
         arch = draw(space, options.seed, number)
         network = supernet.extract(arch)
 
-        def sliced(batch: Tensor, arch=arch) -> Tensor:
+        def sliced(batch: Tensor, arch: Architecture = arch) -> Tensor:
             supernet_module._structure.cache_clear()
             return supernet(batch, arch)
 

@@ -1,41 +1,25 @@
 """`benchmarks/fidelity.py` on supernets that were never trained: what it prints and leaves, and what it refuses."""
 
-import sys
-
-import fidelity
 import pytest
-
-from psvit.search_space import SearchSpace
-from psvit.seeding import seeded
-from psvit.supernet.supernet import Supernet
 
 FEW = ("--within", "3", "--spread", "0", "--images", "64", "--epochs", "1")
 
 
 @pytest.fixture
-def script(tmp_path, monkeypatch, capsys):
-    """Runs the script in this process on two supernets; returns its status, and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    recipe = {"sampling": "uniform", "target": "labels", "epochs": 0}
+def script(call_script, untrained):
+    """Runs the script on two supernets; returns its status, and what it printed."""
     for seed, name in enumerate(("one", "two")):
-        with seeded(seed):
-            supernet = Supernet(SearchSpace.load("psvit-2d-digits"))
-        supernet.save(tmp_path / name / "supernet.safetensors", {"data": "digits", "recipe": recipe})
+        untrained(name, seed)
 
     def run(*options):
         budget = () if "--budget" in options else ("--budget", "1MFLOPs")
-        given = ("one", "two", "--data", "digits", *FEW, "--out", "out", *budget, *options)
-        monkeypatch.setattr(sys, "argv", ["benchmarks/fidelity.py", *given])
-        status = 0
-        try:
-            fidelity.main()
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
+        ended = call_script("fidelity", "one", "two", "--data", "digits", *FEW, "--out", "out", *budget, *options)
+        return ended.status, ended.out, ended.err
 
     return run
 
 
+@pytest.mark.runs_benchmark("fidelity")
 def test_supernets_are_compared_on_the_same_networks_in_a_run_that_continues(script, tmp_path):
     status, out, _ = script("--device", "cpu")
     assert status == 0

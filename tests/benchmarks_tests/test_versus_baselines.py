@@ -1,4 +1,4 @@
-"""What `benchmarks/versus_baselines.py` computes; the script itself is not run here."""
+"""What `benchmarks/versus_baselines.py` computes; `test_scripts.py` runs the script itself."""
 
 import math
 from inspect import signature

@@ -1,0 +1,386 @@
+"""Every script of benchmarks/ runs at a small size, and what it prints is a measurement of the right kind."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from psvit import cli
+from psvit.architecture import ArchitectureFile
+from psvit.budget import Budget
+from psvit.costs import cost
+from psvit.data import Batches, Inputs, open_data
+from psvit.errors import LostWorkersError
+from psvit.search import run as run_module
+from psvit.search.inherited import InheritedAccuracy
+from psvit.search.latency import measure as measure_module
+from psvit.search.latency.build import LatencyPlan
+from psvit.search.latency.measure import Latency, fingerprint
+from psvit.search_space import SearchSpace
+from psvit.supernet.supernet import Supernet
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+SCRIPTS = [path.stem for path in sorted(BENCHMARKS.glob("*.py")) if "__main__" in path.read_text()]
+"""Other files are shared by scripts."""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_is_run_by_a_test(script):
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert f'@pytest.mark.runs_benchmark("{script}")' in tests
+
+
+@pytest.fixture
+def in_a_process(tmp_path):
+    """Runs a script in a process of its own, as people do; returns what it printed."""
+
+    def run(name, *options, statuses=(0,)):
+        done = subprocess.run(
+            [sys.executable, BENCHMARKS / f"{name}.py", *map(str, options)],
+            cwd=tmp_path, capture_output=True, text=True, timeout=570,
+        )  # fmt: skip
+        assert done.returncode in statuses, done.stderr
+        return done.stdout
+
+    return run
+
+
+# --- networks and their costs
+
+
+@pytest.mark.runs_benchmark("attention_sharing")
+@pytest.mark.parametrize(
+    ("what", "first", "place"), [("deit", "DeiT-tiny", 3), ("groups", "inference", 6), ("forms", "inference", 6)]
+)
+def test_ratios_of_times_come_with_their_quartiles(call_script, numbers, what, first, place):
+    done = call_script("attention_sharing", what, "--cells", 1, "--rounds", 2, "--seconds", 0.001)
+    assert done.status == 0
+    header, row = done.rows
+    assert row[0] == first
+    assert len(row) == len(header)
+    middle, low, high = numbers(row[place])
+    assert 0 < low <= middle <= high
+
+
+@pytest.mark.runs_benchmark("attention_sharing")
+def test_partners_of_equal_multiply_accumulates_are_compared(call_script, numbers):
+    done = call_script("attention_sharing", "pit", "--cells", 1, "--rounds", 1, "--seconds", 0.001)
+    _, (_, ours, partner, theirs, batch, mode, ratio) = done.rows
+    assert (partner, batch, mode) == ("pit_xs_224", "1", "inference")
+    assert numbers(ours)[0] == pytest.approx(numbers(theirs)[0], rel=0.01)
+    assert all(number > 0 for number in numbers(ratio))
+
+
+@pytest.mark.slow
+@pytest.mark.runs_benchmark("attention_sharing")
+def test_a_profile_names_operators(call_script):
+    done = call_script("attention_sharing", "profile")
+    assert [line.split(":")[0] for line in done.out.splitlines() if "20 steps" in line] == ["separate", "map", "qk"]
+    assert done.out.count("aten::addmm") >= 3
+
+
+@pytest.mark.runs_benchmark("costs")
+def test_rates_and_times_of_spaces_are_positive(call_script, numbers):
+    done = call_script("costs", "--repeats", 1, "--spaces", "psvit-2d-digits")
+    assert done.status == 0
+    _, *rates, header, times = done.rows
+    space = SearchSpace.load("psvit-2d-small")
+    assert [numbers(row[1]) for row in rates][:2] == [[space.size], [space.count(Budget.parse("2GFLOPs"))]]
+    assert all(number > 1000 for row in rates for number in numbers(row[2]))
+    assert times[:2] == ["psvit-2d-digits", "6,468"]
+    assert len(times) == len(header) == 7
+    assert all(0 <= number < 60 for cell in times[2:] for number in numbers(cell))
+
+
+@pytest.mark.runs_benchmark("supernet_step")
+def test_a_step_of_a_supernet_is_compared_with_a_networks(call_script, numbers):
+    done = call_script("supernet_step", "--space", "psvit-2d-digits", "--archs", 2, "--repeats", 1, "--batch-size", 4)
+    assert done.status == 0
+    summary = dict(re.findall(r"^([a-z ]+): median (.+)$", done.out, re.MULTILINE))
+    assert list(summary) == ["forward", "backward", "optimiser", "step", "memory kept for the backward pass"]
+    for line in summary.values():
+        middle, *ends = numbers(line)
+        assert 0 < middle <= ends[-1]
+    # What a slice keeps are the activations of the network, and hardly more.
+    assert 1 <= numbers(summary["memory kept for the backward pass"])[0] < 2
+
+
+@pytest.mark.runs_benchmark("supernet_step")
+def test_waiting_for_images_is_a_share_of_the_time(call_script):
+    done = call_script("supernet_step", "--space", "psvit-2d-digits", "--data", "digits", "--steps", 3)
+    rate, step, share = re.search(r"(\d+) images/s, median step (\d+) ms, waiting ([\d.]+)%", done.out).groups()
+    assert int(rate) > 0
+    assert int(step) > 0
+    assert 0 <= float(share) <= 100
+
+
+# --- the search
+
+
+@pytest.mark.runs_benchmark("overhead")
+def test_overhead_is_told_for_every_searcher(call_script, numbers):
+    done = call_script("overhead", "random", "evolution", "--trials", 200)
+    assert done.status == 0
+    _, *lines = done.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["random", "evolution"]
+    for line in lines:
+        wall, processor, records, size, opened = numbers(line)
+        assert 0 < wall < 1000
+        assert 0 < processor < 1000
+        assert 1 <= records < 2
+        assert 100 < size < 100_000
+        assert opened >= 0
+    refused = call_script("overhead", "random", "--trials", 20)
+    assert refused.status == 2
+    assert "--trials 20: the last tenth is a single batch" in refused.err
+
+
+@pytest.mark.runs_benchmark("scoring")
+def test_three_ways_of_scoring_agree(call_script, untrained, numbers, tmp_path):
+    options = ("--data", "digits", "--budget", "1MFLOPs", "--images", 64, "--batch-size", 32, "--candidates", 1)
+    done = call_script("scoring", "--supernet", untrained(), *options, "--out", "out")
+    assert done.status == 0
+    assert "equal to the last digit: yes" in done.out
+    assert "same winner: yes; same ten best: yes" in done.out
+    _, alone, shared, raced = done.rows
+    assert [row[0] for row in (alone, shared, raced)] == ["one at a time", "prefixes shared", "prefixes shared, raced"]
+    assert (alone[2], alone[4], shared[4]) == ("1.000", "64", "64")
+    assert all(numbers(row[1])[0] > 0 for row in (alone, shared, raced))
+    # An interrupted run is continued: nothing is scored twice.
+    before = (tmp_path / "out/scoring.journal").read_bytes()
+    again = call_script("scoring", "--supernet", tmp_path / "supernet", *options, "--out", "out")
+    assert again.rows == done.rows
+    assert (tmp_path / "out/scoring.journal").read_bytes() == before
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """An image folder like CIFAR-10, of noise."""
+    rng = np.random.default_rng(0)
+    for part, label, number in (
+        (part, label, n) for part in ("train", "val") for label in range(10) for n in range(10)
+    ):
+        folder = tmp_path / "images" / part / f"class-{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return str(tmp_path / "images")
+
+
+@pytest.mark.runs_benchmark("searchers")
+def test_searchers_are_compared_by_a_table_of_all_scores(
+    call_script, untrained, colours, monkeypatch, numbers, tmp_path
+):
+    searchers = importlib.import_module("searchers")
+    monkeypatch.setattr(searchers, "TABLE", tmp_path / "tables" / "scores.npz")
+    monkeypatch.setattr(searchers, "BUDGET", budget := "9.97..10MFLOPs")
+    monkeypatch.setattr(searchers, "CHECKPOINTS", (4, 16))
+    space = searchers.part()
+    supernet = untrained(space=space)
+    done = call_script("searchers", "table", "--supernet", supernet, "--data", colours)
+    assert done.status == 0
+    with np.load(searchers.TABLE) as stored:
+        scores = dict(zip(stored["index"].tolist(), stored["score"].tolist(), strict=True))
+    assert len(scores) == space.count(Budget.parse(budget)) > 16
+    data = open_data(colours)
+    batches = Batches(data.search, Inputs.of(data, space.image_size), len(data.search), torch.device("cpu"))
+    evaluator = InheritedAccuracy(Supernet.load(supernet), batches, share_prefixes=False)
+    some = list(scores)[::16]
+    expected = [score.value for score in evaluator.evaluate([space[index] for index in some])]
+    assert [scores[index] for index in some] == pytest.approx(expected)
+
+    options = ("--searchers", "random", "evolution", "--seeds", 2, "--evaluations", 16, "--out", "out")
+    done = call_script("searchers", "compare", *options)
+    assert done.status == 0
+    assert f"{len(scores)} architectures of psvit-2d-nano-part within {budget}" in done.out
+    _, *rows = done.rows
+    assert [row[:2] for row in rows] == [["random", "2"], ["evolution", "2"]]
+    most = max(scores.values()) - min(scores.values())
+    for row in rows:
+        (early, *_), (late, *_) = (numbers(cell) for cell in row[2:4])
+        assert 0 <= late <= early <= most
+        assert numbers(row[-1])[0] > 0
+    assert call_script("searchers", "compare", *options).rows == done.rows
+
+
+# --- families of networks
+
+
+@pytest.fixture
+def versus(call_script, untrained):
+    """Compares families on digits, of which little is trained for a short time."""
+    few = ("--data", "digits", "--budget", "0.8MFLOPs", "--depth", 0.25, "--images", 64, "--epochs", 1, "--seeds", 1)
+    fewer = ("--lr", 0.001, "--drop-path", 0, "--trials", 2, "--finalists", 0, "--device", "cpu", "--out", "out")
+    supernet = untrained()
+    return lambda: call_script("versus_baselines", "--supernet", supernet, *few, *fewer)
+
+
+def recorded_searches(tmp_path):
+    lines = (tmp_path / "out/searches.journal").read_text().splitlines()
+    return [record for line in lines if "search" in (record := json.loads(line))]
+
+
+@pytest.mark.runs_benchmark("versus_baselines")
+def test_families_are_compared_when_the_search_has_come_to_its_end_and_that_once(
+    versus, monkeypatch, numbers, tmp_path
+):
+    module = importlib.import_module("versus_baselines")
+    finished = module.run_search
+    for reason, status in ((KeyboardInterrupt(), 130), (LostWorkersError("the cluster was lost"), 1)):
+        monkeypatch.setattr(module, "run_search", lambda *of, by=reason: replace(finished(*of), stopped=by))
+        done = versus()
+        assert (done.status, done.out) == (status, "")
+        assert done.err.splitlines()[-1].startswith("versus_baselines.py: ")
+    assert [record["finished"] for record in recorded_searches(tmp_path)] == [False, False]
+    assert not (tmp_path / "out/trainings.journal").exists()
+
+    monkeypatch.setattr(module, "run_search", finished)
+    done = versus()
+    assert done.status == 0
+    families = done.rows[1:8]
+    assert {row[0] for row in families} == {
+        "DeiT-like", "PiT-like", "HVT-like", "sharing only", "pooling and sharing", "random PSViT", "found PSViT",
+    }  # fmt: skip
+    assert all(abs(numbers(row[1])[0] / 0.8 - 1) <= 0.02 for row in families)
+    assert all(0 <= numbers(row[7])[0] <= 100 for row in families)
+    assert (tmp_path / "out/versus.md").read_text() == done.out
+    searches = recorded_searches(tmp_path)
+    assert [record["finished"] for record in searches] == [False, False, True]
+
+    # The same line trains nothing and searches nothing again.
+    monkeypatch.setattr(module, "run_search", None)
+    monkeypatch.setattr(module, "train_network", None)
+    assert versus().out == done.out
+    assert recorded_searches(tmp_path) == searches
+
+
+# --- with commands
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Has a script's commands run in this process, with latency models that are built in a second.
+
+    Milliseconds are made up from numbers of weights, because a machine that runs tests is too noisy to be measured.
+    """
+
+    def of(cls, space, setting, seed):
+        return cls(space=space, setting=setting, seed=seed, rounds=1, calibrated_on=12, held_out=8)
+
+    def measured(network, input_shape, setting, seconds=0.0):
+        weights = 10 + sum(parameter.numel() for parameter in network.parameters())
+        return Latency(
+            median_ms=1e-5 * weights,
+            iqr_ms=0.01,
+            repeats=9,
+            attempts=1,
+            setting=setting,
+            fingerprint=fingerprint(setting),
+        )
+
+    script = importlib.import_module("latency")
+    monkeypatch.setattr(LatencyPlan, "of", classmethod(of))
+    for module in (measure_module, run_module, script):
+        monkeypatch.setattr(module, "measure", measured)
+    called = []
+
+    def call(name, *arguments):
+        called.append(name)
+        module = importlib.import_module({"psvit-search": "psvit.search.cli"}.get(name, "psvit.search.latency.cli"))
+        with pytest.raises(SystemExit) as ended:
+            cli.run(module.command, list(arguments))
+        assert ended.value.code == 0
+
+    monkeypatch.setattr(script, "call", call)
+    return called
+
+
+@pytest.mark.runs_benchmark("latency")
+def test_a_limit_on_latency_finds_a_faster_network(call_script, commands, monkeypatch, numbers, tmp_path):
+    script = importlib.import_module("latency")
+    monkeypatch.setattr(script, "SEARCHED", "psvit-2d-digits")
+    monkeypatch.setattr(script, "BUDGET", "0.5..1MFLOPs")
+    options = ("--batches", 1, "--threads", 1, "--trials", "8", "--rounds", 2, "--out", "out")
+    done = call_script("latency", *options)
+    assert done.status == 0
+    _, model, _, free, limited = done.rows
+    assert model[:2] == ["psvit-2d-digits", "1"]
+    assert numbers(model[3])[0] < 20
+    assert (free[0], limited[0].split(",")[0]) == ("0.5..1MFLOPs", "0.5..1MFLOPs")
+    limit = numbers(limited[0].split(",")[1])[0]
+    assert limit == pytest.approx(0.85 * numbers(free[3])[0], rel=1e-3)
+    assert numbers(limited[4])[0] <= limit < numbers(free[4])[0]
+    assert "the second is faster in 2 of 2 pairs; the winners differ" in done.out
+    # A row is as written in the file of the winner.
+    winner = ArchitectureFile.load(tmp_path / "out/macs-and-latency/best.yaml")
+    assert limited[1] == f"{cost(winner.arch).macs / 1e9:.3f} G"
+
+
+def test_a_command_that_refuses_ends_the_script(capfd):
+    script = importlib.import_module("latency")
+    with pytest.raises(SystemExit) as ended:
+        script.call("psvit-latency", "--space", "psvit-2d-digits")
+    assert ended.value.code == 2
+    assert "--out" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.runs_benchmark("end_to_end")
+def test_the_whole_way_ends_with_three_trained_networks(in_a_process, numbers):
+    few = ("--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--supernet-epochs", 4, "--epochs", 2, "--trials", 2)
+    out = in_a_process("end_to_end", "--data", "digits", *few, "--out", "out")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["network", "found", "random", "DeiT-like"]
+    found, drawn, by_hand = (numbers(row[1])[0] for row in rows[1:])
+    # In steps of a head, networks made by hand come less close.
+    assert by_hand <= 1
+    assert all(0.9 <= macs <= 1 for macs in (found, drawn))
+    assert all(0 <= numbers(row[4])[0] <= 100 for row in rows[1:])
+    assert 0 <= numbers(rows[1][3])[0] <= 100
+    assert [row[3] for row in rows[2:]] == ["-", "-"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.runs_benchmark("ray_workers")
+def test_two_workers_have_the_scores_of_one(in_a_process, numbers):
+    """The script ends where they differ, and with status 1 where the second worker helps less than was wanted."""
+    out = in_a_process("ray_workers", "--rounds", 1, "--images", 16, "--batch-size", 16, statuses=(0, 1))
+    (one, two, ratio), *_ = [numbers(line) for line in out.splitlines() if " s with one, " in line]
+    assert ratio == pytest.approx(one / two, abs=0.02)
+    assert f"two workers are {ratio:.3f} (quartiles" in out
+    assert 1 <= numbers(out.splitlines()[-1])[0] <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--settings", "fast"), "'fast' is neither default nor passive nor a number"),
+        (("--threads", 999), "--threads 999"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_measured(call_script, options, expected):
+    done = call_script("openmp_waiting", *options)
+    assert (done.status, done.out) == (2, "")
+    assert expected in done.err.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.runs_benchmark("openmp_waiting")
+def test_waiting_is_measured_alone_and_beside_a_busy_process(in_a_process, numbers):
+    few = ("--rounds", 1, "--seconds", 0.1, "--least-steps", 1, "--batch-size", 8, "--threads", 1)
+    out = in_a_process("openmp_waiting", "--settings", "10000", "passive", *few)
+    assert 9.9 <= numbers(re.search(r"with ([\d.]+) M multiply", out)[1])[0] <= 10.1
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in out.splitlines() if "| `" in line]
+    assert [row[0] for row in rows] == ["GOMP_SPINCOUNT=10000", "OMP_WAIT_POLICY=passive"]
+    assert all(number > 0 for row in rows for cell in row[1:] for number in numbers(cell))
