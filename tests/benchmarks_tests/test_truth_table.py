@@ -324,6 +324,7 @@ def test_the_stratum_alone_does_not_know_the_network_itself():
     assert values[0] == pytest.approx(np.mean(mine))
 
 
+@pytest.mark.runs_benchmark("truth_table")
 def test_a_whole_table_gives_every_figure(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["truth_table.py", "figures"])
     text = figures.report(made_up_table(), "r")
