@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import BaseFileLock
 
 from psvit.documents import dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
+from psvit.locks import LOCK_FILE, hold, remove
 
 SCHEMA = "psvit/run/1"
 CONFIG = "config.yaml"
+
+_UNFINISHED_CONFIG = f".{CONFIG}.*.tmp"
+"""What `write_atomic` calls the file meanwhile; a process that is killed just then leaves it."""
 
 DATA, DATA_DIGEST = "data", "data_digest"
 """Keys of a configuration: what its images are called, and `psvit.data.ImageData.digest`."""
@@ -33,31 +38,36 @@ class RunFolder:
 
     def __init__(self, path: Path, command: str, config: dict[str, Any]) -> None:
         self.path = path
-        self.resumed = check_folder(path, command, config)
-        if not self.resumed:
-            write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, "command": command, **config}))
-        self._hold()
+        check_folder(path, command, config)  # before anything is written, be it the file that is locked
+        # Kept for as long as the folder is referred to.
+        self._lock = self._hold()
+        try:
+            # Again, because another process may have begun a run here before the folder was locked.
+            self.resumed = check_folder(path, command, config)
+            if not self.resumed:
+                for left in path.glob(_UNFINISHED_CONFIG):
+                    left.unlink(missing_ok=True)
+                write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, "command": command, **config}))
+        except BaseException:
+            if (path / CONFIG).exists():
+                self._lock.release()
+            else:
+                remove(self._lock)
+            raise
 
-    def _hold(self) -> None:
-        """Keep other processes out until this one ends, however it does: the kernel frees the lock."""
-        self._held = (self.path / CONFIG).open("rb+")
-        if not hold(self._held):
+    def _hold(self) -> BaseFileLock:
+        """Keep other processes out until this one ends, however it does."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = hold(self.path / LOCK_FILE)
+        except OSError as error:
+            raise InputError(f"--out {self.path}: cannot be written: {error.strerror}") from None
+        if lock is None:
             raise InputError(f"--out {self.path}: another process is at work in it; name another folder")
+        return lock
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
-
-
-def hold(stream: IO[bytes]) -> bool:
-    """Keep other processes out of a file, open for writing, until it is closed; whether none is in it already."""
-    # Some file systems have no locks; there nobody can be kept out.
-    with contextlib.suppress(OSError):
-        try:
-            # Of the kind that child processes do not inherit: those that load images outlive a killed parent.
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def check_folder(path: Path, command: str, config: dict[str, Any]) -> bool:
@@ -90,12 +100,17 @@ def check_folder(path: Path, command: str, config: dict[str, Any]) -> bool:
                 f"--out {path}: holds a run with another configuration ({'; '.join(found)}); "
                 "name another folder, or give the same options to continue it"
             )
-    elif path.is_dir() and any(path.iterdir()):
+    elif path.is_dir() and not all(_is_ours(entry.name) for entry in path.iterdir()):
         raise InputError(f"--out {path}: is not empty and holds no run; name a new folder")
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"--out {path}: cannot be written")
     return resumed
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file is none that a user has put there: a folder with no other is empty."""
+    return name == LOCK_FILE or fnmatch(name, _UNFINISHED_CONFIG)
 
 
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:

@@ -139,27 +139,40 @@ def build_latency_model(plan: LatencyPlan, out: Path, measure: Callable[..., Lat
         NoisyMachineError: the machine was too noisy; the same call continues.
     """
     config = plan.config(fingerprint(plan.setting))
-    if os.path.exists(out):  # a name that cannot be is refused below
-        model = LatencyModel.load(out)
-        if found := differences(_config_of(model), config):
-            raise InputError(
-                f"{out}: holds a latency model of something else ({'; '.join(found)}); name another file, or delete it"
-            )
-        model.check_whole(plan.space, source=str(out))
-        return model, True
+    if (found := _built(plan, out, config)) is not None:
+        return found, True
     calibration, held_out = plan.architectures
     journal = Journal(out.with_name(f"{out.name}.journal"), config)
-    parts = parts_in(plan.space)
+    subjects = [*parts_in(plan.space), *calibration, *held_out]
     try:
-        ms = _measured(plan, [*parts, *calibration, *held_out], journal, measure)
+        # Again, because another build may have ended before the journal was locked.
+        found = _built(plan, out, config)
+        model = found or fit(plan, _measured(plan, subjects, journal, measure), calibration, held_out)
     except InputError:
         if not journal.records:
             journal.remove()
         raise
-    model = fit(plan, ms, calibration, held_out)
-    model.save(out)
+    if found is None:
+        model.save(out)
     journal.remove()
-    return model, False
+    return model, found is not None
+
+
+def _built(plan: LatencyPlan, out: Path, config: dict[str, Any]) -> LatencyModel | None:
+    """The model that is there already.
+
+    Raises:
+        InputError: it is of something else (the differences are named), or not whole.
+    """
+    if not os.path.exists(out):  # a name that cannot be is refused when it is written
+        return None
+    model = LatencyModel.load(out)
+    if found := differences(_config_of(model), config):
+        raise InputError(
+            f"{out}: holds a latency model of something else ({'; '.join(found)}); name another file, or delete it"
+        )
+    model.check_whole(plan.space, source=str(out))
+    return model
 
 
 def _config_of(model: LatencyModel) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from psvit.errors import InputError
-from psvit.run_folder import differences, hold
+from psvit.locks import hold, remove
+from psvit.run_folder import differences
 
 
 class Journal:
@@ -24,20 +25,22 @@ class Journal:
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        self._path = path
         wanted = json.loads(json.dumps(config))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            lock = hold(path)
+            if lock is None:
+                raise InputError(f"{path}: another process is measuring; let it end, or name another file")
+            # Kept for as long as the journal is referred to. The journal itself is locked: nothing ever replaces it.
+            self._lock = lock
             self._stream = path.open("a+b")
-            is_ours = hold(self._stream)
-            lines = self._begin(wanted) if is_ours else []
+            first, *records = self._begin(wanted)
+        except InputError:
+            raise
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
         except ValueError:
             raise InputError(f"{path}: is no journal of measurements") from None
-        if not is_ours:
-            raise InputError(f"{path}: another process is measuring; let it end, or name another file")
-        first, *records = lines
         if found := differences(first, wanted):
             raise InputError(
                 f"{path}: holds measurements of something else ({'; '.join(found)}); delete it, or name another file"
@@ -70,5 +73,5 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the file when its records have gone into another."""
-        self._path.unlink(missing_ok=True)
         self._stream.close()
+        remove(self._lock)

@@ -230,7 +230,14 @@ def front(tmp_path):
 def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monkeypatch):
     done = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
     assert (done.status, done.err) == (0, "")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "networks.csv", "0", "1", "2"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        ".psvit.lock",
+        "config.yaml",
+        "networks.csv",
+        "0",
+        "1",
+        "2",
+    }
     # The middle one is what the command gives for its file alone, down to the configuration of its run.
     assert call("psvit-retrain", front[1], *DIGITS, *BRIEFLY, "--out", "alone").status == 0
     for name in ("network.yaml", "network.safetensors", "network.svg", "config.yaml"):
@@ -333,7 +340,14 @@ def test_ray_trials_train_what_one_process_trains_and_nothing_again(front, call,
         for name in ("network.yaml", "network.safetensors"):
             one, other = (tmp_path / folder / network / name for folder in ("run", "alone"))
             assert one.read_bytes() == other.read_bytes()
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "networks.csv", "0", "1", "2"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        ".psvit.lock",
+        "config.yaml",
+        "networks.csv",
+        "0",
+        "1",
+        "2",
+    }
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def journal(folder):
 
 def test_a_run_leaves_evidence_and_a_record_beside_the_supernet(measured):
     assert {path.name for path in (measured / "run").iterdir() if path.name != "trainings"} == {
+        ".psvit.lock",
         "config.yaml",
         "fidelity.csv",
         "fidelity.html",

@@ -409,7 +409,7 @@ def test_an_interruption_before_anything_was_scored_writes_no_winner(call, tmp_p
     monkeypatch.setattr(DSS, "evaluate", interrupted)
     done = call("psvit-search", *ARGUMENTS, "--out", "run")
     assert (done.status, done.err.strip()) == (130, TOLD)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "study.journal"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".psvit.lock", "config.yaml", "study.journal"}
 
 
 def test_a_supernet_that_changed_under_a_search_is_refused(searched, call, tmp_path):

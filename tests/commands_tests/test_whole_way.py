@@ -53,6 +53,7 @@ def names(folder):
 
 def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched):
     assert names(searched) - FIGURES == {
+        ".psvit.lock",
         "config.yaml",
         "best.yaml",
         "best.safetensors",
@@ -148,6 +149,7 @@ def test_the_line_that_a_search_ends_with_retrains_the_winner(searched, call, tm
     done = call(*command, *BRIEFLY, "--out", "retrained")
     assert done.status == 0
     assert names(tmp_path / "retrained") == {
+        ".psvit.lock",
         "config.yaml",
         "log.csv",
         "network.yaml",
@@ -185,7 +187,13 @@ def test_retraining_can_start_from_the_winners_weights(searched, call, tmp_path)
 def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp_path):
     trained = call("psvit-supernet", "--data", "digits", *BRIEFLY, "--out", "supernet")
     assert trained.status == 0
-    assert names(tmp_path / "supernet") == {"config.yaml", "log.csv", "supernet.safetensors", "tensorboard/"}
+    assert names(tmp_path / "supernet") == {
+        ".psvit.lock",
+        "config.yaml",
+        "log.csv",
+        "supernet.safetensors",
+        "tensorboard/",
+    }
     # The line it ends with leaves the budget open; the images are known from the supernet.
     command = next_command(trained.last_line.replace("...", "1MFLOPs"))
     assert command[0] == "psvit-search"
@@ -286,7 +294,7 @@ def test_a_search_on_a_cluster_finds_and_trains_the_same_finalists(searched, scr
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
     done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 5, "--out", "run")
     assert done.status == 0
-    files = {"config.yaml", "best.yaml", "best.svg", "history.csv", "study.journal"}
+    files = {".psvit.lock", "config.yaml", "best.yaml", "best.svg", "history.csv", "study.journal"}
     assert set(contents(tmp_path / "run")) - FIGURES == files
     assert "training-free indicator" in done.out
     assert "training-free indicator" in ArchitectureFile.load(tmp_path / "run/best.yaml").score["kind"]

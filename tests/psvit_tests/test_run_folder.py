@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import yaml
 
+from psvit import run_folder
 from psvit.errors import InputError
 from psvit.run_folder import RunFolder
 
@@ -137,6 +140,145 @@ def test_a_run_that_another_process_is_at_work_in_is_refused_until_that_is_kille
         process.wait()
         process.stdout.close()
     assert RunFolder(tmp_path / "run", "psvit-search", {"seed": 0}).resumed
+
+
+def test_a_run_is_not_kept_held_by_what_its_killed_process_had_forked(tmp_path):
+    # Processes that load images are forked, and outlive a parent that is killed.
+    code = HOLD.replace("print(", "import os\npid = os.fork()\nif not pid:\n    time.sleep(60)\nprint(pid)\nprint(")
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another process is at work in it"):
+            RunFolder(tmp_path / "run", "psvit-search", {"seed": 0})
+        process.kill()
+        process.wait()
+        assert RunFolder(tmp_path / "run", "psvit-search", {"seed": 0}).resumed
+        os.kill(child, 0)  # it is still there
+    finally:
+        process.kill()
+        process.wait()
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+SLOW_TO_BEGIN = """
+import sys
+from pathlib import Path
+from psvit import run_folder
+
+write_atomic = run_folder.write_atomic
+
+def paused(path, content):
+    print("about to write", flush=True)
+    sys.stdin.readline()
+    write_atomic(path, content)
+
+run_folder.write_atomic = paused
+folder = run_folder.RunFolder(Path(sys.argv[1]), "psvit-search", {"seed": 0})
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_who_comes_while_another_process_begins_a_run_is_kept_out(tmp_path, exists):
+    path = tmp_path / "run"
+    if exists:
+        path.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW_TO_BEGIN, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "about to write\n"
+        for config in ({"seed": 0}, {"seed": 1}):
+            with pytest.raises(InputError, match="another process is at work in it"):
+                RunFolder(path, "psvit-search", config)
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another process is at work in it"):
+            RunFolder(path, "psvit-search", {"seed": 0})
+        other.communicate("\n")
+    assert RunFolder(path, "psvit-search", {"seed": 0}).resumed
+
+
+def test_a_run_that_was_begun_between_the_check_and_the_lock_is_no_new_one(tmp_path, monkeypatch):
+    hold = run_folder.hold
+
+    def late(path):
+        with monkeypatch.context() as context:
+            context.setattr(run_folder, "hold", hold)
+            RunFolder(tmp_path / "run", "psvit-search", {"seed": 0})
+        return hold(path)
+
+    monkeypatch.setattr(run_folder, "hold", late)
+    assert RunFolder(tmp_path / "run", "psvit-search", {"seed": 0}).resumed
+    with pytest.raises(InputError, match="seed: 0 there, 1 here"):
+        RunFolder(tmp_path / "run", "psvit-search", {"seed": 1})
+
+
+PAIRS = """
+import multiprocessing, sys
+from pathlib import Path
+from psvit.errors import InputError
+from psvit.run_folder import RunFolder
+
+def start(path, barrier, told):
+    barrier.wait()
+    try:
+        folder = RunFolder(path, "psvit-search", {"seed": 0})
+        told.put("in")
+    except InputError as error:
+        told.put(str(error))
+    barrier.wait()
+
+forking = multiprocessing.get_context("fork")
+for number in range(int(sys.argv[2])):
+    barrier, told = forking.Barrier(2), forking.Queue()
+    both = [
+        forking.Process(target=start, args=(Path(sys.argv[1], str(number)), barrier, told)) for _ in range(2)
+    ]
+    for process in both:
+        process.start()
+    print(*sorted(told.get() for _ in both), sep="; ")
+    for process in both:
+        process.join()
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_start_at_once_in_one_new_folder_exactly_one_gets_in(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PAIRS, str(tmp_path), "60"], capture_output=True, text=True, check=True, timeout=300
+    )
+    refused = "--out {}: another process is at work in it; name another folder; in"
+    assert done.stdout.splitlines() == [refused.format(tmp_path / str(number)) for number in range(60)]
+
+
+def test_a_refusal_leaves_an_empty_folder_empty(tmp_path, monkeypatch):
+    def full(path, content):
+        raise InputError(f"{path}: cannot be written: No space left on device")
+
+    (tmp_path / "run").mkdir()
+    with monkeypatch.context() as context:
+        context.setattr(run_folder, "write_atomic", full)
+        with pytest.raises(InputError, match="No space left"):
+            RunFolder(tmp_path / "run", "psvit-search", CONFIG)
+    assert list((tmp_path / "run").iterdir()) == []
+    assert not RunFolder(tmp_path / "run", "psvit-search", CONFIG).resumed
+
+
+@pytest.mark.parametrize("left", [".psvit.lock", ".config.yaml.x1y2.tmp"])
+def test_what_a_process_leaves_that_was_killed_at_the_beginning_does_not_fill_a_folder(tmp_path, left):
+    (tmp_path / left).touch()
+    assert not RunFolder(tmp_path, "psvit-search", CONFIG).resumed
+    assert {path.name for path in tmp_path.iterdir()} == {".psvit.lock", "config.yaml"}
+
+
+def test_a_run_from_before_there_were_files_to_lock_continues(tmp_path):
+    RunFolder(tmp_path, "psvit-search", CONFIG)
+    (tmp_path / ".psvit.lock").unlink()
+    assert RunFolder(tmp_path, "psvit-search", CONFIG).resumed
 
 
 def test_images_that_changed_behind_their_name_are_told_with_what_to_do(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from psvit.model import PSViT
 from psvit.search.latency import build
 from psvit.search.latency.build import LatencyPlan, build_latency_model, calibrate, figures
 from psvit.search.latency.measure import Setting
+from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import parts_in
 from psvit.search_space import SearchSpace
 
@@ -178,7 +180,7 @@ def test_two_builds_of_one_file_do_not_run_at_once(plan, clock, tmp_path):
     out = tmp_path / "table.yaml"
     with pytest.raises(Killed):
         build_latency_model(plan, out, clock(killed_after(3)))
-    line = f"import fcntl; stream = open({str(out) + '.journal'!r}, 'rb+'); fcntl.lockf(stream, fcntl.LOCK_EX)"
+    line = f"from pathlib import Path; from psvit.locks import hold; lock = hold(Path({str(out) + '.journal'!r}))"
     with subprocess.Popen(
         [sys.executable, "-c", f"{line}; print('in', flush=True); input()"],
         stdin=subprocess.PIPE,
@@ -192,6 +194,28 @@ def test_two_builds_of_one_file_do_not_run_at_once(plan, clock, tmp_path):
     rest = clock()
     build_latency_model(plan, out, rest)
     assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - 3
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_build_that_ended_before_the_journal_was_locked_is_not_done_again(plan, clock, tmp_path, monkeypatch, same):
+    out, journal = tmp_path / "table.yaml", build.Journal
+    other = plan if same else replace(plan, seed=plan.seed + 1)
+
+    def late(path, config):
+        with monkeypatch.context() as context:
+            context.setattr(build, "Journal", journal)
+            build_latency_model(other, out, clock())
+        return journal(path, config)
+
+    monkeypatch.setattr(build, "Journal", late)
+    unused = clock()
+    if same:
+        assert build_latency_model(plan, out, unused) == (LatencyModel.load(out), True)
+    else:
+        with pytest.raises(InputError, match=r"holds a latency model of something else \(seed: 1 there, 0 here\)"):
+            build_latency_model(plan, out, unused)
+    assert unused.measured == []
+    assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
 
 
 def test_what_cannot_be_measured_leaves_no_journal(plan, tmp_path):
