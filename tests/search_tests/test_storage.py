@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+from filelock import lock_descriptor
 
 from psvit.errors import InputError
 from psvit.search.storage import check_storage, open_storage, without_password
@@ -170,3 +173,22 @@ def test_a_killed_process_leaves_no_lock(recorded, tiny_space):
     process.kill()
     process.wait()
     Study(tiny_space, open_storage(recorded)).ask(Batch(number=1, proposals=()))  # does not wait
+
+
+def test_a_child_that_is_forked_while_the_journal_is_locked_keeps_nobody_out(recorded, tiny_space):
+    """As one for loading images is, while another thread gives a sign of life."""
+    code = HOLD.replace("print(", "import os, time\nif not os.fork():\n    time.sleep(600)\nlock.release()\nprint(")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, recorded],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout.readline() == "held\n"  # and released
+        with recorded.open("rb+") as stream:
+            assert lock_descriptor(stream.fileno(), blocking=False)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
