@@ -177,11 +177,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     former = temporary.with_suffix(".old")
     try:
         yield temporary
-        # Some writers, safetensors' among them, leave files private.
-        permitted = ~_umask()
-        for written in temporary.rglob("*"):
-            written.chmod((0o777 if written.is_dir() else 0o666) & permitted)
-        temporary.chmod(0o777 & permitted)
+        with_usual_permissions(temporary)
         if path.exists():
             path.rename(former)
         temporary.rename(path)
@@ -192,6 +188,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             former.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def with_usual_permissions(folder: Path) -> None:
+    """Give a folder and all in it the permissions of new ones; some writers, safetensors' among them, are private."""
+    permitted = ~_umask()
+    for place in (folder, *folder.rglob("*")):
+        place.chmod((0o777 if place.is_dir() else 0o666) & permitted)
 
 
 def _umask() -> int:

@@ -24,8 +24,8 @@ from psvit.errors import InputError
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="A folder, new or of an earlier export in the same form. [default: beside the network, named after it and the "
-    "format]",
+    help="A folder: new, empty, or of an earlier export in the same form, whose files are replaced; all others stay. "
+    "[default: beside the network, named after it and the format]",
 )
 @click.option(
     "--license",

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from psvit.architecture import ArchitectureFile
-from psvit.classifier import NETWORK_FILE, Classifier, exported_as
-from psvit.documents import replacing_folder, write_atomic
+from psvit.classifier import NETWORK_FILE, Classifier
+from psvit.documents import write_atomic
 from psvit.errors import InputError, MismatchError, RunError
 from psvit.picture import draw
 from psvit.retrain.delivery.card import PICTURE_FILE, card
+from psvit.retrain.delivery.folder import replacing_export
 from psvit.retrain.delivery.formats import FORMATS, PREPROCESSING_FILE, Format, Run, example
 
 CARD_FILE = "README.md"
@@ -47,18 +48,18 @@ class Exported:
 def export(classifier: Classifier, name: str, folder: Path, license_name: str | None = None) -> Exported:
     """Write a network in another form, with its preprocessing, its architecture file, a picture and a model card.
 
-    All of it is written under a temporary name, read again from there and run beside the network; only then does it
-    take its place, and that of an earlier export.
+    All of it is written in a folder of its own, read again from there and run beside the network; only then do the
+    files take their places, and those of an earlier export. Other files in the folder stay as they are.
 
     Args:
         classifier: the trained network, on the CPU.
         name: of the form, see `psvit.retrain.delivery.formats.FORMATS`.
-        folder: where it shall lie; new, or that of an earlier export in the same form.
+        folder: where it shall lie; new, empty, or that of an earlier export in the same form.
         license_name: of the weights, as hubs call it, for the model card.
 
     Raises:
-        InputError: no such form or no name of a licence, a library for it is missing, the folder holds something else
-            or cannot be written, or nothing is known about the network but its weights.
+        InputError: no such form or no name of a licence, a library for it is missing, nothing is known about the
+            network but its weights, or the folder cannot be used, see `psvit.retrain.delivery.folder.replacing_export`.
         MismatchError: it computes something else there; nothing is left.
         RunError: the exporter fails; nothing is left.
     """
@@ -73,13 +74,11 @@ def export(classifier: Classifier, name: str, folder: Path, license_name: str | 
         raise InputError(
             f"{classifier.source}: has no {NETWORK_FILE}, so nothing is known about it; export it from its run"
         )
-    if folder.exists() and not (folder / PREPROCESSING_FILE).is_file():
-        raise InputError(f"--out {folder}: exists and holds no exported network; name a new folder")
-    if (there := exported_as(folder)) not in (None, name):
-        raise InputError(f"--out {folder}: holds a network exported --to {there}; name another folder for --to {name}")
-    with replacing_folder(folder) as temporary:
-        _write(FORMATS[name], classifier, file, temporary, license_name)
-        differences = check(FORMATS[name], classifier, temporary)
+    form = FORMATS[name]
+    names = {*form.files, PREPROCESSING_FILE, PICTURE_FILE, CARD_FILE, NETWORK_FILE}
+    with replacing_export(folder, name, names) as temporary:
+        _write(form, classifier, file, temporary, license_name)
+        differences = check(form, classifier, temporary)
     return Exported(folder, differences)
 
 

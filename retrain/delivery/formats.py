@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 import psvit
-from psvit.classifier import ONNX_FILE, TORCH_EXPORT_FILE, Classifier
+from psvit.classifier import ONNX_FILE, TIMM_CONFIG, TORCH_EXPORT_FILE, Classifier
 from psvit.errors import InputError
 from psvit.preprocessing import Preprocessing
 
 PREPROCESSING_FILE = "preprocessing.json"
 PREPROCESSING_KEY = "preprocessing"
 """Under which a file of a network has the text of that file in its own metadata."""
+
+TIMM_WEIGHTS = "model.safetensors"
+"""What timm calls the weights of a folder."""
 
 INPUT, OUTPUT = "images", "logits"
 """What goes into an ONNX network and what comes out of it."""
@@ -36,6 +39,7 @@ class Format:
         name: as `--to` takes it.
         what: what it is, for people.
         library: what loads it, as model hubs call it.
+        files: what `write` writes, by name.
         write: writes a network, which is on the CPU, into a folder.
         read: makes something that can be run of what was written.
         usage: Python that classifies `image.png`, from the folder that it lies in.
@@ -45,6 +49,7 @@ class Format:
     name: str
     what: str
     library: str
+    files: tuple[str, ...]
     write: Callable[[Classifier, Path], None]
     read: Callable[[Path], Run]
     usage: Callable[[Preprocessing], str]
@@ -190,6 +195,7 @@ FORMATS = {
             name="onnx",
             what="ONNX, for ONNX Runtime and others",
             library="onnx",
+            files=(ONNX_FILE,),
             write=_write_onnx,
             read=_read_onnx,
             usage=_onnx_usage,
@@ -198,6 +204,7 @@ FORMATS = {
             name="torch-export",
             what="a program of torch.export, which needs PyTorch and not psvit",
             library="pytorch",
+            files=(TORCH_EXPORT_FILE,),
             write=_write_torch_export,
             read=_read_torch_export,
             usage=_torch_export_usage,
@@ -206,6 +213,7 @@ FORMATS = {
             name="timm",
             what="a folder from which timm builds the network",
             library="timm",
+            files=(TIMM_CONFIG, TIMM_WEIGHTS),
             write=_write_timm,
             read=_read_timm,
             usage=_timm_usage,

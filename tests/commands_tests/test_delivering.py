@@ -152,7 +152,7 @@ def test_images_of_16_bits_are_predicted_as_those_of_8_and_floating_point_ones_a
         ("psvit-export", ("nowhere", "--to", "onnx"), ["nowhere", "no such file or folder"]),
         ("psvit-export", ("empty", "--to", "onnx"), ["empty", "holds no network", "network.yaml", "best.yaml"]),
         ("psvit-export", ("alone.yaml", "--to", "onnx"), ["alone.safetensors", "psvit-retrain alone.yaml"]),
-        ("psvit-export", ("run", "--to", "timm", "--out", "empty"), ["--out empty", "holds no exported network"]),
+        ("psvit-export", ("run", "--to", "timm", "--out", "digits"), ["--out digits", "holds no exported network"]),
         ("psvit-export", ("run", "--to", "timm", "--out", "notes.txt"), ["--out notes.txt"]),
         ("psvit-predict", ("run",), ["IMAGE"]),
         ("psvit-predict", ("run", "missing.png"), ["missing.png", "no such file or folder"]),

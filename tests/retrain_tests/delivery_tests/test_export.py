@@ -30,7 +30,7 @@ FILES = {
     "torch-export": {"network.pt2"},
     "timm": {"config.json", "model.safetensors"},
 }
-ALWAYS = {"README.md", "network.svg", "network.yaml", "preprocessing.json"}
+ALWAYS = {"README.md", "export.yaml", "network.svg", "network.yaml", "preprocessing.json"}
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 
@@ -47,6 +47,11 @@ def outputs(name, folder, images):
 
 def names(folder):
     return {path.name for path in folder.iterdir()}
+
+
+def contents(folder):
+    """Every file below a folder with what is in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @every_format
@@ -131,6 +136,69 @@ def test_the_architecture_file_of_a_timm_export_is_answered_with_its_folder(clas
     export(classifier, "timm", tmp_path / "out")
     with pytest.raises(InputError, match=r"export --to timm.*name its folder"):
         Classifier.load(tmp_path / "out/network.yaml")
+
+
+def test_an_export_leaves_alone_what_others_put_into_its_folder_even_behind_a_link(classifier, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "elsewhere").mkdir()
+    out.symlink_to("elsewhere")
+    export(classifier, "timm", out)
+    first = contents(out)
+    mine = {"notes.txt": b"mine", "network.onnx": b"of no export", "data/image.png": b"mine"}
+    (out / "data").mkdir()
+    for name, content in mine.items():
+        (out / name).write_bytes(content)
+    (out / "README.md").write_text("damaged")
+    (out / "model.safetensors").unlink()
+    export(classifier, "timm", out)
+    assert contents(out) == {**first, **mine}
+    assert out.is_symlink()
+    assert names(tmp_path) == {"run", "out", "elsewhere"}
+
+
+def test_what_only_the_exporter_knows_that_it_writes_replaces_no_file_of_a_users(classifier, tmp_path, monkeypatch):
+    """An exporter may leave the weights of a large network in further files."""
+    form, out = FORMATS["timm"], tmp_path / "out"
+
+    def in_shards(classifier, folder):
+        form.write(classifier, folder)
+        (folder / "model-2.safetensors").write_bytes(b"weights")
+
+    export(classifier, "timm", out)
+    (out / "model-2.safetensors").write_text("mine")
+    before = contents(out)
+    with monkeypatch.context() as context:
+        context.setitem(FORMATS, "timm", replace(form, write=in_shards))
+        with pytest.raises(InputError, match=r"out: model-2.safetensors would be written there"):
+            export(classifier, "timm", out)
+        assert contents(out) == before
+        (out / "model-2.safetensors").unlink()
+        export(classifier, "timm", out)
+    assert names(out) == ALWAYS | FILES["timm"] | {"model-2.safetensors"}
+    export(classifier, "timm", out)
+    assert names(out) == ALWAYS | FILES["timm"]
+
+
+def test_a_folder_of_version_0_1_keeps_what_was_added_to_it(classifier, tmp_path):
+    out = tmp_path / "out"
+    export(classifier, "timm", out)
+    whole = contents(out)
+    (out / "export.yaml").unlink()
+    (out / "notes.txt").write_text("mine")
+    (out / "README.md").write_text("the card of version 0.1")
+    export(classifier, "timm", out)
+    assert contents(out) == {**whole, "notes.txt": b"mine"}
+
+
+def test_an_empty_folder_is_taken_and_stays_empty_where_the_export_fails(classifier, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as context:
+        context.setitem(FORMATS, "timm", replace(FORMATS["timm"], read=lambda folder: lambda images: images))
+        with pytest.raises(MismatchError):
+            export(classifier, "timm", tmp_path / "out")
+    assert names(tmp_path / "out") == set()
+    export(classifier, "timm", tmp_path / "out")
+    assert names(tmp_path / "out") == ALWAYS | FILES["timm"]
 
 
 def test_a_folder_with_something_else_is_left_alone(classifier, tmp_path):
