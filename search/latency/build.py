@@ -143,7 +143,7 @@ def build_latency_model(plan: LatencyPlan, out: Path, measure: Callable[..., Lat
         return found, True
     calibration, held_out = plan.architectures
     journal = Journal(out.with_name(f"{out.name}.journal"), config)
-    subjects = [*parts_in(plan.space), *calibration, *held_out]
+    subjects: list[Part | Architecture] = [*parts_in(plan.space), *calibration, *held_out]
     try:
         # Again, because another build may have ended before the journal was locked.
         found = _built(plan, out, config)
