@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from psvit.architecture import Architecture
+from psvit.search_space import SearchSpace
 
 HEAD_DIM = 4
 BEGINS = {2: (0, 5), 3: (0, 2, 5)}
@@ -203,9 +204,10 @@ def test_slices_are_the_leading_channels_heads_and_layers(space, trained_like):
 
 def test_a_hand_written_case_takes_these_rows_and_columns(space_2d, trained_like):
     supernet = trained_like(space_2d)
+    common = set(Architecture.model_fields) & set(SearchSpace.model_fields)
     arch = Architecture.from_dict(
         {
-            **{name: space_2d.to_dict()[name] for name in Architecture.model_fields if name not in ("stages", "pools")},
+            **{name: value for name, value in space_2d.to_dict().items() if name in common},
             "stages": [
                 {"embed_dim": 8, "groups": [1, 2], "mlp_ratio": 1.5},
                 {"embed_dim": 16, "groups": [2, 1], "mlp_ratio": 3.0},
