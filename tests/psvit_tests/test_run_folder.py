@@ -143,8 +143,18 @@ def test_a_run_that_another_process_is_at_work_in_is_refused_until_that_is_kille
 
 
 def test_a_run_is_not_kept_held_by_what_its_killed_process_had_forked(tmp_path):
-    # Processes that load images are forked, and outlive a parent that is killed.
-    code = HOLD.replace("print(", "import os\npid = os.fork()\nif not pid:\n    time.sleep(60)\nprint(pid)\nprint(")
+    # Processes that load images are forked, and outlive a parent that is killed. A child lets go of the lock as soon
+    # as it runs, which the parent waits for here: killed before that, it would leave a lock that ends a moment later.
+    fork = """import os
+runs, says = os.pipe()
+pid = os.fork()
+if not pid:
+    os.write(says, b".")
+    time.sleep(60)
+os.read(runs, 1)
+print(pid)
+"""
+    code = HOLD.replace("print(", f"{fork}print(")
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
     try:
