@@ -183,8 +183,9 @@ def forms(bench: Bench) -> None:
 def of_pits_macs(space: str, widths: tuple[int, ...], depths: tuple[int, ...]) -> Architecture:
     """Three stages of even depth, all layers in groups of two, convolutions between."""
     pairs = zip(widths, depths, strict=True)
-    stages = [Stage(embed_dim=width, groups=(2,) * (depth // 2), mlp_ratio=4) for width, depth in pairs]
-    return SearchSpace.load(space).build(stages, ["conv", "conv"])
+    stages = tuple(Stage(embed_dim=width, groups=(2,) * (depth // 2), mlp_ratio=4) for width, depth in pairs)
+    of_pit = SearchSpace.load(space)
+    return of_pit.network(of_pit.layouts[0], stages=stages, pools=("conv", "conv"))
 
 
 def pit(bench: Bench) -> None:

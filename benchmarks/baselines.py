@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from psvit import Architecture, SearchSpace, Stage, cost
-from psvit.architecture import Pool, Stem, Variant
 from psvit.errors import InputError
+from psvit.operators import Pool, Stem, Variant
 
 TOLERANCE = 0.02
 """By which share the multiply-accumulates of networks that are compared may differ from the budget."""
@@ -96,7 +96,7 @@ def fit(
         macs: the budget.
         depth: layers, relative to the paper's.
         stem: of the network.
-        head_dims: permitted channels of a head; by default those around the space's.
+        head_dims: permitted channels of a head; by default those around the space's first layout's.
         tolerance: by which share the multiply-accumulates may differ from the budget.
 
     Raises:
@@ -105,11 +105,12 @@ def fit(
     aims = [depth * layers for layers in proportions.depths]
     nearest = math.inf
     best: tuple[tuple[float, float], Architecture] | None = None
+    usual = space.layouts[0].head_dim
     if head_dims is None:
-        head_dims = range(round(HEAD_DIMS[0] * space.head_dim), round(HEAD_DIMS[1] * space.head_dim) + 1)
+        head_dims = range(round(HEAD_DIMS[0] * usual), round(HEAD_DIMS[1] * usual) + 1)
     for layers, head_dim in itertools.product(itertools.product(*map(_near, aims)), head_dims):
         departure = sum(abs(math.log(one / aim)) for one, aim in zip(layers, aims, strict=True))
-        departure += abs(math.log(head_dim / space.head_dim))
+        departure += abs(math.log(head_dim / usual))
         for arch, error in _by_width(proportions, space, stem, layers, head_dim, macs, tolerance):
             nearest = min(nearest, abs(error))
             # Rounded, because equal departures are computed in different orders.

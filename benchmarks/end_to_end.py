@@ -22,13 +22,14 @@ from psvit.architecture import ArchitectureFile
 def deit_like(space: SearchSpace, budget: Budget) -> Architecture:
     """The 1d network of one stage, without sharing, that is widest within the budget at six layers and ratio 4."""
     fits = []
+    head_dim = space.layouts[0].head_dim
     for heads in range(1, 17):
         arch = Architecture(
             variant="1d",
             **{name: getattr(space, name) for name in ("image_size", "in_chans", "num_classes", "patch_size")},
             patch_stride=space.patch_stride,
-            head_dim=space.head_dim,
-            stages=(Stage(embed_dim=heads * space.head_dim, groups=(1,) * 6, mlp_ratio=4.0),),
+            head_dim=head_dim,
+            stages=(Stage(embed_dim=heads * head_dim, groups=(1,) * 6, mlp_ratio=4.0),),
             pools=(),
         )
         if cost(arch).macs <= budget.limits[0].upper:

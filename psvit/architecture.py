@@ -8,18 +8,14 @@ list of *attention groups*, runs of layers that use one attention map.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from psvit import stem
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
+from psvit.operators import STEMS, Patches, Pool, Stem, Variant, pooled
 from psvit.shipped import find
-
-Variant = Literal["1d", "2d"]
-Pool = Literal["max", "avg", "conv"]
-Stem = Literal["patch", "conv"]
 
 SCHEMA = "psvit/architecture/1"
 FLOPS_CONVENTION = "FLOPs are multiply-accumulates (MACs), so 1 GFLOPs = 1 GMACs"
@@ -67,7 +63,7 @@ class Architecture(Value):
         in_chans: channels of the images.
         num_classes: outputs of the classifier; 0 leaves it out.
         stem: how an image becomes tokens: `patch` is one linear map of each patch, `conv` a few strided convolutions
-            (`psvit.stem`). A file without it has `patch`.
+            (`psvit.stem`), others are registered (`psvit.registration`). A file without it has `patch`.
         patch_size: side of the square patches in pixels.
         patch_stride: distance between neighbouring patches in pixels. Behind a `conv` stem, tokens stand as far apart,
             and both must be equal.
@@ -101,13 +97,7 @@ class Architecture(Value):
         widths = [stage.embed_dim for stage in self.stages]
         if widths != sorted(widths):
             raise ValueError(f"embed_dim must not shrink from stage to stage, received {widths}")
-        if self.stem == "conv":
-            stem.strides(self.patch_size)
-            if self.patch_stride != self.patch_size:
-                raise ValueError(
-                    f"patch_stride must equal patch_size {self.patch_size} for a conv stem, "
-                    f"received {self.patch_stride}"
-                )
+        STEMS[self.stem].check(self.patch_size, self.patch_stride)
         stage_grids(self.variant, self.image_size, self.patch_size, self.patch_stride, len(self.stages))
         return self
 
@@ -123,6 +113,11 @@ class Architecture(Value):
     def grids(self) -> tuple[tuple[int, int], ...]:
         """Rows and columns of patch tokens in every stage; one row in `1d`, where only the sequence is pooled."""
         return stage_grids(self.variant, self.image_size, self.patch_size, self.patch_stride, len(self.stages))
+
+    @property
+    def patches(self) -> Patches:
+        """How an image is cut."""
+        return cut(self.image_size, self.patch_size, self.patch_stride)
 
     @property
     def depth(self) -> int:
@@ -141,6 +136,12 @@ class Architecture(Value):
     def save(self, path: str | Path) -> None:
         """Write an architecture file that holds the architecture and its cost."""
         ArchitectureFile(arch=self).save(path)
+
+
+def cut(image_size: tuple[int, int], patch_size: int, patch_stride: int) -> Patches:
+    """The patches of an image that they cover exactly."""
+    rows, columns = ((side - patch_size) // patch_stride + 1 for side in image_size)
+    return Patches(patch_size, patch_stride, rows, columns)
 
 
 def stage_grids(
@@ -164,14 +165,14 @@ def stage_grids(
             f"patches of {patch_size} pixels, {patch_stride} apart, must cover the image exactly, "
             f"received image_size {list(image_size)}"
         )
-    rows, columns = ((side - patch_size) // patch_stride + 1 for side in image_size)
-    grids = [(rows, columns) if variant == "2d" else (1, rows * columns)]
+    patches = cut(image_size, patch_size, patch_stride)
+    grids = [(patches.rows, patches.columns) if variant == "2d" else (1, patches.number)]
     for _ in range(num_stages - 1):
         rows, columns = grids[-1]
         # On one token every operator without weights is the identity, so two descriptions would build one network.
         if rows * columns == 1:
             raise ValueError(f"a pooling needs 2 tokens or more, but {num_stages} stages leave it 1")
-        grids.append((-(-rows // 2), -(-columns // 2)))
+        grids.append(pooled(grids[-1]))
     return tuple(grids)
 
 

@@ -8,7 +8,10 @@ through its number of parts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+
+import numpy as np
 
 
 @cache
@@ -70,3 +73,40 @@ def rank_any(composition: tuple[int, ...], largest: int) -> int:
     """The number of a composition among all with its total; the inverse of `unrank_any`."""
     fewer = sum(number for parts, number in counts(sum(composition), largest) if parts < len(composition))
     return fewer + rank(composition, largest)
+
+
+class Groupings:
+    """All attention groupings that a stage may have, the shallowest first; made one by one when they are asked for.
+
+    They are a sequence in all but `len`, which Python limits to 2**63 - 1.
+
+    Args:
+        depths: numbers of layers, ascending.
+        max_group: most layers of a group.
+    """
+
+    def __init__(self, depths: Sequence[int], max_group: int) -> None:
+        self.depths = tuple(depths)
+        self.max_group = max_group
+        self.size = sum(size(depth, max_group) for depth in depths)
+
+    def __contains__(self, groups: object) -> bool:
+        return isinstance(groups, tuple) and sum(groups) in self.depths and max(groups) <= self.max_group
+
+    def __getitem__(self, number: int) -> tuple[int, ...]:
+        for depth in self.depths:
+            here = size(depth, self.max_group)
+            if number < here:
+                return unrank_any(number, depth, self.max_group)
+            number -= here
+        raise IndexError("number out of range")
+
+    def index(self, groups: tuple[int, ...]) -> int:
+        """The number of a grouping; the inverse of indexing."""
+        shallower = (depth for depth in self.depths if depth < sum(groups))
+        return sum(size(depth, self.max_group) for depth in shallower) + rank_any(groups, self.max_group)
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """A depth drawn uniformly, then a grouping of it drawn uniformly."""
+        depth = self.depths[int(rng.integers(len(self.depths)))]
+        return unrank_any(int(rng.integers(size(depth, self.max_group))), depth, self.max_group)

@@ -16,16 +16,16 @@ are priced by the same formulas. Letters: n tokens (class token included), d emb
 
 from __future__ import annotations
 
-import itertools
 import math
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.architecture import Architecture, Pool, Stem, Variant
+from psvit.architecture import Architecture
 from psvit.documents import Value
-from psvit.stem import KERNEL, convolutions
+from psvit.operators import POOLINGS, STEMS, Patches, Pool, Stem, Variant, pooled
+from psvit.operators import Terms as Terms
 
 Count = TypeVar("Count", int, NDArray[np.int64])
 
@@ -53,22 +53,11 @@ class Cost(Value):
     activation_bytes: int
 
 
-class Terms(NamedTuple):
-    """MACs and parameters of a part of a network; parts add up."""
-
-    macs: int
-    num_params: int
-
-    def __add__(self, other: object) -> Terms:
-        assert isinstance(other, Terms)
-        return Terms(self.macs + other.macs, self.num_params + other.num_params)
-
-
 def cost(arch: Architecture) -> Cost:
     """The costs of an architecture, exact."""
     tokens = [math.prod(grid) for grid in arch.grids]
     first, last = arch.stages[0], arch.stages[-1]
-    total = stem(arch.variant, arch.stem, tokens[0], arch.in_chans, arch.patch_size, first.embed_dim)
+    total = stem(arch.variant, arch.stem, arch.patches, arch.in_chans, first.embed_dim)
     total += head(last.embed_dim, arch.num_classes)
     for stage, count in zip(arch.stages, tokens, strict=True):
         producers = len(stage.groups)
@@ -82,21 +71,21 @@ def cost(arch: Architecture) -> Cost:
         total += Terms(macs, num_params)
     for index, pool in enumerate(arch.pools):
         before, after = arch.stages[index : index + 2]
-        total += pooling(arch.variant, pool, tokens[index + 1], before.embed_dim, after.embed_dim)
+        total += pooling(arch.variant, pool, arch.grids[index], before.embed_dim, after.embed_dim)
     return Cost(macs=total.macs, num_params=total.num_params, activation_bytes=activation_bytes(arch))
 
 
 def activation_bytes(arch: Architecture) -> int:
     """The peak activation memory of an architecture, exact.
 
-    Neither a patch stem nor a pooling is where the peak is: what they have alive, a layer at their output's width
-    exceeds. A conv stem may be: its first outputs are larger than the tokens.
+    A pooling is never where the peak is: what it has alive, a layer at its output's width exceeds. A conv stem may be:
+    its first outputs are larger than the tokens.
     """
-    patches = math.prod(arch.grids[0])
     tokens = [math.prod(grid) + has_class_token(arch.variant) for grid in arch.grids]
-    moments = [head_elements(arch.variant, tokens[-1], arch.stages[-1].embed_dim, arch.num_classes)]
-    if arch.stem == "conv":
-        moments.append(conv_stem_elements(patches, arch.in_chans, arch.patch_size, arch.stages[0].embed_dim))
+    moments = [
+        head_elements(arch.variant, tokens[-1], arch.stages[-1].embed_dim, arch.num_classes),
+        STEMS[arch.stem].elements(arch.patches, arch.in_chans, arch.stages[0].embed_dim),
+    ]
     for index, (stage, n) in enumerate(zip(arch.stages, tokens, strict=True)):
         # A stage's input is alive until the stage ends. A pooling makes a new tensor of it; in the first stage it is
         # the first group's input itself, which is counted there.
@@ -113,17 +102,10 @@ def has_class_token(variant: Variant) -> bool:
     return variant == "1d"
 
 
-def stem(variant: Variant, kind: Stem, patches: int, in_chans: int, patch_size: int, d: int) -> Terms:
+def stem(variant: Variant, kind: Stem, patches: Patches, in_chans: int, d: int) -> Terms:
     """What turns the image into tokens, with biases; position embeddings and, in 1d, the class token."""
-    tokens = Terms(0, (patches + has_class_token(variant)) * d + has_class_token(variant) * d)
-    if kind == "patch":
-        weights = in_chans * patch_size**2 * d
-        return tokens + Terms(patches * weights, weights + d)
-    for one in convolutions(in_chans, d, patch_size):
-        weights = KERNEL**2 * one.in_chans * one.out_chans
-        outputs = patches * (patch_size // one.reduction) ** 2
-        tokens += Terms(outputs * weights, weights + one.out_chans)
-    return tokens
+    tokens = Terms(0, (patches.number + has_class_token(variant)) * d + has_class_token(variant) * d)
+    return tokens + STEMS[kind].terms(patches, in_chans, d)
 
 
 def layers(n: Count, d: Count, h: Count, producers: Count, sharers: Count) -> tuple[Count, Count]:
@@ -140,15 +122,22 @@ def layers(n: Count, d: Count, h: Count, producers: Count, sharers: Count) -> tu
     return macs, params
 
 
-def pooling(variant: Variant, pool: Pool, patches_out: int, d_in: int, d_out: int) -> Terms:
-    """The operator, the linear layer where the width changes, and the class token's own in 1d."""
-    kernel = {"1d": 3, "2d": 9}[variant]
-    convolution = Terms(kernel * d_in * patches_out, (kernel + 1) * d_in) if pool == "conv" else Terms(0, 0)
+def pooling(variant: Variant, pool: Pool, grid: tuple[int, int], d_in: int, d_out: int) -> Terms:
+    """The operator, the linear layer where the width changes, and the class token's own in 1d.
+
+    Args:
+        variant: 1d or 2d.
+        pool: the operator.
+        grid: rows and columns of the patch tokens that come in, one row in 1d.
+        d_in: channels before.
+        d_out: channels after.
+    """
+    operator = POOLINGS[pool].terms(variant, grid, d_in)
     if d_in == d_out:
-        return convolution
+        return operator
     linears = 1 + has_class_token(variant)
-    tokens = patches_out + has_class_token(variant)
-    return convolution + Terms(tokens * d_in * d_out, linears * (d_in * d_out + d_out))
+    tokens = math.prod(pooled(grid)) + has_class_token(variant)
+    return operator + Terms(tokens * d_in * d_out, linears * (d_in * d_out + d_out))
 
 
 def head(d: int, num_classes: int) -> Terms:
@@ -159,17 +148,6 @@ def head(d: int, num_classes: int) -> Terms:
 def image_elements(in_chans: int, image_size: tuple[int, int]) -> int:
     """Numbers in an image."""
     return in_chans * math.prod(image_size)
-
-
-def conv_stem_elements(patches: int, in_chans: int, patch_size: int, d: int) -> int:
-    """The most numbers that are alive at once in a conv stem, the image not counted.
-
-    A convolution has its input beside its output, and so has the GELU after it; the first one's input is the image.
-    """
-    planned = convolutions(in_chans, d, patch_size)
-    outputs = [patches * (patch_size // one.reduction) ** 2 * one.out_chans for one in planned]
-    pairs = [before + after for before, after in itertools.pairwise(outputs)]
-    return max(outputs[0], *pairs, *(2 * output for output in outputs[:-1]))
 
 
 def group_elements(n: int, d: Count, h: Count, heads: Count, shares: bool) -> Count:

@@ -51,6 +51,11 @@ class Value(BaseModel):
         """The value as JSON-serialisable dicts, lists and scalars."""
         return self.model_dump(mode="json")
 
+    @classmethod
+    def file_keys(cls) -> list[str]:
+        """The keys that `from_dict` accepts, for messages."""
+        return list(cls.model_fields)
+
     @property
     def digest(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
@@ -81,7 +86,7 @@ def _keys_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]
             current = get_args(current)[0]
         while get_origin(current) in (Union, UnionType):
             current = next(arg for arg in get_args(current) if arg is not type(None))
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+    return current.file_keys() if isinstance(current, type) and issubclass(current, Value) else []
 
 
 class _Loader(yaml.SafeLoader):

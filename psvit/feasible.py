@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from psvit import costs
 from psvit.architecture import Architecture
 from psvit.budget import Budget
-from psvit.pricing import GROUPING, Batch, Ints, StageTable, stage_tables
+from psvit.encoding import write_stages
+from psvit.pricing import Batch, Ints, StageTable, stage_tables
 from psvit.search_space import SearchSpace
 
 _UNLIMITED = 2**62
@@ -285,7 +286,7 @@ class FeasibleSet:
 
     def take(self, numbers: Ints) -> Batch:
         """The members with these numbers, each 0 <= number < count; every member has exactly one."""
-        rows = np.zeros((len(numbers), len(self._space.genes)), dtype=np.int64)
+        rows = self._space.encoding.rows(len(numbers))
         owner = np.searchsorted(self._before, numbers, side="right") - 1
         for index, (part, piece) in enumerate(zip(_parts(self._space), self._slices, strict=True)):
             mine = np.flatnonzero(owner == index)
@@ -298,25 +299,24 @@ class FeasibleSet:
             b, way_second = piece.tree.pick(*self._limits(first.cost), number)
             second = part.second.take(piece.second[b])
             cut = first.rows.shape[1]
-            members = [
-                self._stages(part.layout, 0, first.rows, way),
-                self._stages(part.layout, cut, second.rows, way_second),
+            stages = [
+                *self._stages(part.layout, 0, first.rows, way),
+                *self._stages(part.layout, cut, second.rows, way_second),
             ]
-            genes = np.concatenate(members, axis=1)
-            rows[mine, 0] = part.layout
-            rows[mine, 1 : 1 + genes.shape[1]] = genes
+            write_stages(rows, mine, part.layout, stages)
         return Batch(self._space, rows)
 
-    def _stages(self, layout: int, position: int, rows: Ints, way: Ints) -> Ints:
-        """Encoded stages: rows of their tables (n, stages), with the `way`-th choice of a grouping for each stage."""
-        genes = []
+    def _stages(self, layout: int, place: int, rows: Ints, way: Ints) -> list[dict[str, Ints]]:
+        """Encoded stages by gene: rows of their tables (n, stages), with the `way`-th choice of their groupings."""
+        stages = []
         for offset, row in enumerate(rows.T):
-            first, ways = self._fitting[layout][position + offset]
-            stage = stage_tables(self._space)[layout][position + offset].genes[row]
+            first, ways = self._fitting[layout][place + offset]
+            genes = {
+                gene: column[row] for gene, column in stage_tables(self._space)[layout][place + offset].genes.items()
+            }
             way, here = np.divmod(way, ways[row])
-            stage[:, GROUPING] = first[row] + here
-            genes.append(stage)
-        return np.concatenate([np.zeros((len(rows), 0), dtype=np.int64), *genes], axis=1)
+            stages.append({**genes, "grouping": first[row] + here})
+        return stages
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ Letters: B images, N tokens (class token included), H heads, D channels, P patch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, register_notrace_module, use_fused_attn
 from torch import Tensor, nn
 
-from psvit.architecture import Pool, Variant
+from psvit.operators import Pool, Variant
 from psvit.stem import KERNEL, convolutions
 
 Sharing = Literal["auto", "map", "qk"]
@@ -189,12 +190,30 @@ class AttentionGroup(nn.Module):
         return x
 
 
+def _max_pool(variant: Variant, channels: int, **dd: Any) -> nn.Module:
+    return (nn.MaxPool1d if variant == "1d" else nn.MaxPool2d)(**_WINDOW)
+
+
+def _avg_pool(variant: Variant, channels: int, **dd: Any) -> nn.Module:
+    return (nn.AvgPool1d if variant == "1d" else nn.AvgPool2d)(**_WINDOW, count_include_pad=False)
+
+
+def _conv_pool(variant: Variant, channels: int, **dd: Any) -> nn.Module:
+    return (nn.Conv1d if variant == "1d" else nn.Conv2d)(channels, channels, groups=channels, **_WINDOW, **dd)
+
+
+_WINDOW: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
+
+POOLING_MODULES: dict[str, Callable[..., nn.Module]] = {"max": _max_pool, "avg": _avg_pool, "conv": _conv_pool}
+"""Pooling operators by name: from variant and channels C to a module on (B, C, N) or (B, C, rows, columns)."""
+
+
 class TokenPool(nn.Module):
-    """Pooling between two stages: kernel 3, stride 2, padding 1 over the patch tokens, then the new width.
+    """Pooling between two stages: an operator that halves the patch tokens per axis, then the new width.
 
     Args:
         variant: `1d` pools the sequence and passes the class token by; `2d` pools the grid.
-        pool: `max`; `avg`, which leaves the padding out of the mean; or `conv`, depthwise with bias.
+        pool: `max`; `avg`, which leaves the padding out of the mean; `conv`, depthwise with bias; or a registered one.
         grid: rows and columns of the patch tokens that come in.
         dim_in: channels before.
         dim_out: channels after; where they differ, patch tokens and class token have a linear layer each.
@@ -206,15 +225,7 @@ class TokenPool(nn.Module):
         super().__init__()
         self.grid = grid
         self.has_class_token = variant == "1d"
-        self.pool: nn.Module
-        window: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
-        if pool == "conv":
-            conv = nn.Conv1d if variant == "1d" else nn.Conv2d
-            self.pool = conv(dim_in, dim_in, groups=dim_in, **window, **dd)
-        elif pool == "max":
-            self.pool = (nn.MaxPool1d if variant == "1d" else nn.MaxPool2d)(**window)
-        else:
-            self.pool = (nn.AvgPool1d if variant == "1d" else nn.AvgPool2d)(**window, count_include_pad=False)
+        self.pool = POOLING_MODULES[pool](variant, dim_in, **dd)
         widens = dim_in != dim_out
         self.proj = nn.Linear(dim_in, dim_out, **dd) if widens else nn.Identity()
         if self.has_class_token:
@@ -268,3 +279,15 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From images (B, C, height, width) to tokens (B, P, D)."""
         return self.convs(x).flatten(2).transpose(1, 2)
+
+
+def _patch_stem(in_chans: int, embed_dim: int, patch_size: int, patch_stride: int, **dd: Any) -> nn.Module:
+    return PatchEmbed(in_chans, embed_dim, patch_size, patch_stride, **dd)
+
+
+def _conv_stem(in_chans: int, embed_dim: int, patch_size: int, patch_stride: int, **dd: Any) -> nn.Module:
+    return ConvStem(in_chans, embed_dim, patch_size, **dd)
+
+
+STEM_MODULES: dict[str, Callable[..., nn.Module]] = {"patch": _patch_stem, "conv": _conv_stem}
+"""Stems by name: from channels of the image, `embed_dim`, patch size and stride to a module from images to tokens."""

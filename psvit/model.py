@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from psvit.architecture import Architecture, Stage, stage_grids
 from psvit.errors import InputError
-from psvit.layers import AttentionGroup, ConvStem, PatchEmbed, Sharing, TokenPool
+from psvit.layers import STEM_MODULES, AttentionGroup, Sharing, TokenPool
 from psvit.search_space import SearchSpace
 from psvit.vit_weights import Source, in_block, is_vit, lay, stem_and_head
 
@@ -138,7 +138,10 @@ class PSViT(nn.Module):
 
         width = arch.stages[0].embed_dim
         rows, columns = arch.grids[0]
-        self.patch_embed = _stem(arch, dd)
+        # timm's name for what turns images into tokens, whatever it is.
+        self.patch_embed = STEM_MODULES[arch.stem](
+            arch.in_chans, arch.stages[0].embed_dim, arch.patch_size, arch.patch_stride, **dd
+        )
         if self.has_class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, width, **dd))
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns + self.num_prefix_tokens, width, **dd))
@@ -378,12 +381,13 @@ def _taken(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int],
     return feature_take_indices(stages, indices if indices is None or isinstance(indices, int) else list(indices))
 
 
-def _stem(arch: Architecture, dd: dict[str, Any]) -> nn.Module:
-    """What turns images into tokens; timm's name for it is `patch_embed`, whatever it is."""
-    width = arch.stages[0].embed_dim
-    if arch.stem == "conv":
-        return ConvStem(arch.in_chans, width, arch.patch_size, **dd)
-    return PatchEmbed(arch.in_chans, width, arch.patch_size, arch.patch_stride, **dd)
+def _first_conv(arch: Architecture) -> str | None:
+    """The name of the convolution that sees the image, which timm adapts where weights are for other channels."""
+    stem = STEM_MODULES[arch.stem](
+        arch.in_chans, arch.stages[0].embed_dim, arch.patch_size, arch.patch_stride, device="meta"
+    )
+    names = (name for name, module in stem.named_modules() if isinstance(module, nn.Conv2d))
+    return next((f"patch_embed.{name}" for name in names), None)
 
 
 def _classifier(embed_dim: int, num_classes: int, dd: dict[str, Any]) -> nn.Module:
@@ -519,7 +523,7 @@ def _create_psvit(variant: str, pretrained: bool, arch: Any, **kwargs: Any) -> P
         kwargs["pretrained_cfg_overlay"] = {
             "num_classes": described.num_classes,
             "input_size": (described.in_chans, *described.image_size),
-            "first_conv": "patch_embed.convs.0" if described.stem == "conv" else "patch_embed.proj",
+            "first_conv": _first_conv(described),
             **({"mean": other, "std": other} if described.in_chans != 3 else {}),
             **(kwargs.get("pretrained_cfg_overlay") or {}),
         }

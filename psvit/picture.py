@@ -193,6 +193,8 @@ def _patches(arch: Architecture) -> _Column:
     convs = convolutions(arch.in_chans, arch.stages[0].embed_dim, arch.patch_size) if arch.stem == "conv" else ()
     if convs:
         labels.append(f"by {_count(len(convs), 'convolution')}")
+    elif arch.stem != "patch":
+        labels.append(f"by {arch.stem}")
 
     def paint(parent: Element, x: float, baseline: float) -> None:
         top = baseline - height
@@ -314,6 +316,8 @@ def _description(arch: Architecture) -> str:
         convs = convolutions(arch.in_chans, arch.stages[0].embed_dim, arch.patch_size)
         channels = ", ".join(str(conv.out_chans) for conv in convs)
         sentences.append(f"Stem: {len(convs)} convolutions with {channels} channels.")
+    elif arch.stem != "patch":
+        sentences.append(f"Stem: {arch.stem}.")
     for index, stage in enumerate(arch.stages):
         tokens = _count(math.prod(arch.grids[index]), "token") + " and a class token" * has_class_token(arch.variant)
         pool = f"{arch.pools[index - 1]} pooling, then " if index else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psvit import compositions, costs
-from psvit.architecture import Architecture, Pool, stage_grids
-from psvit.search_space import GENES_PER_STAGE, SearchSpace, StageChoices
+from psvit.architecture import Architecture, stage_grids
+from psvit.dimensions import ENTRY
+from psvit.encoding import by_layout, stage_genes
+from psvit.layout import Layout, StageChoices
+from psvit.operators import STEMS
+from psvit.search_space import SearchSpace
 
 Ints = NDArray[np.int64]
-
-GROUPING = GENES_PER_STAGE.index("grouping")
 
 CHUNK = 2**15
 """Rows that are priced at once, so that intermediate results stay in the processor's caches."""
@@ -36,19 +38,19 @@ class StageTable(NamedTuple):
     Attributes:
         width_in: `embed_dim` of the stage before, 0 where there is none, (rows,).
         width_out: the stage's own, (rows,).
-        genes: the choices; in the grouping's place the number of the first grouping, (rows, genes per stage).
+        genes: the choices by gene, each (rows,); for `grouping` the number of the first grouping.
         ways: the number of groupings, (rows,).
         cost: the additive costs, (rows, 2).
         peak: bytes of activations, (rows,).
         last_peak: the same with the last of the groupings, which in the first stage may need less, (rows,).
-        blocks: the row of the first part, by width before, pooling and width, all as positions among the choices.
+        blocks: the row of the first part, by width before, entry and width, all as positions among the choices.
         parts: the position among the parts of the least number of groups, by depth and MLP ratio.
         runs: how many smaller numbers of groups there are, by depth and number of the grouping.
     """
 
     width_in: Ints
     width_out: Ints
-    genes: Ints
+    genes: dict[str, Ints]
     ways: Ints
     cost: Ints
     peak: Ints
@@ -59,7 +61,7 @@ class StageTable(NamedTuple):
 
     def fitting(self, memory: int | None) -> tuple[Ints, Ints]:
         """Of each row's groupings those that need at most `memory` bytes: the number of the first, and how many."""
-        first = self.genes[:, GROUPING]
+        first = self.genes["grouping"]
         if memory is None:
             return first, self.ways
         all_fit = self.peak <= memory
@@ -68,23 +70,23 @@ class StageTable(NamedTuple):
             np.where(all_fit, self.ways, self.last_peak <= memory),
         )
 
-    def locate(self, width_before: Ints, genes: Ints) -> Ints:
+    def locate(self, width_before: Ints, genes: Mapping[str, Ints]) -> Ints:
         """The rows of encoded stages.
 
         Args:
             width_before: position of the width of the stage before among its choices, 0 where there is none, (n,).
-            genes: the encoded stages, (genes per stage, n).
+            genes: the encoded stages by gene, each (n,).
 
         Raises:
             ValueError: a width is less than the one before.
         """
-        pool, embed_dim, depth, mlp_ratio, grouping = genes
-        _, pools, widths = self.blocks.shape
-        rows = self.blocks.ravel().take((width_before * pools + pool) * widths + embed_dim)
+        _, entries, widths = self.blocks.shape
+        rows = self.blocks.ravel().take((width_before * entries + genes["entry"]) * widths + genes["embed_dim"])
         if (rows < 0).any():
             raise ValueError("embed_dim never shrinks from stage to stage, but in some rows it does")
-        rows += self.parts.ravel().take(depth * self.parts.shape[1] + mlp_ratio)
-        rows += self.runs.ravel().take(depth * self.runs.shape[1] + grouping)
+        depth = genes["depth"]
+        rows += self.parts.ravel().take(depth * self.parts.shape[1] + genes["mlp_ratio"])
+        rows += self.runs.ravel().take(depth * self.runs.shape[1] + genes["grouping"])
         return rows
 
 
@@ -97,53 +99,59 @@ def stage_tables(space: SearchSpace) -> tuple[tuple[StageTable, ...], ...]:
     )
 
 
-def _stage_table(space: SearchSpace, layout: int, position: int) -> StageTable:
-    stages = space.layouts[layout].stages
-    choices = stages[position]
-    widths_before: tuple[int, ...] = stages[position - 1].embed_dim if position else (0,)
-    pools: tuple[Pool | None, ...] = space.layouts[layout].pools[position - 1] if position else (None,)
-    grids = stage_grids(space.variant, space.image_size, space.patch_size, space.patch_stride, len(stages))
-    patches = [math.prod(grid) for grid in grids]
-    tokens = [count + costs.has_class_token(space.variant) for count in patches]
+def _stage_table(space: SearchSpace, number: int, place: int) -> StageTable:
+    layout = space.layouts[number]
+    stages = layout.stages
+    choices = stages[place]
+    widths_before: tuple[int, ...] = stages[place - 1].embed_dim if place else (0,)
+    grids = stage_grids(layout.variant, space.image_size, space.patch_size, space.patch_stride, len(stages))
+    tokens = [math.prod(grid) + costs.has_class_token(layout.variant) for grid in grids]
 
-    # A block for the widths and the pooling between them; in each of them a part for the rest.
-    blocks, block_genes = _blocks(widths_before, pools, choices.embed_dim)
+    # A block for the widths and what stands between them; in each of them a part for the rest.
+    entries = ENTRY.choices(layout, place)
+    blocks, block_genes = _blocks(widths_before, len(entries), choices.embed_dim)
     parts, runs, part_genes = _parts(choices)
     blocks[blocks >= 0] *= len(part_genes)
-    before_gene, pool_gene, width_gene = np.repeat(block_genes, len(part_genes), axis=0).T
+    before_gene, entry_gene, width_gene = np.repeat(block_genes, len(part_genes), axis=0).T
     depth_gene, mlp_gene, first, groups, ways = np.tile(part_genes, (len(block_genes), 1)).T
 
     between = [
-        costs.stem(space.variant, "patch", patches[0], space.in_chans, space.patch_size, choices.embed_dim[width])
-        if pool is None
-        else costs.pooling(space.variant, pool, patches[position], widths_before[before], choices.embed_dim[width])
-        for before, pool_index, width in block_genes.tolist()
-        for pool in [pools[pool_index]]
+        costs.pooling(layout.variant, entries[entry], grids[place - 1], widths_before[before], choices.embed_dim[width])
+        if place
+        else costs.stem(layout.variant, entries[entry], space.patches, space.in_chans, choices.embed_dim[width])
+        for before, entry, width in block_genes.tolist()
     ]
     hidden_dims = np.array([[round(width * ratio) for ratio in choices.mlp_ratio] for width in choices.embed_dim])
     d_before, d = np.array(widths_before)[before_gene], np.array(choices.embed_dim)[width_gene]
-    n, h = tokens[position], hidden_dims[width_gene, mlp_gene]
+    n, h = tokens[place], hidden_dims[width_gene, mlp_gene]
     sharers = np.array(choices.depth)[depth_gene] - groups
     cost = np.stack(costs.layers(n, d, h, groups, sharers), axis=1) + np.repeat(between, len(part_genes), axis=0)
+    if place == len(stages) - 1:
+        cost += np.array([costs.head(width, space.num_classes) for width in choices.embed_dim])[width_gene]
 
-    plain, sharing = (costs.group_elements(n, d, h, d // space.head_dim, shares) for shares in (False, True))
+    heads = d // layout.head_dim
+    plain, sharing = (costs.group_elements(n, d, h, heads, shares) for shares in (False, True))
     group = np.where(sharers > 0, sharing, plain)
-    if position:
-        peak = last_peak = group + tokens[position - 1] * d_before
+    if place:
+        peak = last_peak = group + tokens[place - 1] * d_before
     else:
         # A group after the first has the stage's input beside its own. The last of the groupings is the one with the
         # largest first group; where that can hold all sharers no other shares, and one without needs less even so.
         peak = group + np.where(groups > 1, n * d, 0)
         last_peak = np.where((sharers > 0) & (sharers < choices.max_group), group, peak)
-    if position == len(stages) - 1:
-        cost += np.array([costs.head(width, space.num_classes) for width in choices.embed_dim])[width_gene]
-        head = costs.head_elements(space.variant, n, d, space.num_classes)
-        peak, last_peak = np.maximum(peak, head), np.maximum(last_peak, head)
+    ends = _ends_elements(space, layout, place, n)[entry_gene, width_gene]
+    peak, last_peak = np.maximum(peak, ends), np.maximum(last_peak, ends)
     image = costs.image_elements(space.in_chans, space.image_size)
     return StageTable(
         width_in=d_before,
         width_out=d,
-        genes=np.stack([pool_gene, width_gene, depth_gene, mlp_gene, first], axis=1),
+        genes={
+            "entry": entry_gene,
+            "embed_dim": width_gene,
+            "depth": depth_gene,
+            "mlp_ratio": mlp_gene,
+            "grouping": first,
+        },
         ways=ways,
         cost=cost,
         peak=costs.BYTES * (image + peak),
@@ -154,21 +162,33 @@ def _stage_table(space: SearchSpace, layout: int, position: int) -> StageTable:
     )
 
 
-def _blocks(
-    widths_before: tuple[int, ...], pools: tuple[Pool | None, ...], widths: tuple[int, ...]
-) -> tuple[Ints, Ints]:
-    """The possible pairs of widths and poolings between them, and where each of them is.
+def _ends_elements(space: SearchSpace, layout: Layout, place: int, n: int) -> Ints:
+    """The most numbers alive in the stem or the head where they belong to a stage, (entries, widths)."""
+    widths = layout.stages[place].embed_dim
+    elements = np.zeros((len(ENTRY.choices(layout, place)), len(widths)), dtype=np.int64)
+    if place == len(layout.stages) - 1:
+        elements[:] = [costs.head_elements(layout.variant, n, width, space.num_classes) for width in widths]
+    if place == 0:
+        stems = [
+            [STEMS[kind].elements(space.patches, space.in_chans, width) for width in widths] for kind in layout.stem
+        ]
+        elements = np.maximum(elements, stems)
+    return elements
+
+
+def _blocks(widths_before: tuple[int, ...], entries: int, widths: tuple[int, ...]) -> tuple[Ints, Ints]:
+    """The possible pairs of widths with what stands between them, and where each of them is.
 
     Returns:
-        By positions of width before, pooling and width the block's number, -1 where the width would shrink; and those
+        By positions of width before, entry and width the block's number, -1 where the width would shrink; and those
         positions of every block, (blocks, 3).
     """
-    numbers = np.full((len(widths_before), len(pools), len(widths)), -1, dtype=np.int64)
+    numbers = np.full((len(widths_before), entries, len(widths)), -1, dtype=np.int64)
     genes = [
-        (before, pool, width)
+        (before, entry, width)
         for width in range(len(widths))
         for before in range(len(widths_before))
-        for pool in range(len(pools))
+        for entry in range(entries)
         if widths_before[before] <= widths[width]
     ]
     for number, gene in enumerate(genes):
@@ -241,27 +261,26 @@ def price(space: SearchSpace, rows: Ints) -> Ints:
     total = np.empty((len(costs.METRICS), len(rows)), dtype=np.int64)
     for start in range(0, len(rows), CHUNK):
         chunk = slice(start, start + CHUNK)
-        for layout, tables in enumerate(stage_tables(space)):
-            if len(space.layouts) == 1:
-                total[:, chunk] = _price(tables, rows[chunk].T)
-            else:
-                mine = np.flatnonzero(rows[chunk, 0] == layout)
-                total[:, start + mine] = _price(tables, rows[start + mine].T)
+        if len(space.layouts) == 1:
+            total[:, chunk] = _price(stage_tables(space)[0], rows[chunk].T)
+            continue
+        for layout, mine in by_layout(rows[chunk], len(space.layouts)):
+            total[:, start + mine] = _price(stage_tables(space)[layout], rows[start + mine].T)
     return total
 
 
-def _price(tables: tuple[StageTable, ...], genes: Ints) -> Ints:
+def _price(tables: tuple[StageTable, ...], rows: Ints) -> Ints:
     """The costs (costs, n) of members of one layout, encoded (genes, n)."""
-    genes = np.ascontiguousarray(genes)
-    total = np.zeros((len(costs.METRICS), genes.shape[1]), dtype=np.int64)
-    width = np.zeros(genes.shape[1], dtype=np.int64)
-    for position, table in enumerate(tables):
-        stage = genes[1 + position * len(GENES_PER_STAGE) :][: len(GENES_PER_STAGE)]
-        rows = table.locate(width, stage)
-        total[0] += table.cost[:, 0].take(rows)
-        total[1] += table.cost[:, 1].take(rows)
-        is_last = stage[GROUPING] == (table.genes[:, GROUPING] + table.ways - 1).take(rows)
-        peak = np.where(is_last, table.last_peak.take(rows), table.peak.take(rows))
+    rows = np.ascontiguousarray(rows)
+    total = np.zeros((len(costs.METRICS), rows.shape[1]), dtype=np.int64)
+    width = np.zeros(rows.shape[1], dtype=np.int64)
+    for place, table in enumerate(tables):
+        genes = stage_genes(rows, place)
+        found = table.locate(width, genes)
+        total[0] += table.cost[:, 0].take(found)
+        total[1] += table.cost[:, 1].take(found)
+        is_last = genes["grouping"] == (table.genes["grouping"] + table.ways - 1).take(found)
+        peak = np.where(is_last, table.last_peak.take(found), table.peak.take(found))
         np.maximum(total[2], peak, out=total[2])
-        width = stage[GENES_PER_STAGE.index("embed_dim")]
+        width = genes["embed_dim"]
     return total

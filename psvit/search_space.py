@@ -1,9 +1,9 @@
 """SearchSpace: which architectures are candidates, as a set with an exact size in which every member has a number.
 
-A space fixes what all its members have in common (variant, patches, head width, images, classes) and lists
-*layouts*: for every stage the choices of width, depth, grouping and MLP ratio, and between stages the choices of
-pooling operator. Layouts differ in their number of stages, so an architecture belongs to at most one, and nothing is
-described twice. `psvit.feasible` counts and samples a space under a budget.
+A space fixes what all its members have in common (patches, images, classes) and lists *layouts*: a variant, a head
+width, choices of stem, and for every stage the choices of width, depth, grouping and MLP ratio, with the choices of
+pooling operator between stages. No two layouts can hold the same network, so nothing is described twice.
+`psvit.feasible` counts and samples a space under a budget.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from psvit import compositions
-from psvit.architecture import Architecture, Pool, Stage, Variant, stage_grids
+from psvit.architecture import Architecture, cut, stage_grids
 from psvit.budget import Budget, format_cost
 from psvit.costs import ADDITIVE, cost
+from psvit.dimensions import ENTRY, Chosen, chosen_by, fields_of, places
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.encoding import Encoding
 from psvit.errors import InputError
+from psvit.layout import PATCH_STEM, Layout
+from psvit.layout import StageChoices as StageChoices
+from psvit.numbering import Numbering
+from psvit.operators import STEMS, Patches, Variant
 from psvit.shipped import find, shipped
 
 if TYPE_CHECKING:
@@ -31,127 +36,91 @@ if TYPE_CHECKING:
 
 SCHEMA = "psvit/space/1"
 
-GENES_PER_STAGE = ("pool", "embed_dim", "depth", "mlp_ratio", "grouping")
-"""What an encoded architecture says about each stage: positions in the layout's choices, and the grouping's number."""
+OF_LAYOUTS = ("variant", "head_dim", "stem")
+"""Keys of a layout that a file may also give once, at its top, for all layouts that do not have their own."""
+
+_ORDER = ("name", "variant", "image_size", "in_chans", "num_classes", "patch_size", "patch_stride", "head_dim", "stem")
+"""The keys of a file before `layouts`, in order."""
 
 MUTATION_ATTEMPTS = 50
 """Variations tried before one is replaced by a fresh draw from the feasible set; bounds every loop of a search."""
-
-Choices = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-
-
-class StageChoices(Value):
-    """The choices for one stage of a layout.
-
-    Attributes:
-        begin: place of the stage's first layer in the supernet's list of layers.
-        embed_dim: widths, ascending.
-        depth: numbers of layers, ascending.
-        max_group: most layers that may use one attention map.
-        mlp_ratio: hidden widths of the MLPs relative to `embed_dim`, ascending.
-    """
-
-    begin: Annotated[int, Field(ge=0)]
-    embed_dim: Choices
-    depth: Choices
-    max_group: PositiveInt
-    mlp_ratio: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
-        for name in ("embed_dim", "depth", "mlp_ratio"):
-            values = getattr(self, name)
-            if list(values) != sorted(set(values)):
-                raise ValueError(f"{name} must be ascending without repeats, received {list(values)}")
-        if self.max_group > max(self.depth):
-            raise ValueError(
-                f"max_group must be at most the largest depth {max(self.depth)}, received {self.max_group}"
-            )
-        for embed_dim in self.embed_dim:
-            for mlp_ratio in self.mlp_ratio:
-                Stage(embed_dim=embed_dim, groups=(1,), mlp_ratio=mlp_ratio)
-        return self
-
-    @property
-    def end(self) -> int:
-        """The place after the deepest choice's last layer in the supernet's list."""
-        return self.begin + max(self.depth)
-
-    @cached_property
-    def groupings(self) -> int:
-        """Number of pairs of a depth and a grouping of it."""
-        return sum(compositions.size(depth, self.max_group) for depth in self.depth)
-
-
-class Layout(Value):
-    """The choices for networks of one number of stages.
-
-    Attributes:
-        stages: the choices of each stage; their places in the supernet's list follow one another without overlap.
-        pools: the choices of operator before each stage but the first.
-    """
-
-    stages: Annotated[tuple[StageChoices, ...], Field(min_length=1)]
-    pools: tuple[Annotated[tuple[Pool, ...], Field(min_length=1)], ...] = ()
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
-        if len(self.pools) != len(self.stages) - 1:
-            raise ValueError(
-                f"pools must be one fewer than stages, received {len(self.pools)} pools, {len(self.stages)} stages"
-            )
-        for choices in self.pools:
-            if len(set(choices)) != len(choices):
-                raise ValueError(f"pools must not repeat an operator, received {list(choices)}")
-        for before, after in zip(self.stages, self.stages[1:], strict=False):
-            if after.begin < before.end:
-                raise ValueError(
-                    f"stages must not overlap: one with begin {before.begin} and depth up to {max(before.depth)} "
-                    f"reaches to {before.end}, but the next has begin {after.begin}"
-                )
-            if max(after.embed_dim) < max(before.embed_dim) or min(after.embed_dim) < min(before.embed_dim):
-                raise ValueError(
-                    "embed_dim never shrinks, so neither the smallest nor the largest choice may: "
-                    f"received {list(before.embed_dim)}, then {list(after.embed_dim)}"
-                )
-        return self
 
 
 class SearchSpace(Value):
     """A set of architectures; `space[i]` and `space.index(arch)` number its members from 0 to `size - 1`.
 
-    Attributes are those of `Architecture`, with `layouts` in place of stages and pools, and a `name`.
+    Attributes:
+        name: for people and files.
+        image_size, in_chans, num_classes, patch_size, patch_stride: as in `Architecture`, the same in all members.
+        layouts: the choices; no two can hold the same network.
     """
 
     name: str
-    variant: Variant
     image_size: tuple[PositiveInt, PositiveInt]
     in_chans: PositiveInt
     num_classes: PositiveInt
     patch_size: PositiveInt
     patch_stride: PositiveInt
-    head_dim: PositiveInt
     layouts: Annotated[tuple[Layout, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        numbers = [len(layout.stages) for layout in self.layouts]
-        if len(set(numbers)) != len(numbers):
-            raise ValueError(f"layouts must differ in their number of stages, received {numbers}")
-        for layout in self.layouts:
-            stage_grids(self.variant, self.image_size, self.patch_size, self.patch_stride, len(layout.stages))
-            for stage in layout.stages:
-                for embed_dim in stage.embed_dim:
-                    if embed_dim % self.head_dim:
-                        raise ValueError(
-                            f"embed_dim must be a multiple of head_dim {self.head_dim}, received {embed_dim}"
-                        )
+        for position, layout in enumerate(self.layouts):
+            for other in self.layouts[:position]:
+                if layout.overlaps(other):
+                    raise ValueError(
+                        "layouts must differ in variant, in number of stages, or in the depths of a stage, but two of "
+                        f"variant {layout.variant} with {len(layout.stages)} stages can hold the same network"
+                    )
+            stage_grids(layout.variant, self.image_size, self.patch_size, self.patch_stride, len(layout.stages))
+            for kind in layout.stem:
+                STEMS[kind].check(self.patch_size, self.patch_stride)
         # Indices and cumulative counts are 64-bit integers throughout.
         if self.size >= 2**63:
             raise ValueError(f"a space may hold at most 2**63 - 1 architectures, this one holds {self.size}")
         return self
 
+    @model_serializer(mode="wrap")
+    def _say_once(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What all layouts have alike is said once, at the top, as in version 0.1: so its files and digests stay.
+        fields: dict[str, Any] = handler(self)
+        layouts = fields.pop("layouts", ())
+        common = {}
+        for key in OF_LAYOUTS:
+            first = layouts[0].get(key) if layouts else None
+            if first is not None and all(layout.get(key) == first for layout in layouts):
+                common[key] = first
+                for layout in layouts:
+                    del layout[key]
+        fields = {key: {**fields, **common}[key] for key in _ORDER if key in fields or key in common}
+        return {**fields, "layouts": layouts} if layouts else fields
+
+    @classmethod
+    def file_keys(cls) -> list[str]:
+        """The keys of a file."""
+        return [*_ORDER, "layouts"]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The variants of its members, ascending."""
+        return tuple(sorted({layout.variant for layout in self.layouts}))
+
+    @property
+    def patches(self) -> Patches:
+        """How an image is cut."""
+        return cut(self.image_size, self.patch_size, self.patch_stride)
+
     # --- files
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "") -> Self:
+        """As `Value.from_dict`; what is given for all layouts at once goes to each that does not have its own."""
+        if isinstance(data, dict) and isinstance(data.get("layouts"), list):
+            common = {key: data[key] for key in OF_LAYOUTS if key in data}
+            rest = {key: value for key, value in data.items() if key not in OF_LAYOUTS}
+            layouts = [{**common, **layout} if isinstance(layout, dict) else layout for layout in data["layouts"]]
+            data = {**rest, "layouts": layouts}
+        return super().from_dict(data, source)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:
@@ -182,7 +151,11 @@ class SearchSpace(Value):
     @cached_property
     def size(self) -> int:
         """The exact number of architectures."""
-        return sum(self._completions(layout)[0] for layout in range(len(self.layouts)))
+        return sum(numbering.size for numbering in self._numberings)
+
+    @cached_property
+    def _numberings(self) -> tuple[Numbering, ...]:
+        return tuple(Numbering(layout) for layout in self.layouts)
 
     def __getitem__(self, number: int) -> Architecture:
         """The architecture with this number.
@@ -193,10 +166,10 @@ class SearchSpace(Value):
         if not 0 <= number < self.size:
             raise IndexError(f"architectures of {self.name} are numbered 0 to {self.size - 1}, received {number}")
         number = int(number)
-        for layout in range(len(self.layouts)):
-            if number < self._completions(layout)[0]:
-                return self._unrank(layout, number)
-            number -= self._completions(layout)[0]
+        for layout, numbering in enumerate(self._numberings):
+            if number < numbering.size:
+                return self.build(layout, numbering.member(number))
+            number -= numbering.size
         raise AssertionError("sizes of the layouts do not add up to the size of the space")
 
     def index(self, arch: Architecture) -> int:
@@ -206,22 +179,8 @@ class SearchSpace(Value):
             ValueError: not a member; says why.
         """
         layout = self.check_member(arch)
-        number = sum(self._completions(before)[0] for before in range(layout))
-        floor = 0
-        for position, (choices, stage) in enumerate(zip(self.layouts[layout].stages, arch.stages, strict=True)):
-            pools, after = self._pools(layout, position), self._completions(layout, position)
-            per_width = len(pools) * len(choices.mlp_ratio) * choices.groupings
-            smaller = [width for width in choices.embed_dim if floor <= width < stage.embed_dim]
-            number += per_width * sum(after[width] for width in smaller)
-            pool = pools.index(arch.pools[position - 1]) if position else 0
-            within = pool * len(choices.mlp_ratio) + choices.mlp_ratio.index(stage.mlp_ratio)
-            within *= choices.groupings
-            shallower = [depth for depth in choices.depth if depth < stage.depth]
-            within += sum(compositions.size(depth, choices.max_group) for depth in shallower)
-            within += compositions.rank_any(stage.groups, choices.max_group)
-            number += within * after[stage.embed_dim]
-            floor = stage.embed_dim
-        return number
+        before = sum(numbering.size for numbering in self._numberings[:layout])
+        return before + self._numberings[layout].number(chosen_by(arch))
 
     def contains(self, arch: Architecture) -> bool:
         """Whether an architecture is a member."""
@@ -229,31 +188,35 @@ class SearchSpace(Value):
 
     def why_not(self, arch: Architecture) -> str:
         """Why an architecture is no member; empty for a member."""
-        for name in ("variant", "image_size", "in_chans", "num_classes", "patch_size", "patch_stride", "head_dim"):
+        for name in ("image_size", "in_chans", "num_classes", "patch_size", "patch_stride"):
             if getattr(arch, name) != getattr(self, name):
                 return f"{name} is {getattr(arch, name)}, must be {getattr(self, name)}"
-        if arch.stem != "patch":
-            return f"stem is {arch.stem}, must be patch"
-        layout = self.layout_of(arch)
-        if layout is None:
-            numbers = ", ".join(str(len(layout.stages)) for layout in self.layouts)
-            return f"it has {len(arch.stages)} stages, must be one of {numbers}"
-        for position, (choices, stage) in enumerate(zip(self.layouts[layout].stages, arch.stages, strict=True)):
-            for name in ("embed_dim", "depth", "mlp_ratio"):
-                if getattr(stage, name) not in getattr(choices, name):
-                    permitted = ", ".join(str(value) for value in getattr(choices, name))
-                    return f"stages.{position}: {name} is {getattr(stage, name)}, must be one of {permitted}"
-            if max(stage.groups) > choices.max_group:
-                return f"stages.{position}: a group of {max(stage.groups)}, must be at most {choices.max_group}"
-            if position and arch.pools[position - 1] not in self._pools(layout, position):
-                permitted = ", ".join(map(str, self._pools(layout, position)))
-                return f"pools.{position - 1}: {arch.pools[position - 1]}, must be one of {permitted}"
+        if arch.variant not in self.variants:
+            return f"variant is {arch.variant}, must be {' or '.join(self.variants)}"
+        similar = [layout for layout in self.layouts if layout.variant == arch.variant]
+        if arch.head_dim not in {layout.head_dim for layout in similar}:
+            permitted = sorted({layout.head_dim for layout in similar})
+            return f"head_dim is {arch.head_dim}, must be {' or '.join(map(str, permitted))}"
+        numbers = dict.fromkeys(len(layout.stages) for layout in similar)
+        if len(arch.stages) not in numbers:
+            return f"it has {len(arch.stages)} stages, must be one of {', '.join(map(str, numbers))}"
+        similar = [layout for layout in similar if len(layout.stages) == len(arch.stages)]
+        number = self.layout_of(arch)
+        if number is None and len(similar) > 1:
+            return f"no layout of {len(arch.stages)} stages has depths {[stage.depth for stage in arch.stages]}"
+        layout = similar[0] if number is None else self.layouts[number]
+        if arch.head_dim != layout.head_dim:
+            return f"head_dim is {arch.head_dim}, must be {layout.head_dim} with these stages"
+        for dimension, place, choices in places(layout):
+            reason = dimension.why_not(choices, dimension.value(arch, place), place)
+            if reason:
+                return reason
         return ""
 
     def layout_of(self, arch: Architecture) -> int | None:
-        """The position of the only layout that can hold an architecture: the one with as many stages."""
-        numbers = [len(layout.stages) for layout in self.layouts]
-        return numbers.index(len(arch.stages)) if len(arch.stages) in numbers else None
+        """The position of the only layout that can hold an architecture, by variant, number of stages and depths."""
+        depths = tuple(stage.depth for stage in arch.stages)
+        return next((i for i, layout in enumerate(self.layouts) if layout.may_hold(arch.variant, depths)), None)
 
     def check_member(self, arch: Architecture) -> int:
         """The position of a member's layout.
@@ -268,95 +231,39 @@ class SearchSpace(Value):
         assert layout is not None
         return layout
 
-    def _pools(self, layout: int, position: int) -> tuple[Pool | None, ...]:
-        """The choices of pooling before a stage; before the first stands none."""
-        return self.layouts[layout].pools[position - 1] if position else (None,)
+    def build(self, layout: int, chosen: Chosen) -> Architecture:
+        """The architecture of these choices in a layout, which is named by its position.
 
-    @cached_property
-    def _completion_tables(self) -> list[list[dict[int, int]]]:
-        """For each layout and each position from -1 on: by width there, the number of ways to choose what follows."""
-        tables = []
-        for layout in self.layouts:
-            after = [dict.fromkeys(layout.stages[-1].embed_dim, 1)]
-            for position in range(len(layout.stages) - 1, -1, -1):
-                choices = layout.stages[position]
-                pools = len(layout.pools[position - 1]) if position else 1
-                per_width = pools * len(choices.mlp_ratio) * choices.groupings
-                before = layout.stages[position - 1].embed_dim if position else (0,)
-                after.insert(
-                    0,
-                    {floor: per_width * sum(n for width, n in after[0].items() if width >= floor) for floor in before},
-                )
-            tables.append(after)
-        return tables
+        Raises:
+            ValueError: the choices together are impossible, such as a width that shrinks.
+        """
+        of_layout = self.layouts[layout]
+        return self.network(of_layout, **fields_of(chosen, len(of_layout.stages)))
 
-    def _completions(self, layout: int, position: int | None = None) -> dict[int, int]:
-        """By width chosen at a stage, the ways to choose all later stages; without a position, key 0 counts all."""
-        return self._completion_tables[layout][0 if position is None else position + 1]
-
-    def _unrank(self, layout: int, number: int) -> Architecture:
-        """The architecture with this number among those of a layout; the inverse of `index`."""
-        stages: list[Stage] = []
-        pools: list[Pool] = []
-        floor = 0
-        for position, choices in enumerate(self.layouts[layout].stages):
-            operators, after = self._pools(layout, position), self._completions(layout, position)
-            per_width = len(operators) * len(choices.mlp_ratio) * choices.groupings
-            for width in choices.embed_dim:
-                if width < floor:
-                    continue
-                if number < per_width * after[width]:
-                    break
-                number -= per_width * after[width]
-            within, number = divmod(number, after[width])
-            rest, grouping = divmod(within, choices.groupings)
-            pool, mlp_ratio = divmod(rest, len(choices.mlp_ratio))
-            for depth in choices.depth:
-                if grouping < compositions.size(depth, choices.max_group):
-                    break
-                grouping -= compositions.size(depth, choices.max_group)
-            groups = compositions.unrank_any(grouping, depth, choices.max_group)
-            stages.append(Stage(embed_dim=width, groups=groups, mlp_ratio=choices.mlp_ratio[mlp_ratio]))
-            operator = operators[pool]
-            if operator is not None:
-                pools.append(operator)
-            floor = width
-        return self.build(stages, pools)
-
-    def build(self, stages: Sequence[Stage], pools: Sequence[Pool]) -> Architecture:
-        """An architecture of these stages and pools, with what all members have in common."""
+    def network(self, layout: Layout, **fields: Any) -> Architecture:
+        """An architecture, member or not, with these fields and what all members of a layout have in common."""
         return Architecture(
-            variant=self.variant,
+            variant=layout.variant,
             image_size=self.image_size,
             in_chans=self.in_chans,
             num_classes=self.num_classes,
             patch_size=self.patch_size,
             patch_stride=self.patch_stride,
-            head_dim=self.head_dim,
-            stages=tuple(stages),
-            pools=tuple(pools),
+            head_dim=layout.head_dim,
+            **fields,
         )
 
     # --- encoded architectures
 
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How members are encoded."""
+        return Encoding(self.layouts)
+
     @property
     def genes(self) -> dict[str, int]:
         """The names of an encoded architecture's positions, in order, with the number of values of each."""
-        slots = max(len(layout.stages) for layout in self.layouts)
-        bounds = {"layout": len(self.layouts)}
-        for position in range(slots):
-            layouts = [layout for layout in self.layouts if position < len(layout.stages)]
-            stages = [layout.stages[position] for layout in layouts]
-            pools = [len(layout.pools[position - 1]) if position else 1 for layout in layouts]
-            most = (
-                max(pools),
-                max(len(stage.embed_dim) for stage in stages),
-                max(len(stage.depth) for stage in stages),
-                max(len(stage.mlp_ratio) for stage in stages),
-                max(compositions.size(max(stage.depth), stage.max_group) for stage in stages),
-            )
-            bounds |= {f"stage{position}.{gene}": n for gene, n in zip(GENES_PER_STAGE, most, strict=True)}
-        return bounds
+        return self.encoding.genes
 
     def encode(self, arch: Architecture) -> NDArray[np.int64]:
         """The positions of a member's choices, in the order of `genes`; stages that it lacks are zero.
@@ -364,19 +271,7 @@ class SearchSpace(Value):
         Raises:
             ValueError: not a member.
         """
-        layout = self.check_member(arch)
-        row = np.zeros(len(self.genes), dtype=np.int64)
-        row[0] = layout
-        for position, (choices, stage) in enumerate(zip(self.layouts[layout].stages, arch.stages, strict=True)):
-            start = 1 + position * len(GENES_PER_STAGE)
-            row[start : start + len(GENES_PER_STAGE)] = (
-                self._pools(layout, position).index(arch.pools[position - 1]) if position else 0,
-                choices.embed_dim.index(stage.embed_dim),
-                choices.depth.index(stage.depth),
-                choices.mlp_ratio.index(stage.mlp_ratio),
-                compositions.rank_any(stage.groups, choices.max_group),
-            )
-        return row
+        return self.encoding.encode(self.check_member(arch), arch)
 
     def decode(self, row: Sequence[int] | NDArray[np.int64]) -> Architecture:
         """The architecture of an encoded row; the inverse of `encode`.
@@ -385,22 +280,7 @@ class SearchSpace(Value):
             IndexError: a gene is beyond the choices that its stage has.
             ValueError: the genes together describe nothing possible, such as a width that shrinks.
         """
-        layout = self.layouts[int(row[0])]
-        stages: list[Stage] = []
-        pools: list[Pool] = []
-        for position, choices in enumerate(layout.stages):
-            start = 1 + position * len(GENES_PER_STAGE)
-            pool, embed_dim, depth, mlp_ratio, grouping = map(int, row[start : start + len(GENES_PER_STAGE)])
-            stages.append(
-                Stage(
-                    embed_dim=choices.embed_dim[embed_dim],
-                    groups=compositions.unrank_any(grouping, choices.depth[depth], choices.max_group),
-                    mlp_ratio=choices.mlp_ratio[mlp_ratio],
-                )
-            )
-            if position:
-                pools.append(layout.pools[position - 1][pool])
-        return self.build(stages, pools)
+        return self.build(*self.encoding.decode(row))
 
     def price(self, rows: NDArray[np.int64]) -> Batch:
         """Members in encoded form, (n, genes), with their costs: a million takes a fraction of a second.
@@ -477,26 +357,26 @@ class SearchSpace(Value):
     @cached_property
     def smallest(self) -> Architecture:
         """Every choice at its least, the largest groups, pooling without weights; of the layouts' the fewest MACs."""
-        members = [self._extreme(layout, largest=False) for layout in self.layouts]
+        members = self._extremes(largest=False)
         return min(members, key=lambda arch: cost(arch).macs)
 
     @cached_property
     def largest(self) -> Architecture:
         """Every choice at its greatest, no sharing, pooling by convolution; of the layouts' the most MACs."""
-        members = [self._extreme(layout, largest=True) for layout in self.layouts]
+        members = self._extremes(largest=True)
         return max(members, key=lambda arch: cost(arch).macs)
 
-    def _extreme(self, layout: Layout, largest: bool) -> Architecture:
-        """The member of a layout with every choice at its greatest or least."""
-        pick: Any = max if largest else min
-        stages = []
-        for choices in layout.stages:
-            depth = pick(choices.depth)
-            parts = depth if largest else -(-depth // choices.max_group)
-            groups = compositions.unrank(0, depth, parts, choices.max_group)
-            stages.append(Stage(embed_dim=pick(choices.embed_dim), groups=groups, mlp_ratio=pick(choices.mlp_ratio)))
-        pools = [pick(operators, key=lambda operator: operator == "conv") for operators in layout.pools]
-        return self.build(stages, pools)
+    def _extremes(self, largest: bool) -> list[Architecture]:
+        """Of each layout and stem the member with every choice at its greatest or least."""
+        members = []
+        for number, layout in enumerate(self.layouts):
+            rest = {
+                (dimension, place): dimension.extreme(choices, largest)
+                for dimension, place, choices in places(layout)
+                if (dimension, place) != (ENTRY, 0)
+            }
+            members += [self.build(number, {**rest, (ENTRY, 0): stem}) for stem in layout.stem]
+        return members
 
     def mutate(
         self, arch: Architecture, rng: np.random.Generator, budget: Budget | None = None, rate: float = 0.2
@@ -547,7 +427,7 @@ def shipped_spaces() -> list[str]:
 
 
 def default_space(budget: Budget, image_size: int) -> SearchSpace:
-    """The smallest shipped 2d space for images of about this size that holds the budget.
+    """The smallest shipped space of 2d networks with a patch stem for such images that holds the budget.
 
     A space holds a budget when it has members within it and reaches up to its upper limits on MACs and parameters;
     where none reaches so far, the largest has to do.
@@ -555,7 +435,12 @@ def default_space(budget: Budget, image_size: int) -> SearchSpace:
     Raises:
         InputError: no space for this image size has a member within the budget; names the ranges.
     """
-    spaces = [space for name in shipped_spaces() if (space := SearchSpace.load(name)).variant == "2d"]
+    spaces = [
+        space
+        for name in shipped_spaces()
+        for space in [SearchSpace.load(name)]
+        if all((layout.variant, layout.stem) == ("2d", PATCH_STEM) for layout in space.layouts)
+    ]
     distances = [abs(math.log(min(space.image_size) / image_size)) for space in spaces]
     nearest = [space for space, distance in zip(spaces, distances, strict=True) if distance == min(distances)]
     nearest.sort(key=lambda space: space.reach("macs")[1])

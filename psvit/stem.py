@@ -57,6 +57,17 @@ def strides(patch_size: int) -> tuple[int, ...]:
     return (*factors, *(1,) * (LEAST_CONVOLUTIONS - len(factors)))
 
 
+def check(patch_size: int, patch_stride: int) -> None:
+    """Make sure that a conv stem can turn such patches into tokens.
+
+    Raises:
+        ValueError: it cannot; says which rule is broken.
+    """
+    strides(patch_size)
+    if patch_stride != patch_size:
+        raise ValueError(f"patch_stride must equal patch_size {patch_size} for a conv stem, received {patch_stride}")
+
+
 def convolutions(in_chans: int, embed_dim: int, patch_size: int) -> tuple[Convolution, ...]:
     """The convolutions of a stem; the last has `embed_dim` channels, each other half of the next, rounded up.
 

@@ -73,8 +73,7 @@ class DSS:
 
     def _weight_norm(self, arch: Architecture, name: str, weight: Tensor) -> Tensor:
         """The nuclear norm of a slice of the random weights; many architectures have the same slices."""
-        source, _ = self._supernet.source(arch, name)
-        key = (source, weight.shape)
+        key = (self._supernet.source(arch, name).name, weight.shape)
         if key not in self._weight_norms:
             self._weight_norms[key] = _nuclear_norm(weight.detach())
         return self._weight_norms[key]

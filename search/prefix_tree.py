@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from psvit import costs
-from psvit.architecture import Architecture, Pool, Stage, Variant
+from psvit.architecture import Architecture, Stage
 from psvit.layers import Layer, Shared, TokenPool, choose_sharing
 from psvit.model import PSViT
+from psvit.operators import Pool, Stem, Variant
 from psvit.search.failures import out_of_memory
 from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
@@ -42,6 +43,8 @@ Role = Literal["alone", "producer", "sharer"]
 class Embedding:
     """From images to the first stage's tokens."""
 
+    variant: Variant
+    stem: Stem
     embed_dim: int
 
 
@@ -49,6 +52,7 @@ class Embedding:
 class Pooling:
     """The pooling before the stage whose first layer has the place `begin`."""
 
+    variant: Variant
     begin: int
     pool: Pool
     grid: tuple[int, int]
@@ -62,6 +66,7 @@ class LayerStep:
 
     place: int
     tokens: int
+    num_heads: int
     embed_dim: int
     hidden_dim: int
     role: Role
@@ -71,6 +76,7 @@ class LayerStep:
 class Head:
     """From the last stage's tokens to logits; every architecture ends in one of its own."""
 
+    variant: Variant
     embed_dim: int
 
 
@@ -84,41 +90,36 @@ def steps_of(space: SearchSpace, arch: Architecture) -> tuple[tuple[Step, str], 
         ValueError: the architecture is not a member of the space.
     """
     layout = space.layouts[space.check_member(arch)]
-    steps: list[tuple[Step, str]] = [(Embedding(arch.stages[0].embed_dim), "")]
+    steps: list[tuple[Step, str]] = [(Embedding(arch.variant, arch.stem, arch.stages[0].embed_dim), "")]
     for i, (stage, choices, grid) in enumerate(zip(arch.stages, layout.stages, arch.grids, strict=True)):
         if i:
             before = arch.stages[i - 1].embed_dim
-            pooling = Pooling(choices.begin, arch.pools[i - 1], arch.grids[i - 1], before, stage.embed_dim)
+            grid_before = arch.grids[i - 1]
+            pooling = Pooling(arch.variant, choices.begin, arch.pools[i - 1], grid_before, before, stage.embed_dim)
             steps.append((pooling, f"stages.{i}.pool."))
         tokens = math.prod(grid) + costs.has_class_token(arch.variant)
         place = choices.begin
         for j, length in enumerate(stage.groups):
             for k in range(length):
                 role: Role = "sharer" if k else "producer" if length > 1 else "alone"
-                step = LayerStep(place, tokens, stage.embed_dim, stage.hidden_dim, role)
+                heads = stage.embed_dim // arch.head_dim
+                step = LayerStep(place, tokens, heads, stage.embed_dim, stage.hidden_dim, role)
                 steps.append((step, f"stages.{i}.groups.{j}.layers.{k}."))
                 place += 1
-    steps.append((Head(arch.stages[-1].embed_dim), ""))
+    steps.append((Head(arch.variant, arch.stages[-1].embed_dim), ""))
     return tuple(steps)
 
 
 def macs_of(space: SearchSpace, step: Step) -> int:
     """The multiply-accumulates of a step for one image; those of an architecture's steps add up to its own."""
     if isinstance(step, Embedding):
-        patches = math.prod(_patch_grid(space))
-        return costs.stem(space.variant, "patch", patches, space.in_chans, space.patch_size, step.embed_dim).macs
+        return costs.stem(step.variant, step.stem, space.patches, space.in_chans, step.embed_dim).macs
     if isinstance(step, Pooling):
-        pooled = [-(-side // 2) for side in step.grid]
-        return costs.pooling(space.variant, step.pool, math.prod(pooled), step.dim_in, step.dim_out).macs
+        return costs.pooling(step.variant, step.pool, step.grid, step.dim_in, step.dim_out).macs
     if isinstance(step, LayerStep):
         sharer = int(step.role == "sharer")
         return costs.layers(step.tokens, step.embed_dim, step.hidden_dim, 1 - sharer, sharer)[0]
     return costs.head(step.embed_dim, space.num_classes).macs
-
-
-def _patch_grid(space: SearchSpace) -> tuple[int, ...]:
-    """Rows and columns of the patches."""
-    return tuple((side - space.patch_size) // space.patch_stride + 1 for side in space.image_size)
 
 
 @dataclass(eq=False)
@@ -235,7 +236,7 @@ class Weights:
     def __init__(self, supernet: Supernet) -> None:
         self._supernet = supernet
         self._made: dict[Step, Callable[[State], State]] = {}
-        self._slices: dict[tuple[str, int | None, torch.Size], Tensor] = {}
+        self._slices: dict[tuple[str, int | None, int, torch.Size], Tensor] = {}
 
     def __getitem__(self, node: Node) -> Callable[[State], State]:
         """What computes a node's step."""
@@ -244,14 +245,14 @@ class Weights:
         return self._made[node.step]
 
     def _make(self, node: Node) -> Callable[[State], State]:
-        space, step = self._supernet.space, node.step
+        step = node.step
         if isinstance(step, LayerStep):
             return self._layer(node, step)
         if isinstance(step, Pooling):
-            bare = _bare_pooling(space.variant, step.pool, step.grid, step.dim_in, step.dim_out)
+            bare = _bare_pooling(step.variant, step.pool, step.grid, step.dim_in, step.dim_out)
             pool = self._filled(bare, node.arch, node.prefix)
             return lambda state: State(pool(state.x))
-        first, last = _bare_ends(space, step.embed_dim)
+        first, last = _bare_ends(_of_one_layer(node.arch, step.embed_dim))
         if isinstance(step, Embedding):
             embedding = self._filled(first, node.arch, node.prefix)
             return lambda state: State(embedding.embed(state.x))
@@ -259,7 +260,7 @@ class Weights:
         return lambda state: State(classifier.forward_head(classifier.norm(state.x)))
 
     def _layer(self, node: Node, step: LayerStep) -> Callable[[State], State]:
-        heads = step.embed_dim // self._supernet.space.head_dim
+        heads = step.num_heads
         layer = self._filled(
             _bare_layer(step.embed_dim, heads, step.hidden_dim, step.role == "sharer"), node.arch, node.prefix
         )
@@ -289,10 +290,10 @@ class Weights:
 
     def _slice(self, arch: Architecture, name: str, shape: torch.Size) -> Tensor:
         """A parameter of an architecture; steps of one place and width have it in common, because some are copies."""
-        source, qkv = self._supernet.source(arch, name)
-        key = (source, None if qkv is None else qkv.start, shape)
+        source = self._supernet.source(arch, name)
+        key = (source.name, source.qkv.start if source.qkv else None, source.skip, shape)
         if key not in self._slices:
-            self._slices[key] = self._supernet.part(source, qkv, shape)
+            self._slices[key] = source.of(self._supernet.get_parameter(source.name), shape)
         return self._slices[key]
 
 
@@ -358,10 +359,15 @@ def _bare_pooling(variant: Variant, pool: Pool, grid: tuple[int, int], dim_in: i
     return TokenPool(variant, pool, grid, dim_in, dim_out, device="meta")
 
 
+def _of_one_layer(arch: Architecture, embed_dim: int) -> Architecture:
+    """A network with the same beginning and end, of another width and with a single layer between them."""
+    stage = Stage(embed_dim=embed_dim, groups=(1,), mlp_ratio=1.0)
+    return Architecture(**{**dict(arch), "stages": (stage,), "pools": ()})
+
+
 @lru_cache(maxsize=1024)
-def _bare_ends(space: SearchSpace, embed_dim: int) -> tuple[PSViT, PSViT]:
+def _bare_ends(arch: Architecture) -> tuple[PSViT, PSViT]:
     """A network that can only embed, and one that can only classify."""
-    arch = space.build([Stage(embed_dim=embed_dim, groups=(1,), mlp_ratio=1.0)], [])
     first, last = PSViT(arch, device="meta"), PSViT(arch, device="meta")
     for network, others in ((first, ("stages", "norm", "head")), (last, ("stages", "patch_embed"))):
         for name in others:

@@ -105,8 +105,10 @@ def command(
             click.echo(f"run: {path}")
             if vit:
                 click.echo(f"warm start from {vit.name}: {plan(space, vit.weights)}; all names: {path}/warm_start.yaml")
-                if vit.head_dim not in (None, space.head_dim):
-                    click.echo(f"its heads of {vit.head_dim} channels are divided anew into heads of {space.head_dim}")
+                head_dims = sorted({layout.head_dim for layout in space.layouts})
+                if vit.head_dim is not None and head_dims != [vit.head_dim]:
+                    into = " or ".join(map(str, head_dims))
+                    click.echo(f"its heads of {vit.head_dim} channels are divided anew into heads of {into}")
 
         world.first_alone(begin)
         file = train_supernet(

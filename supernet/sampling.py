@@ -6,12 +6,13 @@ Every process of a distributed run draws the same ones, and a run that is contin
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from psvit import compositions
-from psvit.architecture import Architecture, Pool, Stage
+from psvit.architecture import Architecture
 from psvit.budget import Budget, Limit
+from psvit.dimensions import EMBED_DIM, Dimension, places
 from psvit.feasible import FeasibleSet
 from psvit.recipe import SupernetRecipe
 from psvit.search_space import SearchSpace
@@ -38,30 +39,26 @@ def architectures(space: SearchSpace, recipe: SupernetRecipe, seed: int, step: i
 def draw(space: SearchSpace, seed: int, step: int) -> Architecture:
     """One architecture, each choice drawn uniformly in turn: single path, one shot (arXiv 1904.00420).
 
-    Layout first, then for every stage pooling, width (among those that do not shrink), depth, grouping of that depth,
-    MLP ratio. Drawing uniformly from all architectures instead would nearly always give deep ones, because they have
-    the most groupings, and shallow stages would hardly be trained.
+    First the layout, then stage by stage what stands before the stage, its width (among those that do not shrink), its
+    depth, a grouping of that depth, and its MLP ratio. Drawing uniformly from all architectures instead would nearly
+    always give deep ones, because they have the most groupings, and shallow stages would hardly be trained.
     """
     return draw_one(space, np.random.default_rng([seed, step]))
 
 
 def draw_one(space: SearchSpace, rng: np.random.Generator) -> Architecture:
     """As `draw`, with a generator."""
-    layout = space.layouts[rng.integers(len(space.layouts))]
-    stages: list[Stage] = []
-    pools: list[Pool] = []
-    for position, choices in enumerate(layout.stages):
-        if position:
-            operators = layout.pools[position - 1]
-            pools.append(operators[rng.integers(len(operators))])
-        widths = [width for width in choices.embed_dim if not stages or width >= stages[-1].embed_dim]
-        width = widths[rng.integers(len(widths))]
-        depth = choices.depth[rng.integers(len(choices.depth))]
-        grouping = int(rng.integers(compositions.size(depth, choices.max_group)))
-        mlp_ratio = choices.mlp_ratio[rng.integers(len(choices.mlp_ratio))]
-        groups = compositions.unrank_any(grouping, depth, choices.max_group)
-        stages.append(Stage(embed_dim=width, groups=groups, mlp_ratio=mlp_ratio))
-    return space.build(stages, pools)
+    number = int(rng.integers(len(space.layouts)))
+    layout = space.layouts[number]
+    chosen: dict[tuple[Dimension, int], Any] = {}
+    floor = 0
+    for dimension, place, choices in places(layout):
+        if dimension is EMBED_DIM:
+            choices = [width for width in choices if width >= floor]
+        is_open = dimension.is_open(layout, place)
+        chosen[dimension, place] = dimension.draw(choices, rng) if is_open else choices[0]
+        floor = chosen.get((EMBED_DIM, place), floor)
+    return space.build(number, chosen)
 
 
 def draw_over_macs(space: SearchSpace, rng: np.random.Generator) -> Architecture:

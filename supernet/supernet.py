@@ -8,15 +8,19 @@ Every dimension is shared in the way of AutoFormer (arXiv 2107.00651): a narrowe
 attention the leading heads; a shallower stage uses the first layers. Layers form one list, and a layout says at which
 place of it each stage begins. A layer that shares its neighbour's attention map uses the values, projection and MLP
 that it has as a producer.
+
+Networks of both variants share layers and the positions of patches. Poolings, the final norm and the classifier are
+kept for each variant, and stems for each kind.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,19 +29,45 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from psvit.architecture import Architecture, Pool, stage_grids
+from psvit.architecture import Architecture
 from psvit.data import ImageData
 from psvit.documents import digest_of_file, replacing
 from psvit.errors import InputError
-from psvit.layers import Layer, PatchEmbed
-from psvit.model import PSViT, init_weights
-from psvit.search_space import SearchSpace, StageChoices
+from psvit.layers import POOLING_MODULES, STEM_MODULES, Layer
+from psvit.layout import StageChoices
+from psvit.model import PSViT, init_weights, patch_grid
+from psvit.operators import Pool, Stem, Variant
+from psvit.search_space import SearchSpace
 
 _logger = logging.getLogger(__name__)
 
 SCHEMA = "psvit/supernet/1"
 FILE_NAME = "supernet.safetensors"
 METADATA = "psvit"
+
+
+class Slice(NamedTuple):
+    """Which part of a supernet's parameter a network's parameter is.
+
+    Attributes:
+        name: the supernet's parameter.
+        qkv: which of query, key and value, where it is a fused matrix of them.
+        skip: leading tokens that are left out, of positions.
+    """
+
+    name: str
+    qkv: slice | None = None
+    skip: int = 0
+
+    def of(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        """The part with this shape: the leading one, in a fused query-key-value matrix the leading part of each."""
+        if self.qkv is not None:
+            parts = self.qkv.stop - self.qkv.start
+            thirds = weight.unflatten(0, (3, -1))[self.qkv, : shape[0] // parts]
+            return (thirds if weight.dim() == 1 else thirds[..., : shape[1]]).flatten(0, 1)
+        if self.skip:
+            weight = weight[:, self.skip :]
+        return weight[tuple(slice(size) for size in shape)]
 
 
 class Supernet(nn.Module):
@@ -54,14 +84,15 @@ class Supernet(nn.Module):
         self.drop_path_rate = drop_path_rate
         stages = [stage for layout in space.layouts for stage in layout.stages]
         first = max(max(layout.stages[0].embed_dim) for layout in space.layouts)
-        last = max(max(layout.stages[-1].embed_dim) for layout in space.layouts)
-        has_class_token = space.variant == "1d"
-        (rows, columns), *_ = stage_grids(space.variant, space.image_size, space.patch_size, space.patch_stride, 1)
+        has_class_token = "1d" in space.variants
 
-        self.patch_embed = PatchEmbed(space.in_chans, first, space.patch_size, space.patch_stride)
+        kinds = {kind for layout in space.layouts for kind in layout.stem}
+        for kind in sorted(kinds, key=lambda kind: (kind != "patch", kind)):
+            stem = STEM_MODULES[kind](space.in_chans, first, space.patch_size, space.patch_stride)
+            self.add_module(_stem_name(kind), stem)
         if has_class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, first))
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns + has_class_token, first))
+        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(patch_grid(space)) + has_class_token, first))
         layers: list[nn.Module] = []
         for place in range(max(stage.end for stage in stages)):
             users = [stage for stage in stages if stage.begin <= place < stage.end]
@@ -71,12 +102,21 @@ class Supernet(nn.Module):
                 continue
             width = max(max(stage.embed_dim) for stage in users)
             hidden = max(round(max(stage.embed_dim) * max(stage.mlp_ratio)) for stage in users)
-            layers.append(Layer(width, width // space.head_dim, hidden, shares=False))
+            # Into how many heads it is divided is said by each network; the weights are the same.
+            layers.append(Layer(width, 1, hidden, shares=False))
         self.layers = nn.ModuleList(layers)
-        self.pools = _pool_weights(space)
-        self.norm = nn.LayerNorm(last, eps=1e-6)
-        self.head = nn.Linear(last, space.num_classes)
+        self.pools = nn.ModuleDict()
+        for variant in space.variants:
+            self.pools.update(_pool_weights(space, variant, self._suffix(variant)))
+        for variant in space.variants:
+            last = max(max(layout.stages[-1].embed_dim) for layout in space.layouts if layout.variant == variant)
+            self.add_module(f"norm{self._suffix(variant)}", nn.LayerNorm(last, eps=1e-6))
+            self.add_module(f"head{self._suffix(variant)}", nn.Linear(last, space.num_classes))
         init_weights(self)
+
+    def _suffix(self, variant: Variant) -> str:
+        """What the names end in of modules that each variant has: nothing where there is but one, as in version 0.1."""
+        return f"_{variant}" if len(self.space.variants) > 1 else ""
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay leaves alone."""
@@ -109,9 +149,9 @@ class Supernet(nn.Module):
         """
         own = dict(self.named_parameters())  # in one pass, which is faster than looking each up
         return {
-            name: _slice(own[source], parameter.shape, qkv)
+            name: source.of(own[source.name], parameter.shape)
             for name, parameter in self.structure(arch).named_parameters()
-            for source, qkv in [self.source(arch, name)]
+            for source in [self.source(arch, name)]
         }
 
     def extract(self, arch: Architecture) -> PSViT:
@@ -125,28 +165,38 @@ class Supernet(nn.Module):
         network.load_state_dict(weights)
         return network.train(self.training)
 
-    def source(self, arch: Architecture, name: str) -> tuple[str, slice | None]:
-        """The supernet's parameter behind one of a network's, and which of query, key and value are taken from it."""
-        parts = name.split(".")
-        if parts[0] != "stages":
-            return name, None
+    def source(self, arch: Architecture, name: str) -> Slice:
+        """The part of the supernet's parameters that one of a network's is."""
+        module, *rest = name.split(".")
+        suffix = self._suffix(arch.variant)
+        if module == "pos_embed":
+            # The class token comes first, and a network without one leaves its position out.
+            return Slice(name, skip=int("1d" in self.space.variants and arch.variant == "2d"))
+        if module == "patch_embed":
+            return Slice(".".join([_stem_name(arch.stem), *rest]))
+        if module in ("norm", "head"):
+            return Slice(".".join([module + suffix, *rest]))
+        if module != "stages":
+            return Slice(name)
         layout = self.space.layout_of(arch)
         assert layout is not None
-        stage = int(parts[1])
+        stage = int(rest[0])
         begin = self.space.layouts[layout].stages[stage].begin
-        if parts[2] == "pool":
-            return ".".join(["pools", str(begin), "conv" if parts[3] == "pool" else parts[3], *parts[4:]]), None
-        group, layer = int(parts[3]), int(parts[5])
+        if rest[1] == "pool":
+            part = arch.pools[stage - 1] if rest[2] == "pool" else rest[2]
+            return Slice(".".join(["pools", f"{begin}{suffix}", part, *rest[3:]]))
+        group, layer = int(rest[2]), int(rest[4])
         place = begin + sum(arch.stages[stage].groups[:group]) + layer
-        rest = parts[6:]
+        rest = rest[5:]
         qkv = {"qkv": slice(0, 3), "v": slice(2, 3)}.get(rest[1]) if rest[0] == "attn" else None
         if qkv:
             rest = ["attn", "qkv", *rest[2:]]
-        return ".".join(["layers", str(place), *rest]), qkv
+        return Slice(".".join(["layers", str(place), *rest]), qkv=qkv)
 
-    def part(self, source: str, qkv: slice | None, shape: torch.Size) -> Tensor:
-        """The part of a parameter, as `source` names it, that a network's parameter of this shape is."""
-        return _slice(self.get_parameter(source), shape, qkv)
+    def plain_name(self, name: str) -> str:
+        """What a parameter outside the layers is called in a network, given its name in the supernet."""
+        module, dot, rest = name.partition(".")
+        return f"{module.removesuffix('_1d').removesuffix('_2d')}{dot}{rest}"
 
     # --- files
 
@@ -281,32 +331,31 @@ class _Uninitialised(TorchFunctionMode):
 _INITIALISERS = {nn.init.kaiming_uniform_, nn.init.uniform_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
 
 
-def _slice(weight: Tensor, shape: torch.Size, qkv: slice | None) -> Tensor:
-    """The leading part of a parameter, in a fused query-key-value one the leading part of each."""
-    if qkv is not None:
-        parts = qkv.stop - qkv.start
-        thirds = weight.unflatten(0, (3, -1))[qkv, : shape[0] // parts]
-        return (thirds if weight.dim() == 1 else thirds[..., : shape[1]]).flatten(0, 1)
-    return weight[tuple(slice(size) for size in shape)]
+def _stem_name(kind: Stem) -> str:
+    """What a kind of stem is called in the supernet; in version 0.1 there was but one, under timm's name."""
+    return "patch_embed" if kind == "patch" else f"{kind}_stem"
 
 
-def _pool_weights(space: SearchSpace) -> nn.ModuleDict:
-    """The weights of the poolings, by the place in the list of layers that they stand before, as wide as any needs."""
+def _pool_weights(space: SearchSpace, variant: Variant, suffix: str) -> dict[str, nn.Module]:
+    """The weights of a variant's poolings, by the place of the layer that they stand before, as wide as any needs."""
     crossings: dict[int, list[tuple[StageChoices, StageChoices, tuple[Pool, ...]]]] = {}
     for layout in space.layouts:
+        if layout.variant != variant:
+            continue
         for before, after, operators in zip(layout.stages, layout.stages[1:], layout.pools, strict=False):
             crossings.setdefault(after.begin, []).append((before, after, operators))
-    places = nn.ModuleDict()
+    places: dict[str, nn.Module] = {}
     for begin, here in sorted(crossings.items()):
         dim_in = max(max(before.embed_dim) for before, _, _ in here)
         dim_out = max(max(after.embed_dim) for _, after, _ in here)
         weights = nn.ModuleDict()
-        if any("conv" in operators for _, _, operators in here):
-            conv = nn.Conv1d if space.variant == "1d" else nn.Conv2d
-            weights["conv"] = conv(dim_in, dim_in, kernel_size=3, groups=dim_in)
+        for operator in dict.fromkeys(operator for _, _, operators in here for operator in operators):
+            module = POOLING_MODULES[operator](variant, dim_in)
+            if next(module.parameters(), None) is not None:
+                weights[operator] = module
         if any(min(before.embed_dim) < max(after.embed_dim) for before, after, _ in here):
             weights["proj"] = nn.Linear(dim_in, dim_out)
-            if space.variant == "1d":
+            if variant == "1d":
                 weights["cls_proj"] = nn.Linear(dim_in, dim_out)
-        places[str(begin)] = weights
+        places[f"{begin}{suffix}"] = weights
     return places

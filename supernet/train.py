@@ -144,7 +144,9 @@ def train_supernet(
         supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
     if init:
         laid = warm_start(supernet, init.weights)
-        about = {"init": init.name, "head_dim": {"there": init.head_dim, "here": space.head_dim}}
+        head_dims = sorted({layout.head_dim for layout in space.layouts})
+        here = head_dims[0] if len(head_dims) == 1 else head_dims
+        about = {"init": init.name, "head_dim": {"there": init.head_dim, "here": here}}
         if world.is_first:
             write_atomic(folder / "warm_start.yaml", dump_yaml({**about, **laid.report()}))
     shown = np.linspace(0, len(data.search) - 1, min(WATCHED_IMAGES, len(data.search))).round().astype(np.int64)

@@ -32,7 +32,9 @@ def plan(space: SearchSpace, weights: Weights) -> Laid:
 
 
 def _laid(supernet: Supernet, weights: Weights) -> Laid:
-    sources = stem_and_head(name for name, _ in supernet.named_parameters())
+    plain = {name: supernet.plain_name(name) for name, _ in supernet.named_parameters()}
+    known = stem_and_head(plain.values())
+    sources = {name: known[of_network] for name, of_network in plain.items() if of_network in known}
     # A gap between stages is no layer.
     places = [place for place, layer in enumerate(supernet.layers) if not isinstance(layer, nn.Identity)]
     for block, place in enumerate(places):

@@ -13,8 +13,8 @@ import numpy as np
 from baselines import DEIT, HVT, PIT, fit
 
 from psvit import Architecture, Budget, SearchSpace, cost
-from psvit.architecture import Stem
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.operators import Stem
 
 FOLDER = Path(__file__).parent
 NETWORKS_FILE = FOLDER / "networks.yaml"

@@ -31,7 +31,7 @@ from psvit.run_folder import differences
 from psvit.search.latency.journal import Journal
 from psvit.search.latency.measure import SECONDS, Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
-from psvit.search.latency.parts import Bench, Part, parts_in, parts_of
+from psvit.search.latency.parts import Bench, Mixed, Part, mixed_in, parts_in, parts_of
 from psvit.search.latency.tables import Floats
 from psvit.search_space import SearchSpace
 from psvit.supernet.sampling import draw
@@ -239,7 +239,8 @@ def fit(
     stages = max(len(layout.stages) for layout in plan.space.layouts)
     train = np.array([ms[arch] for arch in calibration])
     test = np.array([ms[arch] for arch in held_out])
-    sums = {arch: _sums(arch, ms, stages) for arch in [*calibration, *held_out]}
+    mixed = mixed_in(plan.space)
+    sums = {arch: _sums(arch, ms, stages, mixed) for arch in [*calibration, *held_out]}
     factors = calibrate(np.array([sums[arch] for arch in calibration]), train)
     predicted = np.array([sums[arch] for arch in held_out]) @ factors
 
@@ -270,10 +271,10 @@ def fit(
     )
 
 
-def _sums(arch: Architecture, ms: dict[Part | Architecture, float], stages: int) -> list[float]:
+def _sums(arch: Architecture, ms: dict[Part | Architecture, float], stages: int, mixed: Mixed) -> list[float]:
     """What the factors of the calibration multiply: 1, then milliseconds of ends, poolings, and groups by stage."""
     total: dict[Any, float] = defaultdict(float)
-    for part in parts_of(arch):
+    for part in parts_of(arch, mixed):
         total[part.stage if part.kind == "group" else part.kind] += ms[part]
     return [1.0, total["stem"] + total["head"], total["pooling"], *(total[stage] for stage in range(stages))]
 

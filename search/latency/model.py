@@ -15,7 +15,7 @@ from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
 from psvit.run_folder import differences
 from psvit.search.latency.measure import Fingerprint, Setting
-from psvit.search.latency.parts import Part, part_macs, parts_in, parts_of
+from psvit.search.latency.parts import Mixed, Part, mixed_among, part_macs, parts_in, parts_of
 from psvit.search.latency.tables import Floats, Ints, PartSums
 from psvit.search_space import SearchSpace
 
@@ -186,13 +186,17 @@ class LatencyModel(Value):
         """What every part contributes to a network, calibrated."""
         return {entry.part: self.calibration.factor(entry.part) * entry.ms for entry in self.parts}
 
+    @cached_property
+    def _mixed(self) -> Mixed:
+        return mixed_among(self.part_ms)
+
     def predict(self, arch: Architecture) -> float:
         """The latency of a member of the space in milliseconds.
 
         Raises:
             ValueError: not a member.
         """
-        parts = list(parts_of(arch))
+        parts = list(parts_of(arch, self._mixed))
         unknown = [part for part in parts if part not in self.part_ms]
         if unknown:
             raise ValueError(f"not a member of {self.space}: no member has {unknown[0]!r}")

@@ -9,7 +9,8 @@ calibration on whole networks.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +18,11 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from psvit import costs
-from psvit.architecture import Architecture, Pool, Stage, stage_grids
+from psvit.architecture import Architecture, Stage, stage_grids
 from psvit.documents import Value
+from psvit.layout import Layout
 from psvit.model import PSViT, PSViTStage
+from psvit.operators import Pool, Stem, Variant
 from psvit.search_space import SearchSpace
 from psvit.seeding import seeded
 
@@ -43,6 +46,8 @@ class Part(Value):
         embed_dim_before: channels before a pooling.
         hidden_dim: hidden width of the MLPs of a group.
         length: layers of a group.
+        variant, head_dim, stem: of the networks that have the part, `None` if all networks of the space have the same
+            (as in version 0.1); the head width of groups alone, the stem of stems alone.
     """
 
     kind: Literal["stem", "pooling", "group", "head"]
@@ -53,60 +58,140 @@ class Part(Value):
     embed_dim_before: PositiveInt | None = None
     hidden_dim: PositiveInt | None = None
     length: PositiveInt | None = None
+    variant: Variant | None = None
+    head_dim: PositiveInt | None = None
+    stem: Stem | None = None
 
 
-def parts_of(arch: Architecture) -> Iterator[Part]:
-    """The parts of an architecture in order; equal ones as often as they occur."""
+Mixed = frozenset[str]
+"""Which of `variant`, `head_dim` and `stem` differ among the members of a space."""
+
+
+def mixed_in(space: SearchSpace) -> Mixed:
+    """What differs among the members of a space, so that its parts have to say it."""
+    values: dict[str, set[Any]] = {
+        "variant": set(space.variants),
+        "head_dim": {layout.head_dim for layout in space.layouts},
+        "stem": {stem for layout in space.layouts for stem in layout.stem},
+    }
+    return frozenset(name for name, found in values.items() if len(found) > 1)
+
+
+def mixed_among(parts: Iterable[Part]) -> Mixed:
+    """The same of the space that some parts are all of."""
+    parts = list(parts)
+    return frozenset(name for name in ("variant", "head_dim", "stem") if any(getattr(part, name) for part in parts))
+
+
+def parts_of(arch: Architecture, mixed: Mixed = frozenset()) -> Iterator[Part]:
+    """The parts of an architecture in order; equal ones as often as they occur.
+
+    Args:
+        arch: the architecture.
+        mixed: what differs among the members of its space.
+    """
     tokens = [rows * columns + costs.has_class_token(arch.variant) for rows, columns in arch.grids]
-    yield Part(kind="stem", stage=0, tokens=tokens[0], embed_dim=arch.stages[0].embed_dim)
+    said = _said(mixed, arch.variant, arch.head_dim, arch.stem)
+    yield Part(kind="stem", stage=0, tokens=tokens[0], embed_dim=arch.stages[0].embed_dim, **said["stem"])
     for index, stage in enumerate(arch.stages):
         common: dict[str, Any] = {"stage": index, "tokens": tokens[index], "embed_dim": stage.embed_dim}
         if index:
             before = arch.stages[index - 1].embed_dim
-            yield Part(kind="pooling", pool=arch.pools[index - 1], embed_dim_before=before, **common)
+            pool = arch.pools[index - 1]
+            yield Part(kind="pooling", pool=pool, embed_dim_before=before, **common, **said["pooling"])
         for length in stage.groups:
-            yield Part(kind="group", hidden_dim=stage.hidden_dim, length=length, **common)
-    yield Part(kind="head", **common)
+            yield Part(kind="group", hidden_dim=stage.hidden_dim, length=length, **common, **said["group"])
+    yield Part(kind="head", **common, **said["head"])
 
 
-def stage_tokens(space: SearchSpace) -> tuple[int, ...]:
-    """Tokens of each stage, class token included; layouts with fewer stages have the first of them."""
-    stages = max(len(layout.stages) for layout in space.layouts)
-    grids = stage_grids(space.variant, space.image_size, space.patch_size, space.patch_stride, stages)
-    return tuple(rows * columns + costs.has_class_token(space.variant) for rows, columns in grids)
+def _said(mixed: Mixed, variant: Variant, head_dim: int, stem: Stem) -> dict[str, dict[str, Any]]:
+    """What each kind of part says beside its sizes."""
+    fields = {"variant": variant, "head_dim": head_dim, "stem": stem}
+    needed = {"stem": ("variant", "stem"), "pooling": ("variant",), "group": ("head_dim",), "head": ("variant",)}
+    return {kind: {name: fields[name] for name in names if name in mixed} for kind, names in needed.items()}
+
+
+def stage_tokens(space: SearchSpace, layout: Layout) -> tuple[int, ...]:
+    """Tokens of each stage of a layout, class token included."""
+    grids = stage_grids(layout.variant, space.image_size, space.patch_size, space.patch_stride, len(layout.stages))
+    return tuple(rows * columns + costs.has_class_token(layout.variant) for rows, columns in grids)
+
+
+class StageParts:
+    """The parts that one stage of a layout may have.
+
+    Args:
+        space: the space.
+        layout: one of its layouts.
+        stage: the stage's position.
+    """
+
+    def __init__(self, space: SearchSpace, layout: Layout, stage: int) -> None:
+        self._choices = layout.stages[stage]
+        self._before = layout.stages[stage - 1].embed_dim if stage else ()
+        self._layout = layout
+        self._stage = stage
+        self._mixed = mixed_in(space)
+        self._common: dict[str, Any] = {"stage": stage, "tokens": stage_tokens(space, layout)[stage]}
+
+    def _part(self, kind: str, stem: Stem, **fields: Any) -> Part:
+        said = _said(self._mixed, self._layout.variant, self._layout.head_dim, stem)[kind]
+        return Part.model_validate({"kind": kind, **self._common, **fields, **said})
+
+    def stem(self, kind: Stem, width: int) -> Part:
+        """A stem."""
+        return self._part("stem", kind, embed_dim=width)
+
+    def pooling(self, pool: Pool, before: int, width: int) -> Part:
+        """A pooling, from one width to another."""
+        return self._part("pooling", "patch", pool=pool, embed_dim_before=before, embed_dim=width)
+
+    def group(self, width: int, ratio: float, length: int) -> Part:
+        """An attention group."""
+        return self._part("group", "patch", embed_dim=width, hidden_dim=round(width * ratio), length=length)
+
+    def head(self, width: int) -> Part:
+        """The classifier."""
+        return self._part("head", "patch", embed_dim=width)
+
+    def all(self) -> Iterator[Part]:
+        """Every one of them."""
+        for width in self._choices.embed_dim:
+            if self._stage == 0:
+                for kind in self._layout.stem:
+                    yield self.stem(kind, width)
+            else:
+                for before, pool in itertools.product(self._before, self._layout.pools[self._stage - 1]):
+                    if before <= width:
+                        yield self.pooling(pool, before, width)
+            for ratio, length in itertools.product(self._choices.mlp_ratio, range(1, self._choices.max_group + 1)):
+                yield self.group(width, ratio, length)
+            if self._stage == len(self._layout.stages) - 1:
+                yield self.head(width)
 
 
 def parts_in(space: SearchSpace) -> list[Part]:
     """All parts that a space's members have, each once."""
     parts: dict[Part, None] = {}
     for layout in space.layouts:
-        for index, choices in enumerate(layout.stages):
-            for width in choices.embed_dim:
-                common: dict[str, Any] = {"stage": index, "tokens": stage_tokens(space)[index], "embed_dim": width}
-                if index == 0:
-                    parts[Part(kind="stem", **common)] = None
-                else:
-                    for before, pool in itertools.product(layout.stages[index - 1].embed_dim, layout.pools[index - 1]):
-                        if before <= width:
-                            parts[Part(kind="pooling", pool=pool, embed_dim_before=before, **common)] = None
-                for ratio, length in itertools.product(choices.mlp_ratio, range(1, choices.max_group + 1)):
-                    parts[Part(kind="group", hidden_dim=round(width * ratio), length=length, **common)] = None
-                if index == len(layout.stages) - 1:
-                    parts[Part(kind="head", **common)] = None
+        for stage in range(len(layout.stages)):
+            parts |= dict.fromkeys(StageParts(space, layout, stage).all())
     return list(parts)
 
 
 def part_macs(space: SearchSpace, part: Part) -> int:
     """Multiply-accumulates of a part; those of a network's parts add up to the network's."""
-    patches = part.tokens - costs.has_class_token(space.variant)
+    variant = part.variant or space.variants[0]
     if part.kind == "stem":
-        return costs.stem(space.variant, "patch", patches, space.in_chans, space.patch_size, part.embed_dim).macs
+        stem = part.stem or space.layouts[0].stem[0]
+        return costs.stem(variant, stem, space.patches, space.in_chans, part.embed_dim).macs
     if part.kind == "head":
         return costs.head(part.embed_dim, space.num_classes).macs
     if part.kind == "pooling":
         assert part.pool is not None
         assert part.embed_dim_before is not None
-        return costs.pooling(space.variant, part.pool, patches, part.embed_dim_before, part.embed_dim).macs
+        grids = stage_grids(variant, space.image_size, space.patch_size, space.patch_stride, part.stage)
+        return costs.pooling(variant, part.pool, grids[-1], part.embed_dim_before, part.embed_dim).macs
     assert part.hidden_dim is not None
     assert part.length is not None
     return costs.layers(part.tokens, part.embed_dim, part.hidden_dim, 1, part.length - 1)[0]
@@ -128,7 +213,7 @@ class Turns(nn.Module):
         return tuple(part(x) for part in self.parts)
 
 
-class Stem(nn.Module):
+class StemOnly(nn.Module):
     """The beginning of a network as a module of its own."""
 
     def __init__(self, network: PSViT) -> None:
@@ -140,7 +225,7 @@ class Stem(nn.Module):
         return self.network.embed(x)
 
 
-class Head(nn.Module):
+class HeadOnly(nn.Module):
     """The end of a network as a module of its own."""
 
     def __init__(self, network: PSViT) -> None:
@@ -178,7 +263,8 @@ class Bench:
         if part.kind == "stem":
             return Turns(modules), (self._space.in_chans, *self._space.image_size), COPIES
         if part.kind == "pooling":
-            before = stage_tokens(self._space)[part.stage - 1]
+            before = math.prod(self._host(part, 1).grids[part.stage - 1])
+            before += costs.has_class_token(part.variant or self._space.variants[0])
             return Turns(modules), (before, part.embed_dim_before or part.embed_dim), COPIES
         return Turns(modules), (part.tokens, part.embed_dim), COPIES
 
@@ -189,9 +275,9 @@ class Bench:
     def _single(self, part: Part) -> nn.Module:
         network = fresh(self._host(part, 1))
         if part.kind == "stem":
-            return Stem(network)
+            return StemOnly(network)
         if part.kind == "head":
-            return Head(network)
+            return HeadOnly(network)
         stage = network.stages[part.stage]
         assert isinstance(stage, PSViTStage)
         return stage.pool
@@ -205,7 +291,18 @@ class Bench:
         before = Stage(embed_dim=part.embed_dim_before or part.embed_dim, groups=(1,), mlp_ratio=1.0)
         ratio = (part.hidden_dim or part.embed_dim) / part.embed_dim
         last = Stage(embed_dim=part.embed_dim, groups=(part.length or 1,) * copies, mlp_ratio=ratio)
-        return self._space.build([before] * part.stage + [last], [part.pool or "max"] * part.stage)
+        layout = next(
+            layout
+            for layout in self._space.layouts
+            if part.variant in (None, layout.variant) and part.head_dim in (None, layout.head_dim)
+            if part.embed_dim % layout.head_dim == before.embed_dim % layout.head_dim == 0
+        )
+        return self._space.network(
+            layout,
+            stem=part.stem or layout.stem[0],
+            stages=(*[before] * part.stage, last),
+            pools=(part.pool or "max",) * part.stage,
+        )
 
 
 def fresh(arch: Architecture) -> PSViT:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psvit import compositions
-from psvit.search.latency.parts import Part, stage_tokens
-from psvit.search_space import GENES_PER_STAGE, SearchSpace
+from psvit.encoding import by_layout, stage_genes
+from psvit.layout import Layout
+from psvit.search.latency.parts import Part, StageParts
+from psvit.search_space import SearchSpace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,23 +29,22 @@ class PartSums:
 
     def __init__(self, space: SearchSpace, values: Mapping[Part, float]) -> None:
         self._layouts = [
-            [_Stage(space, values, layout, stage) for stage in range(len(choices.stages))]
-            for layout, choices in enumerate(space.layouts)
+            [_Stage(space, values, layout, stage) for stage in range(len(layout.stages))] for layout in space.layouts
         ]
 
     def of(self, rows: Ints) -> Floats:
         """Encoded architectures (n, genes) to their sums (n,)."""
         total = np.zeros(len(rows))
-        slots = rows.shape[1] // len(GENES_PER_STAGE)
-        for layout, stages in enumerate(self._layouts):
-            mine = np.flatnonzero(rows[:, 0] == layout)
-            genes = rows[mine, 1:].reshape(len(mine), slots, len(GENES_PER_STAGE))
+        for layout, mine in by_layout(rows, len(self._layouts)):
+            of_layout = rows[mine].T
             width_before: Ints | None = None
-            for index, stage in enumerate(stages):
-                pool, width, depth, mlp_ratio, grouping = genes[:, index].T
-                counts = stage.counts[stage.begin[depth] + grouping]
-                total[mine] += np.einsum("nl,nl->n", counts, stage.group[width, mlp_ratio]) + stage.after[width]
-                total[mine] += stage.before[pool, width if width_before is None else width_before, width]
+            for place, stage in enumerate(self._layouts[layout]):
+                genes = stage_genes(of_layout, place)
+                width = genes["embed_dim"]
+                counts = stage.counts[stage.begin[genes["depth"]] + genes["grouping"]]
+                groups = np.einsum("nl,nl->n", counts, stage.group[width, genes["mlp_ratio"]])
+                total[mine] += groups + stage.after[width]
+                total[mine] += stage.before[genes["entry"], width if width_before is None else width_before, width]
                 width_before = width
         return total
 
@@ -70,46 +70,37 @@ class _Stage:
         counts: groups of each length from 1 on, for all groupings of all depths, (groupings, lengths).
         begin: place of a depth's first grouping in `counts`, (depths,).
         group: of one group, (widths, MLP ratios, lengths).
-        before: of what stands before the stage, (operators, widths before, widths): the pooling, infinite where the
+        before: of what stands before the stage, (entries, widths before, widths): the pooling, infinite where the
             width would shrink; or the stem, infinite off the diagonal.
         after: of what follows: the head after the last stage, otherwise nothing, (widths,).
     """
 
-    def __init__(self, space: SearchSpace, values: Mapping[Part, float], layout: int, stage: int) -> None:
-        stages = space.layouts[layout].stages
-        choices = stages[stage]
-        common: dict[str, Any] = {"stage": stage, "tokens": stage_tokens(space)[stage]}
+    def __init__(self, space: SearchSpace, values: Mapping[Part, float], layout: Layout, stage: int) -> None:
+        choices = layout.stages[stage]
+        parts = StageParts(space, layout, stage)
         widths = choices.embed_dim
-
-        def value(kind: str, width: int, **fields: Any) -> float:
-            return values[Part.model_validate({"kind": kind, "embed_dim": width, **common, **fields})]
-
+        lengths = range(1, choices.max_group + 1)
         self.counts, self.begin = _groupings(choices.depth, choices.max_group)
         self.group = np.array(
             [
-                [
-                    [
-                        value("group", width, hidden_dim=round(width * ratio), length=1 + i)
-                        for i in range(choices.max_group)
-                    ]
-                    for ratio in choices.mlp_ratio
-                ]
+                [[values[parts.group(width, ratio, length)] for length in lengths] for ratio in choices.mlp_ratio]
                 for width in widths
             ]
         )
-        last = stage == len(stages) - 1
-        self.after = np.array([value("head", width) if last else 0.0 for width in widths])
+        last = stage == len(layout.stages) - 1
+        self.after = np.array([values[parts.head(width)] if last else 0.0 for width in widths])
         if stage == 0:
-            self.before = np.full((1, len(widths), len(widths)), np.inf)
-            self.before[0].flat[:: len(widths) + 1] = [value("stem", width) for width in widths]
+            self.before = np.full((len(layout.stem), len(widths), len(widths)), np.inf)
+            for position, kind in enumerate(layout.stem):
+                self.before[position].flat[:: len(widths) + 1] = [values[parts.stem(kind, width)] for width in widths]
             return
         self.before = np.array(
             [
                 [
-                    [value("pooling", w, pool=pool, embed_dim_before=before) if before <= w else np.inf for w in widths]
-                    for before in stages[stage - 1].embed_dim
+                    [values[parts.pooling(pool, before, width)] if before <= width else np.inf for width in widths]
+                    for before in layout.stages[stage - 1].embed_dim
                 ]
-                for pool in space.layouts[layout].pools[stage - 1]
+                for pool in layout.pools[stage - 1]
             ]
         )
 

@@ -381,8 +381,9 @@ def _front_text(report: Report, axis: figures.Axis, name: str) -> str:
 def _why_no_point(report: Report) -> str:
     """Why there are references without a score, where there are any."""
     unscored = [reference for reference in report.references if reference.score is None]
-    wanted = report.space.variant
-    kinds = {reference.arch.variant for reference in unscored if reference.arch is not None} - {wanted}
+    variants = report.space.variants
+    wanted = joined(list(variants))
+    kinds = {reference.arch.variant for reference in unscored if reference.arch is not None}.difference(variants)
     if kinds:
         return (
             f" DeiT has no point because nothing here can score it: it is a {joined(sorted(kinds))} network, and the "

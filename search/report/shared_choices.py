@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from psvit.architecture import Architecture, Stage
+from psvit.architecture import Architecture
+from psvit.dimensions import DIMENSIONS, Dimension, Question
 from psvit.search_space import SearchSpace
 
 Answer = str | int | float
@@ -72,34 +73,23 @@ def shared_choices(space: SearchSpace, groups: Sequence[Group]) -> list[Choice]:
 def _questions(
     space: SearchSpace,
 ) -> list[tuple[str, tuple[Answer, ...], Callable[[Architecture], Answer | None]]]:
-    """Name, possible values, and what an architecture chose; nothing where it has no such stage."""
+    """Name, possible values, and what an architecture chose; `None` if it has no such stage."""
+    layouts = space.layouts
     questions: list[tuple[str, tuple[Answer, ...], Callable[[Architecture], Answer | None]]] = [
-        ("number of stages", tuple(sorted(len(layout.stages) for layout in space.layouts)), lambda a: len(a.stages))
+        ("variant", space.variants, lambda arch: arch.variant),
+        ("head width", tuple(sorted({layout.head_dim for layout in layouts})), lambda arch: arch.head_dim),
+        ("number of stages", tuple(sorted({len(layout.stages) for layout in layouts})), lambda arch: len(arch.stages)),
     ]
-    for place in range(max(len(layout.stages) for layout in space.layouts)):
-        layouts = [layout for layout in space.layouts if place < len(layout.stages)]
-        stages = [layout.stages[place] for layout in layouts]
-        if place:
-            pools = dict.fromkeys(pool for layout in layouts for pool in layout.pools[place - 1])
-            questions.append((f"pooling before stage {place + 1}", tuple(pools), _pool(place)))
-        # The fewest maps that the groups permit, and as many as there are layers.
-        maps = {n for stage in stages for depth in stage.depth for n in range(-(-depth // stage.max_group), depth + 1)}
-        widths = sorted({width for stage in stages for width in stage.embed_dim})
-        ratios = sorted({ratio for stage in stages for ratio in stage.mlp_ratio})
-        depths = sorted({depth for stage in stages for depth in stage.depth})
-        name = f"stage {place + 1}"
-        questions += [
-            (f"{name}: width", tuple(widths), _of_stage(place, lambda stage: stage.embed_dim)),
-            (f"{name}: layers", tuple(depths), _of_stage(place, lambda stage: stage.depth)),
-            (f"{name}: attention maps", tuple(sorted(maps)), _of_stage(place, lambda stage: len(stage.groups))),
-            (f"{name}: MLP ratio", tuple(ratios), _of_stage(place, lambda stage: stage.mlp_ratio)),
-        ]
+    for place in range(max(len(layout.stages) for layout in layouts)):
+        here = [layout for layout in layouts if place < len(layout.stages)]
+        for dimension in DIMENSIONS:
+            for question in dimension.questions(place):
+                choices = [dimension.choices(layout, place) for layout in here]
+                answers = dict.fromkeys(answer for each in choices for answer in question.answers(each))
+                values = tuple(sorted(answers) if question.is_number else answers)
+                questions.append((question.name, values, _answer(dimension, place, question)))
     return questions
 
 
-def _pool(place: int) -> Callable[[Architecture], Answer | None]:
-    return lambda arch: arch.pools[place - 1] if place < len(arch.stages) else None
-
-
-def _of_stage(place: int, answer: Callable[[Stage], Answer]) -> Callable[[Architecture], Answer | None]:
-    return lambda arch: answer(arch.stages[place]) if place < len(arch.stages) else None
+def _answer(dimension: Dimension, place: int, question: Question) -> Callable[[Architecture], Answer | None]:
+    return lambda arch: question.answer(dimension.value(arch, place)) if place < len(arch.stages) else None

@@ -27,7 +27,7 @@ from psvit.search.history import History, Seen
 from psvit.search.optuna_constraints import SAMPLER_OPTIONS, create_trial, set_constraints
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
-from psvit.search_space import GENES_PER_STAGE, SearchSpace
+from psvit.search_space import SearchSpace
 
 ATTEMPTS = 50
 """Rows asked of a sampler for each architecture that is wanted before one is drawn from the candidates instead."""
@@ -86,7 +86,7 @@ class OptunaSampler(Searcher):
                 for _ in range(self._attempts):
                     trial = study.ask(genes)
                     attrs = _kept(study.get_trials(deepcopy=False)[trial.number].system_attrs)
-                    row = canonical(space, [trial.params[gene] for gene in genes])
+                    row = space.encoding.canonical([trial.params[gene] for gene in genes])
                     arch = member(space, row)
                     if arch is None:
                         proposal = candidates.outside(row, self.name, attrs)
@@ -125,12 +125,6 @@ def nsga2() -> Searcher:
 def gp() -> Searcher:
     """Bayesian optimisation with a Gaussian process."""
     return OptunaSampler("optuna-gp", GPSampler, {"deterministic_objective": True}, batch_size=4, attempts=5)
-
-
-def canonical(space: SearchSpace, row: Sequence[int]) -> tuple[int, ...]:
-    """A row with zeros for the stages that its layout lacks, because nothing depends on what stands there."""
-    used = 1 + len(space.layouts[row[0]].stages) * len(GENES_PER_STAGE)
-    return tuple(value if position < used else 0 for position, value in enumerate(row))
 
 
 def member(space: SearchSpace, row: Sequence[int]) -> Architecture | None:

@@ -73,7 +73,7 @@ def test_no_network_that_departs_less_is_within_the_tolerance():
         )
 
     def departure(arch):
-        return round(abs(math.log(arch.depth / aim)) + abs(math.log(arch.head_dim / space.head_dim)), 9)
+        return round(abs(math.log(arch.depth / aim)) + abs(math.log(arch.head_dim / space.layouts[0].head_dim)), 9)
 
     others = [made(*one) for one in np.ndindex(13, 8, 22) if one[0] >= 3 and one[1] >= 1 and one[2] >= 11]
     within = [arch for arch in others if abs(cost(arch).macs / budget - 1) <= 0.02]

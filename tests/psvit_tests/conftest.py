@@ -29,41 +29,50 @@ def set_fused_attention(enable: bool):
         yield
 
 
-def make_small_space(variant: str) -> SearchSpace:
-    """Three layouts and 210 members with every kind of choice, on a grid that is rectangular and odd."""
+def make_small_space(kind: str) -> SearchSpace:
+    """A space on a grid that is rectangular and odd: `1d`, `2d`, or `mixed`.
+
+    The first two have three layouts and 210 members with every kind of choice. The third holds networks of both
+    variants, with heads of different widths, behind either stem, and two layouts of one stage that differ in depth.
+    """
+    stages = {
+        1: (StageChoices(begin=0, embed_dim=(4, 8), depth=(1, 2, 3), max_group=2, mlp_ratio=(1, 2)),),
+        2: (
+            StageChoices(begin=0, embed_dim=(4, 8), depth=(1, 2), max_group=2, mlp_ratio=(1.5,)),
+            StageChoices(begin=2, embed_dim=(4, 8, 12), depth=(1, 2), max_group=1, mlp_ratio=(1,)),
+        ),
+        3: (
+            StageChoices(begin=0, embed_dim=(4, 8), depth=(1,), max_group=1, mlp_ratio=(2,)),
+            StageChoices(begin=1, embed_dim=(8,), depth=(2,), max_group=2, mlp_ratio=(1,)),
+            StageChoices(begin=3, embed_dim=(8, 12), depth=(1, 2), max_group=2, mlp_ratio=(1, 2)),
+        ),
+    }
+    pools = {1: (), 2: (("max", "avg", "conv"),), 3: (("conv", "max"), ("avg",))}
+    if kind == "mixed":
+        deep = (StageChoices(begin=1, embed_dim=(4, 8), depth=(4,), max_group=3, mlp_ratio=(1,)),)
+        both = ("patch", "conv")
+        layouts = [
+            Layout(variant="1d", head_dim=4, stem=both, stages=stages[1]),
+            Layout(variant="2d", head_dim=4, stages=stages[2], pools=pools[2]),
+            Layout(variant="1d", head_dim=2, stem=("conv",), stages=deep),
+            Layout(variant="2d", head_dim=2, stem=("conv", "patch"), stages=stages[3], pools=pools[3]),
+        ]
+    else:
+        layouts = [Layout(variant=kind, head_dim=4, stages=stages[n], pools=pools[n]) for n in stages]
     return SearchSpace(
-        name=f"small-{variant}",
-        variant=variant,
+        name=f"small-{kind}",
         image_size=(8, 10),
         in_chans=2,
         num_classes=3,
         patch_size=2,
         patch_stride=2,
-        head_dim=4,
-        layouts=(
-            Layout(stages=(StageChoices(begin=0, embed_dim=(4, 8), depth=(1, 2, 3), max_group=2, mlp_ratio=(1, 2)),)),
-            Layout(
-                stages=(
-                    StageChoices(begin=0, embed_dim=(4, 8), depth=(1, 2), max_group=2, mlp_ratio=(1.5,)),
-                    StageChoices(begin=2, embed_dim=(4, 8, 12), depth=(1, 2), max_group=1, mlp_ratio=(1,)),
-                ),
-                pools=(("max", "avg", "conv"),),
-            ),
-            Layout(
-                stages=(
-                    StageChoices(begin=0, embed_dim=(4, 8), depth=(1,), max_group=1, mlp_ratio=(2,)),
-                    StageChoices(begin=1, embed_dim=(8,), depth=(2,), max_group=2, mlp_ratio=(1,)),
-                    StageChoices(begin=3, embed_dim=(8, 12), depth=(1, 2), max_group=2, mlp_ratio=(1, 2)),
-                ),
-                pools=(("conv", "max"), ("avg",)),
-            ),
-        ),
+        layouts=tuple(layouts),
     )
 
 
-@pytest.fixture(scope="session", params=["1d", "2d"])
+@pytest.fixture(scope="session", params=["1d", "2d", "mixed"])
 def small_space(request):
-    """`make_small_space` in both variants."""
+    """`make_small_space` of every kind."""
     return make_small_space(request.param)
 
 
@@ -77,11 +86,14 @@ def list_members(space: SearchSpace) -> list[Architecture]:
     common = {name: getattr(space, name) for name in set(Architecture.model_fields) & set(SearchSpace.model_fields)}
     members = []
     for layout in space.layouts:
+        common |= {"variant": layout.variant, "head_dim": layout.head_dim}
         stages = [list_stages(choices) for choices in layout.stages]
-        for chosen, pools in itertools.product(itertools.product(*stages), itertools.product(*layout.pools)):
+        for chosen, pools, stem in itertools.product(
+            itertools.product(*stages), itertools.product(*layout.pools), layout.stem
+        ):
             widths = [stage.embed_dim for stage in chosen]
             if widths == sorted(widths):
-                members.append(Architecture(stages=chosen, pools=pools, **common))
+                members.append(Architecture(stages=chosen, pools=pools, stem=stem, **common))
     return members
 
 
@@ -105,28 +117,31 @@ def generated_spaces():
 
 @st.composite
 def small_spaces(draw) -> SearchSpace:
-    head_dim = draw(st.sampled_from([2, 4]))
     patch_size = draw(st.integers(1, 3))
     patch_stride = draw(st.integers(1, patch_size))
     # Grids of 4 to 7 patches a side leave tokens for two poolings.
     rows, columns = draw(st.integers(4, 7)), draw(st.integers(4, 7))
     image_size = tuple((count - 1) * patch_stride + patch_size for count in (rows, columns))
-    numbers = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3, unique=True))
+    kinds = st.tuples(st.sampled_from(["1d", "2d"]), st.integers(1, 3))
+    # A convolutional stem needs patches that do not overlap.
+    stems = ["patch", "conv"] if patch_stride == patch_size else ["patch"]
     return SearchSpace(
         name="generated",
-        variant=draw(st.sampled_from(["1d", "2d"])),
         image_size=image_size,
         in_chans=draw(st.integers(1, 3)),
         num_classes=draw(st.integers(1, 5)),
         patch_size=patch_size,
         patch_stride=patch_stride,
-        head_dim=head_dim,
-        layouts=tuple(draw(layouts_of(number, head_dim)) for number in numbers),
+        layouts=tuple(
+            draw(layouts_of(variant, number, stems))
+            for variant, number in draw(st.lists(kinds, min_size=1, max_size=3, unique=True))
+        ),
     )
 
 
 @st.composite
-def layouts_of(draw, stages: int, head_dim: int) -> Layout:
+def layouts_of(draw, variant: str, stages: int, stems: list[str]) -> Layout:
+    head_dim = draw(st.sampled_from([2, 4]))
     chosen: list[StageChoices] = []
     for _ in range(stages):
         widths = {head_dim * heads for heads in draw(st.sets(st.integers(1, 4), min_size=1, max_size=3))}
@@ -149,4 +164,5 @@ def layouts_of(draw, stages: int, head_dim: int) -> Layout:
         )
     operators = st.permutations(["max", "avg", "conv"])
     pools = tuple(tuple(draw(operators)[: draw(st.integers(1, 3))]) for _ in range(stages - 1))
-    return Layout(stages=tuple(chosen), pools=pools)
+    stem = tuple(draw(st.permutations(stems))[: draw(st.integers(1, len(stems)))])
+    return Layout(variant=variant, head_dim=head_dim, stem=stem, stages=tuple(chosen), pools=pools)

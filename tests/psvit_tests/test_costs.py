@@ -9,54 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from psvit import costs
 from psvit.architecture import Architecture, Stage
 from psvit.costs import Cost, cost
+from psvit.live_tensors import LiveTensors
 from psvit.model import PSViT
 from psvit.search_space import SearchSpace, shipped_spaces
-
-
-class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive after each operator; views count as what they are views of.
-
-    Under `torch.inference_mode` PyTorch hands on every operator as our code calls it (`linear`, `layer_norm`,
-    `scaled_dot_product_attention`), so what an operator makes for itself never shows. Without it, they arrive in parts.
-
-    Args:
-        image: counts as long as it lives, which is throughout.
-        weights: do not count.
-    """
-
-    def __init__(self, image: Tensor, weights: list[Tensor]) -> None:
-        super().__init__()
-        self.weights = {weight.untyped_storage()._cdata for weight in weights}
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-        self.see(image)
-
-    def see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata in self.weights or storage._cdata in self.alive:
-            return
-        self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.alive = {key: (storage, size) for key, (storage, size) in self.alive.items() if not storage.expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.scaled_dot_product_attention.default and args[0].is_meta:
-            # Fused kernels give their output in the layout of the queries, so that joining the heads is a view. There
-            # are none for meta tensors; what stands in for them gives it in another layout, which would cost a copy.
-            out = torch.empty_like(args[0])
-        else:
-            out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, list | tuple) else [out]:
-            self.see(tensor)
-        return out
 
 
 def build(arch: Architecture, device: str = "meta", sharing: str = "map") -> PSViT:
@@ -194,7 +154,7 @@ def test_a_small_2d_network_number_by_number():
 def test_deits_cost_what_is_known_of_them(size, width, num_params, gmacs):
     # Parameters as timm lists them for deit_{tiny,small,base}_patch16_224; MACs without biases, norms and softmax.
     space = SearchSpace.load(f"psvit-1d-{size}")
-    arch = space.build([Stage(embed_dim=width, groups=(1,) * 12, mlp_ratio=4)], [])
+    arch = space.network(space.layouts[0], stages=(Stage(embed_dim=width, groups=(1,) * 12, mlp_ratio=4),), pools=())
     assert cost(arch).num_params == num_params
     assert round(cost(arch).macs / 1e9, 2) == gmacs
 
@@ -204,11 +164,12 @@ def test_deits_cost_what_is_known_of_them(size, width, num_params, gmacs):
 def test_a_sharer_saves_queries_keys_and_one_product(generated_spaces, data):
     space = data.draw(generated_spaces)
     arch = space[data.draw(st.integers(0, space.size - 1))]
-    alone = space.build([stage.model_copy(update={"groups": (1,) * stage.depth}) for stage in arch.stages], arch.pools)
+    apart = tuple(stage.model_copy(update={"groups": (1,) * stage.depth}) for stage in arch.stages)
+    alone = arch.model_copy(update={"stages": apart})
     macs = num_params = 0
     for stage, grid in zip(arch.stages, arch.grids, strict=True):
         sharers = stage.depth - len(stage.groups)
-        n, d = math.prod(grid) + (space.variant == "1d"), stage.embed_dim
+        n, d = math.prod(grid) + (arch.variant == "1d"), stage.embed_dim
         macs += sharers * (2 * n * d * d + n * n * d)
         num_params += sharers * (2 * d * d + 2 * d)
     assert cost(alone).macs - cost(arch).macs == macs
@@ -360,7 +321,7 @@ def test_a_large_classifier_can_be_the_peak(small_space, num_classes, elements):
     n, d = math.prod(arch.grids[-1]) + 1, arch.stages[-1].embed_dim
     if elements is not None:
         # In 1d the class token is a view of all tokens, which are therefore alive.
-        head = elements + (n * d if small_space.variant == "1d" else d)
+        head = elements + (n * d if arch.variant == "1d" else d)
         assert cost(arch).activation_bytes == 4 * (2 * 8 * 10 + head)
     assert cost(arch).activation_bytes == peak_of(build(arch))
 

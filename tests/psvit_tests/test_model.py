@@ -90,7 +90,8 @@ def test_one_stage_without_sharing_is_deit():
 
 def test_deit_tiny_is_deit_tiny():
     deit = timm.create_model("deit_tiny_patch16_224").eval()
-    arch = psvit.SearchSpace.load("psvit-1d-tiny").build([Stage(embed_dim=192, groups=(1,) * 12, mlp_ratio=4)], [])
+    tiny = psvit.SearchSpace.load("psvit-1d-tiny")
+    arch = tiny.network(tiny.layouts[0], stages=(Stage(embed_dim=192, groups=(1,) * 12, mlp_ratio=4),), pools=())
     model = PSViT(arch).eval()
     model.load_state_dict(as_psvit(spread(deit).state_dict()), strict=True)
     images = torch.randn(1, 3, 224, 224)

@@ -68,14 +68,12 @@ def test_every_grouping_of_six_layers(max_group, stages):
         )
         space = SearchSpace(
             name="groupings",
-            variant=variant,
             image_size=(4, 4),
             in_chans=1,
             num_classes=2,
             patch_size=1,
             patch_stride=1,
-            head_dim=head_dim,
-            layouts=(Layout(stages=choices, pools=(("max",),) * (stages - 1)),),
+            layouts=(Layout(variant=variant, head_dim=head_dim, stages=choices, pools=(("max",),) * (stages - 1)),),
         )
         assert_priced(space, np.stack([space.encode(space[number]) for number in range(space.size)]))
 

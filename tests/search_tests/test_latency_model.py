@@ -12,14 +12,23 @@ from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.search.latency.measure import Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
-from psvit.search.latency.parts import Bench, fresh, part_macs, parts_in, parts_of
+from psvit.search.latency.parts import Bench, fresh, mixed_in, part_macs, parts_in, parts_of
 from psvit.search_space import SearchSpace
 
 
-@pytest.fixture(params=["tiny", "digits"])
+@pytest.fixture(params=["tiny", "digits", "mixed"])
 def space(request, tiny_space, digits_space):
-    """1d with two layouts, and 2d."""
-    return {"tiny": tiny_space, "digits": digits_space}[request.param]
+    """1d with two layouts, 2d, and both in one."""
+    return {"tiny": tiny_space, "digits": digits_space, "mixed": mixed_space(tiny_space)}[request.param]
+
+
+def mixed_space(tiny_space):
+    """The layouts of a 1d space in both variants, with heads of two widths, and in 2d behind either stem."""
+    one = tiny_space.to_dict()
+    common = {key: value for key, value in one.items() if key not in ("variant", "head_dim")}
+    layouts = [{"variant": "1d", "head_dim": 4, **layout} for layout in one["layouts"]]
+    layouts += [{"variant": "2d", "head_dim": 8, "stem": ["conv", "patch"], **layout} for layout in one["layouts"]]
+    return SearchSpace.from_dict({**common, "name": "mixed", "layouts": layouts})
 
 
 def members(space, n=10**4):
@@ -32,12 +41,12 @@ def members(space, n=10**4):
 def test_the_parts_of_a_space_are_those_of_its_members(space):
     listed = parts_in(space)
     assert len(set(listed)) == len(listed)
-    assert set(listed) == {part for arch in members(space) for part in parts_of(arch)}
+    assert set(listed) == {part for arch in members(space) for part in parts_of(arch, mixed_in(space))}
 
 
 def test_the_macs_of_parts_add_up_to_the_networks(space):
     for arch in members(space, 200):
-        assert sum(part_macs(space, part) for part in parts_of(arch)) == cost(arch).macs
+        assert sum(part_macs(space, part) for part in parts_of(arch, mixed_in(space))) == cost(arch).macs
 
 
 def test_every_part_can_be_run_by_itself(space):

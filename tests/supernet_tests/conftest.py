@@ -13,13 +13,22 @@ from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 
-def _small_space(variant: str) -> SearchSpace:
-    """Two layouts that overlap in the list of layers, a place that no layout uses, and grids with odd sides."""
+def _small_space(kind: str) -> SearchSpace:
+    """Two layouts that overlap in the list of layers, a place that no layout uses, and grids with odd sides.
+
+    `mixed` has these layouts in both variants, in 2d behind either stem.
+    """
+    if kind == "mixed":
+        one, other = _small_space("1d").to_dict(), _small_space("2d").to_dict()
+        both = [{"variant": "1d", **layout} for layout in one["layouts"]]
+        both += [{"variant": "2d", "stem": ["patch", "conv"], **layout} for layout in other["layouts"]]
+        del one["variant"]
+        return SearchSpace.from_dict({**one, "name": "small-mixed", "layouts": both})
     wide = {"begin": 5, "embed_dim": [8, 16], "depth": [1, 2, 3], "max_group": 2, "mlp_ratio": [2.0, 3.0]}
     return SearchSpace.from_dict(
         {
-            "name": f"small-{variant}",
-            "variant": variant,
+            "name": f"small-{kind}",
+            "variant": kind,
             "image_size": [10, 6],
             "in_chans": 2,
             "num_classes": 5,
@@ -47,7 +56,7 @@ def _small_space(variant: str) -> SearchSpace:
     )
 
 
-@pytest.fixture(params=["1d", "2d"])
+@pytest.fixture(params=["1d", "2d", "mixed"])
 def space(request: pytest.FixtureRequest) -> SearchSpace:
     return _small_space(request.param)
 

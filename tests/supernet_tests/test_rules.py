@@ -32,10 +32,13 @@ def scattered(supernet, arch, network):
     """The gradients of a network of its own, laid where its weights lie in the supernet."""
     found = {}
     for name, parameter in network.named_parameters():
-        source, qkv = supernet.source(arch, name)
+        source, qkv, skip = supernet.source(arch, name)
         whole = torch.zeros_like(supernet.get_parameter(source))
         grad = parameter.grad
-        if qkv is None:
+        if qkv is None and skip:
+            # A network without a class token, whose position comes first.
+            whole[:, 1:, : grad.shape[2]] = grad
+        elif qkv is None:
             whole[tuple(slice(size) for size in grad.shape)] = grad
         else:
             parts = range(3)[qkv]

@@ -40,15 +40,26 @@ def rows_of(thirds, width, supernet_width):
 def expected_slices(weights, arch):
     """An architecture's parameters by name, from the supernet's as arrays."""
     first, last = arch.stages[0].embed_dim, arch.stages[-1].embed_dim
+    # Where there are networks of both variants, each has poolings, a norm and a classifier of its own.
+    of = f"_{arch.variant}" if f"norm_{arch.variant}.weight" in weights else ""
+    skipped = 1 if of and arch.variant == "2d" else 0
     expected = {
-        "patch_embed.proj.weight": leading(weights["patch_embed.proj.weight"], first),
-        "patch_embed.proj.bias": leading(weights["patch_embed.proj.bias"], first),
-        "pos_embed": weights["pos_embed"][:, :, :first],
-        "norm.weight": leading(weights["norm.weight"], last),
-        "norm.bias": leading(weights["norm.bias"], last),
-        "head.weight": weights["head.weight"][:, :last],
-        "head.bias": weights["head.bias"],
+        "pos_embed": weights["pos_embed"][:, skipped:, :first],
+        "norm.weight": leading(weights[f"norm{of}.weight"], last),
+        "norm.bias": leading(weights[f"norm{of}.bias"], last),
+        "head.weight": weights[f"head{of}.weight"][:, :last],
+        "head.bias": weights[f"head{of}.bias"],
     }
+    if arch.stem == "patch":
+        for part in ("weight", "bias"):
+            expected[f"patch_embed.proj.{part}"] = leading(weights[f"patch_embed.proj.{part}"], first)
+    else:
+        # Two convolutions for patches of two pixels, the first with half the channels.
+        half = math.ceil(first / 2)
+        expected["patch_embed.convs.0.weight"] = leading(weights["conv_stem.convs.0.weight"], half)
+        expected["patch_embed.convs.0.bias"] = leading(weights["conv_stem.convs.0.bias"], half)
+        expected["patch_embed.convs.2.weight"] = leading(weights["conv_stem.convs.2.weight"], first, half)
+        expected["patch_embed.convs.2.bias"] = leading(weights["conv_stem.convs.2.bias"], first)
     if arch.variant == "1d":
         expected["cls_token"] = weights["cls_token"][:, :, :first]
     for number, (stage, begin) in enumerate(zip(arch.stages, BEGINS[len(arch.stages)], strict=True)):
@@ -56,14 +67,14 @@ def expected_slices(weights, arch):
         if number:
             before, pool = arch.stages[number - 1].embed_dim, f"stages.{number}.pool"
             if arch.pools[number - 1] == "conv":
-                expected[f"{pool}.pool.weight"] = leading(weights[f"pools.{begin}.conv.weight"], before)
-                expected[f"{pool}.pool.bias"] = leading(weights[f"pools.{begin}.conv.bias"], before)
+                expected[f"{pool}.pool.weight"] = leading(weights[f"pools.{begin}{of}.conv.weight"], before)
+                expected[f"{pool}.pool.bias"] = leading(weights[f"pools.{begin}{of}.conv.bias"], before)
             if width != before:
                 for linear in ["proj", "cls_proj"] if arch.variant == "1d" else ["proj"]:
                     expected[f"{pool}.{linear}.weight"] = leading(
-                        weights[f"pools.{begin}.{linear}.weight"], width, before
+                        weights[f"pools.{begin}{of}.{linear}.weight"], width, before
                     )
-                    expected[f"{pool}.{linear}.bias"] = leading(weights[f"pools.{begin}.{linear}.bias"], width)
+                    expected[f"{pool}.{linear}.bias"] = leading(weights[f"pools.{begin}{of}.{linear}.bias"], width)
         place = begin
         for group, length in enumerate(stage.groups):
             for layer in range(length):
@@ -139,13 +150,30 @@ def pooled(x, operator, w, name):
     return out
 
 
+def convolved(image, w, name, stride):
+    """A 3 x 3 convolution with padding 1 of an image (C, height, width)."""
+    kernel = w[f"{name}.weight"]
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1)))
+    rows, columns = image.shape[1] // stride, image.shape[2] // stride
+    out = np.empty((len(kernel), rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            window = padded[:, i * stride : i * stride + 3, j * stride : j * stride + 3]
+            out[:, i, j] = np.tensordot(kernel, window, axes=3) + w[f"{name}.bias"]
+    return out
+
+
 def reference_logits(w, arch, image):
     """Logits of one image (C, height, width), from an architecture's parameters by name."""
     p = arch.patch_size
     rows, columns = image.shape[1] // p, image.shape[2] // p
-    patches = [image[:, i * p : i * p + p, j * p : j * p + p].ravel() for i in range(rows) for j in range(columns)]
-    x = np.stack(patches) @ w["patch_embed.proj.weight"].reshape(arch.stages[0].embed_dim, -1).T
-    x = x + w["patch_embed.proj.bias"]
+    if arch.stem == "patch":
+        patches = [image[:, i * p : i * p + p, j * p : j * p + p].ravel() for i in range(rows) for j in range(columns)]
+        x = np.stack(patches) @ w["patch_embed.proj.weight"].reshape(arch.stages[0].embed_dim, -1).T
+        x = x + w["patch_embed.proj.bias"]
+    else:
+        x = gelu(convolved(image, w, "patch_embed.convs.0", stride=2))
+        x = convolved(x, w, "patch_embed.convs.2", stride=1).reshape(arch.stages[0].embed_dim, -1).T
     has_class_token = arch.variant == "1d"
     if has_class_token:
         x, rows, columns = np.concatenate([w["cls_token"][0], x]), 1, rows * columns
@@ -208,6 +236,8 @@ def test_a_hand_written_case_takes_these_rows_and_columns(space_2d, trained_like
     arch = Architecture.from_dict(
         {
             **{name: value for name, value in space_2d.to_dict().items() if name in common},
+            "variant": "2d",
+            "head_dim": 4,
             "stages": [
                 {"embed_dim": 8, "groups": [1, 2], "mlp_ratio": 1.5},
                 {"embed_dim": 16, "groups": [2, 1], "mlp_ratio": 3.0},
@@ -266,6 +296,11 @@ def test_gradient_reaches_exactly_the_used_slices(space, trained_like, images):
             if name.endswith("qkv.bias"):
                 # Softmax does not notice what is added to all keys alike: this gradient is zero up to rounding.
                 keys_bias[np.split(numbers, 3)[1]] = True
+        for number, ((_, columns), pool) in enumerate(zip(arch.grids, arch.pools, strict=False), 1):
+            if (arch.variant, pool, columns) == ("2d", "conv", 2):
+                # Of two columns one is left, at which the left column of the kernel meets nothing but padding.
+                padded = expected_slices(numbered, arch)[f"stages.{number}.pool.pool.weight"][..., 0]
+                used[padded.ravel()] = False
         reached = np.zeros(offset, dtype=bool)
         for name, parameter in supernet.named_parameters():
             if parameter.grad is not None:
