@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from psvit.classifier import Classifier as Classifier
     from psvit.costs import Cost as Cost
     from psvit.costs import cost as cost
+    from psvit.data import ImageData as ImageData
     from psvit.errors import InputError as InputError
     from psvit.model import PSViT as PSViT
     from psvit.model import create_model as create_model
     from psvit.picture import draw as draw
+    from psvit.registration import register_pooling as register_pooling
+    from psvit.registration import register_stem as register_stem
     from psvit.search_space import SearchSpace as SearchSpace
 
 _PUBLIC = {
@@ -29,6 +32,7 @@ _PUBLIC = {
     "Budget": "psvit.budget",
     "Classifier": "psvit.classifier",
     "Cost": "psvit.costs",
+    "ImageData": "psvit.data",
     "InputError": "psvit.errors",
     "PSViT": "psvit.model",
     "SearchSpace": "psvit.search_space",
@@ -36,6 +40,8 @@ _PUBLIC = {
     "cost": "psvit.costs",
     "create_model": "psvit.model",
     "draw": "psvit.picture",
+    "register_pooling": "psvit.registration",
+    "register_stem": "psvit.registration",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -1,0 +1,40 @@
+"""Every example runs, as its first lines say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run(name: str, *arguments: object) -> str:
+    """What an example prints."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_own_operators_are_searched_exported_and_rebuilt(tmp_path):
+    printed = run("own_operators.py", tmp_path / "own")
+    found = yaml.safe_load((tmp_path / "own" / "search" / "best.yaml").read_text())["arch"]
+    assert f"found: stem {found.get('stem', 'patch')}, pooling {found['pools'][0]}" in printed
+    trials = yaml.safe_load((tmp_path / "own" / "search" / "config.yaml").read_text())
+    assert trials["trials"] == 24
+    # A program that needs PyTorch alone.
+    code = "import sys, torch; print(torch.export.load(sys.argv[1]).module()(torch.zeros(3, 1, 8, 8)).shape)"
+    (program,) = (tmp_path / "own" / "exported").glob("*.pt2")
+    done = subprocess.run([sys.executable, "-c", code, str(program)], capture_output=True, text=True, cwd=tmp_path)
+    assert "torch.Size([3, 10])" in done.stdout, done.stderr[-2000:]
+
+
+def test_every_example_is_run_by_a_test():
+    here = Path(__file__).read_text()
+    assert all(f'"{path.name}"' in here for path in EXAMPLES.glob("*.py"))
