@@ -11,19 +11,22 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from psvit import data as data_module
 from psvit.data import (
     Batches,
     Decoded,
     Files,
+    ImageData,
     Inputs,
     Labelled,
     accuracy,
     logistic_regression_accuracy,
     open_data,
+    sources,
     stratified_split,
     training_loader,
 )
+from psvit.data import batches as batches_module
+from psvit.data import images as images_module
 from psvit.errors import InputError
 from psvit.recipe import Recipe
 from psvit.seeding import seeded
@@ -161,8 +164,8 @@ def test_a_digest_of_a_folder_is_of_names_sizes_and_classes_wherever_it_lies(tmp
 
 def test_an_image_that_vanishes_while_a_folder_is_opened_is_named(tmp_path, monkeypatch):
     root = make_folder(tmp_path / "one", size=(8, 8))
-    monkeypatch.setattr(data_module, "_kept", lambda files, part: None)
-    monkeypatch.setattr(data_module, "_check", lambda files, part: (root / "train/cat/3.png").unlink(missing_ok=True))
+    monkeypatch.setattr(sources, "in_memory", lambda files, part: None)
+    monkeypatch.setattr(sources, "_check", lambda files, part: (root / "train/cat/3.png").unlink(missing_ok=True))
     with pytest.raises(InputError, match=r"cat/3\.png: not a readable image"):
         open_data(str(root))
 
@@ -443,8 +446,8 @@ def test_images_that_stay_in_their_files_are_read_through_at_once(tmp_path, part
 
 
 def test_in_large_folders_a_corrupt_image_is_named_when_it_is_met(tmp_path, monkeypatch):
-    monkeypatch.setattr("psvit.data.MEMORY_LIMIT", 0)
-    monkeypatch.setattr("psvit.data.CHECKED_LIMIT", 1)
+    monkeypatch.setattr(images_module, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(sources, "CHECKED_LIMIT", 1)
     root = make_folder(tmp_path)
     cut(root / "val" / "dog" / "1.png")
     data = open_data(str(root))
@@ -522,7 +525,7 @@ def test_batches_in_a_random_order_hold_the_same_images_and_depend_on_the_seed_a
 
 def test_batches_that_do_not_fit_in_memory_are_the_same_too(monkeypatch):
     kept = list(Batches(noise(), GREY, 4, CPU))
-    monkeypatch.setattr("psvit.data.MEMORY_LIMIT", 0)
+    monkeypatch.setattr(batches_module, "MEMORY_LIMIT", 0)
     passing = Batches(noise(), GREY, 4, CPU)
     for _ in range(2):
         for (images, labels), (others, other_labels) in zip(kept, passing, strict=True):
@@ -618,3 +621,129 @@ def test_an_unknown_augmentation_is_an_input_error():
     # Where it is found out does not matter, as long as it is before training.
     with pytest.raises(InputError, match="no-such-policy"):
         training_loader(noise(), GREY, RECIPE.override({"auto_augment": "no-such-policy"}))
+
+
+# --- data sets of a user's own
+
+
+class Own(torch.utils.data.Dataset):
+    """Pairs of image and class, made by a function each time they are asked for."""
+
+    def __init__(self, arrays, labels, make=Image.fromarray):
+        self.arrays, self.labels, self.make = arrays, labels, make
+
+    def __len__(self):
+        return len(self.arrays)
+
+    def __getitem__(self, index):
+        return self.make(self.arrays[index]), self.labels[index]
+
+
+RGB = np.random.default_rng(3).integers(0, 256, (30, 6, 9, 3), dtype=np.uint8)
+GREYS = RGB[..., 0]
+LABELS = [index % 3 for index in range(30)]
+
+
+def of_own(arrays, make=Image.fromarray, labels=LABELS, **options):
+    return ImageData.from_datasets(Own(arrays, labels, make), Own(arrays[:6], labels[:6], make), **options)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "make"),
+    [
+        (RGB, Image.fromarray),
+        (RGB, lambda array: array),
+        (RGB, lambda array: torch.from_numpy(array).permute(2, 0, 1)),
+        (GREYS, Image.fromarray),
+        (GREYS, lambda array: array),
+        (GREYS, lambda array: array[..., None]),
+        (GREYS, torch.from_numpy),
+        (GREYS, lambda array: torch.from_numpy(array)[None]),
+        (GREYS, lambda array: array.astype(np.uint16) << 8),
+    ],
+)
+def test_images_of_every_permitted_form_are_those_pixels(arrays, make):
+    data = of_own(arrays, make)
+    assert data.in_chans == (3 if arrays is RGB else 1)
+    assert (data.image_size, data.classes, data.name) == (6, ("0", "1", "2"), "datasets")
+    assert np.array_equal(data.all_train.pictures.pixels, arrays)
+    assert data.all_train.labels.tolist() == LABELS
+    assert np.array_equal(data.val.pictures.pixels, arrays[:6])
+    first, second = stratified_split(np.array(LABELS), 0.1, 0)
+    assert (data.train.rows.tolist(), data.search.rows.tolist()) == (first.tolist(), second.tolist())
+
+
+def test_the_digest_is_of_pixels_and_labels():
+    digest = of_own(RGB).digest
+    assert of_own(RGB.copy(), lambda array: array).digest == digest
+    assert of_own(255 - RGB).digest != digest
+    assert of_own(RGB, labels=LABELS[::-1]).digest != digest
+    assert of_own(RGB, classes=["a", "b", "c"]).digest != digest
+
+
+def test_a_data_set_of_torchvisions_is_taken_as_it_is(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    make_folder(tmp_path, mode="RGB")
+    own = ImageData.from_datasets(ImageFolder(str(tmp_path / "train")), ImageFolder(str(tmp_path / "val")))
+    folder = open_data(str(tmp_path))
+    assert own.classes == folder.classes == ("cat", "dog")
+    assert pixels_of(own.train) == pixels_of(folder.train)
+    assert pixels_of(own.val) == pixels_of(folder.val)
+    assert (own.mean, own.std) == (folder.mean, folder.std)
+
+
+def test_labels_are_not_read_from_images_where_a_data_set_says_them(monkeypatch):
+    monkeypatch.setattr(images_module, "MEMORY_LIMIT", 0)
+    asked = []
+
+    class Says(Own):
+        targets = LABELS
+
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    many = np.repeat(GREYS, 10, axis=0)
+    train = Says(many, LABELS * 10)
+    train.targets = LABELS * 10
+    data = ImageData.from_datasets(train, Own(GREYS[:6], LABELS[:6]))
+    assert len(set(asked)) < len(train)
+    assert data.all_train.labels.tolist() == LABELS * 10
+    assert np.array_equal(np.asarray(data.all_train[7][0]), many[7])
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("make", "labels", "options", "message"),
+    [
+        (
+            lambda array: torch.from_numpy(array) / 255,
+            LABELS,
+            {},
+            "received Tensor of float32, (6, 9, 3); leave",
+        ),
+        (lambda array: array.astype(np.int32), LABELS, {}, "received ndarray of int32, (6, 9, 3)"),
+        (lambda array: "cat.png", LABELS, {}, "train, image 0: must be an image of Pillow's, an array"),
+        (Image.fromarray, [0.5] * 30, {}, "train: must yield pairs of an image and its class as a whole number"),
+        (Image.fromarray, ["cat"] * 30, {}, "must yield pairs of an image and its class as a whole number"),
+        (Image.fromarray, LABELS, {"classes": ["a", "b"]}, "labels must be 0 to 1 for 2 classes, found 0 to 2"),
+        (Image.fromarray, [label - 1 for label in LABELS], {}, "found -1 to 1"),
+        (Image.fromarray, [0] * 30, {}, "at least two classes are needed, found 1"),
+    ],
+)
+def test_what_cannot_be_used_of_a_data_set_is_named(make, labels, options, message):
+    with pytest.raises(InputError) as error:
+        of_own(RGB, make, labels=labels, name="mine", **options)
+    assert str(error.value).startswith("data 'mine'")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("dataset", [Endless(), Own(RGB[:0], []), iter([1])])
+def test_a_data_set_without_a_length_or_images_is_refused(dataset):
+    with pytest.raises(InputError, match="validation: must be a data set with a length that can be indexed, not empty"):
+        ImageData.from_datasets(Own(RGB, LABELS), dataset)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from psvit import data as data_module
-from psvit.data import Decoded, Files, open_data
+from psvit.data import Decoded, Files, images, open_data, sources
 from psvit.errors import InputError
 from psvit.pixels import is_grey, is_grey_file, read_image, to_eight_bits
 from psvit.preprocessing import Preprocessing
@@ -225,7 +224,7 @@ def make_folder(root, write, ending):
 @pytest.mark.parametrize(("write", "ending"), [(write_png16, "png"), (DEPTHS["big.tiff"], "tiff"), (write_pgm, "pgm")])
 def test_a_folder_of_16_bits_of_grey_has_one_channel_and_the_right_pixels(tmp_path, monkeypatch, write, ending, kept):
     if not kept:
-        monkeypatch.setattr(data_module, "MEMORY_LIMIT", 0)
+        monkeypatch.setattr(images, "MEMORY_LIMIT", 0)
     values = make_folder(tmp_path, write, ending)
     found = open_data(str(tmp_path))
     assert found.in_chans == 1
@@ -250,7 +249,7 @@ def test_16_bits_of_grey_among_colour_images_are_not_white(tmp_path):
 @pytest.mark.parametrize("write", REFUSED)
 def test_a_folder_with_an_image_without_a_known_range_is_refused_at_once(tmp_path, monkeypatch, write, kept, part):
     if not kept:
-        monkeypatch.setattr(data_module, "MEMORY_LIMIT", 0)
+        monkeypatch.setattr(images, "MEMORY_LIMIT", 0)
     make_folder(tmp_path, DEPTHS["little.tiff"], "tiff")
     expected = write(tmp_path / part / "dog/1.tiff")
     with pytest.raises(InputError) as error:
@@ -285,7 +284,7 @@ def timm_set(monkeypatch):
             assert options["input_img_mode"] is None
             return Pairs((picture, index % 2) for index, picture in enumerate(pictures))
 
-        monkeypatch.setattr(data_module, "create_dataset", create)
+        monkeypatch.setattr(sources, "create_dataset", create)
         return open_data("hfds/mine")
 
     return open_with

@@ -1,0 +1,148 @@
+"""ImageData: labelled images in their three parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from psvit.data.images import Decoded, Labelled
+from psvit.data.sources import Source, by_name, of_datasets, probe_positions
+from psvit.data.split import SEARCH_FRACTION, SPLIT_SEED, stratified_split
+from psvit.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A labelled image set in its three parts.
+
+    Attributes:
+        name: as given to `open` or `from_datasets`.
+        digest: of what lies behind the name; see `open`.
+        classes: names of the classes.
+        in_chans: 1 for grey, 3 for colour.
+        image_size: typical smaller side of the images in pixels.
+        mean: of every channel, of pixels from 0 to 1.
+        std: likewise the standard deviation.
+        train: for training supernets, and with `search` for training final networks.
+        search: for comparing candidates.
+        val: for the final report.
+    """
+
+    name: str
+    digest: str
+    classes: tuple[str, ...]
+    in_chans: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Labelled
+    search: Labelled
+    val: Labelled
+
+    @property
+    def all_train(self) -> Labelled:
+        """Training and search images together, in an order that does not depend on the split."""
+        return self.train.union(self.search)
+
+    def describe(self) -> dict[str, Any]:
+        """What a network needs to know of the data it was trained on, JSON-serialisable."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "classes": list(self.classes),
+        }
+
+    @classmethod
+    def open(cls, name: str) -> Self:
+        """Open an image set and split it.
+
+        Its digest changes whenever the split might: of a folder it is that of the files' names, sizes and classes, so
+        that no image has to be read for it; of what is kept in memory, that of pixels and labels; else that of the
+        labels.
+
+        Args:
+            name: a folder with `train/<class>/` and `val/<class>/`, `digits`, or a name of timm's `create_dataset` that
+                can be indexed, such as `torch/cifar10`; its files are looked for below `data/`, and fetched if they are
+                not there.
+
+        Raises:
+            InputError: there is no such set, or it cannot be used: one class, a corrupt image, classes that differ
+                between training and validation, fewer than two images of a class.
+        """
+        return cls._split(name, by_name(name))
+
+    @classmethod
+    def from_datasets(cls, train: Any, val: Any, classes: Sequence[str] | None = None, name: str = "datasets") -> Self:
+        """Images of two data sets of PyTorch's, or of anything else with a length that can be indexed.
+
+        They yield pairs of an image and its class. An image is one of Pillow's, an array (height, width, channels) or a
+        tensor (channels, height, width) of unsigned bytes: not normalised and not augmented, which recipes do.
+        Labels are read from an attribute `targets` where there is one, and otherwise image by image.
+
+        Args:
+            train: the training images; a part of them is held out for comparing candidates.
+            val: the validation images.
+            classes: names of the classes, in the order of their numbers; those of `train.classes`, or the numbers, by
+                default.
+            name: what runs call these images; a run is continued only with images of the same name and digest.
+
+        Raises:
+            InputError: something in them cannot be used; says what.
+        """
+        return cls._split(name, of_datasets(train, val, classes, name))
+
+    @classmethod
+    def _split(cls, name: str, source: Source) -> Self:
+        """The three parts."""
+        classes, train, val, digest = source
+        if len(classes) < 2:
+            raise InputError(
+                f"data {name!r}: at least two classes are needed, found {len(classes)}: {', '.join(classes)}"
+            )
+        first, second = stratified_split(train.labels, SEARCH_FRACTION, SPLIT_SEED, name)
+        pictures = train.pictures
+        in_chans, image_size = _probe(train)
+        if isinstance(pictures, Decoded):
+            mean, std = _statistics(pictures.pixels[first])
+        else:
+            mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+            if in_chans == 1:
+                mean, std = (0.5,), (0.5,)
+        return cls(
+            name=name,
+            digest=digest,
+            classes=classes,
+            in_chans=in_chans,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            train=train.take(first),
+            search=train.take(second),
+            val=val,
+        )
+
+
+def open_data(name: str) -> ImageData:
+    """`ImageData.open`."""
+    return ImageData.open(name)
+
+
+def _probe(images: Labelled) -> tuple[int, int]:
+    """Channels, and the median of the smaller sides, of some images."""
+    pictures = [images[index][0] for index in probe_positions(len(images))]
+    in_chans = 1 if all(picture.mode == "L" for picture in pictures) else 3
+    return in_chans, int(np.median([min(picture.size) for picture in pictures]))
+
+
+def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel of pixels from 0 to 1, to four digits."""
+    flat = pixels.reshape(-1, pixels.shape[3] if pixels.ndim == 4 else 1)
+    mean, std = flat.mean(axis=0) / 255, flat.std(axis=0) / 255
+    return tuple(round(float(value), 4) for value in mean), tuple(round(float(value), 4) for value in std)

@@ -1,0 +1,200 @@
+"""Where images come from: folders, names that timm knows, scikit-learn's digits, and data sets of a user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from timm.data import create_dataset
+from timm.data.readers.reader_image_folder import find_images_and_targets
+
+from psvit.data.images import Decoded, Files, Labelled, OfDataset, as_picture, in_memory
+from psvit.data.split import SPLIT_SEED, stratified_split
+from psvit.errors import InputError
+from psvit.pixels import ENDINGS, Mode, is_grey, is_grey_file, read_image, unreadable
+from psvit.progress import progress_bar
+
+DIGITS_VAL_FRACTION = 0.2
+"""Part of scikit-learn's digits, which come without an official split, that is kept for validation."""
+
+DIGEST_DIGITS = 16
+"""Hexadecimal digits of a digest of images."""
+
+CHECKED_LIMIT = 20_000
+"""Folders of at most as many images are read through before anything is trained, so that a corrupt image is known at
+once; in larger ones it is named when it is met."""
+
+_PROBED = 64
+"""Images looked at to learn the size and the channels of a folder's images."""
+
+
+class Source(NamedTuple):
+    """A set of labelled images before it is split.
+
+    Attributes:
+        classes: their names.
+        train: the training images.
+        val: the validation images.
+        digest: changes whenever the images might.
+    """
+
+    classes: tuple[str, ...]
+    train: Labelled
+    val: Labelled
+    digest: str
+
+
+def by_name(name: str) -> Source:
+    """The images behind a name, as `ImageData.open` takes it.
+
+    Raises:
+        InputError: there are none, or they cannot be used.
+    """
+    if name == "digits":
+        return _digits()
+    if Path(name).is_dir():
+        return _folder(Path(name))
+    if name.split("/")[0] in ("torch", "hfds"):
+        return _timm(name)
+    raise InputError(
+        f"data {name!r}: permitted are a folder with train/ and val/, 'digits', or a name such as 'torch/cifar10'"
+    )
+
+
+def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) -> Source:
+    """Data sets that yield pairs of image and label, as `ImageData.from_datasets` takes them.
+
+    Raises:
+        InputError: something in them cannot be used.
+    """
+    parts = {"train": train, "validation": val}
+    for part, dataset in parts.items():
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or not len(dataset):
+            raise InputError(f"data {name!r}, {part}: must be a data set with a length that can be indexed, not empty")
+    labels = {part: _labels(dataset, f"data {name!r}, {part}") for part, dataset in parts.items()}
+    known = classes or getattr(train, "classes", None) or range(int(labels["train"].max()) + 1)
+    classes = tuple(str(one) for one in known)
+    for part, found in labels.items():
+        if found.min() < 0 or found.max() >= len(classes):
+            raise InputError(
+                f"data {name!r}, {part}: labels must be 0 to {len(classes) - 1} for {len(classes)} classes, "
+                f"found {found.min()} to {found.max()}"
+            )
+    where = f"data {name!r}, train, image"
+    probed = (as_picture(train[index][0], f"{where} {index}") for index in probe_positions(len(train)))
+    mode: Mode = "L" if all(map(is_grey, probed)) else "RGB"
+    made = []
+    for part, dataset in parts.items():
+        pictures = OfDataset(dataset, mode, f"data {name!r}, {part}")
+        made.append(Labelled(in_memory(pictures, part) or pictures, labels[part]))
+    return Source(classes, *made, digest=_digest(classes, *made))
+
+
+def _labels(dataset: Any, what: str) -> NDArray[np.int64]:
+    """The classes of a data set's images, without reading the images where it says them."""
+    known = getattr(dataset, "targets", None)
+    try:
+        if known is None or len(known) != len(dataset):
+            known = [dataset[index][1] for index in range(len(dataset))]
+        labels = np.asarray([int(label) for label in known])
+        if any(label != whole for label, whole in zip(known, labels, strict=True)):
+            raise ValueError("labels are not whole numbers")
+    except InputError:
+        raise
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise InputError(f"{what}: must yield pairs of an image and its class as a whole number: {error}") from None
+    return labels.astype(np.int64)
+
+
+def _digits() -> Source:
+    """The 1,797 handwritten digits that come with scikit-learn, 8 x 8 pixels of 17 grey levels."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int64)
+    train, val = stratified_split(labels, DIGITS_VAL_FRACTION, SPLIT_SEED, "digits")
+    classes = tuple(str(name) for name in digits.target_names)
+    parts = [Labelled(Decoded(pixels[rows]), labels[rows]) for rows in (train, val)]
+    return Source(classes, *parts, digest=_digest(classes, *parts))
+
+
+def _folder(root: Path) -> Source:
+    """An image folder: `train/` and `val/`, in each a folder for every class."""
+    for part in ("train", "val"):
+        if not (root / part).is_dir():
+            raise InputError(f"data '{root}': expected folders train/ and val/ in it, {part}/ is missing")
+    samples, class_to_idx = find_images_and_targets(str(root / "train"), types=ENDINGS)
+    classes = tuple(class_to_idx)
+    present = {path.name for path in (root / "val").iterdir() if path.is_dir()}
+    if strange := sorted(present - set(classes)):
+        raise InputError(f"data '{root}': val/ has classes that train/ has not: {', '.join(strange)}")
+    val_samples, _ = find_images_and_targets(str(root / "val"), types=ENDINGS, class_to_idx=class_to_idx)
+    for part, found in (("train", samples), ("val", val_samples)):
+        if not found:
+            raise InputError(f"data '{root}': no images in {part}/; their names end in {', '.join(ENDINGS)}")
+    if len(classes) < 2:
+        raise InputError(f"data '{root}': at least two classes are needed, found {len(classes)}: {', '.join(classes)}")
+    mode: Mode = "L" if all(is_grey_file(samples[index][0]) for index in probe_positions(len(samples))) else "RGB"
+    parts = []
+    for part, found in (("train", samples), ("val", val_samples)):
+        files = Files([path for path, _ in found], mode)
+        labels = np.array([label for _, label in found], dtype=np.int64)
+        decoded = in_memory(files, part)
+        if decoded is None and len(files) <= CHECKED_LIMIT:
+            _check(files, part)
+        parts.append(Labelled(decoded or files, labels))
+    return Source(classes, *parts, digest=_digest_of_files(root, classes, [*samples, *val_samples]))
+
+
+def _check(files: Files, part: str) -> None:
+    """Read every file through."""
+    with progress_bar(f"checking {part} images", len(files), "images") as advance:
+        for path in files.paths:
+            read_image(path, files.mode, draft=True)
+            advance(1, "")
+
+
+def _timm(name: str) -> Source:
+    """A data set that timm knows by name."""
+    datasets = {}
+    for split in ("train", "validation"):
+        try:
+            # Without a mode timm leaves the conversion to us.
+            datasets[split] = create_dataset(name, root="data", split=split, download=True, input_img_mode=None)  # type: ignore[arg-type]
+        except Exception as error:  # whatever the library behind the name raises
+            raise InputError(f"data {name!r}: cannot be opened: {' '.join(str(error).split())[:200]}") from None
+    return of_datasets(*datasets.values(), None, name)
+
+
+def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:
+    """Of images in memory, or of what is known of others without reading them: how many there are of which class."""
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for part in parts:
+        digest.update(part.labels.tobytes())
+        if isinstance(part.pictures, Decoded):
+            digest.update(np.ascontiguousarray(part.pictures.pixels).data)
+    return digest.hexdigest()[:DIGEST_DIGITS]
+
+
+def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[tuple[str, int]]) -> str:
+    """Of the files of a folder, wherever it lies."""
+    digest = hashlib.sha256("\n".join(classes).encode())
+    begin = len(str(root))
+    for path, label in samples:
+        try:
+            size = os.path.getsize(path)
+        except OSError:
+            raise InputError(unreadable(path)) from None
+        digest.update(f"{path[begin:]}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:DIGEST_DIGITS]
+
+
+def probe_positions(number: int) -> range:
+    """The positions of some images among so many, evenly spread."""
+    return range(0, number, -(-number // _PROBED))
