@@ -52,6 +52,11 @@ class Patches(NamedTuple):
         return self.rows * self.columns
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the image in pixels."""
         rows, columns = ((number - 1) * self.stride + self.size for number in (self.rows, self.columns))

@@ -18,7 +18,7 @@ from psvit.data import Batches, ImageData, Inputs, accuracy, logistic_regression
 from psvit.distributed import World
 from psvit.documents import replacing, write_atomic
 from psvit.errors import InputError
-from psvit.model import PSViT, resolve
+from psvit.nn.network import PSViT, resolve
 from psvit.picture import draw
 from psvit.recipe import Recipe
 from psvit.seeding import seeded

@@ -14,7 +14,7 @@ import torch
 
 from psvit.architecture import Architecture
 from psvit.data import Batches, ImageData, accuracy, open_data
-from psvit.model import PSViT
+from psvit.nn.network import PSViT
 from psvit.recipe import Recipe
 from psvit.search.failures import score_of
 from psvit.search.fidelity.training import alone_inputs, train_network

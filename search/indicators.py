@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from psvit.architecture import Architecture
-from psvit.model import PSViT
+from psvit.nn.network import PSViT
 from psvit.search.evaluator import Evaluator
 from psvit.search.failures import NO_NUMBERS, out_of_memory
 from psvit.search.trial import Score

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from psvit import costs
 from psvit.architecture import Architecture, Stage
 from psvit.layers import Layer, Shared, TokenPool, choose_sharing
-from psvit.model import PSViT
+from psvit.nn.network import PSViT
 from psvit.operators import Pool, Stem, Variant
 from psvit.search.failures import out_of_memory
 from psvit.search_space import SearchSpace

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ from psvit.documents import digest_of_file, replacing
 from psvit.errors import InputError
 from psvit.layers import POOLING_MODULES, STEM_MODULES, Layer
 from psvit.layout import StageChoices
-from psvit.model import PSViT, init_weights, patch_grid
+from psvit.nn.network import PSViT, init_weights
 from psvit.operators import Pool, Stem, Variant
 from psvit.search_space import SearchSpace
 
@@ -92,7 +91,7 @@ class Supernet(nn.Module):
             self.add_module(_stem_name(kind), stem)
         if has_class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, first))
-        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(patch_grid(space)) + has_class_token, first))
+        self.pos_embed = nn.Parameter(torch.zeros(1, space.patches.number + has_class_token, first))
         layers: list[nn.Module] = []
         for place in range(max(stage.end for stage in stages)):
             users = [stage for stage in stages if stage.begin <= place < stage.end]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from psvit.model import patch_grid
 from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 from psvit.vit_weights import Laid, Weights, in_block, lay, stem_and_head
@@ -40,4 +39,4 @@ def _laid(supernet: Supernet, weights: Weights) -> Laid:
     for block, place in enumerate(places):
         for name, _ in supernet.layers[place].named_parameters():
             sources[f"layers.{place}.{name}"] = in_block(block, name)
-    return lay(weights, dict(supernet.named_parameters()), sources, patch_grid(supernet.space))
+    return lay(weights, dict(supernet.named_parameters()), sources, supernet.space.patches.grid)

@@ -18,7 +18,7 @@ import torch
 
 from psvit.architecture import Architecture
 from psvit.data import Batches, ImageData, Inputs, Labelled, accuracy, open_data, training_loader
-from psvit.model import PSViT
+from psvit.nn.network import PSViT
 from psvit.recipe import Recipe
 from psvit.search.failures import score_of
 from psvit.search.scoring import BATCH_SIZE

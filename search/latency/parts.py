@@ -21,7 +21,7 @@ from psvit import costs
 from psvit.architecture import Architecture, Stage, stage_grids
 from psvit.documents import Value
 from psvit.layout import Layout
-from psvit.model import PSViT, PSViTStage
+from psvit.nn.network import PSViT, PSViTStage
 from psvit.operators import Pool, Stem, Variant
 from psvit.search_space import SearchSpace
 from psvit.seeding import seeded

@@ -1,0 +1,1 @@
+"""Networks: stems, layers, poolings, the PSViT model, and weights that come from elsewhere."""
