@@ -489,7 +489,7 @@ def test_shipped_spaces_carry_their_files_name(name):
 
 
 def test_an_unknown_name_is_answered_with_the_shipped_ones():
-    with pytest.raises(InputError, match=r"space 'psvit-3d': unknown; permitted are .*psvit-2d-tiny, or a .yaml file$"):
+    with pytest.raises(InputError, match=r"space 'psvit-3d': unknown; permitted are .*psvit-nano, or a .yaml file$"):
         SearchSpace.load("psvit-3d")
 
 

@@ -27,7 +27,7 @@ from psvit.search.search import search
 from psvit.search.searchers import SEARCHERS, enumerate, make_searcher, optuna_samplers
 from psvit.search.searchers.enumerate import check_enumerable
 from psvit.search.searchers.evolution import Evolution
-from psvit.search.searchers.optuna_samplers import ATTEMPTS, OptunaSampler, canonical, member
+from psvit.search.searchers.optuna_samplers import ATTEMPTS, OptunaSampler, member
 from psvit.search.searchers.random import Random
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
@@ -444,7 +444,7 @@ def test_a_row_is_a_member_exactly_if_it_encodes_one(tiny_space):
     rows = np.stack(np.meshgrid(*map(np.arange, tiny_space.genes.values()), indexing="ij"), axis=-1)
     found = set()
     for row in rows.reshape(-1, len(tiny_space.genes)).tolist():
-        plain = canonical(tiny_space, row)
+        plain = tiny_space.encoding.canonical(row)
         if member(tiny_space, plain) is not None:
             found.add(plain)
         assert (member(tiny_space, row) is not None) == (tuple(row) in encoded)
@@ -575,7 +575,7 @@ def test_equal_trials_lead_samplers_to_what_optuna_itself_would_ask(digits_space
         proposals = make_searcher(name).propose(
             1, history, Candidates(digits_space, Budget()), np.random.default_rng(5)
         )
-        assert proposals[0].row == canonical(digits_space, [asked.params[gene] for gene in genes])
+        assert proposals[0].row == digits_space.encoding.canonical([asked.params[gene] for gene in genes])
 
 
 def test_scores_that_are_not_whole_are_no_objectives(digits_space, evaluated, mixed_score):
