@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from psvit.costs import ADDITIVE, cost
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
 from psvit.operators import STEMS, Patches, Pool, Stem, Variant, pooled
@@ -200,8 +201,6 @@ class ArchitectureFile(Value):
         Raises:
             InputError: the file cannot be read or breaks a rule.
         """
-        from psvit.costs import ADDITIVE, cost
-
         data = read_yaml(find("arch", path), SCHEMA)
         recorded = data.pop("cost", None)
         # `cost` is derived, so it is no field, but a reader who mistypes a key should see it among the permitted ones.
@@ -228,8 +227,6 @@ class ArchitectureFile(Value):
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all; sections about which nothing is known are left out."""
-        from psvit.costs import cost
-
         fields = self.to_dict()
         sections = {
             "schema": SCHEMA,

@@ -11,34 +11,19 @@ from timm.data import auto_augment, create_transform
 from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment
 from torch import Tensor
 
-from psvit.recipe import Recipe
-
 
 def training_transform(
-    recipe: Recipe, size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]
+    size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...], **options: Any
 ) -> Callable[[Image.Image], Tensor]:
     """From an image to an augmented tensor, drawn from the global generators.
 
     Args:
-        recipe: says how images are augmented.
         size: channels, height and width of the tensor; the image has as many channels, 1 for `L`, 3 for `RGB`.
         mean: of every channel, for pixels from 0 to 1.
         std: of every channel.
+        **options: how images are augmented, as `Recipe.augmentation` says it to timm's `create_transform`.
     """
-    transform: Any = create_transform(
-        size,
-        is_training=True,
-        scale=recipe.crop_scale,
-        ratio=recipe.crop_ratio,
-        hflip=recipe.hflip,
-        color_jitter=recipe.color_jitter,
-        auto_augment=recipe.auto_augment,
-        re_prob=recipe.random_erasing,
-        re_mode="pixel",
-        interpolation=recipe.interpolation,
-        mean=mean,
-        std=std,
-    )
+    transform: Any = create_transform(size, is_training=True, re_mode="pixel", mean=mean, std=std, **options)
     for operation in operations(transform):
         if operation.aug_fn is auto_augment.posterize:
             operation.aug_fn = _posterize

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,9 @@ from psvit.architecture import Architecture
 from psvit.costs import ADDITIVE, Cost, cost
 from psvit.documents import Value
 from psvit.errors import InputError
+from psvit.members import Members
+from psvit.pricing import Batch
 from psvit.shipped import shipped
-
-if TYPE_CHECKING:
-    from psvit.pricing import Batch
-    from psvit.search_space import SearchSpace
 
 Runtime = Literal["eager", "compile", "onnxruntime"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -83,7 +81,7 @@ class Limit(Value):
         return self
 
     @classmethod
-    def parse(cls, text: str, space: SearchSpace | None = None) -> Self:
+    def parse(cls, text: str, space: Members | None = None) -> Self:
         """Read one limit such as `2GFLOPs`, `22Mparams`, `300MB`, `1.2..1.4GFLOPs` or `60%`, in upper or lower case.
 
         Args:
@@ -224,7 +222,7 @@ def _check_range(text: str, lower: Decimal | int | None, upper: Decimal | int) -
         raise InputError(f"budget {text!r}: the lower end must not exceed the upper")
 
 
-def _reference(text: str, arch: str | None, space: SearchSpace | None) -> Architecture:
+def _reference(text: str, arch: str | None, space: Members | None) -> Architecture:
     """The architecture of whose MACs a limit is a share."""
     if arch is None and space is None:
         raise InputError(f"budget {text!r}: of which space's largest? name one with --space or --supernet")
@@ -258,7 +256,7 @@ class Budget(Value):
         return self
 
     @classmethod
-    def parse(cls, *texts: str, space: SearchSpace | None = None) -> Self:
+    def parse(cls, *texts: str, space: Members | None = None) -> Self:
         """Read limits as on the command line; the same thing may be limited once.
 
         Args:

@@ -17,12 +17,11 @@ are priced by the same formulas. Letters: n tokens (class token included), d emb
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.architecture import Architecture
 from psvit.documents import Value
 from psvit.operators import POOLINGS, STEMS, Patches, Pool, Stem, Variant, pooled
 from psvit.operators import Terms as Terms
@@ -53,7 +52,46 @@ class Cost(Value):
     activation_bytes: int
 
 
-def cost(arch: Architecture) -> Cost:
+class PricedStage(Protocol):
+    """What costs depend on of a `psvit.architecture.Stage`, which is described there."""
+
+    embed_dim: int
+    groups: tuple[int, ...]
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden width of the MLPs."""
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+
+
+class Priced(Protocol):
+    """What costs depend on of a `psvit.architecture.Architecture`, which is described there."""
+
+    variant: Variant
+    image_size: tuple[int, int]
+    in_chans: int
+    num_classes: int
+    stem: Stem
+    head_dim: int
+    pools: tuple[Pool, ...]
+
+    @property
+    def stages(self) -> tuple[PricedStage, ...]:
+        """The stages."""
+
+    @property
+    def patches(self) -> Patches:
+        """How an image is cut."""
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of patch tokens in every stage."""
+
+
+def cost(arch: Priced) -> Cost:
     """The costs of an architecture, exact."""
     tokens = [math.prod(grid) for grid in arch.grids]
     first, last = arch.stages[0], arch.stages[-1]
@@ -75,7 +113,7 @@ def cost(arch: Architecture) -> Cost:
     return Cost(macs=total.macs, num_params=total.num_params, activation_bytes=activation_bytes(arch))
 
 
-def activation_bytes(arch: Architecture) -> int:
+def activation_bytes(arch: Priced) -> int:
     """The peak activation memory of an architecture, exact.
 
     A pooling is never where the peak is: what it has alive, a layer at its output's width exceeds. A conv stem may be:

@@ -24,8 +24,8 @@ from psvit import costs
 from psvit.architecture import Architecture
 from psvit.budget import Budget
 from psvit.encoding import write_stages
+from psvit.members import Members
 from psvit.pricing import Batch, Ints, StageTable, stage_tables
-from psvit.search_space import SearchSpace
 
 _UNLIMITED = 2**62
 
@@ -162,7 +162,7 @@ class _Part(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _parts(space: SearchSpace) -> tuple[_Part, ...]:
+def _parts(space: Members) -> tuple[_Part, ...]:
     """The halves of every layout; they do not depend on the budget."""
     parts = []
     for layout, tables in enumerate(stage_tables(space)):
@@ -176,7 +176,7 @@ def _parts(space: SearchSpace) -> tuple[_Part, ...]:
 
 
 @lru_cache(maxsize=32)
-def reach(space: SearchSpace) -> dict[str, tuple[int, int]]:
+def reach(space: Members) -> dict[str, tuple[int, int]]:
     """The smallest and the largest value of every cost in a space, stage by stage without joining any rows."""
     ends = []
     for tables in stage_tables(space):
@@ -235,7 +235,7 @@ class FeasibleSet:
         count: how many members there are, exact.
     """
 
-    def __init__(self, space: SearchSpace, budget: Budget, within: FeasibleSet | None = None) -> None:
+    def __init__(self, space: Members, budget: Budget, within: FeasibleSet | None = None) -> None:
         self._space = space
         limits = [budget.limit(metric) for metric in costs.ADDITIVE]
         self._lower = np.array(
@@ -320,12 +320,12 @@ class FeasibleSet:
 
 
 @lru_cache(maxsize=8)
-def feasible_set(space: SearchSpace, budget: Budget) -> FeasibleSet:
+def feasible_set(space: Members, budget: Budget) -> FeasibleSet:
     """The members of `space` within `budget`; kept, because searches ask again and again."""
     return FeasibleSet(space, budget)
 
 
-def nearest(space: SearchSpace, budget: Budget) -> Architecture:
+def nearest(space: Members, budget: Budget) -> Architecture:
     """A member that deviates least from a budget: one within it, or the first within it when it is relaxed.
 
     By how much it has to be is found by bisection over exact counts, each of which looks only at what the one before

@@ -21,8 +21,8 @@ from psvit.architecture import Architecture, stage_grids
 from psvit.dimensions import ENTRY
 from psvit.encoding import by_layout, stage_genes
 from psvit.layout import Layout, StageChoices
+from psvit.members import Members
 from psvit.operators import STEMS
-from psvit.search_space import SearchSpace
 
 Ints = NDArray[np.int64]
 
@@ -91,7 +91,7 @@ class StageTable(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def stage_tables(space: SearchSpace) -> tuple[tuple[StageTable, ...], ...]:
+def stage_tables(space: Members) -> tuple[tuple[StageTable, ...], ...]:
     """For every layout the tables of its stages."""
     return tuple(
         tuple(_stage_table(space, layout, position) for position in range(len(choices.stages)))
@@ -99,7 +99,7 @@ def stage_tables(space: SearchSpace) -> tuple[tuple[StageTable, ...], ...]:
     )
 
 
-def _stage_table(space: SearchSpace, number: int, place: int) -> StageTable:
+def _stage_table(space: Members, number: int, place: int) -> StageTable:
     layout = space.layouts[number]
     stages = layout.stages
     choices = stages[place]
@@ -162,7 +162,7 @@ def _stage_table(space: SearchSpace, number: int, place: int) -> StageTable:
     )
 
 
-def _ends_elements(space: SearchSpace, layout: Layout, place: int, n: int) -> Ints:
+def _ends_elements(space: Members, layout: Layout, place: int, n: int) -> Ints:
     """The most numbers alive in the stem or the head where they belong to a stage, (entries, widths)."""
     widths = layout.stages[place].embed_dim
     elements = np.zeros((len(ENTRY.choices(layout, place)), len(widths)), dtype=np.int64)
@@ -230,7 +230,7 @@ class Batch:
         activation_bytes: peak activation memory, (n,).
     """
 
-    def __init__(self, space: SearchSpace, rows: Ints) -> None:
+    def __init__(self, space: Members, rows: Ints) -> None:
         self._space = space
         self.rows = rows
         self.macs, self.num_params, self.activation_bytes = price(space, rows)
@@ -245,12 +245,12 @@ class Batch:
         return (self[position] for position in range(len(self)))
 
 
-def price(space: SearchSpace, rows: Ints) -> Ints:
+def price(space: Members, rows: Ints) -> Ints:
     """The costs of members in encoded form.
 
     Args:
         space: their space.
-        rows: as `SearchSpace.encode` gives them, (n, genes).
+        rows: as `Members.encode` gives them, (n, genes).
 
     Returns:
         The costs in the order of `METRICS`, (costs, n).

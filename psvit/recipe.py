@@ -127,7 +127,7 @@ class Recipe(Value):
         from psvit.seeding import seeded
 
         try:
-            transform = training_transform(self, (3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+            transform = training_transform((3, 32, 32), (0.5,) * 3, (0.5,) * 3, **self.augmentation)
             with seeded(0):
                 # Only here timm finds out that a policy wants more operations for an image than it has.
                 transform(Image.new("RGB", (32, 32)))
@@ -136,6 +136,19 @@ class Recipe(Value):
                 f"auto_augment must be a policy of timm's such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or original, "
                 f"received {self.auto_augment!r}"
             ) from None
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """How images are augmented, in the words of timm's `create_transform`."""
+        return {
+            "scale": self.crop_scale,
+            "ratio": self.crop_ratio,
+            "hflip": self.hflip,
+            "color_jitter": self.color_jitter,
+            "auto_augment": self.auto_augment,
+            "re_prob": self.random_erasing,
+            "interpolation": self.interpolation,
+        }
 
     @property
     def needs_teacher(self) -> bool:

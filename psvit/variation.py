@@ -9,7 +9,7 @@ import numpy as np
 from psvit.architecture import Architecture
 from psvit.dimensions import DIMENSIONS, EMBED_DIM, ENTRY, GROUPS, Dimension, chosen_by
 from psvit.layout import Layout
-from psvit.search_space import SearchSpace
+from psvit.members import Members
 
 # With equal seeds, equal networks are bred as in version 0.1. So mutation and crossover go through the dimensions in
 # the orders that they had there; what has been added since comes after.
@@ -17,7 +17,7 @@ MUTATED = (GROUPS, *(dimension for dimension in DIMENSIONS if dimension not in (
 INHERITED = (*(dimension for dimension in DIMENSIONS if dimension is not ENTRY), ENTRY)
 
 
-def mutant(space: SearchSpace, arch: Architecture, rng: np.random.Generator, rate: float) -> Architecture:
+def mutant(space: Members, arch: Architecture, rng: np.random.Generator, rate: float) -> Architecture:
     """One mutation in the same layout, whatever it costs."""
     number = space.check_member(arch)
     layout = space.layouts[number]
@@ -32,7 +32,7 @@ def mutant(space: SearchSpace, arch: Architecture, rng: np.random.Generator, rat
     return space.build(number, chosen)
 
 
-def child(space: SearchSpace, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
+def child(space: Members, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
     """One crossover in the first parent's layout, whatever it costs."""
     number = space.check_member(one)
     layout = space.layouts[number]

@@ -66,7 +66,8 @@ def _workers() -> int:
 
 def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> TrainingLoader:
     """Shuffled, augmented batches (B, C, height, width) of the recipe's size; a last incomplete one is left out."""
-    transform = training_transform(recipe, (inputs.in_chans, *inputs.image_size), inputs.mean, inputs.std)
+    size = (inputs.in_chans, *inputs.image_size)
+    transform = training_transform(size, inputs.mean, inputs.std, **recipe.augmentation)
     return TrainingLoader(
         images.transformed(transform),
         recipe.batch_size,

@@ -92,7 +92,8 @@ def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) 
     for part, dataset in parts.items():
         pictures = OfDataset(dataset, mode, f"data {name!r}, {part}")
         made.append(Labelled(in_memory(pictures, part) or pictures, labels[part]))
-    return Source(classes, *made, digest=_digest(classes, *made))
+    first, second = made
+    return Source(classes, first, second, _digest(classes, first, second))
 
 
 def _labels(dataset: Any, what: str) -> NDArray[np.int64]:
@@ -120,8 +121,8 @@ def _digits() -> Source:
     labels = digits.target.astype(np.int64)
     train, val = stratified_split(labels, DIGITS_VAL_FRACTION, SPLIT_SEED, "digits")
     classes = tuple(str(name) for name in digits.target_names)
-    parts = [Labelled(Decoded(pixels[rows]), labels[rows]) for rows in (train, val)]
-    return Source(classes, *parts, digest=_digest(classes, *parts))
+    first, second = (Labelled(Decoded(pixels[rows]), labels[rows]) for rows in (train, val))
+    return Source(classes, first, second, _digest(classes, first, second))
 
 
 def _folder(root: Path) -> Source:
@@ -149,7 +150,8 @@ def _folder(root: Path) -> Source:
         if decoded is None and len(files) <= CHECKED_LIMIT:
             _check(files, part)
         parts.append(Labelled(decoded or files, labels))
-    return Source(classes, *parts, digest=_digest_of_files(root, classes, [*samples, *val_samples]))
+    train, val = parts
+    return Source(classes, train, val, _digest_of_files(root, classes, [*samples, *val_samples]))
 
 
 def _check(files: Files, part: str) -> None:
@@ -169,7 +171,7 @@ def _timm(name: str) -> Source:
             datasets[split] = create_dataset(name, root="data", split=split, download=True, input_img_mode=None)  # type: ignore[arg-type]
         except Exception as error:  # whatever the library behind the name raises
             raise InputError(f"data {name!r}: cannot be opened: {' '.join(str(error).split())[:200]}") from None
-    return of_datasets(*datasets.values(), None, name)
+    return of_datasets(datasets["train"], datasets["validation"], None, name)
 
 
 def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:

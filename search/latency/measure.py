@@ -10,20 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import PositiveInt, model_validator
 from timm.layers import use_fused_attn
 from torch import nn
 
 import psvit
-from psvit.budget import Device, LatencyLimit, Precision, Runtime, Threads
 from psvit.documents import Value
 from psvit.errors import InputError, NoisyMachineError
 from psvit.search.failures import out_of_memory
 from psvit.search.latency.runtimes import prepare, runtime_version
+from psvit.search.latency.setting import Setting as Setting
 
 log = logging.getLogger(__name__)
 
@@ -55,51 +54,6 @@ SECONDS = 0.3
 
 REPEATS = 7
 """The fewest repeats that a median and quartiles are taken of."""
-
-
-class Setting(Value):
-    """Where and how a network runs.
-
-    Attributes:
-        device: `cpu`, `cuda`, ...
-        batch_size: images in one forward pass; latencies are of the whole batch.
-        threads: that operators may use; nothing leaves it at PyTorch's own number.
-        precision: the type of weights and activations.
-        runtime: what runs the network: PyTorch as it is, `torch.compile`, or ONNX Runtime.
-    """
-
-    device: Device = "cpu"
-    batch_size: PositiveInt = 1
-    threads: Threads | None = None
-    precision: Precision = "float32"
-    runtime: Runtime = "eager"
-
-    @classmethod
-    def of(cls, limit: LatencyLimit) -> Self:
-        """The setting of a limit.
-
-        Raises:
-            InputError: nothing can be measured in it.
-        """
-        fields = {name: getattr(limit, name) for name in cls.model_fields}
-        return cls.from_dict(fields, source=f"budget {limit}")
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
-        if self.runtime == "onnxruntime" and (self.device != "cpu" or self.precision != "float32"):
-            raise ValueError(
-                f"onnxruntime is measured on cpu in float32 only, received {self.device} in {self.precision}"
-            )
-        return self
-
-    @property
-    def num_threads(self) -> int:
-        """The number of threads, PyTorch's own where none was given."""
-        return self.threads or torch.get_num_threads()
-
-    def __str__(self) -> str:
-        threads = "PyTorch's own threads" if self.threads is None else f"{self.threads} threads"
-        return f"{self.device}, batch {self.batch_size}, {threads}, {self.precision}, {self.runtime}"
 
 
 class Fingerprint(Value):

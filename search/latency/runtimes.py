@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from psvit.errors import InputError, MismatchError, RunError
-
-if TYPE_CHECKING:
-    from psvit.search.latency.measure import Setting
+from psvit.search.latency.setting import Setting
 
 Run = Callable[[], Any]
 """One forward pass of a batch that stays the same."""

@@ -27,7 +27,7 @@ NAMED = [
 
 
 def transform_of(recipe: Recipe, channels: int, side: int = 32):
-    return training_transform(recipe, (channels, side, side), (0.5,) * channels, (0.25,) * channels)
+    return training_transform((channels, side, side), (0.5,) * channels, (0.25,) * channels, **recipe.augmentation)
 
 
 def with_policy(policy: str) -> Recipe:
