@@ -24,12 +24,12 @@ from command_line import at_least, chosen_recipe, run_script
 from psvit.cli import read_device, read_workers
 from psvit.data import Inputs, open_data, training_loader
 from psvit.errors import InputError
+from psvit.job_runner import images_of
 from psvit.run_folder import RunFolder
 from psvit.search.fidelity.cli import SECOND_SEEDS
 from psvit.search.fidelity.measures import MeasuredNetwork, advantage
 from psvit.search.fidelity.record import INHERITED, Fidelity
 from psvit.search.fidelity.run import Trainings, measure_fidelity
-from psvit.search.fidelity.training import training_images
 from psvit.search.fidelity.words import name_of, row, value_and_interval
 from psvit.search.run import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest
@@ -144,7 +144,7 @@ def read_trainings(options: argparse.Namespace) -> Trainings:
     recipe = chosen_recipe(options.recipe, options.epochs, space)
     check_device(device, recipe)
     inputs = Inputs.of(data, space.image_size)
-    training_loader(training_images(data, options.images), inputs, recipe).check(recipe.accumulate, recipe.mixes)
+    training_loader(images_of(data, "train", options.images), inputs, recipe).check(recipe.accumulate, recipe.mixes)
     trainings = Trainings(
         space=space,
         data=data,

@@ -20,7 +20,7 @@ import numpy as np
 from psvit import Architecture, SearchSpace, cost
 from psvit.architecture import ArchitectureFile
 from psvit.errors import NoisyMachineError
-from psvit.search.latency.journal import Journal
+from psvit.journal import Journal
 from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh

@@ -25,8 +25,8 @@ import torch
 from psvit import Budget, SearchSpace
 from psvit.architecture import Architecture
 from psvit.data import Batches, Inputs, open_data
+from psvit.journal import Journal
 from psvit.search.inherited import InheritedAccuracy
-from psvit.search.latency.journal import Journal
 from psvit.search.prefix_tree import PrefixTree
 from psvit.search.racing import Race
 from psvit.supernet.supernet import Supernet, read_space, supernet_digest

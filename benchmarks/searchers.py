@@ -24,10 +24,10 @@ from psvit import Architecture, Budget, SearchSpace
 from psvit.data import Batches, Inputs, open_data
 from psvit.documents import replacing
 from psvit.feasible import feasible_set
+from psvit.journal import Journal
 from psvit.progress import progress_bar
 from psvit.search.candidates import Candidates
 from psvit.search.inherited import InheritedAccuracy
-from psvit.search.latency.journal import Journal
 from psvit.search.search import search
 from psvit.search.searchers import SEARCHERS, make_searcher
 from psvit.search.study import Study

@@ -15,16 +15,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from command_line import at_least, run_script
 from truth import networks, pilot, rows
 from truth.networks import FOLDER
 
 from psvit.recipe import Recipe
-
-if TYPE_CHECKING:
-    from truth.training import Training
+from psvit.training_job import TrainingJob
 
 ROWS_FILE = FOLDER / "rows.csv"
 PILOT_FILE = FOLDER / "pilot.csv"
@@ -54,10 +51,8 @@ def main() -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train networks that have no row yet, and add their rows."""
-    from truth.training import Training
-
     recipe = Recipe.load(RECIPE_FILE)
-    wanted = [Training(network, recipe, seed) for network, seed in networks.trainings(networks.load())]
+    wanted = [networks.job_of(network, recipe, seed) for network, seed in networks.trainings(networks.load())]
     _run(wanted, options, options.table or ROWS_FILE)
 
 
@@ -85,15 +80,15 @@ def draw(options: argparse.Namespace) -> None:
     networks.save(networks.draw())
 
 
-def _run(wanted: list[Training], options: argparse.Namespace, table: Path) -> None:
+def _run(wanted: list[TrainingJob], options: argparse.Namespace, table: Path) -> None:
     """Train what has no row."""
     # One thread a training: before PyTorch is loaded, here and in the processes that train.
     os.environ["OMP_NUM_THREADS"] = "1"
     from truth.runner import run
-    from truth.training import Setting
+    from truth.training import runner_of
 
-    setting = Setting(data=options.data, images=None, device=options.device, work=options.work)
-    left = run(wanted, setting, table, options.jobs, options.hours)
+    runner = runner_of(options.data, options.device, options.work, networks.load())
+    left = run(wanted, runner, table, options.jobs, options.hours)
     print(f"{left} trainings are still without rows")
 
 

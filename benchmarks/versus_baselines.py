@@ -22,28 +22,22 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
-import json
 import math
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from baselines import BOTH, DEIT, HVT, PIT, SHARING, TOLERANCE, Proportions, fit
 from command_line import at_least, chosen_recipe, run_script
+from versus_families import Family, around, families_of
 from versus_results import (
     FOUND,
-    RANDOM,
     Result,
     Setting,
     ablation_table,
@@ -55,113 +49,77 @@ from versus_results import (
     verdict,
 )
 
-from psvit import Architecture, Budget, SearchSpace
+from psvit import Architecture, SearchSpace
 from psvit.architecture import ArchitectureFile
 from psvit.cli import read_device, read_workers
-from psvit.data import Batches, ImageData, Inputs, Labelled, accuracy, open_data, training_loader
+from psvit.data import ImageData, Inputs, open_data, training_loader
 from psvit.documents import write_atomic
-from psvit.errors import InputError, RunError
+from psvit.errors import RunError
+from psvit.executor import Executor, Portable, executor_for
+from psvit.job_runner import JobRunner, images_of, run_jobs
+from psvit.journal import Journal
 from psvit.progress import progress_bar
 from psvit.recipe import Recipe, SupernetRecipe
+from psvit.result_store import JournalStore, ResultStore
 from psvit.run_folder import RunFolder
 from psvit.search.cli import SUPERNET_TRIALS
-from psvit.search.failures import score_of
-from psvit.search.fidelity.training import alone_inputs, initial_network, train_network, training_images
-from psvit.search.latency.journal import Journal
 from psvit.search.run import SearchRun, choose_space, run_search
 from psvit.search.scoring import BATCH_SIZE
-from psvit.search.trial import Score
 from psvit.supernet.supernet import read_provenance, supernet_digest, supernet_file
-
-HAND_MADE = (DEIT, PIT, HVT, SHARING, BOTH)
-
-Part = Literal["search", "val"]
-
+from psvit.training_job import ScoredOn, TrainingJob
 
 # --- what is trained
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """All that decides what a network becomes, but for the images and the kind of device.
-
-    Attributes:
-        arch: the network.
-        recipe: how it is trained.
-        seed: of everything random.
-        images: on how many of the training images; all where not given.
-    """
-
-    arch: Architecture
-    recipe: Recipe
-    seed: int
-    images: int | None
-
-    @property
-    def digest(self) -> str:
-        """Equal trainings have equal ones."""
-        about = [self.arch.to_dict(), self.recipe.to_dict(), self.seed, self.images]
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """The accuracy of a trained network on a part of the images that it was not trained on."""
-
-    training: Training
-    part: Part
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What it is known by in the journal."""
-        return self.training.digest, self.part
-
-
-class Reader:
-    """Trains networks and reads their accuracies; an evaluator whose networks are `Reading`s.
+class Comparison:
+    """Runs the jobs of a comparison; knows what came of them, also in runs before.
 
     Args:
-        data: the images.
-        device: where to compute.
-        folder: for the trainings, each in a folder of its own that stays.
+        runner: trains and scores. Weights stay in its folder until they are forgotten.
+        executor: says where.
+        store: what is known.
     """
 
-    def __init__(self, data: ImageData, device: torch.device, folder: Path) -> None:
-        self._data = data
-        self._device = device
-        self._folder = folder
+    def __init__(self, runner: JobRunner, executor: Executor, store: ResultStore) -> None:
+        self.runner = runner
+        self._executor = executor
+        self._store = store
+        self._asked: dict[TrainingJob, None] = {}
+        self.failures: dict[TrainingJob, str] = {}
 
-    def evaluate(self, readings: Sequence[Reading], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
-        """Accuracies in percent; failed are trainings that diverge or run out of memory."""
-        return [score_of(partial(self._read, one), len(getattr(self._data, one.part))) for one in readings]
+    def run(self, jobs: Iterable[TrainingJob], part: ScoredOn, description: str) -> Iterator[None]:
+        """Train and score what is not known; what fails is tried again by the next run. Yields after each."""
+        wanted = dict.fromkeys(jobs)
+        self._asked |= wanted
+        done = sum(self.accuracy(job, part) is not None for job in wanted)
+        runner = replace(self.runner, parts=(part,))
+        with progress_bar(description, len(wanted), "trainings", done=done) as advance:
+            for job, outcome in run_jobs(wanted, runner, self._executor, self._store, keep=True):
+                if outcome.failure:
+                    self.failures[job] = outcome.failure
+                yield
+                advance(1, "")
 
-    def _read(self, reading: Reading) -> float:
-        training = reading.training
-        network = train_network(
-            initial_network(training.arch, training.recipe, training.seed),
-            self._data,
-            training_images(self._data, training.images),
-            training.recipe,
-            seed=training.seed,
-            device=self._device,
-            folder=self._folder / training.digest,
-            description=f"training, seed {training.seed}",
-        )
-        inputs = alone_inputs(self._data, training.arch, self._device)
-        return accuracy(network, Batches(getattr(self._data, reading.part), inputs, BATCH_SIZE, self._device))
+    def accuracy(self, job: TrainingJob, part: ScoredOn) -> float | None:
+        """The accuracy in percent; `None` if it is not known."""
+        known = self._store.get(job)
+        return known.accuracies.get(part) if known else None
 
-    def describe(self) -> dict[str, Any]:
-        """Says what an accuracy is."""
-        return {"kind": "standalone accuracy"}
+    def seconds(self, jobs: Iterable[TrainingJob]) -> float:
+        """How long trainings took, each counted once."""
+        known = [self._store.get(job) for job in dict.fromkeys(jobs)]
+        return sum(one.seconds for one in known if one and one.seconds is not None)
+
+    @property
+    def asked(self) -> tuple[int, float]:
+        """How many trainings were asked for, known ones included, and how long they took in all."""
+        return len(self._asked), self.seconds(self._asked)
 
 
-def open_reader(data: str, device: str, folder: str) -> Reader:
-    """The reader of a worker, which opens the images by their name."""
-    return Reader(open_data(data), torch.device(device), Path(folder))
-
-
-class Accuracies:
-    """What is known of trainings, and what trains the rest.
+def open_comparison(
+    folder: Path, config: dict[str, Any], data: ImageData, device: torch.device, workers: str | None
+) -> Comparison:
+    """The trainings of a run.
 
     Args:
         folder: of the run.
@@ -170,143 +128,29 @@ class Accuracies:
         device: where to train.
         workers: a Ray cluster; without it this process trains, one network after the other.
     """
-
-    def __init__(
-        self, folder: Path, config: dict[str, Any], data: ImageData, device: torch.device, workers: str | None
-    ) -> None:
-        self._folder = folder
-        self._journal = Journal(folder / "trainings.journal", config)
-        self._data = data
-        self._device = device
-        self._workers = workers
-        self._known = {(record["training"], record["part"]): record for record in self._journal.records}
-        self._asked: set[Reading] = set()
-        self.failures: dict[tuple[str, str], str] = {}
-
-    def __getitem__(self, reading: Reading) -> float | None:
-        """The accuracy, or nothing where it failed."""
-        record = self._known.get(reading.key)
-        return None if record is None else record["accuracy"]
-
-    def seconds(self, readings: Iterable[Reading]) -> float:
-        """How long trainings took, each counted once."""
-        trainings = {reading.training.digest: self._known.get(reading.key) for reading in readings}
-        return sum(record["seconds"] for record in trainings.values() if record)
-
-    @property
-    def asked(self) -> tuple[int, float]:
-        """How many trainings were asked for, known ones included, and how long they took in all."""
-        return len({reading.training for reading in self._asked}), self.seconds(self._asked)
-
-    def read(self, readings: Sequence[Reading]) -> Iterator[Reading]:
-        """Train and measure what is not known; what fails is tried again by the next run.
-
-        Args:
-            readings: all that is wanted.
-
-        Yields:
-            Each of those that were not known, when it is.
-        """
-        self._asked.update(readings)
-        missing = [one for one in dict.fromkeys(readings) if one.key not in self._known]
-        if not missing:
-            return
-        with self._arrivals(missing) as arrivals:
-            for position, score in arrivals:
-                reading = missing[position]
-                if score.value is None:
-                    self.failures[reading.key] = score.reason
-                else:
-                    self._add(reading, score.value)
-                yield reading
-
-    def forget(self, trainings: Iterable[Training]) -> None:
-        """Remove the weights of trainings of which no more is wanted."""
-        for training in trainings:
-            shutil.rmtree(self._place(training), ignore_errors=True)
-
-    @property
-    def _trainings(self) -> Path:
-        return (self._folder / "trainings").resolve()
-
-    def _place(self, training: Training) -> Path:
-        return self._trainings / training.digest
-
-    def _add(self, reading: Reading, value: float) -> None:
-        training = reading.training
-        images = training_images(self._data, training.images)
-        record = {
-            "training": training.digest,
-            "part": reading.part,
-            "accuracy": value,
-            # From the log, which an interrupted training continues.
-            "seconds": logged_seconds(
-                self._place(training) / "log.csv",
-                images,
-                Inputs.of(self._data, training.arch.image_size),
-                training.recipe,
-            ),
-            # For people.
-            "arch": training.arch.digest,
-            "lr": training.recipe.lr,
-            "drop_path_rate": training.recipe.drop_path_rate,
-            "epochs": training.recipe.epochs,
-            "seed": training.seed,
-            "images": training.images,
-        }
-        self._journal.add(record)
-        self._known[reading.key] = record
-
-    @contextmanager
-    def _arrivals(self, readings: Sequence[Reading]) -> Iterator[Iterator[tuple[int, Score]]]:
-        """Accuracies as they come, by this process or by workers on a cluster."""
-        if self._workers is None:
-            reader = Reader(self._data, self._device, self._trainings)
-            yield ((position, reader.evaluate([one])[0]) for position, one in enumerate(readings))
-            return
-        from psvit.search.ray_backend import RayEvaluator, one_by_one
-
-        with RayEvaluator(
-            partial(open_reader, self._data.name, str(self._device), str(self._trainings)),
-            cut=one_by_one,
-            address=self._workers,
-            gpus_per_worker=1 if self._device.type == "cuda" else 0,
-            folder=self._folder / "ray",
-        ) as workers:
-            yield workers.arrivals(readings)
+    runner = JobRunner(
+        data=Portable(partial(open_data, data.name), data),
+        device=str(device),
+        folder=(folder / "trainings").resolve(),
+        batch_size=BATCH_SIZE,
+    )
+    return Comparison(runner, executor_for(workers, device), JournalStore(folder / "trainings.journal", config, record))
 
 
-def logged_seconds(log: Path, images: Labelled, inputs: Inputs, recipe: Recipe) -> float:
-    """How long training took by its log.csv, what is measured between epochs left out.
-
-    Args:
-        log: the file.
-        images: that were trained on.
-        inputs: how they were prepared.
-        recipe: how it was trained.
-    """
-    loader = training_loader(images, inputs, recipe)
-    with log.open(newline="") as stream:
-        rates = [float(row["images_per_second"]) for row in csv.DictReader(stream)]
-    return sum(loader.steps * loader.batch_size / rate for rate in rates)
+def record(job: TrainingJob) -> dict[str, Any]:
+    """What the journal says of a training: by its digest it is found, the rest is for people."""
+    return {
+        "training": job.digest,
+        "arch": job.arch.digest,
+        "lr": job.recipe.lr,
+        "drop_path_rate": job.recipe.drop_path_rate,
+        "epochs": job.recipe.epochs,
+        "seed": job.seed,
+        "images": job.num_images,
+    }
 
 
-# --- families and how they are tuned
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Networks of one kind within one budget.
-
-    Attributes:
-        name: of the kind.
-        budget: as given.
-        candidates: by seed, the networks among which one is chosen by tuning.
-    """
-
-    name: str
-    budget: str
-    candidates: Callable[[int], Sequence[Architecture]]
+# --- how families are tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,11 +179,15 @@ class Plan:
             for candidate, lr, drop_path in product(candidates, self.rates, self.drop_paths)
         ]
 
-    def reading(self, family: Family, setting: Setting, seed: int, part: Part) -> Reading:
-        """What is to be known of a family."""
-        recipe = self.recipe.override({"lr": setting.lr, "drop_path_rate": setting.drop_path})
-        arch = family.candidates(seed)[setting.candidate]
-        return Reading(training=Training(arch=arch, recipe=recipe, seed=seed, images=self.images), part=part)
+    def job(self, family: Family, setting: Setting, seed: int) -> TrainingJob:
+        """The training of a family's network."""
+        return TrainingJob(
+            arch=family.candidates(seed)[setting.candidate],
+            recipe=self.recipe.override({"lr": setting.lr, "drop_path_rate": setting.drop_path}),
+            seed=seed,
+            num_images=self.images,
+            label=f"training, seed {seed}",
+        )
 
 
 def tuned(settings: Sequence[Setting], accuracies: Sequence[float | None]) -> Setting | None:
@@ -348,73 +196,42 @@ def tuned(settings: Sequence[Setting], accuracies: Sequence[float | None]) -> Se
     return settings[-max(known)[1]] if known else None
 
 
-def families_of(budget: str, space: SearchSpace, found: Architecture, depths: Sequence[float]) -> list[Family]:
-    """All families within a budget.
-
-    Args:
-        budget: as given.
-        space: of random networks, and whose images and patches all have.
-        found: what a search found.
-        depths: layers of networks made by hand, relative to the papers'.
-
-    Raises:
-        InputError: there is no such network within the budget.
-    """
-    macs, limits = around(budget, space)
-    space.check(Budget.parse(limits))
-
-    def by_hand(proportions: Proportions) -> Family:
-        # Two depths may lead to one network.
-        archs = tuple(dict.fromkeys(fit(proportions, space, macs, depth) for depth in depths))
-        return Family(name=proportions.name, budget=budget, candidates=lambda seed: archs)
-
-    @cache
-    def drawn(seed: int) -> tuple[Architecture, ...]:
-        return (space.sample(np.random.default_rng([seed, macs]), 1, Budget.parse(limits))[0],)
-
-    return [
-        *map(by_hand, HAND_MADE),
-        Family(name=RANDOM, budget=budget, candidates=drawn),
-        Family(name=FOUND, budget=budget, candidates=lambda seed: (found,)),
-    ]
-
-
-def tune(plan: Plan, families: Sequence[Family], known: Accuracies) -> dict[Family, Setting]:
+def tune(plan: Plan, families: Sequence[Family], comparison: Comparison) -> dict[Family, Setting]:
     """The best setting of every family by the search images, with the first seed.
 
     Raises:
         RunError: a family could not be trained with any.
     """
-    readings = {
-        family: [plan.reading(family, setting, 0, "search") for setting in plan.grid(family)] for family in families
-    }
-    everything = [one for some in readings.values() for one in some]
+    jobs = {family: [plan.job(family, setting, 0) for setting in plan.grid(family)] for family in families}
+    everything = [job for some in jobs.values() for job in some]
 
     def best() -> dict[Family, Setting | None]:
-        return {family: tuned(plan.grid(family), [known[one] for one in readings[family]]) for family in families}
+        return {
+            family: tuned(plan.grid(family), [comparison.accuracy(job, "search") for job in jobs[family]])
+            for family in families
+        }
 
-    with counted("tuning", everything, known) as advance:
-        for _ in known.read(everything):
-            # Of weights, only those of the best so far are of use later.
-            wanted = {plan.reading(family, one, 0, "val").training for family, one in best().items() if one}
-            known.forget({one.training for one in everything if known[one] is not None} - wanted)
-            advance()
+    for _ in comparison.run(everything, "search", "tuning"):
+        # Of weights, only those of the best so far are of use later.
+        wanted = {plan.job(family, setting, 0) for family, setting in best().items() if setting}
+        known = {job for job in everything if comparison.accuracy(job, "search") is not None}
+        comparison.runner.forget(known - wanted)
     chosen = {}
     for family, setting in best().items():
         if setting is None:
-            reasons = sorted({known.failures.get(one.key, "") for one in readings[family]})
+            reasons = sorted({comparison.failures.get(job, "") for job in jobs[family]})
             raise RunError(f"{family.name}, {family.budget}: no setting could be trained: {'; '.join(reasons)}")
         chosen[family] = setting
     return chosen
 
 
-def compare(plan: Plan, families: Sequence[Family], known: Accuracies) -> dict[str, list[Result]]:
-    """Tune every family, train the chosen settings with all seeds, and read the validation images.
+def compare(plan: Plan, families: Sequence[Family], comparison: Comparison) -> dict[str, list[Result]]:
+    """Tune every family, train the chosen settings with all seeds, and score them on the validation images.
 
     Args:
         plan: how.
         families: of all budgets.
-        known: accuracies.
+        comparison: trains, and knows what was trained before.
 
     Returns:
         By budget the families' results.
@@ -422,42 +239,31 @@ def compare(plan: Plan, families: Sequence[Family], known: Accuracies) -> dict[s
     Raises:
         RunError: a family could not be trained at all.
     """
-    chosen = tune(plan, families, known)
-    readings = {
-        family: [plan.reading(family, setting, seed, "val") for seed in range(plan.seeds)]
-        for family, setting in chosen.items()
+    chosen = tune(plan, families, comparison)
+    jobs = {
+        family: [plan.job(family, setting, seed) for seed in range(plan.seeds)] for family, setting in chosen.items()
     }
-    everything = [one for some in readings.values() for one in some]
-    with counted("final trainings", everything, known) as advance:
-        for _ in known.read(everything):
-            advance()
-    known.forget({one.training for one in everything if known[one] is not None})
+    everything = [job for some in jobs.values() for job in some]
+    for _ in comparison.run(everything, "val", "final trainings"):
+        pass
+    comparison.runner.forget(job for job in everything if comparison.accuracy(job, "val") is not None)
     results: dict[str, list[Result]] = {}
     for family, setting in chosen.items():
-        accuracies = [value for one in readings[family] if (value := known[one]) is not None]
+        accuracies = [value for job in jobs[family] if (value := comparison.accuracy(job, "val")) is not None]
         if not accuracies:
-            raise RunError(f"{family.name}, {family.budget}: {known.failures[readings[family][0].key]}")
-        tuning = known[plan.reading(family, setting, 0, "search")]
+            raise RunError(f"{family.name}, {family.budget}: {comparison.failures[jobs[family][0]]}")
+        tuning = comparison.accuracy(jobs[family][0], "search")
         assert tuning is not None, "the setting was chosen by it"
         result = Result(
             name=family.name,
-            archs=tuple(one.training.arch for one in readings[family]),
+            archs=tuple(job.arch for job in jobs[family]),
             setting=setting,
             tuning=tuning,
             accuracies=tuple(accuracies),
-            seconds=known.seconds(readings[family]) / len(accuracies),
+            seconds=comparison.seconds(jobs[family]) / len(accuracies),
         )
         results.setdefault(family.budget, []).append(result)
     return results
-
-
-@contextmanager
-def counted(description: str, readings: Sequence[Reading], known: Accuracies) -> Iterator[Callable[[], None]]:
-    """A progress bar over readings."""
-    wanted = list(dict.fromkeys(readings))
-    done = sum(known[one] is not None for one in wanted)
-    with progress_bar(description, len(wanted), "trainings", done=done) as advance:
-        yield lambda: advance(1, "")
 
 
 # --- the search
@@ -506,39 +312,27 @@ def search_name(supernet: str, budget: str) -> str:
     return f"search-{budget.replace('..', '-')}-{supernet_digest(supernet)[:8]}"
 
 
-def around(budget: str, space: SearchSpace) -> tuple[int, str]:
-    """A budget in multiply-accumulates, and the range around it that all networks keep.
-
-    Raises:
-        InputError: it is not a single limit on multiply-accumulates.
-    """
-    limits = Budget.parse(budget, space=space)
-    limit = limits.limit("macs")
-    if limit is None or limit.lower is not None or limits.latencies:
-        raise InputError(f"--budget {budget!r}: give one number of multiply-accumulates, such as 10MFLOPs")
-    low, high = ((1 + sign * TOLERANCE) * limit.upper / 1e6 for sign in (-1, 1))
-    return limit.upper, f"{low:.10g}..{high:.10g}MFLOPs"
-
-
 # --- the run
 
 
 def times_table(
-    options: argparse.Namespace, data: ImageData, space: SearchSpace, times: Journal, known: Accuracies
+    options: argparse.Namespace, data: ImageData, space: SearchSpace, times: Journal, comparison: Comparison
 ) -> str:
     """How long everything took."""
     rows = []
     log = supernet_file(options.supernet).parent / "log.csv"
     if log.exists():
         recipe = SupernetRecipe.from_dict(read_provenance(options.supernet)["recipe"], source=str(log.parent))
-        seconds = logged_seconds(log, data.train, Inputs.of(data, space.image_size), recipe)
+        loader = training_loader(data.train, Inputs.of(data, space.image_size), recipe)
+        with log.open(newline="") as stream:
+            seconds = loader.seconds([float(row["images_per_second"]) for row in csv.DictReader(stream)])
         rows.append((f"supernet, {recipe.epochs} epochs", duration(seconds)))
     for budget in options.budget:
         name = search_name(options.supernet, around(budget, space)[1])
         parts = [record for record in times.records if record["search"] == name]
         label = f"search for {budget}, {parts[-1]['trials']} trials and {options.finalists} finalists"
         rows.append((label, duration(sum(part["seconds"] for part in parts))))
-    number, seconds = known.asked
+    number, seconds = comparison.asked
     rows.append((f"{number} trainings, the time of each added up", duration(seconds)))
     return table(("", "time"), rows)
 
@@ -593,7 +387,7 @@ def run(options: argparse.Namespace) -> None:
     for budget in options.budget:
         for family in families_of(budget, space, space.smallest, options.depth):
             for setting in plan.grid(family):
-                plan.reading(family, setting, 0, "search")
+                plan.job(family, setting, 0)
     config = {"data": data.name, "data_digest": data.digest, "device": device.type}
     folder = RunFolder(options.out, "versus_baselines", config)
     times = Journal(folder / "searches.journal", config)
@@ -601,10 +395,10 @@ def run(options: argparse.Namespace) -> None:
     for budget in options.budget:
         found = search(options, data, device, times, around(budget, space)[1])
         families += families_of(budget, space, found, options.depth)
-    known = Accuracies(folder.path, config, data, device, options.workers)
-    results = compare(plan, families, known)
+    comparison = open_comparison(folder.path, config, data, device, options.workers)
+    results = compare(plan, families, comparison)
     text = [
-        f"Trained for {plan.recipe.epochs} epochs on {len(training_images(data, plan.images)):,} images; tuned on "
+        f"Trained for {plan.recipe.epochs} epochs on {len(images_of(data, 'train', plan.images)):,} images; tuned on "
         f"{len(data.search):,} others; top-1 on {len(data.val):,} validation images, mean and standard deviation over "
         "seeds.\n"
     ]
@@ -612,8 +406,8 @@ def run(options: argparse.Namespace) -> None:
         others = [one.name for one in some if one.name != FOUND]
         text += [f"### {budget}\n", families_table(some), differences_table(some, FOUND, others)]
         text += [verdict(some), ablation_table(some)]
-    text += ["### Time\n", times_table(options, data, space, times, known)]
-    text += [f"Failed: {reason}\n" for reason in sorted(set(known.failures.values()))]
+    text += ["### Time\n", times_table(options, data, space, times, comparison)]
+    text += [f"Failed: {reason}\n" for reason in sorted(set(comparison.failures.values()))]
     write_atomic(folder / "versus.md", "\n".join(text))
     write_atomic(options.picture or folder / "versus.svg", picture(results, data.name))
     sys.stdout.write("\n".join(text))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import pickle
 import socket
+import traceback
+from collections.abc import Iterator, Mapping
 
 import ray
+from ray import cloudpickle
 
 from psvit.errors import InputError
 from psvit.openmp import waiting_settings
@@ -76,6 +81,51 @@ def connect(address: str) -> None:
             ray.init(target, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--workers {address}: no Ray cluster at {target}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be connected to a cluster in a block. One that is connected to already stays so; see `connect`."""
+    if ray.is_initialized():
+        yield
+        return
+    connect(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def room(resources: Mapping[str, float]) -> int:
+    """How many workers with such resources the nodes that are alive hold."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int(node.get(name, 0) / amount) for name, amount in resources.items()) for node in nodes)
+
+
+def check_room(resources: Mapping[str, float]) -> int:
+    """How many workers with such resources a cluster holds.
+
+    Raises:
+        InputError: none.
+    """
+    if found := room(resources):
+        return found
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    worker = " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
+    most = max((f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes), default="none")
+    raise InputError(f"--workers: no node of the Ray cluster holds a worker with {worker}; they have up to {most}")
+
+
+def packed(error: Exception) -> bytes:
+    """An exception with its traceback as a note, pickled; another one that says the same where it cannot be."""
+    trace = f"On a Ray worker:\n{traceback.format_exc()}"
+    error.add_note(trace)
+    try:
+        found = cloudpickle.dumps(error)
+        pickle.loads(found)
+    except Exception:
+        found = cloudpickle.dumps(RuntimeError(f"{type(error).__name__}: {error}\n{trace}"))
+    return bytes(found)
 
 
 def is_elsewhere(address: str) -> bool:

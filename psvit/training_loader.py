@@ -6,7 +6,7 @@ images nor on where a run was interrupted, so any step can be made again by itse
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,6 +84,10 @@ class TrainingLoader:
                 f"batch_size: must be a multiple of processes times accumulate, {parts}{pairs}; "
                 f"received {self.wanted}{few}"
             )
+
+    def seconds(self, rates: Iterable[float]) -> float:
+        """How long epochs took in which so many images a second were trained on."""
+        return sum(self.steps * self.batch_size / rate for rate in rates)
 
     def batches(
         self, seed: int, epoch: int, start: int = 0, part: int = 0, taken: int = 1, parts: int = 1

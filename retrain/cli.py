@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -73,6 +76,8 @@ def command(
         raise InputError(
             f"--workers {workers!r}: permitted is ray, which joins the cluster of RAY_ADDRESS or starts one"
         )
+    if workers and (target := os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+        raise InputError(f"--workers ray: RAY_ADDRESS is {target}; join the cluster on one of its nodes, as auto")
     if teacher_weights and not teacher_name:
         raise InputError(f"--teacher-weights {teacher_weights}: of which network? name it with --teacher")
     found = [ArchitectureFile.load(file) for file in architectures]
@@ -81,24 +86,31 @@ def command(
         for one in found
     ]
     keeping = read_keeping(checkpoint_every, number)
+    from psvit.data import open_data
     from psvit.distributed import joined
-    from psvit.retrain.several import Network, Retraining, named, retrain_in_turn
+    from psvit.executor import Portable, executor_for
+    from psvit.retrain.several import COMMAND, Network, Retraining, named, open_teacher
     from psvit.run_folder import RunFolder
 
     place = read_device(device)
-    retraining = Retraining(
-        data=data,
-        inherit=inherit,
-        compare=compare,
-        seed=seed,
-        device=str(place),
-        teacher_name=teacher_name,
-        teacher_weights=teacher_weights,
-        keeping=keeping,
-    )
     with joined(place) as world:
         if workers and world.size > 1:
             raise InputError("--workers ray: give it to one process, not to those of torchrun")
+        images = Portable(partial(open_data, data))
+        teacher = None
+        if teacher_name:
+            size = found[0].arch.image_size
+            teacher = Portable(partial(open_teacher, teacher_name, teacher_weights, images, size))
+        retraining = Retraining(
+            images=images,
+            teacher=teacher,
+            inherit=inherit,
+            compare=compare,
+            seed=seed,
+            device=str(place),
+            keeping=keeping,
+            world=world,
+        )
         single = len(architectures) == 1
         names = named(architectures)
         networks = [
@@ -106,34 +118,30 @@ def command(
             for name, file, one, chosen in zip(names, architectures, found, recipes, strict=True)
         ]
         with world.first_goes_ahead():  # images and weights may have to be fetched
-            images, teacher = retraining.open(found[0])
-            configs = [retraining.config(network, images, teacher) for network in networks]
-            for network in networks:
-                retraining.check_batches(network, images, world.size)
+            configs = [retraining.config(network) for network in networks]
         config: dict[str, Any] = configs[0] if single else {"networks": dict(zip(names, configs, strict=True))}
         path = out or default_folder("retrain", config)
-        networks = [network.within(path, single) for network in networks]
+        networks = [
+            replace(network, config=one, folder=path if single else path / network.name)
+            for network, one in zip(networks, configs, strict=True)
+        ]
         held = []
 
         def begin() -> None:
             # Held until the end, so that no other run is at work in it.
-            held.append(RunFolder(path, "psvit-retrain", config))
+            held.append(RunFolder(path, COMMAND, config))
             click.echo(f"run: {path}")
 
         world.first_alone(begin)
         if single:
-            result = retraining.run(networks[0], images, teacher, world)
+            result = retraining(networks[0])
             if world.is_first:
-                _report(result, networks[0].folder)
+                _report(result, path)
             return
-        pairs = list(zip(networks, configs, strict=True))
-        if workers:
-            from psvit.retrain.ray_trials import retrain_on_ray
-
-            unfinished = [(network, config) for network, config in pairs if network.result is None]
-            failures = retrain_on_ray(retraining, unfinished, path / ".ray") if unfinished else {}
-        else:
-            failures = retrain_in_turn(retraining, pairs, images, teacher, world)
+        # What is finished is returned as it is, for which nothing is begun on a cluster.
+        wanted = [network for network in networks if network.result is None] if workers else networks
+        outcomes = executor_for(workers, place).run(retraining, wanted)
+        failures = {network.name: outcome.failure for network, outcome in outcomes if outcome.failure}
         if world.is_first:
             _report_several(networks, path, failures)
         elif failures:

@@ -1,11 +1,11 @@
-"""Retraining networks, one after the other or at once: each in a folder of its own, and none that is finished again."""
+"""Retraining networks as work for an executor: each in a folder of its own, and none that is finished again."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from psvit.architecture import ArchitectureFile
 from psvit.checkpoints import Keeping
 from psvit.classifier import COMPARISON_FOLDER, NETWORK_FILE
 from psvit.costs import cost
-from psvit.data import ImageData, Inputs, open_data, training_loader
+from psvit.data import ImageData, Inputs, training_loader
 from psvit.distributed import World
 from psvit.documents import digest_of_file, write_atomic
-from psvit.errors import InputError, RunError
+from psvit.errors import InputError
+from psvit.executor import Portable
 from psvit.recipe import Recipe
 from psvit.retrain.train import inherited_network, retrain
 from psvit.run_folder import RunFolder
@@ -27,6 +28,8 @@ from psvit.teacher import Teacher, load_teacher
 from psvit.training import check_device
 
 TABLE_FILE = "networks.csv"
+
+COMMAND = "psvit-retrain"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class Network:
         found: what is in it.
         recipe: how it is trained.
         folder: where its run is, or shall be.
+        config: of its run, see `Retraining.config`.
     """
 
     name: str
@@ -46,10 +50,7 @@ class Network:
     found: ArchitectureFile
     recipe: Recipe
     folder: Path
-
-    def within(self, path: Path, alone: bool) -> Network:
-        """The same network, with its run in a run's folder; the folder itself is its own where it is alone."""
-        return replace(self, folder=path if alone else path / self.name)
+    config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def result(self) -> ArchitectureFile | None:
@@ -60,107 +61,82 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:
-    """How networks are trained, as a value that can travel to the processes that do it.
+    """Trains networks, each as a run of its own; it travels to the processes that do it.
 
     Attributes:
-        data: the name of the images.
+        images: the images.
+        teacher: a network to learn from besides, where there is one.
         inherit: whether to start from the weights that a supernet left beside the architecture file.
         compare: whether to train the network the other way as well, so that both accuracies can be shown.
         seed: of everything random.
         device: where to train.
-        teacher_name: a network to learn from.
-        teacher_weights: its weights, where they are not its own.
         keeping: how often checkpoints are written and how many are kept.
+        world: the processes that train together.
     """
 
-    data: str
+    images: Portable[ImageData]
+    teacher: Portable[Teacher] | None = None
     inherit: bool
     compare: bool
     seed: int
     device: str
-    teacher_name: str | None = None
-    teacher_weights: Path | None = None
     keeping: Keeping
+    world: World
 
-    def open(self, inputs_of: ArchitectureFile) -> tuple[ImageData, Teacher | None]:
-        """The images and the teacher.
-
-        Raises:
-            InputError: there are none such, or they do not fit.
-        """
-        images = open_data(self.data)
-        teacher = None
-        if self.teacher_name:
-            inputs = Inputs.of(images, inputs_of.arch.image_size)
-            teacher = load_teacher(self.teacher_name, self.teacher_weights, inputs, len(images.classes))
-        return images, teacher
-
-    def config(self, network: Network, images: ImageData, teacher: Teacher | None) -> dict[str, Any]:
+    def config(self, network: Network) -> dict[str, Any]:
         """All that decides what comes out for a network; it is made sure that it can be trained.
 
         Raises:
-            InputError: weights are missing or not the network's, or the device cannot train by the recipe.
+            InputError: weights are missing or not the network's, the device cannot train by the recipe, or batches
+                cannot be cut into a part for each of the processes that train together.
         """
+        images, recipe = self.images.get(), network.recipe
+        teacher = self.teacher.get() if self.teacher else None
         inherited = inherited_network(network.file, network.found, images, required=self.inherit)
         if self.compare and inherited is None:
             raise InputError(
                 f"--compare: {network.file.with_suffix('.safetensors')} holds no weights of a supernet for these images"
             )
-        check_device(torch.device(self.device), network.recipe)
+        check_device(torch.device(self.device), recipe)
+        inputs = Inputs.of(images, network.found.arch.image_size)
+        parts = self.world.size * recipe.accumulate
+        training_loader(images.all_train, inputs, recipe).check(parts, recipe.mixes)
         return {
             "arch": network.found.arch.to_dict(),
             "weights": digest_of_file(network.file.with_suffix(".safetensors")) if inherited else None,
-            "data": self.data,
+            "data": images.name,
             "data_digest": images.digest,
             "inherit": self.inherit,
             # Only where it is asked for, so that runs from before the question was there go on.
             **({"compare": True} if self.compare else {}),
             "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
-            "recipe": network.recipe.to_dict(),
+            "recipe": recipe.to_dict(),
             "seed": self.seed,
             "device": torch.device(self.device).type,
         }
 
-    def check_batches(self, network: Network, images: ImageData, parts: int) -> None:
-        """Make sure that batches can be cut in parts, one for each process.
-
-        Raises:
-            InputError: they cannot.
-        """
-        recipe = network.recipe
-        inputs = Inputs.of(images, network.found.arch.image_size)
-        training_loader(images.all_train, inputs, recipe).check(parts * recipe.accumulate, recipe.mixes)
-
-    def run(
-        self, network: Network, images: ImageData, teacher: Teacher | None, world: World | None = None
-    ) -> ArchitectureFile:
+    def __call__(self, network: Network) -> ArchitectureFile:
         """Train a network to the end, or return it as it is where that was done before.
 
         The comparison comes first, because the network's file says that all is finished.
 
         Raises:
-            InputError: see `psvit.retrain.train.retrain`.
-            DivergedError: the loss is no number any more.
+            InputError: another process is at work in its folder; or see `psvit.retrain.train.retrain`.
+            DivergedError: the loss became NaN or infinite.
         """
+        with self.world.first_goes_ahead():
+            # Held until it is trained, so that no other run is at work in it.
+            held = RunFolder(network.folder, COMMAND, network.config) if self.world.is_first else None
         known = {}
         if self.compare and network.result is None:
-            other = self._begin(
-                network, images, teacher, world, not self.inherit, network.folder / COMPARISON_FOLDER, known={}
-            )
+            other = self._train(network, not self.inherit, network.folder / COMPARISON_FOLDER, known={})
             known = {trained_as(other): other.score["value"]}
-        return self._begin(network, images, teacher, world, self.inherit, network.folder, known)
+        result = self._train(network, self.inherit, network.folder, known)
+        del held
+        return result
 
-    def _begin(
-        self,
-        network: Network,
-        images: ImageData,
-        teacher: Teacher | None,
-        world: World | None,
-        inherit: bool,
-        folder: Path,
-        known: dict[str, float],
-    ) -> ArchitectureFile:
-        recipe = network.recipe
+    def _train(self, network: Network, inherit: bool, folder: Path, known: dict[str, float]) -> ArchitectureFile:
+        recipe, images = network.recipe, self.images.get()
         if not inherit and recipe.layer_decay is not None and self.inherit:
             # Of the two, only what is inherited has early layers that shall change less.
             recipe = recipe.override({"layer_decay": None})
@@ -173,11 +149,17 @@ class Retraining:
             seed=self.seed,
             device=torch.device(self.device),
             folder=folder,
-            teacher=teacher,
+            teacher=self.teacher.get() if self.teacher else None,
             known=known,
             keeping=self.keeping,
-            world=world,
+            world=self.world,
         )
+
+
+def open_teacher(name: str, weights: Path | None, images: Portable[ImageData], image_size: tuple[int, int]) -> Teacher:
+    """A teacher of networks for images of this size; see `psvit.teacher.load_teacher`."""
+    data = images.get()
+    return load_teacher(name, weights, Inputs.of(data, image_size), len(data.classes))
 
 
 def named(files: Sequence[Path]) -> list[str]:
@@ -185,38 +167,6 @@ def named(files: Sequence[Path]) -> list[str]:
     stems = [file.stem for file in files]
     digits = len(str(len(stems) - 1))
     return stems if len(set(stems)) == len(stems) else [f"{i:0{digits}}-{stem}" for i, stem in enumerate(stems)]
-
-
-def retrain_in_turn(
-    retraining: Retraining,
-    networks: Sequence[tuple[Network, dict[str, Any]]],
-    images: ImageData,
-    teacher: Teacher | None,
-    world: World,
-) -> dict[str, str]:
-    """Train several networks one after the other, each as a run of its own.
-
-    Args:
-        retraining: how.
-        networks: each with its run's configuration.
-        images: the images.
-        teacher: what is learnt from besides.
-        world: the processes that train together.
-
-    Returns:
-        By name, why a network could not be trained; the others are.
-    """
-    failures = {}
-    for network, config in networks:
-        with world.first_goes_ahead():
-            # Held until it is trained, so that no other run is at work in it.
-            held = RunFolder(network.folder, "psvit-retrain", config) if world.is_first else None
-        try:
-            retraining.run(network, images, teacher, world)
-        except RunError as error:
-            failures[network.name] = str(error)
-        del held
-    return failures
 
 
 def write_table(networks: Sequence[Network], path: Path) -> list[dict[str, Any]]:

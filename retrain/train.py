@@ -14,16 +14,16 @@ from psvit.accuracies import INHERITED, STANDALONE
 from psvit.architecture import ArchitectureFile
 from psvit.checkpoints import Checkpoints, Keeping
 from psvit.classifier import NETWORK_FILE
-from psvit.data import Batches, ImageData, Inputs, accuracy, logistic_regression_accuracy, training_loader
+from psvit.data import Batches, ImageData, accuracy, logistic_regression_accuracy
 from psvit.distributed import World
 from psvit.documents import replacing, write_atomic
 from psvit.errors import InputError
+from psvit.job_runner import initial_network, inputs_for, train_job
 from psvit.nn.network import PSViT, resolve
 from psvit.picture import draw
 from psvit.recipe import Recipe
-from psvit.seeding import seeded
 from psvit.teacher import Teacher
-from psvit.training import Classification, TaughtClassification, train
+from psvit.training_job import RANDOM, TrainingJob
 
 WEIGHTS_FILE = "network.safetensors"
 PICTURE_FILE = "network.svg"
@@ -80,27 +80,30 @@ def retrain(
         return ArchitectureFile.load(folder / NETWORK_FILE)
     recipe.check_teacher(teacher is not None)
     arch = resolve(found.arch, num_classes=len(data.classes), in_chans=data.in_chans)
-    inputs = Inputs.of(data, arch.image_size)
-    with seeded(seed):
-        network = PSViT(arch, drop_path_rate=recipe.drop_path_rate)
+    job = TrainingJob(
+        arch=arch,
+        recipe=recipe,
+        seed=seed,
+        init=INHERITED if inherit else RANDOM,
+        split="all_train",
+        label="retraining",
+    )
+    inputs = inputs_for(data, job, device)
+    network = initial_network(job)
     if inherit:
         assert inherited is not None
         network.load_state_dict(inherited.state_dict())
-    task = Classification(network)
-    if teacher:
-        task = TaughtClassification(network, teacher.to(device), inputs, recipe)
-    trained = train(
-        task,
-        training_loader(data.all_train, inputs, recipe),
-        recipe,
-        num_classes=len(data.classes),
-        seed=seed,
+    trained = train_job(
+        job,
+        data,
+        network,
+        inputs=inputs,
         device=device,
         folder=folder,
-        description="retraining",
+        teacher=teacher.to(device) if teacher else None,
         keeping=keeping,
         world=world,
-    ).model.eval()
+    ).network
     with world.first_goes_ahead():
         if not world.is_first:
             return ArchitectureFile.load(folder / NETWORK_FILE)

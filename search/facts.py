@@ -1,4 +1,4 @@
-"""Facts: what a search learns beside the scores of its trials, kept in its study as well.
+"""Facts: what a search learns besides the scores of its trials, kept in its study as well.
 
 Those are the accuracies of trained finalists and measured latencies: attributes of the study, each under a name that
 holds all it depends on that the study's configuration does not. Other processes find them, and so does the same search
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+
+from psvit.training_job import TrainingJob, TrainingResult
 
 
 class Facts:
@@ -41,3 +43,28 @@ class Facts:
                 self._study.set_user_attr(name, found)
                 known = found
         return known
+
+
+class StudyStore:
+    """The result store of a study: accuracies on the search images, as facts.
+
+    Args:
+        facts: the study's. Its configuration says which weights all jobs begin with, and what they are trained on.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def get(self, job: TrainingJob) -> TrainingResult | None:
+        """See `ResultStore`."""
+        fact = self._facts.get(self._name(job))
+        return None if fact is None else TrainingResult(accuracies={"search": fact["accuracy"]})
+
+    def put(self, job: TrainingJob, result: TrainingResult) -> None:
+        """See `ResultStore`."""
+        self._facts.learn(self._name(job), lambda: {"accuracy": result.accuracies["search"]})
+
+    @staticmethod
+    def _name(job: TrainingJob) -> str:
+        # Not the job's digest: this is the name that version 0.1 gave, and its studies are continued.
+        return f"training:{job.arch.digest}:{job.recipe.digest}:{job.seed}"

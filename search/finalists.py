@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psvit.architecture import Architecture
+from psvit.executor import Executor
+from psvit.job_runner import JobRunner, run_jobs
 from psvit.recipe import Recipe
-from psvit.search.trial import Score, Trial
-
-if TYPE_CHECKING:  # those who hand trainings on need none of what it loads
-    from psvit.search.facts import Facts
+from psvit.result_store import ResultStore
+from psvit.search.trial import Trial
+from psvit.training_job import TrainingJob
 
 _logger = logging.getLogger(__name__)
 
@@ -75,64 +74,53 @@ def brief(recipe: Recipe) -> Recipe:
     return recipe.override({"epochs": epochs, "warmup_epochs": 0, "ema_decay": None})
 
 
-@dataclass(frozen=True, kw_only=True)
-class BriefTraining:
-    """One training of a finalist.
-
-    Attributes:
-        arch: the finalist's.
-        seed: of everything random.
-        description: what a progress bar says.
-    """
-
-    arch: Architecture
-    seed: int
-    description: str
-
-
-Trainer = Callable[[Iterable[BriefTraining]], Iterator[tuple[BriefTraining, Score]]]
-"""Does trainings, and gives each with its score when that is known."""
-
-
 def train_finalists(
-    finalists: Sequence[Finalist], trainer: Trainer, *, recipe: Recipe, seed: int, facts: Facts, folder: Path
+    finalists: Sequence[Finalist],
+    runner: JobRunner,
+    executor: Executor,
+    store: ResultStore,
+    *,
+    recipe: Recipe,
+    init: str,
+    seed: int,
 ) -> list[Finalist]:
     """Train every finalist briefly on the training images, compare them on the search images.
 
-    Accuracies are kept among the facts, and a training that was interrupted continues. A search that goes on for
-    longer may have other finalists; those that stay are not trained again. One whose training diverges or runs out of
-    memory is out, and what a trainer looks for afterwards leaves it out as well. It is no fact, because it may be the
-    machine's doing: the next call tries again.
+    A training that was interrupted continues. A search that goes on for longer may have other finalists; those that
+    stay are not trained again. One whose training diverges or runs out of memory is out, and what a trainer looks for
+    afterwards leaves it out as well.
 
     Args:
         finalists: the best trials.
-        trainer: trains them.
-        recipe: how it does, see `brief`.
+        runner: trains them, from the weights that they inherit.
+        executor: says where.
+        store: of the trials' study.
+        recipe: how they are trained, see `brief`.
+        init: the digest of the weights.
         seed: of the first training of each; the others have the next ones.
-        facts: of the trials' study.
-        folder: for what the trainings need meanwhile, removed in the end.
 
     Returns:
         The finalists with their accuracies, best mean first; of equal ones the one that was better before. Those that
         failed come last, in their order.
     """
-    seeds = range(seed, seed + SEEDS)
+    jobs = {
+        finalist.trial.arch: [
+            TrainingJob(
+                arch=finalist.trial.arch,
+                recipe=recipe,
+                seed=seed + number,
+                init=init,
+                label=f"finalists, training {position * SEEDS + number + 1} of {len(finalists) * SEEDS}",
+            )
+            for number in range(SEEDS)
+        ]
+        for position, finalist in enumerate(finalists)
+    }
     failures: dict[Architecture, str] = {}
-
-    def missing() -> Iterator[BriefTraining]:
-        for position, finalist in enumerate(finalists):
-            arch = finalist.trial.arch
-            for number, one in enumerate(seeds, start=position * SEEDS + 1):
-                # Asked as late as this, because other processes may have trained it meanwhile.
-                if arch not in failures and facts.get(_fact(arch, recipe, one)) is None:
-                    description = f"finalists, training {number} of {len(finalists) * SEEDS}"
-                    yield BriefTraining(arch=arch, seed=one, description=description)
-
-    for training, score in trainer(missing()):
-        if score.value is None:
-            failures.setdefault(training.arch, score.reason)
-        else:
-            facts.learn(_fact(training.arch, recipe, training.seed), partial(dict, accuracy=score.value))
+    hopeful = (job for some in jobs.values() for job in some if job.arch not in failures)
+    for job, outcome in run_jobs(hopeful, runner, executor, store):
+        if outcome.failure:
+            failures.setdefault(job.arch, outcome.failure)
     told = []
     for finalist in finalists:
         arch = finalist.trial.arch
@@ -140,12 +128,7 @@ def train_finalists(
             _logger.warning("finalist %d is out: %s", finalist.trial.number, failure)
             told.append(replace(finalist, failure=failure))
         else:
-            known = [facts.get(_fact(arch, recipe, one)) for one in seeds]
-            told.append(replace(finalist, accuracies=tuple(fact["accuracy"] for fact in known if fact)))
-    shutil.rmtree(folder, ignore_errors=True)  # with what was begun of those that are no finalists any more
+            known = [store.get(job) for job in jobs[arch]]
+            told.append(replace(finalist, accuracies=tuple(one.accuracies["search"] for one in known if one)))
+    shutil.rmtree(runner.folder, ignore_errors=True)  # with what was begun of those that are no finalists any more
     return sorted(told, key=lambda finalist: -mean(finalist.accuracies or [-1.0]))
-
-
-def _fact(arch: Architecture, recipe: Recipe, seed: int) -> str:
-    """Under which name the accuracy after a training is known."""
-    return f"training:{arch.digest}:{recipe.digest}:{seed}"

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from psvit.architecture import Architecture
+from psvit.failures import NO_NUMBERS, out_of_memory
 from psvit.nn.network import PSViT
 from psvit.search.evaluator import Evaluator
-from psvit.search.failures import NO_NUMBERS, out_of_memory
 from psvit.search.trial import Score
 from psvit.search_space import SearchSpace
 from psvit.seeding import seeded

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psvit.architecture import Architecture
 from psvit.data import Batches
-from psvit.search.failures import NO_NUMBERS
+from psvit.failures import NO_NUMBERS
 from psvit.search.prefix_tree import PrefixTree, Weights, run
 from psvit.search.racing import Field, Race, right_answers
 from psvit.search.trial import Score

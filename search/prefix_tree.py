@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from psvit import costs
 from psvit.architecture import Architecture, Stage
+from psvit.failures import out_of_memory
 from psvit.layers import Layer, Shared, TokenPool, choose_sharing
 from psvit.nn.network import PSViT
 from psvit.operators import Pool, Stem, Variant
-from psvit.search.failures import out_of_memory
 from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 

@@ -20,10 +20,9 @@ import shutil
 import tempfile
 import threading
 import time
-import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -34,8 +33,8 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from psvit.errors import InputError, LostWorkersError
-from psvit.ray_cluster import connect, first_line
+from psvit.errors import LostWorkersError
+from psvit.ray_cluster import check_room, connect, first_line, packed
 from psvit.search.evaluator import Candidate_contra, Evaluator
 from psvit.search.trial import Score
 
@@ -109,7 +108,6 @@ class RayEvaluator(Generic[Candidate_contra]):
             reaches a cluster that this process is not part of.
         workers: how many; as many as the cluster holds when it is joined, where not given. Fewer work where nodes
             are missing.
-        most: no more than so many, where their number is not given.
         cpus_per_worker: cores of a worker, which computes with as many threads, and at least with one.
         gpus_per_worker: GPUs of a worker.
         folder: for Tune's own files; removed at the end unless something went wrong.
@@ -123,7 +121,6 @@ class RayEvaluator(Generic[Candidate_contra]):
         cut: Callable[[Sequence[Any], int], list[list[int]]],
         address: str,
         workers: int | None = None,
-        most: int | None = None,
         cpus_per_worker: float = 1,
         gpus_per_worker: float = 0,
         folder: Path,
@@ -133,8 +130,8 @@ class RayEvaluator(Generic[Candidate_contra]):
         self._cut = cut
         self._address = address
         self._num_workers = workers
-        self._most = most
-        self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
+        resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
+        self._resources = {name: amount for name, amount in resources.items() if amount}
         self._folder = folder
         self._retries = retries
         self._population = 0
@@ -154,8 +151,7 @@ class RayEvaluator(Generic[Candidate_contra]):
             connect(self._address)
         try:
             if self._num_workers is None:
-                room = _room(self._resources)
-                self._num_workers = room if self._most is None else min(room, self._most)
+                self._num_workers = check_room(self._resources)
             # Beside this process, or beside the server that a client talks to: if that node is lost, all is.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             office = ray.remote(Office).options(
@@ -186,40 +182,34 @@ class RayEvaluator(Generic[Candidate_contra]):
         Raises:
             LostWorkersError: workers do not start, or the cluster is lost. What an evaluation raises is raised here.
         """
-        scores = dict(self.arrivals(candidates, best, parts))
-        return [scores[position] for position in range(len(candidates))]
-
-    def arrivals(
-        self, candidates: Sequence[Candidate_contra], best: Sequence[float] = (), parts: int = 1
-    ) -> Iterator[tuple[int, Score]]:
-        """As `evaluate`, each score with its position as soon as its part is done, for what takes long."""
         if not candidates:
-            return
+            return []
         assert self._num_workers is not None, "a RayEvaluator is used as a context manager"
         wanted = self._num_workers * (PARTS_PER_WORKER if self._num_workers > 1 else 1)
         pieces = self._cut(candidates, wanted)
         assert sorted(position for piece in pieces for position in piece) == list(range(len(candidates)))
         cut = [(tuple(piece), tuple(candidates[i] for i in piece)) for piece in pieces]
-        yield from self._collect(cut, tuple(best), parts * len(cut))
+        scores = self._collect(cut, tuple(best), parts * len(cut))
+        return [scores[position] for position in range(len(candidates))]
 
     def describe(self) -> dict[str, Any]:
         """What the workers' evaluators say of themselves."""
         if self._description is None:
-            for _ in self._collect([((), ())], (), 1):
-                pass
+            self._collect([((), ())], (), 1)
         assert self._description is not None
         return self._description
 
     def _collect(
         self, pieces: Sequence[tuple[tuple[int, ...], tuple[Any, ...]]], best: tuple[float, ...], number: int
-    ) -> Iterator[tuple[int, Score]]:
-        """Have parts evaluated; the scores with their positions, as they come."""
+    ) -> dict[int, Score]:
+        """Have parts evaluated; the scores by position."""
         self._population += 1
-        missing = {position for positions, _ in pieces for position in positions}
+        scores: dict[int, Score] = {}
+        wanted = sum(len(positions) for positions, _ in pieces)
         try:
             parts = [Part(self._population, positions, candidates, best, number) for positions, candidates in pieces]
             ray.get(self._office.submit.remote(self._population, parts))
-            while missing or (not parts[0].candidates and self._description is None):
+            while len(scores) < wanted or (not parts[0].candidates and self._description is None):
                 outcomes, broken = ray.get(self._office.outcomes.remote(self._population))
                 for outcome in outcomes:
                     if outcome.error is not None:
@@ -227,11 +217,10 @@ class RayEvaluator(Generic[Candidate_contra]):
                     self._description = self._description or outcome.description
                     for position, score in zip(outcome.positions, outcome.scores, strict=True):
                         # A part that was given to another worker as well may be done twice.
-                        if position in missing:
-                            missing.remove(position)
-                            yield position, score
+                        scores.setdefault(position, score)
                 if broken and not outcomes:
                     raise LostWorkersError(f"--workers {self._address}: {broken}")
+            return scores
         except RayActorError as error:
             raise LostWorkersError(f"--workers {self._address}: the cluster was lost: {first_line(error)}") from error
         except BaseException:
@@ -256,27 +245,6 @@ class RayEvaluator(Generic[Candidate_contra]):
                 ray.shutdown()
         if graceful:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def one_by_one(candidates: Sequence[Any], enough: int) -> list[list[int]]:
-    """Every candidate a part of its own, where each takes long and has nothing in common with others."""
-    return [[position] for position in range(len(candidates))]
-
-
-def _room(resources: dict[str, float]) -> int:
-    """How many workers a cluster holds.
-
-    Raises:
-        InputError: none.
-    """
-    wanted = {name: amount for name, amount in resources.items() if amount}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    rooms = [min(int(node.get(name, 0) / amount) for name, amount in wanted.items()) for node in nodes]
-    if not sum(rooms):
-        worker = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items())
-        most = max((f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes), default="none")
-        raise InputError(f"--workers: no node of the Ray cluster holds a worker with {worker}; they have up to {most}")
-    return sum(rooms)
 
 
 # --- on the cluster
@@ -351,11 +319,11 @@ class Office:
                     Worker,
                     office=office,
                     make_evaluator=make_evaluator,
-                    threads=max(1, int(resources["CPU"])),
+                    threads=max(1, int(resources.get("CPU", 0))),
                     folder=folder,
                 )
                 tune.Tuner(
-                    tune.with_resources(worker, {name: amount for name, amount in resources.items() if amount}),
+                    tune.with_resources(worker, resources),
                     tune_config=tune.TuneConfig(num_samples=self._num_workers, trial_dirname_creator=_dirname),
                     run_config=tune.RunConfig(
                         name="tune",
@@ -527,19 +495,7 @@ class Worker(tune.Trainable):
             assert len(scores) == len(part.candidates)
             return Outcome(part.population, part.positions, tuple(scores), self._evaluator.describe())
         except Exception as error:  # all of it is raised again, by the search
-            return Outcome(part.population, part.positions, error=_packed(error))
-
-
-def _packed(error: Exception) -> bytes:
-    """An exception with its traceback as a note, pickled; another one that says the same where it cannot be."""
-    trace = f"On a Ray worker:\n{traceback.format_exc()}"
-    error.add_note(trace)
-    try:
-        packed = cloudpickle.dumps(error)
-        pickle.loads(packed)
-    except Exception:
-        packed = cloudpickle.dumps(RuntimeError(f"{type(error).__name__}: {error}\n{trace}"))
-    return bytes(packed)
+            return Outcome(part.population, part.positions, error=packed(error))
 
 
 def _dirname(trial: Any) -> str:

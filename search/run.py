@@ -7,7 +7,7 @@ import json
 import platform
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,17 +20,19 @@ import torch
 
 from psvit.architecture import Architecture
 from psvit.budget import Budget, LatencyLimit
-from psvit.data import ImageData
+from psvit.data import ImageData, open_data
 from psvit.documents import write_atomic
 from psvit.errors import InputError, LostWorkersError, RunError, UnmetBudgetError
-from psvit.progress import progress_bar
+from psvit.executor import Portable, executor_for
+from psvit.job_runner import JobRunner
+from psvit.nn.network import PSViT
 from psvit.recipe import Recipe, default_recipe
 from psvit.run_folder import RunFolder
-from psvit.search.brief_accuracy import Briefly
 from psvit.search.candidates import DRAWS, Candidates
 from psvit.search.evaluator import Evaluator
+from psvit.search.facts import StudyStore
 from psvit.search.fidelity.record import known_fidelity
-from psvit.search.finalists import BriefTraining, Finalist, brief, train_finalists
+from psvit.search.finalists import Finalist, brief, train_finalists
 from psvit.search.latency.build import LatencyPlan, build_latency_model
 from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
 from psvit.search.latency.measure import Latency, Setting, fingerprint, measure
@@ -38,19 +40,19 @@ from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import ACCURACY, LATENCY, Objectives
 from psvit.search.pareto import front, hypervolumes
 from psvit.search.racing import Race, ties
-from psvit.search.scoring import Scoring
+from psvit.search.scoring import Scoring, load_unchanged
 from psvit.search.search import KEPT, draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage, without_password
 from psvit.search.study import CONTROL, STUDY_NAME, Study
-from psvit.search.trial import Score, Trial
+from psvit.search.trial import Trial
 from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, check_held_out, read_space, supernet_digest, supernet_file
 from psvit.supernet.train import train_supernet
+from psvit.training_job import TrainingJob
 
-if TYPE_CHECKING:  # they load Ray and plotly
-    from psvit.search.ray_backend import RayEvaluator
+if TYPE_CHECKING:  # it loads plotly
     from psvit.search.report import Reference
 
 SPENT = 0.9
@@ -495,26 +497,12 @@ def _evaluator(
     if run.workers is None:
         return nullcontext(scoring(run.data, supernet))
     from psvit.search.prefix_tree import cut
-
-    return _workers(run, folder, scoring, partial(cut, run.space))
-
-
-def _workers(
-    run: SearchRun,
-    folder: RunFolder,
-    make_evaluator: Callable[[], Evaluator[Any]],
-    cut: Callable[[Sequence[Any], int], list[list[int]]],
-    most: int | None = None,
-) -> RayEvaluator[Any]:
-    """Workers on the run's cluster, and no more of them than are of use."""
     from psvit.search.ray_backend import RayEvaluator
 
-    assert run.workers is not None
     return RayEvaluator(
-        make_evaluator,
-        cut=cut,
+        scoring,
+        cut=partial(cut, run.space),
         address=run.workers,
-        most=most,
         gpus_per_worker=1 if run.scoring_device.type == "cuda" else 0,
         folder=folder / "ray",
     )
@@ -567,37 +555,28 @@ def _trained(
     assert scoring.data is not None
     assert scoring.supernet is not None
     assert scoring.digest is not None
-    place = (folder / "finalists").resolve()
-    briefly = Briefly(
-        data=scoring.data,
-        supernet=scoring.supernet,
-        digest=scoring.digest,
-        recipe=run.finalists_recipe,
+    device = torch.device(scoring.device)
+    loaded = Portable(partial(load_unchanged, scoring.supernet, scoring.digest, device), supernet)
+    runner = JobRunner(
+        data=Portable(partial(open_data, scoring.data), run.data),
         device=scoring.device,
-        folder=str(place),
+        folder=(folder / "finalists").resolve(),
+        initial=partial(_inherited, loaded),
     )
-    if run.workers is None:
-        trainer = briefly(run.data, supernet).arrivals
-    else:
-        trainer = partial(_train_on_cluster, run, folder, briefly)
-    return train_finalists(best, trainer, recipe=run.finalists_recipe, seed=run.seed, facts=study.facts, folder=place)
+    return train_finalists(
+        best,
+        runner,
+        executor_for(run.workers, device, bar="finalists"),
+        StudyStore(study.facts),
+        recipe=run.finalists_recipe,
+        init=scoring.digest,
+        seed=run.seed,
+    )
 
 
-def _train_on_cluster(
-    run: SearchRun, folder: RunFolder, briefly: Briefly, trainings: Iterable[BriefTraining]
-) -> Iterator[tuple[BriefTraining, Score]]:
-    """Trainings with their scores as they come, from workers that are there while there is something to train."""
-    from psvit.search.ray_backend import one_by_one
-
-    if not (wanted := list(trainings)):
-        return
-    with (
-        _workers(run, folder, briefly, one_by_one, len(wanted)) as workers,
-        progress_bar("finalists", len(wanted), "trainings") as advance,
-    ):
-        for position, score in workers.arrivals(wanted):
-            yield wanted[position], score
-            advance(1, "")
+def _inherited(supernet: Portable[Supernet], job: TrainingJob) -> PSViT:
+    """The network of a job with the weights that it inherits."""
+    return supernet.get().extract(job.arch)
 
 
 def _references(space: SearchSpace, evaluator: Evaluator[Architecture] | None) -> list[Reference]:

@@ -15,6 +15,8 @@ from baselines import DEIT, HVT, PIT, fit
 from psvit import Architecture, Budget, SearchSpace, cost
 from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.operators import Stem
+from psvit.recipe import Recipe
+from psvit.training_job import TrainingJob
 
 FOLDER = Path(__file__).parent
 NETWORKS_FILE = FOLDER / "networks.yaml"
@@ -74,6 +76,11 @@ class Network(Value):
     def stratum(self) -> str:
         """Variant and stem."""
         return stratum_of(self.arch)
+
+
+def job_of(network: Network, recipe: Recipe, seed: int) -> TrainingJob:
+    """The training of a network of the list."""
+    return TrainingJob(arch=network.arch, recipe=recipe, seed=seed, label=network.name)
 
 
 def stratum_of(arch: Architecture) -> str:

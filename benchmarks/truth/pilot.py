@@ -12,9 +12,9 @@ import statistics
 from collections.abc import Sequence
 
 from psvit.recipe import Recipe
-from truth.networks import Network
-from truth.rows import Row
-from truth.training import Training
+from psvit.training_job import TrainingJob
+from truth.networks import Network, job_of
+from truth.rows import Row, key_of
 
 RATES = (0.001, 0.002, 0.004)
 SEEDS = (0, 1)
@@ -24,17 +24,17 @@ FINALISTS = 2
 NETWORKS = ("5M-1d-patch-0", "5M-1d-conv-0", "5M-2d-patch-0", "5M-2d-conv-0")
 
 
-def trainings(networks: Sequence[Network], recipe: Recipe, rows: Sequence[Row]) -> list[Training]:
+def trainings(networks: Sequence[Network], recipe: Recipe, rows: Sequence[Row]) -> list[TrainingJob]:
     """All trainings of the pilot as far as they are known: the second seed's once the first one's have rows."""
     chosen = [network for network in networks if network.name in NETWORKS]
 
-    def with_rates(rates: Sequence[float], seed: int) -> list[Training]:
+    def with_rates(rates: Sequence[float], seed: int) -> list[TrainingJob]:
         recipes = [recipe.override({"lr": lr, "epochs": EPOCHS}) for lr in rates]
-        return [Training(network, one, seed) for network in chosen for one in recipes]
+        return [job_of(network, one, seed) for network in chosen for one in recipes]
 
     first = with_rates(RATES, SEEDS[0])
-    done = {(row.arch_digest, row.recipe_digest, row.seed) for row in rows}
-    if not {training.key for training in first} <= done:
+    done = {row.job_key for row in rows}
+    if not {key_of(job) for job in first} <= done:
         return first
     means = mean_accuracies([row for row in rows if row.seed == SEEDS[0]])
     return first + with_rates(sorted(RATES, key=lambda lr: -means[lr])[:FINALISTS], SEEDS[1])

@@ -12,6 +12,7 @@ from typing import Any
 
 from psvit import Architecture
 from psvit.errors import InputError
+from psvit.training_job import TrainingJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +81,19 @@ class Row:
         return (self.arch_digest, self.recipe_digest, self.data_digest, self.images, self.seed, self.initial)
 
     @property
+    def job_key(self) -> tuple[str, str, int]:
+        """What the row of a job is found by, see `key_of`."""
+        return self.arch_digest, self.recipe_digest, self.seed
+
+    @property
     def network(self) -> Architecture:
         """The network as a value."""
         return Architecture.from_dict(json.loads(self.arch), source=self.name)
+
+
+def key_of(job: TrainingJob) -> tuple[str, str, int]:
+    """What the row of a job is found by."""
+    return job.arch.digest, job.recipe.digest, job.seed
 
 
 _CURVES = ("train_loss", "search_accuracy", "search_loss")

@@ -6,61 +6,86 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from psvit.errors import InputError, RunError
+from psvit.errors import InputError
+from psvit.executor import Item, Outcome, Result, attempt
+from psvit.job_runner import run_jobs
+from psvit.training_job import TrainingJob
 from truth import rows
-from truth.rows import Row
-from truth.training import Setting, Training, forget, open_images, quiet, train_network
+from truth.training import TableStore, TruthRunner, network_of, quiet
 
 NICENESS = 5
 """The truth table waits for whoever else needs the machine."""
 
 
-def missing(trainings: Sequence[Training], table: Path) -> list[Training]:
-    """The trainings that have no row, in order."""
-    known = {(row.arch_digest, row.recipe_digest, row.seed) for row in rows.read(table)}
-    return [training for training in trainings if training.key not in known]
+class ProcessExecutor:
+    """Works in processes of this machine; the next item is asked for when one of them is free.
+
+    Args:
+        processes: how many.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+
+    def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
+        """See `psvit.executor.Executor`; folders that other processes are at work in are outcomes as well."""
+        waiting = iter(items)
+        running: dict[Future[Outcome[Result]], Item] = {}
+        with ProcessPoolExecutor(self._processes, get_context("spawn"), initializer=_begin) as pool:
+            while True:
+                while len(running) < self._processes and (item := next(waiting, None)) is not None:
+                    running[pool.submit(_attempt, work, item)] = item
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
 
 
-def run(trainings: Sequence[Training], setting: Setting, table: Path, jobs: int, hours: float) -> int:
+def missing(jobs: Sequence[TrainingJob], table: Path) -> list[TrainingJob]:
+    """The jobs that have no row, in order."""
+    known = {row.job_key for row in rows.read(table)}
+    return [job for job in jobs if rows.key_of(job) not in known]
+
+
+def run(jobs: Sequence[TrainingJob], runner: TruthRunner, table: Path, processes: int, hours: float) -> int:
     """Train what is missing, in order; returns how many trainings are still missing afterwards.
 
     No training is begun that would not end in time, by what those before it took. A runner that is killed loses at
     most an epoch of each training at hand: the same call goes on with what they left in the work folder.
 
     Args:
-        trainings: all of the table.
-        setting: what they have in common.
+        jobs: all of the table.
+        runner: runs them.
         table: the file that rows are added to.
-        jobs: trainings at a time, one thread each.
+        processes: trainings at a time, one thread each.
         hours: how long this may take.
     """
     end = time.monotonic() + 3600 * hours
-    waiting = missing(trainings, table)
-    print(f"{len(trainings) - len(waiting)} of {len(trainings)} trainings have rows", flush=True)
+    waiting = missing(jobs, table)
+    print(f"{len(jobs) - len(waiting)} of {len(jobs)} trainings have rows", flush=True)
     if not waiting:
         return 0
     # Images that cannot be used are refused here, before any process begins.
-    open_images(setting.data)
+    runner.data.get()
+    begun: dict[TrainingJob, float] = {}
     durations: list[float] = []
-    running: dict[Future[Row], tuple[Training, float]] = {}
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin) as pool:
-        while waiting or running:
-            typical = statistics.mean(durations) if durations else 0.0
-            if time.monotonic() + typical > end:
-                waiting.clear()
-            while waiting and len(running) < jobs:
-                training = waiting.pop(0)
-                running[pool.submit(train_network, training, setting)] = training, time.monotonic()
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                training, begun = running.pop(future)
-                durations.append(time.monotonic() - begun)
-                _add(future, training, setting, table)
-    return len(missing(trainings, table))
+
+    def in_time() -> Iterator[TrainingJob]:
+        for job in waiting:
+            if time.monotonic() + (statistics.mean(durations) if durations else 0.0) > end:
+                return
+            begun[job] = time.monotonic()
+            yield job
+
+    for job, outcome in run_jobs(in_time(), runner, ProcessExecutor(processes), TableStore(table, runner)):
+        durations.append(time.monotonic() - begun[job])
+        _tell(job, outcome.failure, runner, table)
+    return len(missing(jobs, table))
 
 
 def _begin() -> None:
@@ -78,15 +103,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _add(future: Future[Row], training: Training, setting: Setting, table: Path) -> None:
-    """Write the row of a training that ended; one that failed has none, and is tried again by the next call."""
+def _attempt(work: Callable[[Item], Result], item: Item) -> Outcome[Result]:
     try:
-        row = future.result()
-    except (InputError, RunError) as error:
-        print(f"{training.network.name} seed {training.seed}: no row: {error}", flush=True)
+        return attempt(work, item)
+    except InputError as error:
+        return Outcome(failure=str(error))
+
+
+def _tell(job: TrainingJob, failure: str, runner: TruthRunner, table: Path) -> None:
+    """Say what came of a training; one that failed has no row, and is tried again by the next call."""
+    if failure:
+        print(f"{network_of(job, runner.networks).name} seed {job.seed}: no row: {failure}", flush=True)
         return
-    rows.append(table, row)
-    forget(training, setting)
+    row = next(row for row in rows.read(table) if row.job_key == rows.key_of(job))
     print(
         f"{row.date} {row.name} seed {row.seed} lr {row.lr:g}: search {row.search_accuracy[-1]:.2f} %, validation "
         f"{row.val_accuracy:.2f} %, {row.processor_seconds:.0f} processor seconds, {row.seconds:.0f} s",

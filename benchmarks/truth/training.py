@@ -1,4 +1,4 @@
-"""One training of the truth table: from a network and a seed to its row."""
+"""Trainings of the truth table: what runs them, and how each becomes a row."""
 
 from __future__ import annotations
 
@@ -6,202 +6,179 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
 import subprocess
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 import psvit
-from psvit.data import Batches, Decoded, ImageData, Inputs, open_data, training_loader
+from psvit.data import Decoded, ImageData, open_data
 from psvit.errors import InputError
-from psvit.model import PSViT
-from psvit.recipe import Recipe
+from psvit.executor import Portable
+from psvit.job_runner import JobRunner, images_of
 from psvit.run_folder import RunFolder
-from psvit.seeding import seeded
-from psvit.training import Classification, train
-from truth.networks import Network, stratum_of
+from psvit.training_job import TrainingJob, TrainingResult
+from truth import rows
+from truth.networks import Network
 from truth.rows import Row
+
+THREADS = 1
+"""Of PyTorch in every training."""
 
 EVALUATION_BATCH = 500
 DIGITS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all trainings of one call have in common.
-
-    Attributes:
-        data: name of the images, as `psvit.data.open_data` takes it.
-        images: train on so many of the training images; nothing means all.
-        device: where to train.
-        work: folder for what unfinished trainings need to go on.
-    """
-
-    data: str
-    images: int | None
-    device: str
-    work: Path
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images in memory, with what rows say about them."""
-
-    data: ImageData
-    digest: str
-
-
 @cache
-def open_images(name: str) -> Images:
+def open_images(name: str) -> ImageData:
     """The images, kept for the trainings that follow in this process.
 
     Raises:
         InputError: they do not fit in memory, or differ in size.
     """
     data = open_data(name)
+    if not all(isinstance(part.pictures, Decoded) for part in (data.train, data.search, data.val)):
+        raise InputError(f"data {name!r}: the truth table needs images of one size that fit in memory")
+    return data
+
+
+def digest_of(data: ImageData) -> str:
+    """Of all pixels and labels, in the order of the parts."""
     hashed = hashlib.sha256(json.dumps(data.classes).encode())
     for part in (data.train, data.search, data.val):
-        if not isinstance(part.pictures, Decoded):
-            raise InputError(f"data {name!r}: the truth table needs images of one size that fit in memory")
+        assert isinstance(part.pictures, Decoded)
         hashed.update(np.ascontiguousarray(part.pictures.pixels[part.rows]).tobytes())
         hashed.update(part.labels.tobytes())
-    return Images(data, hashed.hexdigest()[:16])
+    return hashed.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Training:
-    """A network, how it is trained, and with which seed.
+@dataclass(frozen=True, kw_only=True)
+class TruthRunner(JobRunner):
+    """Runs the jobs of the table, with one thread each and in folders of their own.
 
     Attributes:
-        network: from the list.
-        recipe: how.
-        seed: of everything random.
+        networks: those of the list.
     """
 
-    network: Network
-    recipe: Recipe
-    seed: int
+    networks: tuple[Network, ...]
 
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What its row is found by."""
-        return self.network.arch.digest, self.recipe.digest, self.seed
+    def place(self, job: TrainingJob) -> Path:
+        """See `JobRunner`; the name says which network it is."""
+        return self.folder / f"{network_of(job, self.networks).name}-{'-'.join(map(str, rows.key_of(job)))}"
 
-    @property
-    def folder(self) -> str:
-        """The name of what it needs to go on."""
-        return f"{self.network.name}-{'-'.join(map(str, self.key))}"
+    def __call__(self, job: TrainingJob) -> TrainingResult:
+        """See `JobRunner`.
+
+        Raises:
+            InputError: another process trains the network in the same work folder, or the images cannot be used.
+            DivergedError: the loss became NaN or infinite.
+        """
+        torch.set_num_threads(THREADS)
+        images = images_of(self.data.get(), job.split, job.num_images)
+        network = network_of(job, self.networks).to_dict()
+        about = {"network": network, "recipe": job.recipe.to_dict(), "images": len(images), "seed": job.seed}
+        # As long as this object lives, no other process can train the network in this folder.
+        held = RunFolder(self.place(job), "truth", about)
+        result = super().__call__(job)
+        del held
+        return result
 
 
-def train_network(training: Training, setting: Setting) -> Row:
-    """Train a network from scratch, or go on where an interrupted training of it stopped; returns its row.
+def runner_of(data: str, device: str, work: Path, networks: Sequence[Network]) -> TruthRunner:
+    """What runs the jobs of the table.
 
-    Raises:
-        InputError: another process trains it in the same work folder, or the images cannot be used.
-        DivergedError: the loss became NaN or infinite.
+    Args:
+        data: name of the images, as `psvit.data.open_data` takes it.
+        device: where to train.
+        work: folder for what unfinished trainings need to go on.
+        networks: of the list.
     """
-    torch.set_num_threads(1)
-    network, recipe, seed = training.network, training.recipe, training.seed
-    images, device = open_images(setting.data), torch.device(setting.device)
-    data = images.data
-    # In this process: others would take the core that another training has.
-    inputs = replace(Inputs.of(data, network.arch.image_size), workers=0)
-    chosen = data.train
-    if setting.images is not None:
-        chosen = chosen.take(np.random.default_rng(0).permutation(len(chosen))[: setting.images])
-    with seeded(seed):
-        model = PSViT(network.arch, drop_path_rate=recipe.drop_path_rate)
-    # As long as this object lives, no other process can train the network in this folder.
-    about = {"network": network.to_dict(), "recipe": recipe.to_dict(), "images": len(chosen), "seed": seed}
-    folder = RunFolder(setting.work / training.folder, "truth", about)
-    log = train(
-        Classification(model),
-        training_loader(chosen, inputs, recipe),
-        recipe,
-        num_classes=len(data.classes),
-        seed=seed,
+    work.mkdir(parents=True, exist_ok=True)
+    return TruthRunner(
+        data=Portable(partial(open_images, data)),
         device=device,
-        folder=folder.path,
-        description=network.name,
-        held_out=_looking(Batches(data.search, inputs, EVALUATION_BATCH, device)),
-    ).log
-    accuracy, loss = score(model, Batches(data.val, inputs, EVALUATION_BATCH, device))
-    return Row(
-        name=network.name,
-        macs_budget=network.macs,
-        origin=network.origin,
-        stratum=stratum_of(network.arch),
-        arch=json.dumps(network.arch.to_dict(), separators=(",", ":")),
-        arch_digest=network.arch.digest,
-        recipe_digest=recipe.digest,
-        lr=recipe.lr,
-        data=Path(data.name).name,
-        data_digest=images.digest,
-        images=len(chosen),
-        epochs=recipe.epochs,
-        seed=seed,
-        initial="random",
-        train_loss=tuple(round(epoch["loss"], DIGITS) for epoch in log),
-        search_accuracy=tuple(round(epoch["search_accuracy"], DIGITS) for epoch in log),
-        search_loss=tuple(round(epoch["search_loss"], DIGITS) for epoch in log),
-        val_accuracy=round(accuracy, DIGITS),
-        val_loss=round(loss, DIGITS),
-        seconds=round(sum(epoch["seconds"] for epoch in log), 1),
-        processor_seconds=round(sum(epoch["processor_seconds"] for epoch in log), 1),
-        device=_device_name(device),
-        threads=torch.get_num_threads(),
-        versions=_versions(),
-        commit=_commit(),
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        folder=work,
+        parts=("val",),
+        watched=("search",),
+        batch_size=EVALUATION_BATCH,
+        # In the process that trains: others would take the core that another training has.
+        processes=0,
+        networks=tuple(networks),
     )
 
 
-def forget(training: Training, setting: Setting) -> None:
-    """Remove what a training needed to go on, once its row is written."""
-    shutil.rmtree(setting.work / training.folder)
+def network_of(job: TrainingJob, networks: Sequence[Network]) -> Network:
+    """The network of a job in the list."""
+    return next(network for network in networks if network.arch == job.arch)
 
 
-def _looking(batches: Batches) -> Callable[[nn.Module], dict[str, float]]:
-    """What is said of every epoch; the times are since the last look, so that an interrupted run adds up."""
-    clocks = [time.perf_counter(), time.process_time()]
+class TableStore:
+    """The table's file as a result store.
 
-    def look(model: nn.Module) -> dict[str, float]:
-        accuracy, loss = score(model, batches)
-        now = [time.perf_counter(), time.process_time()]
-        seconds, processor = (after - before for after, before in zip(now, clocks, strict=True))
-        clocks[:] = now
-        return {
-            "search_accuracy": accuracy,
-            "search_loss": loss,
-            "seconds": seconds,
-            "processor_seconds": processor,
-        }
+    Args:
+        path: the file.
+        runner: of the jobs.
+    """
 
-    return look
+    def __init__(self, path: Path, runner: TruthRunner) -> None:
+        self._path = path
+        self._runner = runner
 
+    def get(self, job: TrainingJob) -> TrainingResult | None:
+        """See `psvit.result_store.ResultStore`; rows may have come from other processes and machines."""
+        row = next((row for row in rows.read(self._path) if row.job_key == rows.key_of(job)), None)
+        if row is None:
+            return None
+        return TrainingResult(
+            accuracies={"search": row.search_accuracy[-1], "val": row.val_accuracy},
+            losses={"search": row.search_loss[-1], "val": row.val_loss},
+        )
 
-@torch.inference_mode()
-def score(model: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Top-1 accuracy in percent and mean cross entropy of a network; its mode stays as it was."""
-    was_training = model.training
-    model.eval()
-    right, loss = 0, 0.0
-    for images, labels in batches:
-        logits = model(images)
-        right += int((logits.argmax(dim=1) == labels).sum())
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    model.train(was_training)
-    return 100 * right / batches.num_images, loss / batches.num_images
+    def put(self, job: TrainingJob, result: TrainingResult) -> None:
+        """See `psvit.result_store.ResultStore`; called where the job was run, or on a machine like that."""
+        rows.append(self._path, self.row(job, result))
+
+    def row(self, job: TrainingJob, result: TrainingResult) -> Row:
+        """The row of a training that ended now."""
+        network, data = network_of(job, self._runner.networks), self._runner.data.get()
+
+        def curve(name: str) -> tuple[float, ...]:
+            return tuple(round(epoch[name], DIGITS) for epoch in result.log)
+
+        return Row(
+            name=network.name,
+            macs_budget=network.macs,
+            origin=network.origin,
+            stratum=network.stratum,
+            arch=json.dumps(job.arch.to_dict(), separators=(",", ":")),
+            arch_digest=job.arch.digest,
+            recipe_digest=job.recipe.digest,
+            lr=job.recipe.lr,
+            data=Path(data.name).name,
+            data_digest=digest_of(data),
+            images=len(images_of(data, job.split, job.num_images)),
+            epochs=job.recipe.epochs,
+            seed=job.seed,
+            initial=job.init,
+            train_loss=curve("loss"),
+            search_accuracy=curve("search_accuracy"),
+            search_loss=curve("search_loss"),
+            val_accuracy=round(result.accuracies["val"], DIGITS),
+            val_loss=round(result.losses["val"], DIGITS),
+            seconds=round(sum(epoch["seconds"] for epoch in result.log), 1),
+            processor_seconds=round(sum(epoch["processor_seconds"] for epoch in result.log), 1),
+            device=_device_name(torch.device(self._runner.device)),
+            threads=THREADS,
+            versions=_versions(),
+            commit=_commit(),
+            date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        )
 
 
 def quiet() -> None:

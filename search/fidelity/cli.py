@@ -111,9 +111,9 @@ def command(
         raise InputError(f"supernet {supernet!r}: does not say what it was trained on; give --data")
     chosen = read_recipe(recipe, settings, min(space.image_size), supernet=False)
     from psvit.data import Inputs, open_data, training_loader
+    from psvit.job_runner import images_of
     from psvit.run_folder import RunFolder
     from psvit.search.fidelity.run import Trainings, measure_fidelity
-    from psvit.search.fidelity.training import training_images
     from psvit.search.fidelity.words import conclusions
     from psvit.search.run import choose_space
     from psvit.training import check_device
@@ -135,7 +135,7 @@ def command(
         workers=workers,
     )
     inputs = Inputs.of(opened, space.image_size)
-    training_loader(training_images(opened, images), inputs, chosen).check(chosen.accumulate, chosen.mixes)
+    training_loader(images_of(opened, "train", images), inputs, chosen).check(chosen.accumulate, chosen.mixes)
     config = {**trainings.config, "supernet": supernet_digest(supernet)}
     folder = RunFolder(out or default_folder(f"fidelity-{'-'.join(budgets)}", config), "psvit-fidelity", config)
     click.echo(f"run: {folder.path}")
@@ -143,7 +143,7 @@ def command(
     click.echo(
         f"drew {len(drawn.within)} of {space.count(trainings.limits):,} architectures within {trainings.limits}, and "
         f"{len(drawn.spread)} over the whole range (FLOPs are multiply-accumulates): "
-        f"{sum(map(len, trainings.by_seed.values()))} trainings of {chosen.epochs} epochs"
+        f"{len(trainings.jobs)} trainings of {chosen.epochs} epochs"
     )
     measured = measure_fidelity(trainings, supernet, folder.path, shlex.join(["psvit-fidelity", *sys.argv[1:]]))
     for line in measured.failures:

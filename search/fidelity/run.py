@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -16,11 +16,15 @@ import torch
 from psvit.architecture import Architecture
 from psvit.budget import Budget
 from psvit.costs import METRICS, cost
-from psvit.data import ImageData
+from psvit.data import ImageData, open_data
 from psvit.documents import write_atomic
 from psvit.errors import RunError
+from psvit.executor import Portable, executor_for
+from psvit.job_runner import JobRunner, images_of, run_jobs
+from psvit.journal import Journal
 from psvit.progress import progress_bar
 from psvit.recipe import Recipe
+from psvit.result_store import JournalStore
 from psvit.search.evaluator import Evaluator
 from psvit.search.fidelity.drawing import Drawn, around, draw_spread, draw_within
 from psvit.search.fidelity.measures import MeasuredNetwork, fidelity_of
@@ -32,13 +36,11 @@ from psvit.search.fidelity.record import (
     read_fidelities,
     write_fidelities,
 )
-from psvit.search.fidelity.training import Standalone, training_images
 from psvit.search.indicators import INDICATORS
-from psvit.search.latency.journal import Journal
-from psvit.search.scoring import Scoring
-from psvit.search.trial import Score
+from psvit.search.scoring import BATCH_SIZE, Scoring
 from psvit.search_space import SearchSpace
 from psvit.supernet.supernet import supernet_digest, supernet_file
+from psvit.training_job import TrainingJob
 
 TRAININGS, SCORES, TABLE, REPORT = "trainings.journal", "scores.journal", "fidelity.csv", "fidelity.html"
 
@@ -102,10 +104,21 @@ class Trainings:
             spread=draw_spread(self.space, self.spread, self.seed),
         )
 
-    @property
-    def by_seed(self) -> dict[int, list[Architecture]]:
-        """What is trained with each seed."""
-        return {self.seed: self.networks.all, self.seed + 1: list(self.networks.within[: self.second_seeds])}
+    @cached_property
+    def jobs(self) -> list[TrainingJob]:
+        """Every network with the first seed, and some of those around the budget with the second."""
+        wanted = [(arch, self.seed) for arch in self.networks.all]
+        wanted += [(arch, self.seed + 1) for arch in self.networks.within[: self.second_seeds]]
+        return [
+            TrainingJob(
+                arch=arch,
+                recipe=self.recipe,
+                seed=seed,
+                num_images=self.images,
+                label=f"training {number} of {len(wanted)}, seed {seed}",
+            )
+            for number, (arch, seed) in enumerate(wanted, start=1)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,54 +156,25 @@ def train_networks(trainings: Trainings, folder: Path) -> tuple[dict[tuple[Archi
     Raises:
         InputError: the journal is of other trainings.
     """
-    journal = Journal(folder / TRAININGS, trainings.config)
-    space = trainings.space
-    known = {(space[record["network"]], record["seed"]): record["accuracy"] for record in journal.records}
-    missing = {seed: [arch for arch in archs if (arch, seed) not in known] for seed, archs in trainings.by_seed.items()}
-    wanted = [(arch, seed) for seed, archs in trainings.by_seed.items() for arch in archs]
-    failures = []
-    with progress_bar(
-        "networks", len(wanted), "networks", done=len(wanted) - sum(map(len, missing.values()))
-    ) as advance:
-        for seed, archs in missing.items():
-            for position, score in _trained(trainings, archs, seed, folder):
-                index = space.index(archs[position])
-                if score.value is None:
-                    failures.append(f"network {index}, seed {seed}: {score.reason}")
-                else:
-                    journal.add({"network": index, "seed": seed, "accuracy": score.value})
-                    known[archs[position], seed] = score.value
-                advance(1, "")
-    return {key: known[key] for key in wanted if key in known}, failures
-
-
-def _trained(
-    trainings: Trainings, archs: Sequence[Architecture], seed: int, folder: Path
-) -> Iterator[tuple[int, Score]]:
-    """Standalone accuracies with one seed, as they come, by this process or by workers on a cluster."""
-    if not archs:
-        return
-    standalone = Standalone(
-        data=trainings.data.name,
-        images=trainings.images,
-        recipe=trainings.recipe,
-        seed=seed,
-        device=str(trainings.device),
-        folder=str((folder / "trainings").resolve()),
+    space, jobs = trainings.space, trainings.jobs
+    store = JournalStore(
+        folder / TRAININGS, trainings.config, lambda job: {"network": space.index(job.arch), "seed": job.seed}
     )
-    if trainings.workers is None:
-        yield from standalone(trainings.data).arrivals(archs)
-        return
-    from psvit.search.ray_backend import RayEvaluator, one_by_one
-
-    with RayEvaluator(
-        standalone,
-        cut=one_by_one,
-        address=trainings.workers,
-        gpus_per_worker=1 if trainings.device.type == "cuda" else 0,
-        folder=folder / "ray",
-    ) as workers:
-        yield from workers.arrivals(archs)
+    runner = JobRunner(
+        data=Portable(partial(open_data, trainings.data.name), trainings.data),
+        device=str(trainings.device),
+        folder=(folder / "trainings").resolve(),
+        batch_size=BATCH_SIZE,
+    )
+    failures = []
+    done = sum(store.get(job) is not None for job in jobs)
+    with progress_bar("networks", len(jobs), "networks", done=done) as advance:
+        for job, outcome in run_jobs(jobs, runner, executor_for(trainings.workers, trainings.device), store):
+            if outcome.failure:
+                failures.append(f"network {space.index(job.arch)}, seed {job.seed}: {outcome.failure}")
+            advance(1, "")
+    known = {(job.arch, job.seed): store.get(job) for job in jobs}
+    return {key: result.accuracies["search"] for key, result in known.items() if result}, failures
 
 
 def score_networks(
@@ -275,7 +259,7 @@ def compare(
         search_images=len(trainings.data.search),
         budget=trainings.budget,
         seed=seed,
-        images=len(training_images(trainings.data, trainings.images)),
+        images=len(images_of(trainings.data, "train", trainings.images)),
         recipe=trainings.recipe.to_dict(),
         within=fidelity_of(near, {limit.metric: (limit.lower, limit.upper) for limit in trainings.limits.limits}),
         spread=fidelity_of(far, {"macs": trainings.space.reach("macs")}) if far else None,

@@ -26,9 +26,9 @@ from sklearn.preprocessing import StandardScaler
 from psvit.architecture import Architecture
 from psvit.costs import METRICS, cost
 from psvit.errors import InputError, NoisyMachineError
+from psvit.journal import Journal
 from psvit.progress import progress_bar
 from psvit.run_folder import differences
-from psvit.search.latency.journal import Journal
 from psvit.search.latency.measure import SECONDS, Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import Bench, Mixed, Part, mixed_in, parts_in, parts_of

@@ -20,7 +20,7 @@ from torch import nn
 import psvit
 from psvit.documents import Value
 from psvit.errors import InputError, NoisyMachineError
-from psvit.search.failures import out_of_memory
+from psvit.failures import out_of_memory
 from psvit.search.latency.runtimes import prepare, runtime_version
 from psvit.search.latency.setting import Setting as Setting
 

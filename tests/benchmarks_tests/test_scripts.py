@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from psvit import cli
+from psvit import cli, job_runner
 from psvit.architecture import ArchitectureFile
 from psvit.budget import Budget
 from psvit.costs import cost
@@ -259,7 +259,7 @@ def test_families_are_compared_when_the_search_has_come_to_its_end_and_that_once
 
     # The same line trains nothing and searches nothing again.
     monkeypatch.setattr(module, "run_search", None)
-    monkeypatch.setattr(module, "train_network", None)
+    monkeypatch.setattr(job_runner, "train", None)
     assert versus().out == done.out
     assert recorded_searches(tmp_path) == searches
 

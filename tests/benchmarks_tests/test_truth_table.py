@@ -11,21 +11,24 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import truth_table
 from scipy.stats import kendalltau
-from truth import figures, networks, pilot, rows, runner, selection, training
+from truth import figures, networks, pilot, rows, runner, selection
 from truth.entries import entries
-from truth.networks import GROUPS, Network, stratum_of
+from truth.networks import GROUPS, Network, job_of, stratum_of
 from truth.rows import Row
-from truth.training import Setting, Training
+from truth.training import TableStore, runner_of
 
 from psvit import Architecture, SearchSpace, cost
 from psvit.data import open_data
 from psvit.errors import InputError
+from psvit.executor import LocalExecutor
+from psvit.job_runner import run_jobs
 from psvit.recipe import Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=32, lr=0.002, warmup_epochs=1)
@@ -34,10 +37,6 @@ RECIPE = Recipe(epochs=3, batch_size=32, lr=0.002, warmup_epochs=1)
 def digits_network(number: int, seeds: tuple[int, ...] = (0,)) -> Network:
     arch = SearchSpace.load("psvit-2d-digits")[number]
     return Network(name=f"digits-{number}", macs=1_000_000, origin="random", seeds=seeds, arch=arch)
-
-
-def setting(tmp_path: Path) -> Setting:
-    return Setting(data="digits", images=600, device="cpu", work=tmp_path / "work")
 
 
 def made_up_row(network: Network, seed: int, accuracy: float, **changes) -> Row:
@@ -121,18 +120,19 @@ def test_the_recipe_has_the_rate_that_the_pilot_found_best():
 
 def test_the_pilots_second_seeds_go_to_the_two_best_rates():
     listed, recipe = networks.load(), Recipe.load(truth_table.RECIPE_FILE)
+    of = {network.name: network for network in listed}.get
     first = pilot.trainings(listed, recipe, [])
     assert len(first) == 12
     accuracies = {0.001: 30.0, 0.002: 50.0, 0.004: 40.0}
     found = [
-        made_up_row(one.network, 0, accuracies[one.recipe.lr], lr=one.recipe.lr, recipe_digest=one.recipe.digest)
+        made_up_row(of(one.label), 0, accuracies[one.recipe.lr], lr=one.recipe.lr, recipe_digest=one.recipe.digest)
         for one in first
     ]
     second = pilot.trainings(listed, recipe, found)[12:]
     assert {one.recipe.lr for one in second} == {0.002, 0.004}
     assert {one.seed for one in second} == {1}
     # The second seed turns the order round.
-    found += [made_up_row(one.network, 1, 60 if one.recipe.lr == 0.004 else 20, lr=one.recipe.lr) for one in second]
+    found += [made_up_row(of(one.label), 1, 60 if one.recipe.lr == 0.004 else 20, lr=one.recipe.lr) for one in second]
     assert pilot.best_rate(found) == 0.004
 
 
@@ -163,10 +163,24 @@ def test_a_file_that_holds_no_rows_is_named(tmp_path, old, new):
 
 
 def test_a_training_gives_the_row_of_the_network_that_it_trains(tmp_path):
-    one = Training(digits_network(5000), RECIPE, 3)
-    row = training.train_network(one, setting(tmp_path))
+    network = digits_network(5000)
+    job = replace(job_of(network, RECIPE, 3), num_images=600)
+
+    def trained(folder):
+        running = runner_of("digits", "cpu", folder / "work", [digits_network(1), network])
+        store = TableStore(folder / "rows.csv", running)
+        ((_, outcome),) = run_jobs([job], running, LocalExecutor(), store)
+        assert list(run_jobs([job], running, LocalExecutor(), store)) == []
+        assert not list((folder / "work").iterdir())
+        known = store.get(job)
+        assert known.accuracies["val"] == pytest.approx(outcome.value.accuracies["val"], abs=1e-4)
+        (row,) = rows.read(folder / "rows.csv")
+        return row
+
+    row = trained(tmp_path)
     data = open_data("digits")
-    assert row.network == one.network.arch
+    assert row.name == "digits-5000"
+    assert row.network == network.arch
     assert (row.seed, row.epochs, row.images, row.initial, row.lr) == (3, 3, 600, "random", 0.002)
     assert row.stratum == stratum_of(row.network) == "2d patch"
     assert len(row.train_loss) == len(row.search_accuracy) == len(row.search_loss) == 3
@@ -177,19 +191,22 @@ def test_a_training_gives_the_row_of_the_network_that_it_trains(tmp_path):
     assert row.val_accuracy > 20
     assert row.val_loss < math.log(10) > row.search_loss[-1]
     assert row.processor_seconds > 0
-    assert training.train_network(one, setting(tmp_path / "again")).val_accuracy == row.val_accuracy
+    again = trained(tmp_path / "again")
+    assert [again.val_loss, again.train_loss, again.search_loss] == [row.val_loss, row.train_loss, row.search_loss]
 
 
 def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
-    one = Training(digits_network(0), RECIPE, 0)
+    network, job = digits_network(0), job_of(digits_network(0), RECIPE, 0)
+    running = runner_of("digits", "cpu", tmp_path / "work", [network])
     holds = (
         "import sys; from pathlib import Path; from psvit.run_folder import RunFolder; import json\n"
         "folder = RunFolder(Path(sys.argv[1]), 'truth', json.loads(sys.argv[2])); print('held', flush=True)\n"
         "sys.stdin.read()"
     )
-    about = {"network": one.network.to_dict(), "recipe": one.recipe.to_dict(), "images": 600, "seed": 0}
-    folder = setting(tmp_path).work / one.folder
-    folder.parent.mkdir(parents=True)
+    images = len(open_data("digits").train)
+    about = {"network": network.to_dict(), "recipe": RECIPE.to_dict(), "images": images, "seed": 0}
+    # As before there were jobs, so that what is unfinished goes on.
+    folder = tmp_path / "work" / f"digits-0-{network.arch.digest}-{RECIPE.digest}-0"
     with subprocess.Popen(
         [sys.executable, "-c", holds, str(folder), json.dumps(about)],
         stdin=subprocess.PIPE,
@@ -198,7 +215,7 @@ def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
     ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(InputError, match="another process is at work in it"):
-            training.train_network(one, setting(tmp_path))
+            running(job)
         other.stdin.close()
 
 
@@ -208,8 +225,8 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
     script = tmp_path / "short.py"
     script.write_text(
         "import truth_table, sys\n"
-        "from truth.networks import Network\n"
-        "from truth.training import Setting, Training\n"
+        "from truth.networks import Network, job_of\n"
+        "from truth.training import runner_of\n"
         "from truth.runner import run\n"
         "from psvit import SearchSpace\n"
         "from psvit.recipe import Recipe\n"
@@ -218,9 +235,9 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
         "    archs = [SearchSpace.load('psvit-2d-digits')[n] for n in (10, 20, 30)]\n"
         "    some = [Network(name=f'n{i}', macs=1, origin='random', seeds=(0,), arch=a) for i, a in enumerate(archs)]\n"
         "    recipe = Recipe(epochs=int(sys.argv[1]), batch_size=32, lr=0.001, warmup_epochs=1)\n"
-        "    setting = Setting(data='digits', images=None, device='cpu', work=Path('work'))\n"
-        "    wanted = [Training(network, recipe, 0) for network in some]\n"
-        "    print(run(wanted, setting, Path('rows.csv'), 2, 1.0), 'left', flush=True)\n"
+        "    wanted = [job_of(network, recipe, 0) for network in some]\n"
+        "    running = runner_of('digits', 'cpu', Path('work'), some)\n"
+        "    print(run(wanted, running, Path('rows.csv'), 2, 1.0), 'left', flush=True)\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(truth_table.__file__).parent)}
     command = [sys.executable, str(script), "30"]

@@ -1,21 +1,25 @@
 """What `benchmarks/versus_baselines.py` computes; `test_scripts.py` runs the script itself."""
 
 import math
-from inspect import signature
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from xml.etree import ElementTree
 
 import baselines
 import numpy as np
 import pytest
 import versus_baselines as versus
+import versus_families
 import versus_results
 from scipy.stats import ttest_ind
 
 from psvit import Architecture, Budget, SearchSpace, Stage, cost
-from psvit.errors import InputError
+from psvit.errors import DivergedError, InputError
+from psvit.executor import LocalExecutor, Portable
+from psvit.job_runner import JobRunner
 from psvit.recipe import Recipe
-from psvit.search.evaluator import Evaluator
-from psvit.search.trial import Score
+from psvit.result_store import JournalStore
+from psvit.training_job import TrainingResult
 
 # --- shapes
 
@@ -106,36 +110,32 @@ def test_random_networks_are_within_the_budget_and_others_for_every_seed():
     space = SearchSpace.load("psvit-2d-nano")
     budget = Budget.parse("9.8..10.2MFLOPs")
     families = versus.families_of("10MFLOPs", space, space.smallest, [0.5])
-    drawn = next(one for one in families if one.name == versus.RANDOM)
+    drawn = next(one for one in families if one.name == versus_results.RANDOM)
     archs = {drawn.candidates(seed)[0] for seed in range(3)}
     assert len(archs) == 3
     assert all(space.contains(arch) and budget.satisfied_by(cost(arch)) for arch in archs)
     again = versus.families_of("10MFLOPs", space, space.smallest, [0.5])
-    assert next(one for one in again if one.name == versus.RANDOM).candidates(1) == drawn.candidates(1)
-    assert next(one for one in families if one.name == versus.FOUND).candidates(2) == (space.smallest,)
-
-
-def test_workers_of_a_cluster_can_call_the_reader_as_any_evaluator():
-    asked, known = (signature(one.evaluate).parameters for one in (versus.Reader, Evaluator))
-    assert list(asked)[2:] == list(known)[2:]
+    assert next(one for one in again if one.name == versus_results.RANDOM).candidates(1) == drawn.candidates(1)
+    assert next(one for one in families if one.name == versus_results.FOUND).candidates(2) == (space.smallest,)
 
 
 # --- tuning
 
 
-class Scripted:
-    """Trains nothing: the accuracy of a reading is looked up, and everything that is asked is written down."""
+@dataclass(frozen=True, kw_only=True)
+class Scripted(JobRunner):
+    """Trains nothing: the accuracy of a job is looked up, and everything that is asked is written down."""
 
-    def __init__(self, value_of):
-        self.value_of, self.asked = value_of, []
+    value_of: Callable
+    asked: list = field(default_factory=list)
 
-    def evaluate(self, readings, best=()):
-        self.asked += readings
-        values = [self.value_of(one) for one in readings]
-        return [
-            Score(value=value) if value is not None else Score(value=None, state="failed", reason="diverged")
-            for value in values
-        ]
+    def __call__(self, job):
+        (part,) = self.parts
+        self.asked.append((job, part))
+        value = self.value_of(job, part)
+        if value is None:
+            raise DivergedError("diverged")
+        return TrainingResult(accuracies={part: value}, seconds=2.0)
 
 
 @pytest.fixture
@@ -147,77 +147,74 @@ def plan():
 @pytest.fixture
 def family():
     space = SearchSpace.load("psvit-2d-digits")
-    return versus.Family(name="some", budget="1MFLOPs", candidates=lambda seed: (space[0], space[1]))
+    return versus_families.Family(name="some", budget="1MFLOPs", candidates=lambda seed: (space[0], space[1]))
 
 
-def compared(plan, family, scripted, tmp_path, monkeypatch):
-    monkeypatch.setattr(versus, "Reader", lambda *_: scripted)
-    monkeypatch.setattr(versus, "logged_seconds", lambda *_: 2.0)
-    monkeypatch.setattr(versus, "training_images", lambda *_: None)
-    monkeypatch.setattr(versus.Inputs, "of", lambda *_: None)
-    known = versus.Accuracies(tmp_path, {}, None, None, None)
-    return versus.compare(plan, [family], known), known
+@pytest.fixture
+def compared(plan, family, tmp_path):
+    """Compares the family with made-up accuracies: the results, the comparison, and what was asked for."""
+
+    def make(value_of, folder=tmp_path, **changes):
+        runner = Scripted(value_of=value_of, data=Portable(lambda: None), device="cpu", folder=folder / "trainings")
+        store = JournalStore(folder / "trainings.journal", {}, versus.record)
+        comparison = versus.Comparison(runner, LocalExecutor(), store)
+        return versus.compare(replace(plan, **changes), [family], comparison), comparison, runner.asked
+
+    return make
 
 
-def accuracy_of(reading):
+def accuracy_of(job, part):
     """Best with the second network, the larger rate and drop path; validation accuracies tell the seeds apart."""
-    recipe, arch = reading.training.recipe, reading.training.arch
-    tuned = 100 * recipe.lr + recipe.drop_path_rate + (arch == SearchSpace.load("psvit-2d-digits")[1])
-    return tuned if reading.part == "search" else 50.0 + reading.training.seed
+    tuned = 100 * job.recipe.lr + job.recipe.drop_path_rate + (job.arch == SearchSpace.load("psvit-2d-digits")[1])
+    return tuned if part == "search" else 50.0 + job.seed
 
 
-def test_the_best_setting_on_search_images_alone_is_read_on_validation_images(plan, family, tmp_path, monkeypatch):
-    scripted = Scripted(accuracy_of)
-    results, known = compared(plan, family, scripted, tmp_path, monkeypatch)
+def test_the_best_setting_on_search_images_alone_is_scored_on_validation_images(compared):
+    results, comparison, asked = compared(accuracy_of)
     (result,) = results["1MFLOPs"]
-    assert result.setting == versus.Setting(candidate=1, lr=0.002, drop_path=0.1)
+    assert result.setting == versus_results.Setting(candidate=1, lr=0.002, drop_path=0.1)
     assert (result.tuning, result.accuracies) == (pytest.approx(1.3), (50.0, 51.0, 52.0))
     assert result.seconds == 2.0
-    tuning = [one for one in scripted.asked if one.part == "search"]
+    tuning = [job for job, part in asked if part == "search"]
     assert len(tuning) == 8
-    assert {one.training.seed for one in tuning} == {0}
-    final = [one for one in scripted.asked if one.part == "val"]
-    assert [one.training.seed for one in final] == [0, 1, 2]
-    assert {(one.training.recipe.lr, one.training.recipe.drop_path_rate) for one in final} == {(0.002, 0.1)}
-    # The chosen one's training with the first seed is read twice, and counted once.
-    assert known.asked == (8 + 2, 2.0 * (8 + 2))
+    assert {job.seed for job in tuning} == {0}
+    final = [job for job, part in asked if part == "val"]
+    assert [job.seed for job in final] == [0, 1, 2]
+    assert {(job.recipe.lr, job.recipe.drop_path_rate) for job in final} == {(0.002, 0.1)}
+    # The chosen one's training with the first seed is scored twice, and counted once.
+    assert comparison.asked == (8 + 2, 2.0 * (8 + 2))
 
 
-def test_what_is_known_is_not_trained_again_and_more_seeds_and_rates_add_to_it(plan, family, tmp_path, monkeypatch):
-    first, _ = compared(plan, family, Scripted(accuracy_of), tmp_path, monkeypatch)
-    again = Scripted(accuracy_of)
-    assert compared(plan, family, again, tmp_path, monkeypatch)[0] == first
-    assert again.asked == []
-    more = Scripted(accuracy_of)
-    compared(versus.Plan(**{**vars(plan), "seeds": 4}), family, more, tmp_path, monkeypatch)
-    assert [(one.part, one.training.seed) for one in more.asked] == [("val", 3)]
-    wider = Scripted(accuracy_of)
-    compared(versus.Plan(**{**vars(plan), "rates": (0.001, 0.002, 0.003)}), family, wider, tmp_path, monkeypatch)
-    assert {one.training.recipe.lr for one in wider.asked} == {0.003}
+def test_what_is_known_is_not_trained_again_and_more_seeds_and_rates_add_to_it(compared):
+    first, *_ = compared(accuracy_of)
+    again, _, asked = compared(accuracy_of)
+    assert (again, asked) == (first, [])
+    _, _, asked = compared(accuracy_of, seeds=4)
+    assert [(part, job.seed) for job, part in asked] == [("val", 3)]
+    _, _, asked = compared(accuracy_of, rates=(0.001, 0.002, 0.003))
+    assert {job.recipe.lr for job, _ in asked} == {0.003}
 
 
-def test_trainings_that_fail_are_passed_over_and_tried_again(plan, family, tmp_path, monkeypatch):
-    scripted = Scripted(lambda one: None if one.training.recipe.lr == 0.002 else accuracy_of(one))
-    results, known = compared(plan, family, scripted, tmp_path, monkeypatch)
+def test_trainings_that_fail_are_passed_over_and_tried_again(compared, tmp_path):
+    results, comparison, _ = compared(lambda job, part: None if job.recipe.lr == 0.002 else accuracy_of(job, part))
     assert results["1MFLOPs"][0].setting.lr == 0.001
-    assert set(known.failures.values()) == {"diverged"}
-    again = Scripted(accuracy_of)
-    results, _ = compared(plan, family, again, tmp_path, monkeypatch)
+    assert set(comparison.failures.values()) == {"diverged"}
+    results, *_ = compared(accuracy_of)
     assert results["1MFLOPs"][0].setting.lr == 0.002
     with pytest.raises(versus.RunError, match="some, 1MFLOPs: no setting could be trained: diverged"):
-        compared(plan, family, Scripted(lambda _: None), tmp_path / "none", monkeypatch)
+        compared(lambda job, part: None, tmp_path / "none")
 
 
-def test_of_what_is_trained_only_the_weights_that_are_still_wanted_stay(plan, family, tmp_path, monkeypatch):
+def test_of_what_is_trained_only_the_weights_that_are_still_wanted_stay(compared, plan, tmp_path):
     folder, most = tmp_path / "trainings", 0
 
-    def trained(reading):
+    def trained(job, part):
         nonlocal most
-        (folder / reading.training.digest).mkdir(parents=True, exist_ok=True)
+        (folder / job.digest).mkdir(parents=True, exist_ok=True)
         most = max(most, len(list(folder.iterdir())))
-        return accuracy_of(reading)
+        return accuracy_of(job, part)
 
-    compared(plan, family, Scripted(trained), tmp_path, monkeypatch)
+    compared(trained)
     assert list(folder.iterdir()) == []
     assert most <= plan.seeds
 

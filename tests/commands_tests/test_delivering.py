@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import psvit
+from psvit import job_runner
 from psvit.architecture import ArchitectureFile
 from psvit.costs import cost
 from psvit.data import open_data
 from psvit.errors import DivergedError
-from psvit.retrain import train as retrain_module
 from psvit.search_space import SearchSpace
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
@@ -202,7 +202,7 @@ def test_comparing_trains_the_other_way_too_and_shows_all_three(searched, call, 
     alone = ArchitectureFile.load(tmp_path / "alone/network.yaml")
     assert (alone.score["value"], alone.provenance["recipe"]) == (other.score["value"], other.provenance["recipe"])
     # Finished, nothing is trained again.
-    monkeypatch.setattr(retrain_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(job_runner, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     assert call(*arguments, "--inherit", "--compare", "--out", "run").out == done.out
 
 
@@ -258,8 +258,8 @@ def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monke
     before = contents(tmp_path / "run")
     shutil.rmtree(tmp_path / "run/2")
     trained = []
-    train = retrain_module.train
-    monkeypatch.setattr(retrain_module, "train", lambda *a, **k: (trained.append(k["folder"].name), train(*a, **k))[1])
+    train = job_runner.train
+    monkeypatch.setattr(job_runner, "train", lambda *a, **k: (trained.append(k["folder"].name), train(*a, **k))[1])
     again = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
     assert (again.out, trained) == (done.out, ["2"])
     after = contents(tmp_path / "run")
@@ -300,14 +300,14 @@ def test_networks_that_would_be_called_alike_are_numbered(front, call, tmp_path)
 
 
 def test_a_network_that_diverges_is_told_and_the_others_are_trained(front, call, tmp_path, monkeypatch):
-    train = retrain_module.train
+    train = job_runner.train
 
     def diverging(*args, **kwargs):
         if kwargs["folder"].name == "1":
             raise DivergedError("training diverged: the loss is nan in epoch 1")
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(retrain_module, "train", diverging)
+    monkeypatch.setattr(job_runner, "train", diverging)
     done = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
     assert done.status == 1
     assert done.err == (

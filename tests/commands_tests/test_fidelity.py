@@ -13,9 +13,9 @@ import time
 import pytest
 import yaml
 
+from psvit import job_runner
 from psvit.architecture import ArchitectureFile
 from psvit.documents import read_yaml
-from psvit.search.fidelity import training as training_module
 from psvit.search.fidelity.record import read_fidelities
 from psvit.search.inherited import InheritedAccuracy
 
@@ -48,13 +48,13 @@ def copied(measured, tmp_path):
 @pytest.fixture
 def trains(monkeypatch):
     """Counts trainings."""
-    begun, train = [], training_module.train
+    begun, train = [], job_runner.train
 
     def counted(task, *args, **kwargs):
         begun.append((task.model.arch, kwargs["seed"]))
         return train(task, *args, **kwargs)
 
-    monkeypatch.setattr(training_module, "train", counted)
+    monkeypatch.setattr(job_runner, "train", counted)
     return begun
 
 

@@ -16,12 +16,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from psvit import job_runner
 from psvit.errors import DivergedError, LostWorkersError
 from psvit.locks import LOCK_FILE
 from psvit.search import run as run_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
-from psvit.search.fidelity import training as fidelity_training
 from psvit.search.indicators import DSS
 from psvit.search.storage import open_storage
 from psvit.search.trial import Score
@@ -310,7 +310,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    def at_the_second(train=fidelity_training.train):
+    def at_the_second(train=job_runner.train):
         calls = []
 
         def second(*args, **kwargs):
@@ -326,7 +326,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
             score = run_module._references
             patch.setattr(run_module, "_references", lambda space, e: interrupted() if e else score(space, e))
         else:
-            patch.setattr(fidelity_training, "train", at_the_second())
+            patch.setattr(job_runner, "train", at_the_second())
         done = call(*command, "--out", "run")
     assert (done.status, done.err.strip()) == (130, TOLD)
     assert "interrupted; the best so far has" in done.out
@@ -363,14 +363,14 @@ def test_a_search_that_loses_its_workers_writes_the_best_so_far(searched, call, 
 @pytest.fixture
 def failing(monkeypatch):
     """Lets trainings of finalists fail whose descriptions begin with some words."""
-    words, train = [], fidelity_training.train
+    words, train = [], job_runner.train
 
     def some(*args, description, **kwargs):
         if description.startswith(tuple(words)):
             raise DivergedError("training diverged: the loss is nan in epoch 1")
         return train(*args, description=description, **kwargs)
 
-    monkeypatch.setattr(fidelity_training, "train", some)
+    monkeypatch.setattr(job_runner, "train", some)
     return words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import pickle
 import shlex
 import shutil
 import subprocess
@@ -15,13 +16,13 @@ import yaml
 from safetensors.torch import load_file
 
 import psvit
+from psvit import job_runner
 from psvit.architecture import ArchitectureFile
 from psvit.costs import cost
 from psvit.data import open_data
+from psvit.executor import LocalExecutor
+from psvit.job_runner import JobRunner
 from psvit.model import PSViT
-from psvit.retrain import train as retrain_module
-from psvit.search.brief_accuracy import Briefly
-from psvit.search.fidelity import training as fidelity_training
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.run import SearchRun
 from psvit.search.scoring import Scoring
@@ -170,7 +171,7 @@ def test_the_line_that_a_search_ends_with_retrains_the_winner(searched, call, tm
 
     # The same command on the finished run trains nothing and tells the same.
     before = contents(tmp_path / "retrained")
-    monkeypatch.setattr(retrain_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(job_runner, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     again = call(*command, *BRIEFLY, "--out", "retrained")
     assert (again.status, again.out) == (0, done.out)
     assert contents(tmp_path / "retrained") == before
@@ -252,16 +253,26 @@ def test_workers_may_have_gpus_where_the_search_has_none(
         def __exit__(self, *error):
             pass
 
-        def arrivals(self, candidates):
-            return reversed(list(enumerate(self.evaluate(candidates))))
+    class Trials:
+        """Stands in for trials on a cluster; what is done last comes first."""
+
+        def __init__(self, address, gpus, bar):
+            self.gpus = gpus
+
+        def run(self, work, items):
+            made.append((type(work), work.device, self.gpus))
+            jobs = pickle.loads(pickle.dumps(list(items)))
+            assert len(pickle.dumps(work)) < 4000, "images and weights are read where the work is done"
+            return reversed(list(LocalExecutor().run(replace(work, device="cpu"), jobs)))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("psvit.ray_cluster.check_cluster", lambda address: None)
     monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Workers)
+    monkeypatch.setattr("psvit.ray_trials.RayExecutor", Trials)
     options = ("--workers", "ray://head:10001", *(("--device", device) if device else ()))
     ended = call("psvit-search", "--supernet", searched / "supernet", *SEARCH, *options, "--out", "search")
     assert ended.status == 0, ended.err
-    assert made == [(Scoring, scored_on, gpus), (Briefly, scored_on, gpus)]
+    assert made == [(Scoring, scored_on, gpus), (JobRunner, scored_on, gpus)]
     assert yaml.safe_load((tmp_path / "search/config.yaml").read_text())["device"] == scored_on
     for name in ("history.csv", "best.safetensors"):
         assert (tmp_path / "search" / name).read_bytes() == (searched / name).read_bytes(), name
@@ -469,13 +480,13 @@ def rows_of(folder):
 def test_more_trials_continue_a_finished_search_with_its_finalists(searched, call, tmp_path, monkeypatch):
     shutil.copytree(searched, tmp_path / "run")
     before = rows_of(searched)
-    trained, train = [], fidelity_training.train
+    trained, train = [], job_runner.train
 
     def remember(*args, folder, **kwargs):
         trained.append(folder.name)
         return train(*args, folder=folder, **kwargs)
 
-    monkeypatch.setattr(fidelity_training, "train", remember)
+    monkeypatch.setattr(job_runner, "train", remember)
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2)  # and a control that is longer by default
     done = call("psvit-search", "--data", "digits", *more, *BRIEFLY, "--out", "run")

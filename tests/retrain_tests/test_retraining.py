@@ -9,12 +9,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import psvit
+from psvit import job_runner
 from psvit.architecture import Architecture, ArchitectureFile
 from psvit.data import Decoded
 from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.recipe import Recipe
-from psvit.retrain import train as train_module
 from psvit.retrain.train import inherited_network, retrain
 
 CPU = torch.device("cpu")
@@ -153,7 +153,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_trained(
         weights.write_bytes(b"not weights at all")
     else:
         weights.write_bytes(weights.read_bytes()[:-10])
-    monkeypatch.setattr(train_module, "train", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(job_runner, "train", lambda *args, **kwargs: pytest.fail("trained"))
     with pytest.raises(InputError) as error:
         run(found, make_data(), tmp_path / "run", weights, inherit=True)
     assert str(weights) in str(error.value)
@@ -214,7 +214,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(found, mak
 def test_a_finished_run_is_returned_untouched_and_without_training(found, make_data, weights, tmp_path, monkeypatch):
     result = run(found, make_data(), tmp_path / "run", weights)
     before = contents(tmp_path / "run")
-    monkeypatch.setattr(train_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(job_runner, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     assert run(found, make_data(), tmp_path / "run", weights) == result
     assert contents(tmp_path / "run") == before
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 import yaml
 
+from psvit import job_runner
 from psvit.budget import Budget
 from psvit.costs import cost
-from psvit.data import Batches, Inputs, Labelled, accuracy, open_data, training_loader
+from psvit.data import Batches, Inputs, Labelled, open_data
 from psvit.documents import read_yaml
 from psvit.errors import DivergedError, InputError, RunError
-from psvit.model import PSViT
+from psvit.journal import Journal
 from psvit.recipe import Recipe
 from psvit.search.fidelity import run as run_module
-from psvit.search.fidelity import training as training_module
 from psvit.search.fidelity.record import (
     FILE_NAME,
     INHERITED,
@@ -34,14 +34,12 @@ from psvit.search.fidelity.record import (
 )
 from psvit.search.fidelity.report import render
 from psvit.search.fidelity.run import Trainings, compare, measure_fidelity, score_networks, table, train_networks
-from psvit.search.fidelity.training import Standalone, training_images
 from psvit.search.indicators import INDICATORS
 from psvit.search.inherited import InheritedAccuracy
-from psvit.search.latency.journal import Journal
 from psvit.search.scoring import Scoring
 from psvit.seeding import seeded
 from psvit.supernet.supernet import Supernet, supernet_digest
-from psvit.training import Classification, train
+from psvit.training import train
 
 CPU = torch.device("cpu")
 MFLOPS = Budget.parse("1MFLOPs")
@@ -103,56 +101,8 @@ def trained(monkeypatch):
         calls.append((task.model.arch, seed))
         return train(task, loader, recipe, seed=seed, **kwargs)
 
-    monkeypatch.setattr(training_module, "train", remember)
+    monkeypatch.setattr(job_runner, "train", remember)
     return calls
-
-
-# --- standalone accuracy
-
-
-def test_a_network_is_trained_from_scratch_and_looked_at_on_the_search_images(data, recipe, digits_space, tmp_path):
-    arch = digits_space[1234]
-    make = Standalone(data="digits", images=None, recipe=recipe, seed=3, device="cpu", folder=str(tmp_path / "here"))
-    (score,) = make(data).evaluate([arch])
-    with seeded(3):
-        network = PSViT(arch, drop_path_rate=recipe.drop_path_rate)
-    inputs = Inputs.of(data, arch.image_size)
-    alone = train(
-        Classification(network),
-        training_loader(data.train, inputs, recipe),
-        recipe,
-        num_classes=10,
-        seed=3,
-        device=CPU,
-        folder=tmp_path / "alone",
-        description="",
-    )
-    assert score.value == accuracy(alone.model.eval(), Batches(data.search, inputs, 50, CPU))
-    assert score.images == make(data).describe()["images"] == 144
-    assert not list((tmp_path / "here").iterdir())
-
-
-def test_fewer_training_images_are_a_part_that_stays(data):
-    few, more = training_images(data, 20), training_images(data, 50)
-    assert (len(few), len(more)) == (20, 50)
-    assert set(few.rows) < set(more.rows) < set(data.train.rows)
-    assert not set(few.rows) & set(data.search.rows)
-    assert training_images(data, 1000) is training_images(data, None) is data.train
-
-
-def test_a_training_that_diverges_fails_its_network_alone(data, recipe, digits_space, tmp_path, monkeypatch):
-    archs = [digits_space[7], digits_space[8]]
-
-    def diverge(task, *args, **kwargs):
-        if task.model.arch == archs[0]:
-            raise DivergedError("training diverged: the loss is nan")
-        return train(task, *args, **kwargs)
-
-    monkeypatch.setattr(training_module, "train", diverge)
-    make = Standalone(data="digits", images=None, recipe=recipe, seed=3, device="cpu", folder=str(tmp_path))
-    failed, whole = make(data).evaluate(archs)
-    assert (failed.state, failed.value, failed.reason) == ("failed", None, "training diverged: the loss is nan")
-    assert whole.state == "complete"
 
 
 # --- trainings that are kept
@@ -193,7 +143,7 @@ def test_trainings_that_were_interrupted_continue_as_if_they_had_not_been(
     two = replace(trainings, recipe=trainings.recipe.override({"epochs": 2}))
     whole, _ = train_networks(two, tmp_path / "whole")
     trained.clear()
-    record = training_module.train
+    record = job_runner.train
 
     def stopping(task, loader, recipe, **kwargs):
         epochs = itertools.count(1)
@@ -203,14 +153,15 @@ def test_trainings_that_were_interrupted_continue_as_if_they_had_not_been(
                 raise KeyboardInterrupt
             return {}
 
-        stops = {"held_out": after_epoch} if len(trained) == stopped_at else {}
-        return record(task, loader, recipe, **kwargs, **stops)
+        if len(trained) == stopped_at:
+            kwargs["held_out"] = after_epoch
+        return record(task, loader, recipe, **kwargs)
 
-    monkeypatch.setattr(training_module, "train", stopping)
+    monkeypatch.setattr(job_runner, "train", stopping)
     with pytest.raises(KeyboardInterrupt):
         train_networks(two, tmp_path / "stopped")
     assert len(list(tmp_path.glob("stopped/trainings/*/checkpoints/*.safetensors"))) == 1
-    monkeypatch.setattr(training_module, "train", record)
+    monkeypatch.setattr(job_runner, "train", record)
     assert train_networks(two, tmp_path / "stopped") == (whole, [])
     # What was finished was not begun again.
     assert len(trained) == 7 + 1
@@ -236,13 +187,13 @@ def test_failures_are_told_left_out_and_tried_again(trainings, tmp_path, monkeyp
             raise DivergedError("training diverged")
         return train(task, *args, **kwargs)
 
-    monkeypatch.setattr(training_module, "train", diverge)
+    monkeypatch.setattr(job_runner, "train", diverge)
     measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     index = trainings.space.index(victim)
     assert measured.failures == [f"network {index}, seed 5: training diverged"]
     assert measured.fidelity.within.agreement(INHERITED).networks == 2
     assert f"network {index}, seed 5: training diverged" in (tmp_path / "run/fidelity.html").read_text()
-    monkeypatch.setattr(training_module, "train", train)
+    monkeypatch.setattr(job_runner, "train", train)
     again = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     assert again.failures == []
     assert again.fidelity.within.agreement(INHERITED).networks == 3
@@ -252,7 +203,7 @@ def test_where_hardly_anything_can_be_trained_the_reason_is_told(trainings, tmp_
     def diverge(*args, **kwargs):
         raise DivergedError("training diverged: the loss is nan in epoch 1")
 
-    monkeypatch.setattr(training_module, "train", diverge)
+    monkeypatch.setattr(job_runner, "train", diverge)
     with pytest.raises(RunError, match=r"0 of 3 networks .* the loss is nan in epoch 1"):
         measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     assert not (supernet / FILE_NAME).exists()

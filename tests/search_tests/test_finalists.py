@@ -9,19 +9,20 @@ import optuna
 import pytest
 import torch
 
+from psvit import job_runner
 from psvit.costs import cost
 from psvit.data import Batches, Inputs, accuracy, open_data
-from psvit.errors import DivergedError, InputError
+from psvit.errors import DivergedError
+from psvit.executor import LocalExecutor, Portable
+from psvit.job_runner import JobRunner, accuracy_and_loss
 from psvit.model import PSViT
 from psvit.recipe import Recipe
-from psvit.search import brief_accuracy
-from psvit.search.brief_accuracy import BriefAccuracy, Briefly
-from psvit.search.facts import Facts
-from psvit.search.fidelity import training as fidelity_training
-from psvit.search.finalists import SEEDS, BriefTraining, Finalist, brief, train_finalists
+from psvit.search.facts import Facts, StudyStore
+from psvit.search.finalists import SEEDS, Finalist, brief, train_finalists
 from psvit.search.trial import Score, Trial
-from psvit.supernet.supernet import Supernet, supernet_digest
+from psvit.supernet.supernet import Supernet
 from psvit.training import Classification
+from psvit.training_job import TrainingJob
 
 CPU = torch.device("cpu")
 
@@ -65,10 +66,17 @@ def train(best, network_of, data, recipe, facts, tmp_path):
     """Trains the finalists; whatever a test needs otherwise is given."""
 
     def with_changes(finalists=None, network=None, recipe=recipe, data=data, seed=5, facts=facts):
-        folder = tmp_path / "finalists"
-        evaluator = BriefAccuracy(data, network or network_of, recipe, device=CPU, folder=folder)
-        found = finalists or best
-        return train_finalists(found, evaluator.arrivals, recipe=recipe, seed=seed, facts=facts, folder=folder)
+        runner = JobRunner(
+            data=Portable(lambda: data),
+            device="cpu",
+            folder=tmp_path / "finalists",
+            initial=lambda job: (network or network_of)(job.arch),
+        )
+        told = train_finalists(
+            finalists or best, runner, LocalExecutor(), StudyStore(facts), recipe=recipe, init="some", seed=seed
+        )
+        assert not runner.folder.exists(), "what trainings needed is of no use any more"
+        return told
 
     return with_changes
 
@@ -76,13 +84,13 @@ def train(best, network_of, data, recipe, facts, tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
     """What is trained: the seeds, in order."""
-    seeds, train = [], fidelity_training.train
+    seeds, train = [], job_runner.train
 
     def remember(task, loader, recipe, *, seed, **kwargs):
         seeds.append(seed)
         return train(task, loader, recipe, seed=seed, **kwargs)
 
-    monkeypatch.setattr(fidelity_training, "train", remember)
+    monkeypatch.setattr(job_runner, "train", remember)
     return seeds
 
 
@@ -121,7 +129,7 @@ def test_every_finalist_is_trained_three_times_and_the_best_mean_comes_first(tra
 
 
 def test_equal_means_keep_their_order(train, best, monkeypatch):
-    monkeypatch.setattr(brief_accuracy, "accuracy", lambda network, batches: 50.0)
+    monkeypatch.setattr(job_runner, "accuracy_and_loss", lambda network, batches: (50.0, 1.0))
     assert [one.trial for one in train()] == [one.trial for one in best]
 
 
@@ -129,10 +137,10 @@ def test_accuracies_are_those_on_the_search_images(train, best, data, monkeypatc
     networks = []
 
     def remember(network, batches):
-        networks.append((network, accuracy(network, batches)))
-        return networks[-1][1]
+        networks.append((network, accuracy_and_loss(network, batches)[0]))
+        return networks[-1][1], 1.0
 
-    monkeypatch.setattr(brief_accuracy, "accuracy", remember)
+    monkeypatch.setattr(job_runner, "accuracy_and_loss", remember)
     told = train()
     inputs = Inputs.of(data, best[0].trial.arch.image_size)
     for network, found in networks:
@@ -201,7 +209,7 @@ def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_o
     ],
 )
 def test_a_finalist_that_fails_comes_last_and_the_others_go_on(train, best, trained, monkeypatch, error, reason):
-    remembering = fidelity_training.train
+    remembering = job_runner.train
 
     def failing(task, *args, description, **kwargs):
         if description == "finalists, training 2 of 9":
@@ -209,7 +217,7 @@ def test_a_finalist_that_fails_comes_last_and_the_others_go_on(train, best, trai
             raise error
         return remembering(task, *args, description=description, **kwargs)
 
-    monkeypatch.setattr(fidelity_training, "train", failing)
+    monkeypatch.setattr(job_runner, "train", failing)
     told = train()
     assert trained == [5, None, *[5, 6, 7] * 2]
     assert [one.failure for one in told] == ["", "", reason]
@@ -217,7 +225,7 @@ def test_a_finalist_that_fails_comes_last_and_the_others_go_on(train, best, trai
     assert told[2].to_dict()["failed"] == reason
     assert "failed" not in told[0].to_dict()
     # It may have been the machine's doing: what failed is tried again, and nothing else.
-    monkeypatch.setattr(fidelity_training, "train", remembering)
+    monkeypatch.setattr(job_runner, "train", remembering)
     again = train()
     assert trained[8:] == [6, 7]
     assert [one.failure for one in again] == ["", "", ""]
@@ -233,7 +241,7 @@ def test_where_all_finalists_fail_the_order_of_the_search_stands(train, best):
 
 
 def test_an_error_that_is_nobodys_fault_but_ours_is_raised(train, monkeypatch):
-    monkeypatch.setattr(brief_accuracy, "accuracy", lambda network, batches: 1 / 0)
+    monkeypatch.setattr(job_runner, "accuracy_and_loss", lambda network, batches: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train()
 
@@ -263,39 +271,16 @@ def test_other_trainings_are_other_facts(train, best, recipe, trained):
         assert len(trained) == 3 * number
 
 
-@pytest.mark.parametrize("is_seen", [True, False])
-def test_workers_that_do_not_see_the_folder_of_the_run_have_one_of_their_own(
-    digits_space, data, recipe, best, tmp_path, monkeypatch, is_seen
-):
-    """A node of a cluster need not share a file system with the process that searches."""
-    file, run, places = tmp_path / "supernet.safetensors", tmp_path / "run", []
-    Supernet(digits_space).save(file, {})
-    if is_seen:
-        run.mkdir()
-    remembering = fidelity_training.train
-
-    def remember(*args, folder, **kwargs):
-        places.append(folder)
-        return remembering(*args, folder=folder, **kwargs)
-
-    monkeypatch.setattr(fidelity_training, "train", remember)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    make = Briefly(
-        data="digits",
-        supernet=str(file),
-        digest=supernet_digest(file),
-        recipe=recipe,
-        device="cpu",
-        folder=str(run / "finalists"),
-    )
-    training = BriefTraining(arch=best[0].trial.arch, seed=0, description="")
-    (score,) = make(data).evaluate([training])
-    assert score.value is not None
-    (place,) = places
-    assert place.is_relative_to(run) == is_seen
-    assert place.is_relative_to(tmp_path)
-    assert not place.exists(), "what it needed is of no use any more"
-    assert run.exists() == is_seen
-    # Weights that have changed since are refused.
-    with pytest.raises(InputError, match="has changed on"):
-        replace(make, digest="0" * 16)(data)
+def test_accuracies_that_a_study_of_version_0_1_holds_are_found(train, best, recipe, trained, facts):
+    for number, one in enumerate(best):
+        for seed in (5, 6, 7):
+            name = f"training:{one.trial.arch.digest}:{recipe.digest}:{seed}"
+            facts.learn(name, lambda value=10.0 * number + seed: {"accuracy": value})
+    told = train()
+    assert trained == []
+    assert [one.trial for one in told] == [one.trial for one in reversed(best)]
+    assert told[0].accuracies == (25.0, 26.0, 27.0)
+    # And what is learnt now is found by version 0.1, too.
+    job = TrainingJob(arch=best[0].trial.arch, recipe=recipe, seed=8)
+    StudyStore(facts).put(job, job_runner.TrainingResult(accuracies={"search": 1.5}))
+    assert facts.get(f"training:{job.arch.digest}:{recipe.digest}:8") == {"accuracy": 1.5}

@@ -27,7 +27,7 @@ from psvit.budget import Budget
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
 from psvit.search.racing import Field, Race
-from psvit.search.ray_backend import Office, Outcome, Part, RayEvaluator, Worker, one_by_one
+from psvit.search.ray_backend import Office, Outcome, Part, RayEvaluator, Worker
 from psvit.search.search import search
 from psvit.search.searchers import make_searcher
 from psvit.search.study import Study
@@ -379,23 +379,6 @@ def test_scores_are_those_of_one_process_and_workers_stay(on_cluster, digits_spa
     assert {entry["threads"] for entry in read(log, "started")} == {1}
     assert len(read(log, "finished")) == warm + 3 * 4 + 1
     assert not (tmp_path / "ray").exists()
-
-
-@pytest.mark.slow
-def test_scores_arrive_when_their_part_is_done(on_cluster, digits_space, log, alone):
-    archs = draw(digits_space, 6)
-
-    held = log.parent / "held"
-    slow = {digits_space.index(archs[0]): lambda: [time.sleep(0.02) for _ in iter(held.exists, True)]}
-    with on_cluster(lambda: Landscape(digits_space, log, on=slow), cut=one_by_one) as evaluator:
-        arrived = []
-        for position, score in evaluator.arrivals(archs):
-            arrived.append((position, score))
-            if len(arrived) == 5:
-                # The first waits until all others are here.
-                held.touch()
-    assert [position for position, _ in arrived][-1] == 0
-    assert [score for _, score in sorted(arrived, key=lambda pair: pair[0])] == alone.evaluate(archs)
 
 
 def winner_of(evaluator, space):

@@ -1,0 +1,23 @@
+"""What may go wrong with one architecture without ending the run, and how it is said."""
+
+from __future__ import annotations
+
+from psvit.errors import RunError
+
+NO_NUMBERS = "outputs that are no finite numbers"
+
+
+def out_of_memory(error: Exception) -> str:
+    """The reason to record where an exception says that memory ran out; empty where it says anything else."""
+    import torch  # only here: where nothing fails, those who hand work on do without it
+
+    says_so = isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))
+    if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or says_so):
+        return ""
+    first, *_ = str(error).splitlines() or [""]
+    return f"out of memory: {first[:200]}" if first else "out of memory"
+
+
+def failure_of(error: Exception) -> str:
+    """The reason to record where a training diverged, or ran out of memory; empty where anything else went wrong."""
+    return str(error) if isinstance(error, RunError) else out_of_memory(error)
