@@ -51,11 +51,12 @@ from versus_results import (
 
 from psvit import Architecture, SearchSpace
 from psvit.architecture import ArchitectureFile
+from psvit.choose_executor import executor_for
 from psvit.cli import read_device, read_workers
 from psvit.data import ImageData, Inputs, open_data, training_loader
 from psvit.documents import write_atomic
 from psvit.errors import RunError
-from psvit.executor import Executor, Portable, executor_for
+from psvit.executor import Executor, Portable
 from psvit.job_runner import JobRunner, images_of, run_jobs
 from psvit.journal import Journal
 from psvit.progress import progress_bar

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from psvit.failures import failure_of
-
-if TYPE_CHECKING:  # those who hand work on need nothing of it
-    import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,21 +67,6 @@ def attempt(work: Callable[[Item], Result], item: Item) -> Outcome[Result]:
         if not failure:
             raise
         return Outcome(failure=failure)
-
-
-def executor_for(workers: str | None, device: torch.device, bar: str = "") -> Executor:
-    """What works on a Ray cluster, or in this process where no cluster is named.
-
-    Args:
-        workers: `ray`, which joins the cluster of `RAY_ADDRESS` or starts one, or `ray://host:port`.
-        device: where an item is computed: on a core, or on a GPU.
-        bar: what a progress bar of the work on the cluster says; without it, the caller shows one or there is none.
-    """
-    if workers is None:
-        return LocalExecutor()
-    from psvit.ray_trials import RayExecutor
-
-    return RayExecutor(workers, gpus=1 if device.type == "cuda" else 0, bar=bar)
 
 
 class Portable(Generic[T]):

@@ -86,9 +86,10 @@ def command(
         for one in found
     ]
     keeping = read_keeping(checkpoint_every, number)
+    from psvit.choose_executor import executor_for
     from psvit.data import open_data
     from psvit.distributed import joined
-    from psvit.executor import Portable, executor_for
+    from psvit.executor import Portable
     from psvit.retrain.several import COMMAND, Network, Retraining, named, open_teacher
     from psvit.run_folder import RunFolder
 

@@ -20,10 +20,11 @@ import torch
 
 from psvit.architecture import Architecture
 from psvit.budget import Budget, LatencyLimit
+from psvit.choose_executor import executor_for
 from psvit.data import ImageData, open_data
 from psvit.documents import write_atomic
 from psvit.errors import InputError, LostWorkersError, RunError, UnmetBudgetError
-from psvit.executor import Portable, executor_for
+from psvit.executor import Portable
 from psvit.job_runner import JobRunner
 from psvit.nn.network import PSViT
 from psvit.recipe import Recipe, default_recipe

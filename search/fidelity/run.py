@@ -15,11 +15,12 @@ import torch
 
 from psvit.architecture import Architecture
 from psvit.budget import Budget
+from psvit.choose_executor import executor_for
 from psvit.costs import METRICS, cost
 from psvit.data import ImageData, open_data
 from psvit.documents import write_atomic
 from psvit.errors import RunError
-from psvit.executor import Portable, executor_for
+from psvit.executor import Portable
 from psvit.job_runner import JobRunner, images_of, run_jobs
 from psvit.journal import Journal
 from psvit.progress import progress_bar

@@ -7,8 +7,9 @@ import pickle
 import pytest
 import torch
 
+from psvit.choose_executor import executor_for
 from psvit.errors import DivergedError, InputError
-from psvit.executor import LocalExecutor, Outcome, Portable, executor_for
+from psvit.executor import LocalExecutor, Outcome, Portable
 
 
 def halved(number: int) -> float:
