@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import traceback
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from ray import cloudpickle
 from safetensors.torch import load_file
 
 from psvit.checkpoints import Keeping
@@ -21,6 +23,12 @@ from psvit.seeding import seeded
 from psvit.supernet.supernet import Supernet
 from psvit.supernet.train import SupernetTask, train_supernet
 from psvit.training import train
+
+# One server of processes for all of these tests, on however many processes they run: loading the libraries takes long.
+pytestmark = pytest.mark.xdist_group("processes")
+
+# The processes cannot import the tests, so functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 CPU = torch.device("cpu")
 
@@ -39,26 +47,40 @@ CASES = {
 }
 
 
-def in_processes(size, function, *arguments):
+class ByValue:
+    """A function that another process receives whole, with all that it refers to; of itself it would send its name."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __reduce__(self):
+        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+
+
+def in_processes(size, function):
     """Call a function of a world in several processes joined by gloo; returns what each returns."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    context = mp.get_context("fork")
+    # Where PyTorch has begun threads for the gradients of a GPU, forked processes cannot compute gradients. Tests that
+    # ran before this one can be the reason, even without a GPU. So the processes are forked from one that has only
+    # loaded the libraries.
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "psvit.supernet.train", "ray.cloudpickle"])
     results = context.SimpleQueue()
 
-    def process(rank):
+    def process(rank, results):
         os.environ.update(
             RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT=str(port)
         )
         try:
             with joined(CPU) as world:
-                result = function(world, *arguments)
+                result = function(world)
         except BaseException as error:
             result = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
         results.put((rank, result))
 
-    processes = [context.Process(target=process, args=(rank,)) for rank in range(size)]
+    processes = [context.Process(target=ByValue(process), args=(rank, results)) for rank in range(size)]
     for one in processes:
         one.start()
     found = dict(results.get() for _ in processes)
@@ -146,12 +168,12 @@ def test_processes_begin_with_the_same_weights(tiny_space):
     assert in_processes(2, spread) == [{1.0}, {1.0}]
 
 
-def test_means_are_taken_in_pieces(monkeypatch):
-    monkeypatch.setattr("psvit.distributed.PIECE", 10)
-
+def test_means_are_taken_in_pieces():
     def average(world):
         tensors = [torch.full(shape, float(world.rank)) for shape in ((3, 4), (2,), (), (7,), (1, 1))]
-        world.average_([tensor.t() if tensor.dim() == 2 else tensor for tensor in tensors])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("psvit.distributed.PIECE", 10)
+            world.average_([tensor.t() if tensor.dim() == 2 else tensor for tensor in tensors])
         return [(tuple(tensor.shape), set(tensor.flatten().tolist())) for tensor in tensors]
 
     expected = [(shape, {0.5}) for shape in ((3, 4), (2,), (), (7,), (1, 1))]
