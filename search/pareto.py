@@ -69,7 +69,12 @@ def hypervolume(objectives: Floats, reference: Floats) -> float:
     Results that are not better than the reference everywhere add nothing.
     """
     better = objectives[(objectives > reference).all(axis=1)]
-    return float(moocore.hypervolume(better, ref=reference, maximise=True)) if len(better) else 0.0
+    if not len(better):
+        return 0.0
+    if len(reference) == 1:
+        # moocore before 0.3.0 crashes there.
+        return float(better.max() - reference[0])
+    return float(moocore.hypervolume(better, ref=reference, maximise=True))
 
 
 def hypervolumes(objectives: Floats, reference: Floats) -> list[float]:
