@@ -7,9 +7,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
+
 from psvit.documents import dump_yaml, read_yaml, write_atomic
 from psvit.errors import InputError
-from psvit.locks import LOCK_FILE, Lock, hold, remove
+from psvit.locks import LOCK_FILE, hold, remove
 
 SCHEMA = "psvit/run/1"
 CONFIG = "config.yaml"
@@ -53,7 +55,7 @@ class RunFolder:
                 remove(self._lock)
             raise
 
-    def _hold(self) -> Lock:
+    def _hold(self) -> BaseFileLock:
         """Keep other processes out until this one ends, however it does."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import re
@@ -11,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from filelock import lock_descriptor, unlock_descriptor
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -137,7 +137,7 @@ class _Lock:
     def acquire(self) -> bool:
         """Wait until no other process holds the journal, and leave it ending with a whole record."""
         self._stream = self._journal.open("rb+")
-        fcntl.flock(self._stream, fcntl.LOCK_EX)
+        lock_descriptor(self._stream.fileno(), poll_interval=0.001)
         _drop_partial_record(self._stream)
         return True
 
@@ -145,7 +145,7 @@ class _Lock:
         """Let others have it."""
         if self._stream is not None:
             # Closing it is not enough where another thread forked meanwhile: the child has it open too.
-            fcntl.flock(self._stream, fcntl.LOCK_UN)
+            unlock_descriptor(self._stream.fileno())
             self._stream.close()
             self._stream = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+from filelock import lock_descriptor
 
 from psvit.errors import InputError
 from psvit.search.storage import check_storage, open_storage, without_password
@@ -188,7 +188,7 @@ def test_a_child_that_is_forked_while_the_journal_is_locked_keeps_nobody_out(rec
     try:
         assert process.stdout.readline() == "held\n"  # and released
         with recorded.open("rb+") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert lock_descriptor(stream.fileno(), blocking=False)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
