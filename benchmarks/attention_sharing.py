@@ -27,9 +27,9 @@ from torch import nn
 
 import psvit.model
 from psvit import Architecture, SearchSpace, Stage, cost
-from psvit.costs import layers as layer_costs
-from psvit.layers import AttentionGroup
+from psvit.arch.costs import layers as layer_costs
 from psvit.model import checkpoint_filter_fn
+from psvit.nn.layers import AttentionGroup
 
 Step = Callable[[], object]
 
@@ -173,7 +173,7 @@ def forms(bench: Bench) -> None:
         }
         x = bench.randn(batch, tokens, width)
         found = bench.ratio(*(step(bench.ready(group), x) for group in sides.values()))
-        chosen = psvit.layers.choose_sharing(batch, tokens, heads, bench.device.type)
+        chosen = psvit.nn.layers.choose_sharing(batch, tokens, heads, bench.device.type)
         size = batch * heads * tokens**2 * x.element_size() / 2**20
         print(
             f"| {mode} | {tokens} | {batch} | {width} | {length} | {size:.1f} | {shown(found)} | {chosen} |", flush=True

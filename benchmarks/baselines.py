@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from psvit import Architecture, SearchSpace, Stage, cost
+from psvit.arch.operators import Pool, Stem, Variant
 from psvit.errors import InputError
-from psvit.operators import Pool, Stem, Variant
 
 TOLERANCE = 0.02
 """By which share the multiply-accumulates of networks that are compared may differ from the budget."""

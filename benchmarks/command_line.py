@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 
 from psvit.errors import InputError, RunError
-from psvit.recipe import Recipe, default_recipe
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
+from psvit.train.recipe import Recipe, default_recipe
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from psvit import Budget, SearchSpace, feasible, pricing
-from psvit.feasible import FeasibleSet
-from psvit.search_space import shipped_spaces
+from psvit import Budget, SearchSpace
+from psvit.space import feasible, pricing
+from psvit.space.feasible import FeasibleSet
+from psvit.space.search_space import shipped_spaces
 
 DRAWN = 100_000
 """Architectures that are drawn at once."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from psvit import Architecture, Budget, SearchSpace, Stage, cost
-from psvit.architecture import ArchitectureFile
+from psvit.arch.architecture import ArchitectureFile
 
 
 def deit_like(space: SearchSpace, budget: Budget) -> Architecture:

@@ -1,4 +1,4 @@
-"""A picture of values with error bars, as SVG; in the manner of `psvit.picture` it needs nothing to be loaded."""
+"""A picture of values with error bars, as SVG; in the manner of `psvit.nn.picture` it needs nothing to be loaded."""
 
 from __future__ import annotations
 

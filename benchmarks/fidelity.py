@@ -22,10 +22,9 @@ import numpy as np
 from command_line import at_least, chosen_recipe, run_script
 
 from psvit.cli import read_device, read_workers
-from psvit.data import Inputs, open_data, training_loader
+from psvit.data import Inputs, open_data
 from psvit.errors import InputError
-from psvit.job_runner import images_of
-from psvit.run_folder import RunFolder
+from psvit.io.run_folder import RunFolder
 from psvit.search.fidelity.cli import SECOND_SEEDS
 from psvit.search.fidelity.measures import MeasuredNetwork, advantage
 from psvit.search.fidelity.record import INHERITED, Fidelity
@@ -33,7 +32,9 @@ from psvit.search.fidelity.run import Trainings, measure_fidelity
 from psvit.search.fidelity.words import name_of, row, value_and_interval
 from psvit.search.run import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest
-from psvit.training import check_device
+from psvit.train.job_runner import images_of
+from psvit.train.training import check_device
+from psvit.train.training_loader import training_loader
 
 
 def taus(names: list[str], fidelities: list[Fidelity]) -> None:

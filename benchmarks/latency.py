@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from psvit import Architecture, SearchSpace, cost
-from psvit.architecture import ArchitectureFile
+from psvit.arch.architecture import ArchitectureFile
 from psvit.errors import NoisyMachineError
-from psvit.journal import Journal
+from psvit.io.journal import Journal
 from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh

@@ -30,8 +30,8 @@ from command_line import at_least
 from supernet_step import make_step
 
 from psvit import Architecture, Budget, SearchSpace, cost, create_model
-from psvit.openmp import SPIN_COUNT
-from psvit.seeding import seeded
+from psvit.executors.openmp import SPIN_COUNT
+from psvit.nn.seeding import seeded
 
 SPACE, BUDGET = "psvit-2d-nano", "9.9..10.1MFLOPs"
 """Where the network is drawn."""

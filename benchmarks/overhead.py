@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget
+from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.run import SPENT
 from psvit.search.search import search
@@ -26,7 +25,8 @@ from psvit.search.searchers import SEARCHERS, make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
 from psvit.search.trial import Score
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 
 
 class Free:

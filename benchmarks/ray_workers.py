@@ -27,11 +27,11 @@ import torch
 
 from psvit import Architecture, Budget, SearchSpace
 from psvit.data import Batches, Decoded, Inputs, Labelled, open_data
+from psvit.nn.seeding import seeded
 from psvit.search.evaluator import Evaluator
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.prefix_tree import PrefixTree, cut
 from psvit.search.ray_backend import PARTS_PER_WORKER, RayEvaluator
-from psvit.seeding import seeded
 from psvit.supernet.supernet import Supernet, read_space
 
 POPULATION = 32

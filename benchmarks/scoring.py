@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from psvit import Budget, SearchSpace
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 from psvit.data import Batches, Inputs, open_data
-from psvit.journal import Journal
+from psvit.io.journal import Journal
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.prefix_tree import PrefixTree
 from psvit.search.racing import Race

@@ -22,16 +22,16 @@ from scipy.stats import wilcoxon
 
 from psvit import Architecture, Budget, SearchSpace
 from psvit.data import Batches, Inputs, open_data
-from psvit.documents import replacing
-from psvit.feasible import feasible_set
-from psvit.journal import Journal
-from psvit.progress import progress_bar
+from psvit.io.documents import replacing
+from psvit.io.journal import Journal
+from psvit.io.progress import progress_bar
 from psvit.search.candidates import Candidates
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.search import search
 from psvit.search.searchers import SEARCHERS, make_searcher
 from psvit.search.study import Study
 from psvit.search.trial import Score
+from psvit.space.feasible import feasible_set
 from psvit.supernet.supernet import Supernet
 
 TABLE = Path(__file__).parent / "tables" / "psvit-2d-nano-part-cifar10.npz"

@@ -22,15 +22,16 @@ import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from psvit.architecture import Architecture
-from psvit.data import Inputs, open_data, training_loader
-from psvit.recipe import SupernetRecipe
-from psvit.search_space import SearchSpace
-from psvit.seeding import seeded
+from psvit.arch.architecture import Architecture
+from psvit.data import Inputs, open_data
+from psvit.nn.seeding import seeded
+from psvit.space.search_space import SearchSpace
 from psvit.supernet import supernet as supernet_module
 from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import Supernet
 from psvit.supernet.train import SupernetTask
+from psvit.train.recipe import SupernetRecipe
+from psvit.train.training_loader import training_loader
 
 
 def make_step(

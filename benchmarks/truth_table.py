@@ -20,8 +20,8 @@ from command_line import at_least, run_script
 from truth import networks, pilot, rows
 from truth.networks import FOLDER
 
-from psvit.recipe import Recipe
-from psvit.training_job import TrainingJob
+from psvit.train.recipe import Recipe
+from psvit.train.training_job import TrainingJob
 
 ROWS_FILE = FOLDER / "rows.csv"
 PILOT_FILE = FOLDER / "pilot.csv"

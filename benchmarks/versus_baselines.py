@@ -50,24 +50,25 @@ from versus_results import (
 )
 
 from psvit import Architecture, SearchSpace
-from psvit.architecture import ArchitectureFile
-from psvit.choose_executor import executor_for
+from psvit.arch.architecture import ArchitectureFile
 from psvit.cli import read_device, read_workers
-from psvit.data import ImageData, Inputs, open_data, training_loader
-from psvit.documents import write_atomic
+from psvit.data import ImageData, Inputs, open_data
 from psvit.errors import RunError
-from psvit.executor import Executor, Portable
-from psvit.job_runner import JobRunner, images_of, run_jobs
-from psvit.journal import Journal
-from psvit.progress import progress_bar
-from psvit.recipe import Recipe, SupernetRecipe
-from psvit.result_store import JournalStore, ResultStore
-from psvit.run_folder import RunFolder
+from psvit.executors.choose_executor import executor_for
+from psvit.executors.executor import Executor, Portable
+from psvit.io.documents import write_atomic
+from psvit.io.journal import Journal
+from psvit.io.progress import progress_bar
+from psvit.io.run_folder import RunFolder
 from psvit.search.cli import SUPERNET_TRIALS
 from psvit.search.run import SearchRun, choose_space, run_search
 from psvit.search.scoring import BATCH_SIZE
 from psvit.supernet.supernet import read_provenance, supernet_digest, supernet_file
-from psvit.training_job import ScoredOn, TrainingJob
+from psvit.train.job_runner import JobRunner, images_of, run_jobs
+from psvit.train.recipe import Recipe, SupernetRecipe
+from psvit.train.result_store import JournalStore, ResultStore
+from psvit.train.training_job import ScoredOn, TrainingJob
+from psvit.train.training_loader import training_loader
 
 # --- what is trained
 

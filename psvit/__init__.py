@@ -12,36 +12,36 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from psvit.architecture import Architecture as Architecture
-    from psvit.architecture import Stage as Stage
-    from psvit.budget import Budget as Budget
+    from psvit.arch.architecture import Architecture as Architecture
+    from psvit.arch.architecture import Stage as Stage
+    from psvit.arch.costs import Cost as Cost
+    from psvit.arch.costs import cost as cost
     from psvit.classifier import Classifier as Classifier
-    from psvit.costs import Cost as Cost
-    from psvit.costs import cost as cost
     from psvit.data import ImageData as ImageData
     from psvit.errors import InputError as InputError
     from psvit.model import PSViT as PSViT
     from psvit.model import create_model as create_model
-    from psvit.picture import draw as draw
-    from psvit.registration import register_pooling as register_pooling
-    from psvit.registration import register_stem as register_stem
-    from psvit.search_space import SearchSpace as SearchSpace
+    from psvit.nn.picture import draw as draw
+    from psvit.nn.registration import register_pooling as register_pooling
+    from psvit.nn.registration import register_stem as register_stem
+    from psvit.space.budget import Budget as Budget
+    from psvit.space.search_space import SearchSpace as SearchSpace
 
 _PUBLIC = {
-    "Architecture": "psvit.architecture",
-    "Budget": "psvit.budget",
+    "Architecture": "psvit.arch.architecture",
+    "Budget": "psvit.space.budget",
     "Classifier": "psvit.classifier",
-    "Cost": "psvit.costs",
+    "Cost": "psvit.arch.costs",
     "ImageData": "psvit.data",
     "InputError": "psvit.errors",
     "PSViT": "psvit.model",
-    "SearchSpace": "psvit.search_space",
-    "Stage": "psvit.architecture",
-    "cost": "psvit.costs",
+    "SearchSpace": "psvit.space.search_space",
+    "Stage": "psvit.arch.architecture",
+    "cost": "psvit.arch.costs",
     "create_model": "psvit.model",
-    "draw": "psvit.picture",
-    "register_pooling": "psvit.registration",
-    "register_stem": "psvit.registration",
+    "draw": "psvit.nn.picture",
+    "register_pooling": "psvit.nn.registration",
+    "register_stem": "psvit.nn.registration",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

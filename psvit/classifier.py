@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from psvit.architecture import ArchitectureFile
+from psvit.arch.architecture import ArchitectureFile
+from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 from psvit.model import create_model
-from psvit.preprocessing import Preprocessing
 
 NETWORK_FILE = "network.yaml"
 BEST_FILE = "best.yaml"

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 import click
 
 from psvit.errors import InputError, RunError
-from psvit.openmp import wait_briefly
+from psvit.executors.openmp import wait_briefly
 
 if TYPE_CHECKING:
     import torch
 
-    from psvit.checkpoints import Keeping
     from psvit.data import Inputs
-    from psvit.recipe import Recipe
-    from psvit.teacher import Teacher
+    from psvit.train.checkpoints import Keeping
+    from psvit.train.recipe import Recipe
+    from psvit.train.teacher import Teacher
 
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
 
@@ -153,7 +153,7 @@ def read_keeping(checkpoint_every: str, number: int) -> Keeping:
     Raises:
         InputError: not a duration.
     """
-    from psvit.checkpoints import Keeping
+    from psvit.train.checkpoints import Keeping
 
     return Keeping(every_seconds=read_duration("--checkpoint-every", checkpoint_every), number=number)
 
@@ -164,7 +164,7 @@ def read_teacher(name: str | None, weights: Path | None, inputs: Inputs, num_cla
     Raises:
         InputError: it cannot be had or does not fit.
     """
-    from psvit.teacher import load_teacher
+    from psvit.train.teacher import load_teacher
 
     if weights and not name:
         raise InputError(f"--teacher-weights {weights}: of which network? name it with --teacher")
@@ -194,7 +194,7 @@ def read_recipe(
     """
     import yaml
 
-    from psvit.recipe import Recipe, SupernetRecipe, default_recipe
+    from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe
 
     values = {}
     for setting in settings:
@@ -245,7 +245,7 @@ def read_devices(name: str | None, workers: str | None) -> tuple[torch.device, t
     import torch
 
     if workers and name == "cuda" and not torch.cuda.is_available():
-        from psvit.ray_cluster import is_elsewhere
+        from psvit.executors.ray_cluster import is_elsewhere
 
         if is_elsewhere(workers):
             return torch.device("cpu"), torch.device("cuda")
@@ -264,7 +264,7 @@ def read_workers(text: str | None) -> None:
         return
     if text != "ray" and not text.startswith("ray://"):
         raise InputError(f"--workers {text!r}: permitted are ray and ray://host:port")
-    from psvit.ray_cluster import check_cluster
+    from psvit.executors.ray_cluster import check_cluster
 
     check_cluster(text)
 

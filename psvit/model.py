@@ -12,10 +12,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
-from psvit.layers import STEM_MODULES
 from psvit.nn.checkpoint_filter import checkpoint_filter_fn
+from psvit.nn.layers import STEM_MODULES
 from psvit.nn.network import PSViT, resolve
 
 # timm looks here for the entry points of a module that registers models.

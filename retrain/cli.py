@@ -27,7 +27,7 @@ from psvit.cli import (
 from psvit.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from psvit.architecture import ArchitectureFile
+    from psvit.arch.architecture import ArchitectureFile
 
 
 @click.command(name="psvit-retrain", context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +70,7 @@ def command(
     processes train together when torchrun starts them, see psvit-supernet.
     """
     set_up_logging(verbose)
-    from psvit.architecture import ArchitectureFile
+    from psvit.arch.architecture import ArchitectureFile
 
     if workers not in (None, "ray"):
         raise InputError(
@@ -86,12 +86,12 @@ def command(
         for one in found
     ]
     keeping = read_keeping(checkpoint_every, number)
-    from psvit.choose_executor import executor_for
     from psvit.data import open_data
-    from psvit.distributed import joined
-    from psvit.executor import Portable
+    from psvit.executors.choose_executor import executor_for
+    from psvit.executors.executor import Portable
+    from psvit.io.run_folder import RunFolder
     from psvit.retrain.several import COMMAND, Network, Retraining, named, open_teacher
-    from psvit.run_folder import RunFolder
+    from psvit.train.distributed import joined
 
     place = read_device(device)
     with joined(place) as world:
@@ -151,10 +151,10 @@ def command(
 
 def _report(result: ArchitectureFile, folder: Path) -> None:
     """Print what a network is worth, and how to go on."""
-    from psvit.accuracies import LABELS, accuracies
-    from psvit.budget import format_cost
+    from psvit.arch.costs import cost
     from psvit.classifier import NETWORK_FILE
-    from psvit.costs import cost
+    from psvit.space.budget import format_cost
+    from psvit.train.accuracies import LABELS, accuracies
 
     show_table(
         f"top-1 on {result.score['images']:,} validation images",
@@ -174,9 +174,9 @@ def _report_several(networks: list[Any], path: Path, failures: dict[str, str]) -
     Raises:
         RunError: some could not be trained.
     """
-    from psvit.accuracies import LABELS
-    from psvit.budget import format_cost
     from psvit.retrain.several import TABLE_FILE, write_table
+    from psvit.space.budget import format_cost
+    from psvit.train.accuracies import LABELS
 
     rows = write_table(networks, path / TABLE_FILE)
     known = [key for key in LABELS if any(key in row for row in rows)]

@@ -11,21 +11,22 @@ from typing import Any
 
 import torch
 
-from psvit.accuracies import LABELS, accuracies, trained_as
-from psvit.architecture import ArchitectureFile
-from psvit.checkpoints import Keeping
+from psvit.arch.architecture import ArchitectureFile
+from psvit.arch.costs import cost
 from psvit.classifier import COMPARISON_FOLDER, NETWORK_FILE
-from psvit.costs import cost
-from psvit.data import ImageData, Inputs, training_loader
-from psvit.distributed import World
-from psvit.documents import digest_of_file, write_atomic
+from psvit.data import ImageData, Inputs
 from psvit.errors import InputError
-from psvit.executor import Portable
-from psvit.recipe import Recipe
+from psvit.executors.executor import Portable
+from psvit.io.documents import digest_of_file, write_atomic
+from psvit.io.run_folder import RunFolder
 from psvit.retrain.train import inherited_network, retrain
-from psvit.run_folder import RunFolder
-from psvit.teacher import Teacher, load_teacher
-from psvit.training import check_device
+from psvit.train.accuracies import LABELS, accuracies, trained_as
+from psvit.train.checkpoints import Keeping
+from psvit.train.distributed import World
+from psvit.train.recipe import Recipe
+from psvit.train.teacher import Teacher, load_teacher
+from psvit.train.training import check_device
+from psvit.train.training_loader import training_loader
 
 TABLE_FILE = "networks.csv"
 
@@ -157,7 +158,7 @@ class Retraining:
 
 
 def open_teacher(name: str, weights: Path | None, images: Portable[ImageData], image_size: tuple[int, int]) -> Teacher:
-    """A teacher of networks for images of this size; see `psvit.teacher.load_teacher`."""
+    """A teacher of networks for images of this size; see `psvit.train.teacher.load_teacher`."""
     data = images.get()
     return load_teacher(name, weights, Inputs.of(data, image_size), len(data.classes))
 

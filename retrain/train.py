@@ -10,20 +10,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import psvit
-from psvit.accuracies import INHERITED, STANDALONE
-from psvit.architecture import ArchitectureFile
-from psvit.checkpoints import Checkpoints, Keeping
+from psvit.arch.architecture import ArchitectureFile
 from psvit.classifier import NETWORK_FILE
 from psvit.data import Batches, ImageData, accuracy, logistic_regression_accuracy
-from psvit.distributed import World
-from psvit.documents import replacing, write_atomic
 from psvit.errors import InputError
-from psvit.job_runner import initial_network, inputs_for, train_job
+from psvit.io.documents import replacing, write_atomic
 from psvit.nn.network import PSViT, resolve
-from psvit.picture import draw
-from psvit.recipe import Recipe
-from psvit.teacher import Teacher
-from psvit.training_job import RANDOM, TrainingJob
+from psvit.nn.picture import draw
+from psvit.train.accuracies import INHERITED, STANDALONE
+from psvit.train.checkpoints import Checkpoints, Keeping
+from psvit.train.distributed import World
+from psvit.train.job_runner import initial_network, inputs_for, train_job
+from psvit.train.recipe import Recipe
+from psvit.train.teacher import Teacher
+from psvit.train.training_job import RANDOM, TrainingJob
 
 WEIGHTS_FILE = "network.safetensors"
 PICTURE_FILE = "network.svg"
@@ -59,7 +59,7 @@ def retrain(
         device: where to train.
         folder: the run's.
         teacher: what is learnt from besides, where the recipe says so.
-        known: top-1 in percent of the same network begun otherwise, by key of `psvit.accuracies.LABELS`.
+        known: top-1 in percent of the same network begun otherwise, by key of `psvit.train.accuracies.LABELS`.
         keeping: how often checkpoints are written and how many are kept.
         world: the processes that train together; the first one reports.
 
@@ -70,7 +70,8 @@ def retrain(
         stands beside them.
 
     Raises:
-        InputError: the recipe wants a teacher and there is none, or the other way round; or see `psvit.training.train`.
+        InputError: the recipe wants a teacher and there is none, or the other way round; or see
+            `psvit.train.training.train`.
     """
     world = world or World()
     if (folder / NETWORK_FILE).exists():

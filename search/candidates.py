@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget, Limit
+from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
-from psvit.feasible import FeasibleSet, feasible_set
-from psvit.pricing import Batch
 from psvit.search.history import Seen
 from psvit.search.latency.limits import PredictedLimit
 from psvit.search.proposal import Proposal
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget, Limit
+from psvit.space.feasible import FeasibleSet, feasible_set
+from psvit.space.pricing import Batch
+from psvit.space.search_space import SearchSpace
 
 OUTSIDE = "space"
 """The name of the constraint that a row of genes encodes a member of the space."""

@@ -142,9 +142,9 @@ def command(
     --supernet nor --data they are scored by a training-free indicator, which needs no images and says less.
     """
     set_up_logging(verbose)
-    from psvit.budget import Budget, format_cost
     from psvit.errors import InputError
-    from psvit.search_space import SearchSpace
+    from psvit.space.budget import Budget, format_cost
+    from psvit.space.search_space import SearchSpace
 
     # Whatever can be wrong is found out before anything is trained or written, what is quick to check first.
     space = SearchSpace.load(space_name) if space_name else None
@@ -162,7 +162,7 @@ def command(
     if (recipe or settings) and (supernet or not data):
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
-    from psvit.run_folder import RunFolder, check_folder
+    from psvit.io.run_folder import RunFolder, check_folder
     from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
     from psvit.search.run import SearchRun, choose_space, run_search
@@ -170,7 +170,7 @@ def command(
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
     from psvit.search.storage import check_storage, without_password
     from psvit.supernet.supernet import read_provenance
-    from psvit.training import check_device
+    from psvit.train.training import check_device
 
     make_searcher(searcher)
     objectives = Objectives.parse(objectives_text)

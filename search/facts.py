@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 
-from psvit.training_job import TrainingJob, TrainingResult
+from psvit.train.training_job import TrainingJob, TrainingResult
 
 
 class Facts:

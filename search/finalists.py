@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
-from psvit.architecture import Architecture
-from psvit.executor import Executor
-from psvit.job_runner import JobRunner, run_jobs
-from psvit.recipe import Recipe
-from psvit.result_store import ResultStore
+from psvit.arch.architecture import Architecture
+from psvit.executors.executor import Executor
 from psvit.search.trial import Trial
-from psvit.training_job import TrainingJob
+from psvit.train.job_runner import JobRunner, run_jobs
+from psvit.train.recipe import Recipe
+from psvit.train.result_store import ResultStore
+from psvit.train.training_job import TrainingJob
 
 _logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 from psvit.search.pareto import ordered
 from psvit.search.proposal import Proposal
 from psvit.search.trial import Trial

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from psvit.architecture import Architecture
-from psvit.failures import NO_NUMBERS, out_of_memory
+from psvit.arch.architecture import Architecture
+from psvit.executors.failures import NO_NUMBERS, out_of_memory
 from psvit.nn.network import PSViT
+from psvit.nn.seeding import seeded
 from psvit.search.evaluator import Evaluator
 from psvit.search.trial import Score
-from psvit.search_space import SearchSpace
-from psvit.seeding import seeded
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 

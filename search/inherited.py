@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 from psvit.data import Batches
-from psvit.failures import NO_NUMBERS
+from psvit.executors.failures import NO_NUMBERS
 from psvit.search.prefix_tree import PrefixTree, Weights, run
 from psvit.search.racing import Field, Race, right_answers
 from psvit.search.trial import Score

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from psvit.architecture import Architecture
-from psvit.costs import Cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import Cost
 from psvit.errors import InputError
 
 ACCURACY, LATENCY = "accuracy", "latency"

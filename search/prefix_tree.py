@@ -4,7 +4,7 @@ An architecture is a sequence of *steps*: embedding, poolings and layers, final 
 whose first k steps are equal have equal activations after them, bit for bit, because the same operators see the same
 numbers. A step says all that its operators depend on, given the steps before it: the place in the supernet's list of
 layers, widths, and whether attention is handed on, since a producer that others follow computes its map openly or in
-the form that `psvit.layers.choose_sharing` chooses, and one that stands alone does not.
+the form that `psvit.nn.layers.choose_sharing` chooses, and one that stands alone does not.
 
 The tree is walked depth first. At a branching, the child whose walk needs least waits least: children are visited in
 the order of the number of activations that wait below them, the neediest last, when its parent's activation is handed
@@ -24,13 +24,13 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from psvit import costs
-from psvit.architecture import Architecture, Stage
-from psvit.failures import out_of_memory
-from psvit.layers import Layer, Shared, TokenPool, choose_sharing
+from psvit.arch import costs
+from psvit.arch.architecture import Architecture, Stage
+from psvit.arch.operators import Pool, Stem, Variant
+from psvit.executors.failures import out_of_memory
+from psvit.nn.layers import Layer, Shared, TokenPool, choose_sharing
 from psvit.nn.network import PSViT
-from psvit.operators import Pool, Stem, Variant
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 Module = TypeVar("Module", bound=nn.Module)

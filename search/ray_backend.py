@@ -34,7 +34,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from psvit.errors import LostWorkersError
-from psvit.ray_cluster import check_room, connect, first_line, packed
+from psvit.executors.ray_cluster import check_room, connect, first_line, packed
 from psvit.search.evaluator import Candidate_contra, Evaluator
 from psvit.search.trial import Score
 

@@ -18,17 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget, LatencyLimit
-from psvit.choose_executor import executor_for
+from psvit.arch.architecture import Architecture
 from psvit.data import ImageData, open_data
-from psvit.documents import write_atomic
 from psvit.errors import InputError, LostWorkersError, RunError, UnmetBudgetError
-from psvit.executor import Portable
-from psvit.job_runner import JobRunner
+from psvit.executors.choose_executor import executor_for
+from psvit.executors.executor import Portable
+from psvit.io.documents import write_atomic
+from psvit.io.run_folder import RunFolder
 from psvit.nn.network import PSViT
-from psvit.recipe import Recipe, default_recipe
-from psvit.run_folder import RunFolder
 from psvit.search.candidates import DRAWS, Candidates
 from psvit.search.evaluator import Evaluator
 from psvit.search.facts import StudyStore
@@ -48,10 +45,13 @@ from psvit.search.storage import open_storage, without_password
 from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.trial import Trial
 from psvit.search.winner import Evidence, write_front, write_winner
-from psvit.search_space import SearchSpace, default_space
+from psvit.space.budget import Budget, LatencyLimit
+from psvit.space.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, check_held_out, read_space, supernet_digest, supernet_file
 from psvit.supernet.train import train_supernet
-from psvit.training_job import TrainingJob
+from psvit.train.job_runner import JobRunner
+from psvit.train.recipe import Recipe, default_recipe
+from psvit.train.training_job import TrainingJob
 
 if TYPE_CHECKING:  # it loads plotly
     from psvit.search.report import Reference

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 from psvit.data import Batches, ImageData, Inputs, open_data
 from psvit.errors import InputError
 from psvit.search.evaluator import Evaluator
 from psvit.search.indicators import DSS
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.racing import Race
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, supernet_digest
 
 BATCH_SIZE = 128

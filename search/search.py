@@ -12,9 +12,8 @@ from zlib import crc32
 
 import numpy as np
 
-from psvit.architecture import Architecture
-from psvit.budget import format_cost
-from psvit.progress import progress_bar
+from psvit.arch.architecture import Architecture
+from psvit.io.progress import progress_bar
 from psvit.search.candidates import Candidates
 from psvit.search.evaluator import Evaluator
 from psvit.search.history import History, Seen
@@ -23,6 +22,7 @@ from psvit.search.searchers import Searcher
 from psvit.search.storage import line_of
 from psvit.search.study import LEASE, Batch, Study
 from psvit.search.trial import STATES, Score, Trial
+from psvit.space.budget import format_cost
 
 _logger = logging.getLogger(__name__)
 

@@ -33,10 +33,10 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from psvit.architecture import Architecture
-from psvit.costs import METRICS, Cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import METRICS, Cost
 from psvit.errors import InputError
-from psvit.run_folder import differences
+from psvit.io.run_folder import differences
 from psvit.search.facts import Facts
 from psvit.search.history import History, Rejected
 from psvit.search.objectives import LATENCY, Objectives
@@ -44,7 +44,7 @@ from psvit.search.optuna_constraints import LIST, constraints_of, create_trial
 from psvit.search.pareto import hypervolumes
 from psvit.search.proposal import Proposal
 from psvit.search.trial import Score, Trial
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 
 STUDY_NAME, CONTROL = "psvit", "-control"
 """The name of a run's own study; and what is added to a study's name for that of its control.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from psvit.architecture import Architecture
-from psvit.costs import Cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import Cost
 
 State = Literal["complete", "raced", "failed"]
 """Scored on all images; given up early, because it cannot be among the best; not scored, for a reason."""

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 import psvit
-from psvit.architecture import Architecture, ArchitectureFile
-from psvit.documents import replacing, replacing_folder, write_atomic
-from psvit.picture import draw
+from psvit.arch.architecture import Architecture, ArchitectureFile
+from psvit.io.documents import replacing, replacing_folder, write_atomic
+from psvit.nn.picture import draw
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
 from psvit.search.trial import Trial

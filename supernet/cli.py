@@ -61,15 +61,16 @@ def command(
     psvit-supernet ... How it goes is shown by tensorboard --logdir FOLDER.
     """
     set_up_logging(verbose)
-    from psvit.budget import Budget
-    from psvit.data import Inputs, open_data, training_loader
-    from psvit.distributed import joined
-    from psvit.run_folder import RunFolder
-    from psvit.search_space import SearchSpace, default_space
+    from psvit.data import Inputs, open_data
+    from psvit.io.run_folder import RunFolder
+    from psvit.nn.vit_weights import read_vit
+    from psvit.space.budget import Budget
+    from psvit.space.search_space import SearchSpace, default_space
     from psvit.supernet.train import train_supernet
     from psvit.supernet.warm_start import plan
-    from psvit.training import check_device
-    from psvit.vit_weights import read_vit
+    from psvit.train.distributed import joined
+    from psvit.train.training import check_device
+    from psvit.train.training_loader import training_loader
 
     space = SearchSpace.load(space_name) if space_name else None
     keeping = read_keeping(checkpoint_every, number)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget, Limit
-from psvit.dimensions import EMBED_DIM, Dimension, places
-from psvit.feasible import FeasibleSet
-from psvit.recipe import SupernetRecipe
-from psvit.search_space import SearchSpace
+from psvit.arch.architecture import Architecture
+from psvit.space.budget import Budget, Limit
+from psvit.space.dimensions import EMBED_DIM, Dimension, places
+from psvit.space.feasible import FeasibleSet
+from psvit.space.search_space import SearchSpace
+from psvit.train.recipe import SupernetRecipe
 
 BINS = 16
 """Parts of equal width that the reach of MACs is cut into; architectures are drawn uniformly within one."""

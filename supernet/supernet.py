@@ -28,15 +28,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
+from psvit.arch.operators import Pool, Stem, Variant
 from psvit.data import ImageData
-from psvit.documents import digest_of_file, replacing
 from psvit.errors import InputError
-from psvit.layers import POOLING_MODULES, STEM_MODULES, Layer
-from psvit.layout import StageChoices
+from psvit.io.documents import digest_of_file, replacing
+from psvit.nn.layers import POOLING_MODULES, STEM_MODULES, Layer
 from psvit.nn.network import PSViT, init_weights
-from psvit.operators import Pool, Stem, Variant
-from psvit.search_space import SearchSpace
+from psvit.space.layout import StageChoices
+from psvit.space.search_space import SearchSpace
 
 _logger = logging.getLogger(__name__)
 

@@ -13,20 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psvit.architecture import Architecture
-from psvit.checkpoints import Checkpoints, Keeping
-from psvit.data import Batches, ImageData, Inputs, accuracy, training_loader
-from psvit.distributed import World
-from psvit.documents import dump_yaml, write_atomic
-from psvit.recipe import Recipe, SupernetRecipe
-from psvit.search_space import SearchSpace
-from psvit.seeding import seeded
+from psvit.arch.architecture import Architecture
+from psvit.data import Batches, ImageData, Inputs, accuracy
+from psvit.io.documents import dump_yaml, write_atomic
+from psvit.nn.seeding import seeded
+from psvit.nn.vit_weights import Vit
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import BINS, architectures, macs_bin
 from psvit.supernet.supernet import FILE_NAME, Supernet
 from psvit.supernet.warm_start import warm_start
-from psvit.teacher import Teacher, taught_loss
-from psvit.training import train
-from psvit.vit_weights import Vit
+from psvit.train.checkpoints import Checkpoints, Keeping
+from psvit.train.distributed import World
+from psvit.train.recipe import Recipe, SupernetRecipe
+from psvit.train.teacher import Teacher, taught_loss
+from psvit.train.training import train
+from psvit.train.training_loader import training_loader
 
 _logger = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ def train_supernet(
         The supernet's file. One that is there already is finished and returned as it is.
 
     Raises:
-        InputError: the recipe wants a teacher and there is none, or the other way round; or see `psvit.training.train`.
+        InputError: the recipe wants a teacher and there is none, or the other way round; or see
+            `psvit.train.training.train`.
     """
     world = world or World()
     file = folder / FILE_NAME

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from psvit.search_space import SearchSpace
+from psvit.nn.vit_weights import Laid, Weights, in_block, lay, stem_and_head
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
-from psvit.vit_weights import Laid, Weights, in_block, lay, stem_and_head
 
 
 def warm_start(supernet: Supernet, weights: Weights) -> Laid:

@@ -13,10 +13,10 @@ import numpy as np
 from baselines import DEIT, HVT, PIT, fit
 
 from psvit import Architecture, Budget, SearchSpace, cost
-from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
-from psvit.operators import Stem
-from psvit.recipe import Recipe
-from psvit.training_job import TrainingJob
+from psvit.arch.operators import Stem
+from psvit.io.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.train.recipe import Recipe
+from psvit.train.training_job import TrainingJob
 
 FOLDER = Path(__file__).parent
 NETWORKS_FILE = FOLDER / "networks.yaml"

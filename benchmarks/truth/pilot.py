@@ -11,8 +11,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from psvit.recipe import Recipe
-from psvit.training_job import TrainingJob
+from psvit.train.recipe import Recipe
+from psvit.train.training_job import TrainingJob
 from truth.networks import Network, job_of
 from truth.rows import Row, key_of
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from psvit import Architecture
 from psvit.errors import InputError
-from psvit.training_job import TrainingJob
+from psvit.train.training_job import TrainingJob
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from psvit.errors import InputError
-from psvit.executor import Item, Outcome, Result, attempt
-from psvit.job_runner import run_jobs
-from psvit.training_job import TrainingJob
+from psvit.executors.executor import Item, Outcome, Result, attempt
+from psvit.train.job_runner import run_jobs
+from psvit.train.training_job import TrainingJob
 from truth import rows
 from truth.training import TableStore, TruthRunner, network_of, quiet
 
@@ -33,7 +33,7 @@ class ProcessExecutor:
         self._processes = processes
 
     def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
-        """See `psvit.executor.Executor`; folders that other processes are at work in are outcomes as well."""
+        """See `psvit.executors.executor.Executor`; folders that other processes are at work in are outcomes as well."""
         waiting = iter(items)
         running: dict[Future[Outcome[Result]], Item] = {}
         with ProcessPoolExecutor(self._processes, get_context("spawn"), initializer=_begin) as pool:

@@ -20,10 +20,10 @@ import torch
 import psvit
 from psvit.data import Decoded, ImageData, open_data
 from psvit.errors import InputError
-from psvit.executor import Portable
-from psvit.job_runner import JobRunner, images_of
-from psvit.run_folder import RunFolder
-from psvit.training_job import TrainingJob, TrainingResult
+from psvit.executors.executor import Portable
+from psvit.io.run_folder import RunFolder
+from psvit.train.job_runner import JobRunner, images_of
+from psvit.train.training_job import TrainingJob, TrainingResult
 from truth import rows
 from truth.networks import Network
 from truth.rows import Row
@@ -131,7 +131,7 @@ class TableStore:
         self._runner = runner
 
     def get(self, job: TrainingJob) -> TrainingResult | None:
-        """See `psvit.result_store.ResultStore`; rows may have come from other processes and machines."""
+        """See `psvit.train.result_store.ResultStore`; rows may have come from other processes and machines."""
         row = next((row for row in rows.read(self._path) if row.job_key == rows.key_of(job)), None)
         if row is None:
             return None
@@ -141,7 +141,7 @@ class TableStore:
         )
 
     def put(self, job: TrainingJob, result: TrainingResult) -> None:
-        """See `psvit.result_store.ResultStore`; called where the job was run, or on a machine like that."""
+        """See `psvit.train.result_store.ResultStore`; called where the job was run, or on a machine like that."""
         rows.append(self._path, self.row(job, result))
 
     def row(self, job: TrainingJob, result: TrainingResult) -> Row:

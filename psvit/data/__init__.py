@@ -12,7 +12,6 @@ from psvit.data.batches import Inputs as Inputs
 from psvit.data.batches import accuracy as accuracy
 from psvit.data.batches import evaluation_transform as evaluation_transform
 from psvit.data.batches import logistic_regression_accuracy as logistic_regression_accuracy
-from psvit.data.batches import training_loader as training_loader
 from psvit.data.image_data import ImageData as ImageData
 from psvit.data.image_data import open_data as open_data
 from psvit.data.images import Decoded as Decoded

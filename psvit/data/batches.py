@@ -14,11 +14,8 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from psvit.augmentation import training_transform
 from psvit.data.image_data import ImageData
 from psvit.data.images import MEMORY_LIMIT, Decoded, Labelled
-from psvit.recipe import Recipe
-from psvit.training_loader import TrainingLoader
 
 MOST_WORKERS = 8
 """Most processes that prepare batches for one that computes; no result depends on how many there are."""
@@ -62,19 +59,6 @@ def _workers() -> int:
     """Processes that prepare batches: one for each core that this process may use, shared with others of its run."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def training_loader(images: Labelled, inputs: Inputs, recipe: Recipe) -> TrainingLoader:
-    """Shuffled, augmented batches (B, C, height, width) of the recipe's size; a last incomplete one is left out."""
-    size = (inputs.in_chans, *inputs.image_size)
-    transform = training_transform(size, inputs.mean, inputs.std, **recipe.augmentation)
-    return TrainingLoader(
-        images.transformed(transform),
-        recipe.batch_size,
-        repeats=recipe.repeated_augmentation,
-        workers=inputs.workers,
-        pin_memory=torch.cuda.is_available(),
-    )
 
 
 def evaluation_transform(

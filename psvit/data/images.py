@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from psvit.data.pixels import Mode, read_image, to_eight_bits
 from psvit.errors import InputError
-from psvit.pixels import Mode, read_image, to_eight_bits
-from psvit.progress import progress_bar
+from psvit.io.progress import progress_bar
 
 MEMORY_LIMIT = 2**30
 """Image sets that decode to at most as many bytes are decoded once and kept."""

@@ -14,10 +14,10 @@ from timm.data import create_dataset
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
 from psvit.data.images import Decoded, Files, Labelled, OfDataset, as_picture, in_memory
+from psvit.data.pixels import ENDINGS, Mode, is_grey, is_grey_file, read_image, unreadable
 from psvit.data.split import SPLIT_SEED, stratified_split
 from psvit.errors import InputError
-from psvit.pixels import ENDINGS, Mode, is_grey, is_grey_file, read_image, unreadable
-from psvit.progress import progress_bar
+from psvit.io.progress import progress_bar
 
 DIGITS_VAL_FRACTION = 0.2
 """Part of scikit-learn's digits, which come without an official split, that is kept for validation."""

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from psvit.errors import InputError
 from psvit.nn.network import PSViT, resolve
-from psvit.vit_weights import Source, in_block, is_vit, lay, stem_and_head
+from psvit.nn.vit_weights import Source, in_block, is_vit, lay, stem_and_head
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[str, Tensor]:
     """Weights for a network from a checkpoint of its own, or from DeiT or another vision transformer of timm.
 
-    The latter are laid onto the network as `psvit.vit_weights` says; parameters that get none are absent from the
+    The latter are laid onto the network as `psvit.nn.vit_weights` says; parameters that get none are absent from the
     result, so only a 1d network of one stage can load it strictly.
 
     Args:

@@ -18,9 +18,9 @@ from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from psvit.architecture import Architecture, Stage
+from psvit.arch.architecture import Architecture, Stage
 from psvit.errors import InputError
-from psvit.layers import STEM_MODULES, AttentionGroup, Sharing, TokenPool
+from psvit.nn.layers import STEM_MODULES, AttentionGroup, Sharing, TokenPool
 
 
 class PSViTStage(nn.Module):

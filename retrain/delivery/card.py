@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import psvit
-from psvit.accuracies import LABELS, accuracies, trained_as
-from psvit.architecture import FLOPS_CONVENTION, ArchitectureFile
-from psvit.budget import format_cost
-from psvit.costs import cost
-from psvit.documents import dump_yaml
-from psvit.preprocessing import Preprocessing
+from psvit.arch.architecture import FLOPS_CONVENTION, ArchitectureFile
+from psvit.arch.costs import cost
+from psvit.data.preprocessing import Preprocessing
+from psvit.io.documents import dump_yaml
 from psvit.retrain.delivery.formats import PREPROCESSING_FILE, Format
+from psvit.space.budget import format_cost
+from psvit.train.accuracies import LABELS, accuracies, trained_as
 
 PICTURE_FILE = "network.svg"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from psvit.architecture import ArchitectureFile
+from psvit.arch.architecture import ArchitectureFile
 from psvit.classifier import NETWORK_FILE, Classifier
-from psvit.documents import write_atomic
 from psvit.errors import InputError, MismatchError, RunError
-from psvit.picture import draw
+from psvit.io.documents import write_atomic
+from psvit.nn.picture import draw
 from psvit.retrain.delivery.card import PICTURE_FILE, card
 from psvit.retrain.delivery.folder import replacing_export
 from psvit.retrain.delivery.formats import FORMATS, PREPROCESSING_FILE, Format, Run, example

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from pydantic import field_validator
 
 from psvit.classifier import exported_as
-from psvit.documents import Value, dump_yaml, read_yaml, with_usual_permissions, write_atomic
+from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
-from psvit.locks import LOCK_FILE, hold, remove
-from psvit.preprocessing import Preprocessing
+from psvit.io.documents import Value, dump_yaml, read_yaml, with_usual_permissions, write_atomic
+from psvit.io.locks import LOCK_FILE, hold, remove
 from psvit.retrain.delivery.formats import PREPROCESSING_FILE
 
 MANIFEST_FILE = "export.yaml"

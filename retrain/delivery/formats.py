@@ -14,8 +14,8 @@ from torch import Tensor
 
 import psvit
 from psvit.classifier import ONNX_FILE, TIMM_CONFIG, TORCH_EXPORT_FILE, Classifier
+from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
-from psvit.preprocessing import Preprocessing
 
 PREPROCESSING_FILE = "preprocessing.json"
 PREPROCESSING_KEY = "preprocessing"
@@ -82,7 +82,7 @@ def _read_onnx(folder: Path) -> Run:
 
 def _onnx_runtime() -> ModuleType:
     try:
-        from psvit import onnx_runtime
+        from psvit.nn import onnx_runtime
     except ImportError as error:
         raise InputError(f"--to onnx: {error.name} is not installed; it comes with pip install 'psvit[onnx]'") from None
     return onnx_runtime

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from psvit.data.pixels import ENDINGS
 from psvit.errors import InputError
-from psvit.pixels import ENDINGS
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:

@@ -92,10 +92,10 @@ def command(
     that the supernet scores says it. FLOPs are multiply-accumulates. Validation images are not looked at.
     """
     set_up_logging(verbose)
-    from psvit.budget import Budget
     from psvit.errors import InputError
     from psvit.search.fidelity.drawing import around
     from psvit.search.fidelity.record import file_beside, read_fidelities
+    from psvit.space.budget import Budget
     from psvit.supernet.supernet import read_provenance, read_space, supernet_digest
 
     # What is quick to check first.
@@ -110,13 +110,14 @@ def command(
     if not name:
         raise InputError(f"supernet {supernet!r}: does not say what it was trained on; give --data")
     chosen = read_recipe(recipe, settings, min(space.image_size), supernet=False)
-    from psvit.data import Inputs, open_data, training_loader
-    from psvit.job_runner import images_of
-    from psvit.run_folder import RunFolder
+    from psvit.data import Inputs, open_data
+    from psvit.io.run_folder import RunFolder
     from psvit.search.fidelity.run import Trainings, measure_fidelity
     from psvit.search.fidelity.words import conclusions
     from psvit.search.run import choose_space
-    from psvit.training import check_device
+    from psvit.train.job_runner import images_of
+    from psvit.train.training import check_device
+    from psvit.train.training_loader import training_loader
 
     place = read_device(device)
     check_device(place, chosen)

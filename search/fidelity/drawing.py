@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget, Limit, format_cost
-from psvit.costs import ADDITIVE
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import ADDITIVE
 from psvit.errors import InputError
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget, Limit, format_cost
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import BINS, macs_bin
 
 PERCENT = 5

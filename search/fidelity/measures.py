@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.architecture import Architecture
-from psvit.costs import ADDITIVE, Cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import ADDITIVE, Cost
 from psvit.search.fidelity.record import INHERITED, Agreement, Estimate, SetFidelity
 from psvit.search.report.best_of_draws import best_of_draws
 

@@ -10,8 +10,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from psvit.budget import Budget
-from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.io.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.space.budget import Budget
 from psvit.supernet.supernet import supernet_digest, supernet_file
 
 SCHEMA = "psvit/fidelity/1"

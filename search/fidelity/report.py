@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psvit.budget import Budget, Limit, format_cost
-from psvit.costs import METRICS
-from psvit.documents import dump_yaml, write_atomic
+from psvit.arch.costs import METRICS
+from psvit.io.documents import dump_yaml, write_atomic
 from psvit.search.fidelity.measures import SECOND, MeasuredNetwork
 from psvit.search.fidelity.record import INHERITED, Fidelity, SetFidelity
 from psvit.search.fidelity.words import CEILING, HEADER, conclusions, name_of, rows
@@ -25,6 +24,7 @@ from psvit.search.report.figures import (
 )
 from psvit.search.report.page import page
 from psvit.search.report.words import DASH, in_words, number
+from psvit.space.budget import Budget, Limit, format_cost
 
 TEMPLATE = "fidelity.html.j2"
 

@@ -13,19 +13,15 @@ from typing import Any
 
 import torch
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget
-from psvit.choose_executor import executor_for
-from psvit.costs import METRICS, cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import METRICS, cost
 from psvit.data import ImageData, open_data
-from psvit.documents import write_atomic
 from psvit.errors import RunError
-from psvit.executor import Portable
-from psvit.job_runner import JobRunner, images_of, run_jobs
-from psvit.journal import Journal
-from psvit.progress import progress_bar
-from psvit.recipe import Recipe
-from psvit.result_store import JournalStore
+from psvit.executors.choose_executor import executor_for
+from psvit.executors.executor import Portable
+from psvit.io.documents import write_atomic
+from psvit.io.journal import Journal
+from psvit.io.progress import progress_bar
 from psvit.search.evaluator import Evaluator
 from psvit.search.fidelity.drawing import Drawn, around, draw_spread, draw_within
 from psvit.search.fidelity.measures import MeasuredNetwork, fidelity_of
@@ -39,9 +35,13 @@ from psvit.search.fidelity.record import (
 )
 from psvit.search.indicators import INDICATORS
 from psvit.search.scoring import BATCH_SIZE, Scoring
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import supernet_digest, supernet_file
-from psvit.training_job import TrainingJob
+from psvit.train.job_runner import JobRunner, images_of, run_jobs
+from psvit.train.recipe import Recipe
+from psvit.train.result_store import JournalStore
+from psvit.train.training_job import TrainingJob
 
 TRAININGS, SCORES, TABLE, REPORT = "trainings.journal", "scores.journal", "fidelity.csv", "fidelity.html"
 

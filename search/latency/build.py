@@ -23,17 +23,17 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from psvit.architecture import Architecture
-from psvit.costs import METRICS, cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import METRICS, cost
 from psvit.errors import InputError, NoisyMachineError
-from psvit.journal import Journal
-from psvit.progress import progress_bar
-from psvit.run_folder import differences
+from psvit.io.journal import Journal
+from psvit.io.progress import progress_bar
+from psvit.io.run_folder import differences
 from psvit.search.latency.measure import SECONDS, Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import Bench, Mixed, Part, mixed_in, parts_in, parts_of
 from psvit.search.latency.tables import Floats
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import draw
 
 PRIOR = 0.003

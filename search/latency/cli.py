@@ -62,7 +62,7 @@ def command(
     from psvit.cli import read_device
     from psvit.search.latency.build import LatencyPlan, build_latency_model
     from psvit.search.latency.measure import Setting, measure
-    from psvit.search_space import SearchSpace
+    from psvit.space.search_space import SearchSpace
 
     space = SearchSpace.load(space_name)
     if data:

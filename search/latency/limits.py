@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from psvit.architecture import Architecture
-from psvit.budget import LatencyLimit
+from psvit.arch.architecture import Architecture
 from psvit.errors import InputError, UnmetBudgetError
 from psvit.search.facts import Facts
 from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint
@@ -17,7 +16,8 @@ from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh
 from psvit.search.latency.tables import Bools, Ints
 from psvit.search.trial import Trial
-from psvit.search_space import SearchSpace
+from psvit.space.budget import LatencyLimit
+from psvit.space.search_space import SearchSpace
 
 log = logging.getLogger(__name__)
 

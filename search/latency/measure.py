@@ -18,9 +18,9 @@ from timm.layers import use_fused_attn
 from torch import nn
 
 import psvit
-from psvit.documents import Value
 from psvit.errors import InputError, NoisyMachineError
-from psvit.failures import out_of_memory
+from psvit.executors.failures import out_of_memory
+from psvit.io.documents import Value
 from psvit.search.latency.runtimes import prepare, runtime_version
 from psvit.search.latency.setting import Setting as Setting
 

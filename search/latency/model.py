@@ -10,14 +10,14 @@ from typing import Self
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from psvit.architecture import Architecture
-from psvit.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
-from psvit.run_folder import differences
+from psvit.io.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.io.run_folder import differences
 from psvit.search.latency.measure import Fingerprint, Setting
 from psvit.search.latency.parts import Mixed, Part, mixed_among, part_macs, parts_in, parts_of
 from psvit.search.latency.tables import Floats, Ints, PartSums
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 
 SCHEMA = "psvit/latency/1"
 

@@ -17,14 +17,14 @@ import numpy as np
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from psvit import costs
-from psvit.architecture import Architecture, Stage, stage_grids
-from psvit.documents import Value
-from psvit.layout import Layout
+from psvit.arch import costs
+from psvit.arch.architecture import Architecture, Stage, stage_grids
+from psvit.arch.operators import Pool, Stem, Variant
+from psvit.io.documents import Value
 from psvit.nn.network import PSViT, PSViTStage
-from psvit.operators import Pool, Stem, Variant
-from psvit.search_space import SearchSpace
-from psvit.seeding import seeded
+from psvit.nn.seeding import seeded
+from psvit.space.layout import Layout
+from psvit.space.search_space import SearchSpace
 
 COPIES = 4
 """Copies of a part of which a network has but one or two."""

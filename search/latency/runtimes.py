@@ -70,7 +70,7 @@ def _compiled(network: nn.Module, inputs: Tensor) -> Run:
 
 def _onnx(network: nn.Module, inputs: Tensor, setting: Setting) -> Run:
     try:
-        from psvit.onnx_runtime import onnx_session
+        from psvit.nn.onnx_runtime import onnx_session
     except ImportError as error:
         raise InputError(
             f"runtime onnxruntime: {error.name} is not installed; it comes with pip install 'psvit[onnx]'"

@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from pydantic import PositiveInt, model_validator
 
-from psvit.budget import Device, LatencyLimit, Precision, Runtime, Threads
-from psvit.documents import Value
+from psvit.io.documents import Value
+from psvit.space.budget import Device, LatencyLimit, Precision, Runtime, Threads
 
 
 class Setting(Value):

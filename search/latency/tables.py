@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit import compositions
-from psvit.encoding import by_layout, stage_genes
-from psvit.layout import Layout
 from psvit.search.latency.parts import Part, StageParts
-from psvit.search_space import SearchSpace
+from psvit.space import compositions
+from psvit.space.encoding import by_layout, stage_genes
+from psvit.space.layout import Layout
+from psvit.space.search_space import SearchSpace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

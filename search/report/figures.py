@@ -14,13 +14,13 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from psvit.budget import format_cost
-from psvit.costs import METRICS
+from psvit.arch.costs import METRICS
 from psvit.search.finalists import Finalist
 from psvit.search.report.best_of_draws import BestOfDraws
 from psvit.search.report.references import Reference
 from psvit.search.report.words import in_words, number
 from psvit.search.trial import Trial
+from psvit.space.budget import format_cost
 
 BLUE, GREY, GREEN, ORANGE, VIOLET = "#3d85c6", "#8593a0", "#2f9e6e", "#d0741c", "#9a6cd0"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psvit.architecture import Architecture
-from psvit.costs import Cost, cost
-from psvit.search_space import SearchSpace
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import Cost, cost
+from psvit.space.search_space import SearchSpace
 
 DEIT = {"deit-tiny": "DeiT-Tiny", "deit-small": "DeiT-Small", "deit-base": "DeiT-Base"}
 

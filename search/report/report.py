@@ -12,9 +12,8 @@ import numpy as np
 from markupsafe import Markup
 
 import psvit.search.report.figures as figures
-from psvit.budget import format_cost
-from psvit.documents import dump_yaml, write_atomic
-from psvit.picture import draw
+from psvit.io.documents import dump_yaml, write_atomic
+from psvit.nn.picture import draw
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import ACCURACY, COSTS, LATENCY
 from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
@@ -24,7 +23,8 @@ from psvit.search.report.shared_choices import Choice, Group, shared_choices
 from psvit.search.report.words import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.search.searchers.random import Random
 from psvit.search.trial import Trial
-from psvit.search_space import SearchSpace
+from psvit.space.budget import format_cost
+from psvit.space.search_space import SearchSpace
 
 TEMPLATE = "report.html.j2"
 

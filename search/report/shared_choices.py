@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from psvit.architecture import Architecture
-from psvit.dimensions import DIMENSIONS, Dimension, Question
-from psvit.search_space import SearchSpace
+from psvit.arch.architecture import Architecture
+from psvit.space.dimensions import DIMENSIONS, Dimension, Question
+from psvit.space.search_space import SearchSpace
 
 Answer = str | int | float
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 
 DASH = "\N{EN DASH}"
 """Stands where there is nothing to say."""

@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen

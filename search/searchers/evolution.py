@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
 from psvit.search.proposal import CROSSOVER, MUTATION, UNIFORM, Proposal

@@ -21,13 +21,13 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
-from psvit.architecture import Architecture
+from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
 from psvit.search.optuna_constraints import SAMPLER_OPTIONS, create_trial, set_constraints
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 
 ATTEMPTS = 50
 """Rows asked of a sampler for each architecture that is wanted before one is drawn from the candidates instead."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from psvit.search_space import SearchSpace
-from psvit.seeding import seeded
+from psvit.nn.seeding import seeded
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -3,8 +3,8 @@
 import pytest
 from command_line import chosen_recipe
 
-from psvit.recipe import Recipe
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
+from psvit.train.recipe import Recipe
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (2, 1), (3, 2), (9, 2)])

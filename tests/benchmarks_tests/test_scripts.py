@@ -15,10 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from psvit import cli, job_runner
-from psvit.architecture import ArchitectureFile
-from psvit.budget import Budget
-from psvit.costs import cost
+from psvit import cli
+from psvit.arch.architecture import ArchitectureFile
+from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, open_data
 from psvit.errors import LostWorkersError
 from psvit.search import run as run_module
@@ -26,8 +25,10 @@ from psvit.search.inherited import InheritedAccuracy
 from psvit.search.latency import measure as measure_module
 from psvit.search.latency.build import LatencyPlan
 from psvit.search.latency.measure import Latency, fingerprint
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
+from psvit.train import job_runner
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

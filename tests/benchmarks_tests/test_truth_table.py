@@ -27,9 +27,9 @@ from truth.training import TableStore, runner_of
 from psvit import Architecture, SearchSpace, cost
 from psvit.data import open_data
 from psvit.errors import InputError
-from psvit.executor import LocalExecutor
-from psvit.job_runner import run_jobs
-from psvit.recipe import Recipe
+from psvit.executors.executor import LocalExecutor
+from psvit.train.job_runner import run_jobs
+from psvit.train.recipe import Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=32, lr=0.002, warmup_epochs=1)
 
@@ -199,7 +199,7 @@ def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
     network, job = digits_network(0), job_of(digits_network(0), RECIPE, 0)
     running = runner_of("digits", "cpu", tmp_path / "work", [network])
     holds = (
-        "import sys; from pathlib import Path; from psvit.run_folder import RunFolder; import json\n"
+        "import sys; from pathlib import Path; from psvit.io.run_folder import RunFolder; import json\n"
         "folder = RunFolder(Path(sys.argv[1]), 'truth', json.loads(sys.argv[2])); print('held', flush=True)\n"
         "sys.stdin.read()"
     )
@@ -229,7 +229,7 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
         "from truth.training import runner_of\n"
         "from truth.runner import run\n"
         "from psvit import SearchSpace\n"
-        "from psvit.recipe import Recipe\n"
+        "from psvit.train.recipe import Recipe\n"
         "from pathlib import Path\n"
         "if __name__ == '__main__':\n"
         "    archs = [SearchSpace.load('psvit-2d-digits')[n] for n in (10, 20, 30)]\n"

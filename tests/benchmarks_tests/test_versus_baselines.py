@@ -15,11 +15,11 @@ from scipy.stats import ttest_ind
 
 from psvit import Architecture, Budget, SearchSpace, Stage, cost
 from psvit.errors import DivergedError, InputError
-from psvit.executor import LocalExecutor, Portable
-from psvit.job_runner import JobRunner
-from psvit.recipe import Recipe
-from psvit.result_store import JournalStore
-from psvit.training_job import TrainingResult
+from psvit.executors.executor import LocalExecutor, Portable
+from psvit.train.job_runner import JobRunner
+from psvit.train.recipe import Recipe
+from psvit.train.result_store import JournalStore
+from psvit.train.training_job import TrainingResult
 
 # --- shapes
 

@@ -11,13 +11,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from psvit.architecture import ArchitectureFile
+from psvit.arch.architecture import ArchitectureFile
 from psvit.data import open_data
+from psvit.io.run_folder import RunFolder
 from psvit.model import PSViT
-from psvit.recipe import shipped_recipes
-from psvit.run_folder import RunFolder
-from psvit.search_space import SearchSpace, shipped_spaces
+from psvit.space.search_space import SearchSpace, shipped_spaces
 from psvit.supernet.supernet import Supernet
+from psvit.train.recipe import shipped_recipes
 
 SPACE = ("--space", "psvit-2d-digits")
 BUDGET = ("--budget", "1MFLOPs")

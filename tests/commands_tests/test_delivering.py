@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 import psvit
-from psvit import job_runner
-from psvit.architecture import ArchitectureFile
-from psvit.costs import cost
+from psvit.arch.architecture import ArchitectureFile
+from psvit.arch.costs import cost
 from psvit.data import open_data
 from psvit.errors import DivergedError
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
+from psvit.train import job_runner
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 DIGITS = ("--data", "digits")

@@ -13,11 +13,11 @@ import time
 import pytest
 import yaml
 
-from psvit import job_runner
-from psvit.architecture import ArchitectureFile
-from psvit.documents import read_yaml
+from psvit.arch.architecture import ArchitectureFile
+from psvit.io.documents import read_yaml
 from psvit.search.fidelity.record import read_fidelities
 from psvit.search.inherited import InheritedAccuracy
+from psvit.train import job_runner
 
 TRAINED = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 FEW = ("--within", 4, "--spread", 2, "--second-seeds", 2)

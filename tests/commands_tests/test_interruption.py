@@ -16,16 +16,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from psvit import job_runner
 from psvit.errors import DivergedError, LostWorkersError
-from psvit.locks import LOCK_FILE
+from psvit.io.locks import LOCK_FILE
 from psvit.search import run as run_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
 from psvit.search.indicators import DSS
 from psvit.search.storage import open_storage
 from psvit.search.trial import Score
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
+from psvit.train import job_runner
 
 FEW = ("--finalists", 2, "--control", 2)
 ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "20")

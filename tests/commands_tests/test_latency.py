@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from psvit.architecture import ArchitectureFile
-from psvit.budget import Budget
-from psvit.costs import cost
+from psvit.arch.architecture import ArchitectureFile
+from psvit.arch.costs import cost
 from psvit.model import PSViT
 from psvit.search import run as run_module
 from psvit.search.latency import measure as measure_module
@@ -18,7 +17,8 @@ from psvit.search.latency.build import LatencyPlan
 from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
 from psvit.search.run import choose_space
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 
 LATENCY = ("psvit-latency", "--space", "psvit-2d-digits", "--out", "table.yaml")
 SEARCH = ("psvit-search", "--space", "psvit-2d-digits", "--trials", 24, "--control", 4)

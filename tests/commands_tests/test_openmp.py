@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from psvit.openmp import waiting_settings
-from psvit.shipped import find
+from psvit.executors.openmp import waiting_settings
+from psvit.io.shipped import find
 
 NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
@@ -127,7 +127,7 @@ def test_importing_changes_no_environment(python):
     code = """
 import os
 before = dict(os.environ)
-import psvit, psvit.cli, psvit.openmp, psvit.search.cli, psvit.retrain.delivery.cli
+import psvit, psvit.cli, psvit.executors.openmp, psvit.search.cli, psvit.retrain.delivery.cli
 psvit.Architecture, psvit.SearchSpace.load("psvit-2d-digits")
 assert dict(os.environ) == before
 """

@@ -15,10 +15,10 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import psvit
-from psvit.architecture import ArchitectureFile
-from psvit.costs import cost
-from psvit.recipe import Recipe
-from psvit.search_space import SearchSpace
+from psvit.arch.architecture import ArchitectureFile
+from psvit.arch.costs import cost
+from psvit.space.search_space import SearchSpace
+from psvit.train.recipe import Recipe
 
 CLASSES = ("bark", "cloud", "moss", "sand")
 

@@ -19,7 +19,7 @@ import pytest
 from psvit.errors import InputError
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 
 
 def programs():
@@ -114,14 +114,14 @@ def test_two_searches_share_a_study_and_evaluate_everything_once(server, script,
 
 WORK = """
 import sys
-from psvit.budget import Budget
+from psvit.space.budget import Budget
 from psvit.search.candidates import Candidates
 from psvit.search.search import search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
 from psvit.search.trial import Score
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 
 class Number:
     def __init__(self, space):

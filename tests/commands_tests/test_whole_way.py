@@ -16,19 +16,19 @@ import yaml
 from safetensors.torch import load_file
 
 import psvit
-from psvit import job_runner
-from psvit.architecture import ArchitectureFile
-from psvit.costs import cost
+from psvit.arch.architecture import ArchitectureFile
+from psvit.arch.costs import cost
 from psvit.data import open_data
-from psvit.executor import LocalExecutor
-from psvit.job_runner import JobRunner
+from psvit.executors.executor import LocalExecutor
 from psvit.model import PSViT
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.run import SearchRun
 from psvit.search.scoring import Scoring
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
 from psvit.supernet.supernet import Supernet, read_provenance
+from psvit.train import job_runner
+from psvit.train.job_runner import JobRunner
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2")
@@ -266,9 +266,9 @@ def test_workers_may_have_gpus_where_the_search_has_none(
             return reversed(list(LocalExecutor().run(replace(work, device="cpu"), jobs)))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("psvit.ray_cluster.check_cluster", lambda address: None)
+    monkeypatch.setattr("psvit.executors.ray_cluster.check_cluster", lambda address: None)
     monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Workers)
-    monkeypatch.setattr("psvit.ray_trials.RayExecutor", Trials)
+    monkeypatch.setattr("psvit.executors.ray_trials.RayExecutor", Trials)
     options = ("--workers", "ray://head:10001", *(("--device", device) if device else ()))
     ended = call("psvit-search", "--supernet", searched / "supernet", *SEARCH, *options, "--out", "search")
     assert ended.status == 0, ended.err

@@ -10,8 +10,8 @@ import timm.layers.config
 from hypothesis import strategies as st
 from timm.layers import set_fused_attn
 
-from psvit.architecture import Architecture, Stage
-from psvit.search_space import Layout, SearchSpace, StageChoices
+from psvit.arch.architecture import Architecture, Stage
+from psvit.space.search_space import Layout, SearchSpace, StageChoices
 
 
 @pytest.fixture(scope="session")

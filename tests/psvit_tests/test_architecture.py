@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from psvit.architecture import Architecture, ArchitectureFile, Stage
-from psvit.costs import cost
+from psvit.arch.architecture import Architecture, ArchitectureFile, Stage
+from psvit.arch.costs import cost
 from psvit.errors import InputError
 
 PLAIN = {

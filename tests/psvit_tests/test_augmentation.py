@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from timm.data import auto_augment, create_transform
 
-from psvit.augmentation import operations, training_transform
-from psvit.recipe import Recipe, shipped_recipes
-from psvit.seeding import seeded
+from psvit.data.augmentation import operations, training_transform
+from psvit.nn.seeding import seeded
+from psvit.train.recipe import Recipe, shipped_recipes
 
 SHIPPED = [name for name in shipped_recipes() if Recipe.load(name).auto_augment]
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget, LatencyLimit, Limit, format_cost
-from psvit.costs import Cost, cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import Cost, cost
 from psvit.errors import InputError
-from psvit.search_space import SearchSpace
-from psvit.shipped import shipped
+from psvit.io.shipped import shipped
+from psvit.space.budget import Budget, LatencyLimit, Limit, format_cost
+from psvit.space.search_space import SearchSpace
 
 
 @pytest.mark.parametrize(

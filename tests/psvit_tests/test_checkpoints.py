@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
-from psvit.checkpoints import Checkpoints, Keeping
 from psvit.errors import InputError
+from psvit.train.checkpoints import Checkpoints, Keeping
 
 
 def test_what_is_saved_is_read(tmp_path):
@@ -69,7 +69,7 @@ def test_an_interrupted_write_leaves_the_one_before(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("psvit.checkpoints.save_file", writes_half)
+    monkeypatch.setattr("psvit.train.checkpoints.save_file", writes_half)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(2, {"a": torch.tensor(2)}, {})
     assert checkpoints.latest()[0]["a"] == 1

@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import psvit
-from psvit.architecture import ArchitectureFile
+from psvit.arch.architecture import ArchitectureFile
 from psvit.classifier import Classifier
 from psvit.data import Batches, Decoded, Inputs, Labelled
+from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 from psvit.model import PSViT
-from psvit.preprocessing import Preprocessing
 
 ARCH = {
     "variant": "2d",

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from psvit import compositions
+from psvit.space import compositions
 
 CASES = [(total, largest) for total in range(1, 8) for largest in range(1, 8)]
 

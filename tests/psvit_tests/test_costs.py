@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from psvit import costs
-from psvit.architecture import Architecture, Stage
-from psvit.costs import Cost, cost
-from psvit.live_tensors import LiveTensors
+from psvit.arch import costs
+from psvit.arch.architecture import Architecture, Stage
+from psvit.arch.costs import Cost, cost
 from psvit.model import PSViT
-from psvit.search_space import SearchSpace, shipped_spaces
+from psvit.nn.live_tensors import LiveTensors
+from psvit.space.search_space import SearchSpace, shipped_spaces
 
 
 def build(arch: Architecture, device: str = "meta", sharing: str = "map") -> PSViT:

@@ -23,13 +23,13 @@ from psvit.data import (
     open_data,
     sources,
     stratified_split,
-    training_loader,
 )
 from psvit.data import batches as batches_module
 from psvit.data import images as images_module
 from psvit.errors import InputError
-from psvit.recipe import Recipe
-from psvit.seeding import seeded
+from psvit.nn.seeding import seeded
+from psvit.train.recipe import Recipe
+from psvit.train.training_loader import training_loader
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from psvit.documents import Value, digest_of_file, dump_yaml, read_yaml, replacing, replacing_folder, write_atomic
 from psvit.errors import InputError
+from psvit.io.documents import Value, digest_of_file, dump_yaml, read_yaml, replacing, replacing_folder, write_atomic
 
 
 class Inner(Value):

@@ -7,9 +7,9 @@ import pickle
 import pytest
 import torch
 
-from psvit.choose_executor import executor_for
 from psvit.errors import DivergedError, InputError
-from psvit.executor import LocalExecutor, Outcome, Portable
+from psvit.executors.choose_executor import executor_for
+from psvit.executors.executor import LocalExecutor, Outcome, Portable
 
 
 def halved(number: int) -> float:

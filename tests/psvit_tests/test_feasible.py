@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from psvit.budget import Budget
-from psvit.costs import METRICS, cost
+from psvit.arch.costs import METRICS, cost
 from psvit.errors import InputError
-from psvit.feasible import feasible_set
-from psvit.search_space import Layout, SearchSpace, StageChoices, shipped_spaces
+from psvit.space.budget import Budget
+from psvit.space.feasible import feasible_set
+from psvit.space.search_space import Layout, SearchSpace, StageChoices, shipped_spaces
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +370,7 @@ def test_the_nearest_in_generated_spaces(generated_spaces, brute_force, data):
 
 
 def test_the_nearest_is_found_where_more_are_left_than_are_compared(monkeypatch, small_space, priced):
-    monkeypatch.setattr("psvit.feasible.FEW", 1)
+    monkeypatch.setattr("psvit.space.feasible.FEW", 1)
     for texts in (["1FLOPs"], ["1B"], ["1TFLOPs", "1params"], ["1..2FLOPs", "1..2Gparams"]):
         budget = Budget.parse(*texts)
         assert float(budget.deviation(cost(small_space.nearest(budget)))) == least_deviation(priced, budget)

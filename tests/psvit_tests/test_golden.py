@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from psvit.architecture import Architecture, ArchitectureFile
-from psvit.search_space import SearchSpace
+from psvit.arch.architecture import Architecture, ArchitectureFile
+from psvit.space.search_space import SearchSpace
 
 BEST = Path(__file__).parent / "golden" / "best-0.1.yaml"
 """Written by version 0.1: psvit-search --data digits --budget 1MFLOPs --trials 48 --seed 3."""

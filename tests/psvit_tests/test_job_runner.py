@@ -10,17 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from psvit import job_runner
-from psvit.data import Batches, Inputs, accuracy, open_data, training_loader
+from psvit.data import Batches, Inputs, accuracy, open_data
 from psvit.errors import DivergedError
-from psvit.executor import LocalExecutor, Portable
-from psvit.job_runner import JobRunner, images_of, inputs_for, run_jobs
+from psvit.executors.executor import LocalExecutor, Portable
 from psvit.model import PSViT
-from psvit.recipe import Recipe
-from psvit.search_space import SearchSpace
-from psvit.seeding import seeded
-from psvit.training import Classification, train
-from psvit.training_job import TrainingJob
+from psvit.nn.seeding import seeded
+from psvit.space.search_space import SearchSpace
+from psvit.train import job_runner
+from psvit.train.job_runner import JobRunner, images_of, inputs_for, run_jobs
+from psvit.train.recipe import Recipe
+from psvit.train.training import Classification, train
+from psvit.train.training_job import TrainingJob
+from psvit.train.training_loader import training_loader
 
 CPU = torch.device("cpu")
 SPACE = SearchSpace.load("psvit-2d-digits")

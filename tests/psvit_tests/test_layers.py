@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from timm.layers import use_fused_attn
 from torch import nn
 
-import psvit.layers
-from psvit.layers import (
+import psvit.nn.layers
+from psvit.nn.layers import (
     Attention,
     AttentionGroup,
     ConvStem,
@@ -294,7 +294,7 @@ def test_auto_takes_the_form_that_the_rule_names(monkeypatch):
         asked.append(shapes)
         return "qk"
 
-    monkeypatch.setattr(psvit.layers, "choose_sharing", rule)
+    monkeypatch.setattr(psvit.nn.layers, "choose_sharing", rule)
     with monkeypatch.context() as patch:
         forms = []
         forward = Attention.forward

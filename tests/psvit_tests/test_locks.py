@@ -10,12 +10,12 @@ import threading
 
 import pytest
 
-from psvit.locks import hold, remove
+from psvit.io.locks import hold, remove
 
 TRY = """
 import sys
 from pathlib import Path
-from psvit.locks import hold
+from psvit.io.locks import hold
 
 print("in" if hold(Path(sys.argv[1])) else "out")
 """

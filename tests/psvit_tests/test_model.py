@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import psvit
-from psvit.architecture import Architecture, Stage
+from psvit.arch.architecture import Architecture, Stage
 from psvit.errors import InputError
 from psvit.model import PSViT, create_model
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psvit import picture
-from psvit.architecture import Architecture, Stage
-from psvit.picture import TOKEN_SCALE, WIDTH_SCALE, draw
-from psvit.search_space import SearchSpace, shipped_spaces
-from psvit.shipped import shipped
-from psvit.stem import strides
+from psvit.arch.architecture import Architecture, Stage
+from psvit.arch.stem import strides
+from psvit.io.shipped import shipped
+from psvit.nn import picture
+from psvit.nn.picture import TOKEN_SCALE, WIDTH_SCALE, draw
+from psvit.space.search_space import SearchSpace, shipped_spaces
 
 SVG = "{http://www.w3.org/2000/svg}"
 # Coordinates are written with one decimal, so that an edge may be 0.05 off, and a width with both edges 0.1.

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from psvit.data import Decoded, Files, images, open_data, sources
+from psvit.data.pixels import is_grey, is_grey_file, read_image, to_eight_bits
+from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
-from psvit.pixels import is_grey, is_grey_file, read_image, to_eight_bits
-from psvit.preprocessing import Preprocessing
 
 RNG = np.random.default_rng(0)
 LEVELS = RNG.integers(0, 256, (9, 7), dtype=np.uint8)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psvit import pricing
-from psvit.costs import METRICS, cost
-from psvit.search_space import Layout, SearchSpace, StageChoices, shipped_spaces
+from psvit.arch.costs import METRICS, cost
+from psvit.space import pricing
+from psvit.space.search_space import Layout, SearchSpace, StageChoices, shipped_spaces
 
 
 def assert_priced(space: SearchSpace, rows: np.ndarray) -> None:

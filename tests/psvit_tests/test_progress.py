@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from psvit.cli import set_up_logging
-from psvit.progress import progress_bar
+from psvit.io.progress import progress_bar
 
 
 class Clock:

@@ -20,8 +20,8 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from psvit.errors import DivergedError, InputError
-from psvit.executor import Outcome
-from psvit.ray_trials import RayExecutor
+from psvit.executors.executor import Outcome
+from psvit.executors.ray_trials import RayExecutor
 
 # One cluster at a time, on however many processes the tests run.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -196,7 +196,7 @@ def test_a_local_cluster_ends_with_the_work(interrupt, tmp_path):
             """
             import signal, sys, time
             from pathlib import Path
-            from psvit.ray_trials import RayExecutor
+            from psvit.executors.ray_trials import RayExecutor
 
             def work(seconds):
                 Path("begun").touch()

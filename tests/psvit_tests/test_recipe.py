@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psvit.documents import dump_yaml
 from psvit.errors import InputError
-from psvit.recipe import Recipe, SupernetRecipe, default_recipe, shipped_recipes
-from psvit.run_folder import differences
+from psvit.io.documents import dump_yaml
+from psvit.io.run_folder import differences
+from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe, shipped_recipes
 
 PLAIN = {"epochs": 10, "batch_size": 32, "lr": 0.001}
 

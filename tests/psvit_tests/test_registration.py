@@ -11,13 +11,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import psvit
-from psvit import layers, operators
-from psvit.architecture import Architecture
-from psvit.costs import cost
+from psvit.arch import operators
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import cost
 from psvit.errors import InputError
-from psvit.live_tensors import LiveTensors
 from psvit.model import PSViT
-from psvit.search_space import SearchSpace
+from psvit.nn import layers
+from psvit.nn.live_tensors import LiveTensors
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 

@@ -11,9 +11,9 @@ import sys
 import pytest
 import yaml
 
-from psvit import run_folder
 from psvit.errors import InputError
-from psvit.run_folder import RunFolder
+from psvit.io import run_folder
+from psvit.io.run_folder import RunFolder
 
 CONFIG = {
     "data": "digits",
@@ -121,7 +121,7 @@ def test_a_damaged_configuration_is_refused(tmp_path, content):
 HOLD = """
 import sys, time
 from pathlib import Path
-from psvit.run_folder import RunFolder
+from psvit.io.run_folder import RunFolder
 
 folder = RunFolder(Path(sys.argv[1]), "psvit-search", {"seed": 0})
 print("held", flush=True)
@@ -175,7 +175,7 @@ print(pid)
 SLOW_TO_BEGIN = """
 import sys
 from pathlib import Path
-from psvit import run_folder
+from psvit.io import run_folder
 
 write_atomic = run_folder.write_atomic
 
@@ -231,7 +231,7 @@ PAIRS = """
 import multiprocessing, sys
 from pathlib import Path
 from psvit.errors import InputError
-from psvit.run_folder import RunFolder
+from psvit.io.run_folder import RunFolder
 
 def start(path, barrier, told):
     barrier.wait()

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from psvit.architecture import Architecture, Stage
-from psvit.budget import Budget
-from psvit.costs import ADDITIVE, METRICS, cost
+from psvit.arch.architecture import Architecture, Stage
+from psvit.arch.costs import ADDITIVE, METRICS, cost
 from psvit.errors import InputError
 from psvit.model import PSViT
-from psvit.search_space import Layout, SearchSpace, StageChoices, default_space, shipped_spaces
+from psvit.space.budget import Budget
+from psvit.space.search_space import Layout, SearchSpace, StageChoices, default_space, shipped_spaces
 
 SHIPPED = {name: SearchSpace.load(name) for name in shipped_spaces()}
 shipped = st.sampled_from(sorted(SHIPPED)).map(SHIPPED.get)

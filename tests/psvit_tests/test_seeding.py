@@ -11,7 +11,7 @@ import pytest
 import torch
 from timm.layers import DropPath
 
-from psvit.seeding import number_of, reseeding, seeded
+from psvit.nn.seeding import number_of, reseeding, seeded
 
 
 def draws():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psvit.stem import convolutions, strides
+from psvit.arch.stem import convolutions, strides
 
 POSSIBLE = sorted({math.prod(factors) for number in range(5) for factors in itertools.product((2, 3), repeat=number)})
 

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from psvit.architecture import Architecture, Stage
+from psvit.arch.architecture import Architecture, Stage
 from psvit.data import Inputs
 from psvit.errors import InputError
 from psvit.model import PSViT
-from psvit.recipe import Recipe
-from psvit.seeding import seeded
-from psvit.teacher import Teacher, load_teacher, taught_loss
-from psvit.training import Classification, TaughtClassification
+from psvit.nn.seeding import seeded
+from psvit.train.recipe import Recipe
+from psvit.train.teacher import Teacher, load_teacher, taught_loss
+from psvit.train.training import Classification, TaughtClassification
 
 GREY = Inputs(image_size=(8, 8), in_chans=1, mean=(0.5,), std=(0.25,))
 COLOUR = Inputs(image_size=(32, 32), in_chans=3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))

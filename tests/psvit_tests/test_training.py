@@ -12,15 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psvit import training as training_module
-from psvit.architecture import Architecture, Stage
-from psvit.checkpoints import Keeping
-from psvit.data import Decoded, Inputs, Labelled, training_loader
+from psvit.arch.architecture import Architecture, Stage
+from psvit.data import Decoded, Inputs, Labelled
 from psvit.errors import DivergedError, InputError
 from psvit.model import PSViT
-from psvit.recipe import Recipe
-from psvit.seeding import seeded
-from psvit.training import Classification, check_device, check_precision, train
+from psvit.nn.seeding import seeded
+from psvit.train import training as training_module
+from psvit.train.checkpoints import Keeping
+from psvit.train.recipe import Recipe
+from psvit.train.training import Classification, check_device, check_precision, train
+from psvit.train.training_loader import training_loader
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -413,7 +414,7 @@ def test_as_many_checkpoints_are_kept_as_are_wanted(tmp_path):
 def test_curves_are_shown_by_tensorboard(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setattr("psvit.train_log.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("psvit.train.train_log.EVERY_SECONDS", 0.0)
     with pytest.raises(ProcessEnds):
         run(tmp_path, PLAIN, task=Interrupted(network(), at=13), held_out=lambda model: {"accuracy": 5.0})
     log = run(tmp_path, PLAIN, held_out=lambda model: {"accuracy": 5.0}).log

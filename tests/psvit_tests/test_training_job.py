@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from psvit.architecture import Architecture, Stage
+from psvit.arch.architecture import Architecture, Stage
 from psvit.errors import InputError
-from psvit.recipe import Recipe
-from psvit.training_job import TrainingJob
+from psvit.train.recipe import Recipe
+from psvit.train.training_job import TrainingJob
 
 ARCH = Architecture(
     variant="2d",

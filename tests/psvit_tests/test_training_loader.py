@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from psvit.errors import InputError
-from psvit.training_loader import TrainingLoader
+from psvit.train.training_loader import TrainingLoader
 
 
 class Drawn:

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from psvit import Architecture, InputError, Stage
 from psvit.model import PSViT, checkpoint_filter_fn
-from psvit.vit_weights import lay, read_vit, stem_and_head
+from psvit.nn.vit_weights import lay, read_vit, stem_and_head
 
 D, HEADS, DEPTH, CLASSES = 24, 3, 5, 7
 
@@ -309,7 +309,7 @@ def test_weights_that_cannot_be_downloaded_are_an_input_error(monkeypatch):
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route to the hub\nsecond line")
 
-    monkeypatch.setattr("psvit.vit_weights.create_model", unreachable)
+    monkeypatch.setattr("psvit.nn.vit_weights.create_model", unreachable)
     with pytest.raises(
         InputError, match=r"cannot be had \(no route to the hub\); a .safetensors or .pth file works too"
     ):

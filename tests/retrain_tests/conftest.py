@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from psvit.architecture import Architecture, ArchitectureFile
+from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.data import Decoded, ImageData, Labelled
 from psvit.model import PSViT
 

@@ -9,13 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import psvit
-from psvit import job_runner
-from psvit.architecture import Architecture, ArchitectureFile
+from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.data import Decoded
 from psvit.errors import InputError
 from psvit.model import PSViT
-from psvit.recipe import Recipe
 from psvit.retrain.train import inherited_network, retrain
+from psvit.train import job_runner
+from psvit.train.recipe import Recipe
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(

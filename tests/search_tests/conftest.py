@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget
-from psvit.costs import cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import cost
 from psvit.search.candidates import Candidates
 from psvit.search.facts import Facts
 from psvit.search.finalists import Finalist
@@ -25,7 +24,8 @@ from psvit.search.proposal import Proposal
 from psvit.search.report import Report, deit_references
 from psvit.search.study import Study
 from psvit.search.trial import Score, State, Trial
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 
 
 class SmoothScore:

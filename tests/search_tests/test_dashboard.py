@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from psvit.budget import Budget
 from psvit.search.candidates import Candidates
 from psvit.search.objectives import Objectives
 from psvit.search.search import search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
+from psvit.space.budget import Budget
 
 
 @pytest.mark.slow

@@ -10,14 +10,14 @@ import torch
 
 from psvit.data import Batches, Inputs, accuracy, open_data
 from psvit.model import PSViT
+from psvit.nn.seeding import seeded
 from psvit.search import inherited
 from psvit.search.indicators import DSS
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.prefix_tree import Embedding, LayerStep, Weights
 from psvit.search.racing import Race
 from psvit.search.trial import Score
-from psvit.search_space import SearchSpace
-from psvit.seeding import seeded
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 CPU = torch.device("cpu")

@@ -13,14 +13,12 @@ import pytest
 import torch
 import yaml
 
-from psvit import job_runner
-from psvit.budget import Budget
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, Labelled, open_data
-from psvit.documents import read_yaml
 from psvit.errors import DivergedError, InputError, RunError
-from psvit.journal import Journal
-from psvit.recipe import Recipe
+from psvit.io.documents import read_yaml
+from psvit.io.journal import Journal
+from psvit.nn.seeding import seeded
 from psvit.search.fidelity import run as run_module
 from psvit.search.fidelity.record import (
     FILE_NAME,
@@ -37,9 +35,11 @@ from psvit.search.fidelity.run import Trainings, compare, measure_fidelity, scor
 from psvit.search.indicators import INDICATORS
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.scoring import Scoring
-from psvit.seeding import seeded
+from psvit.space.budget import Budget
 from psvit.supernet.supernet import Supernet, supernet_digest
-from psvit.training import train
+from psvit.train import job_runner
+from psvit.train.recipe import Recipe
+from psvit.train.training import train
 
 CPU = torch.device("cpu")
 MFLOPS = Budget.parse("1MFLOPs")

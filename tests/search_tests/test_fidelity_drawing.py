@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psvit.budget import Budget
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.search.fidelity.drawing import Drawn, around, draw_spread, draw_within
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import BINS, macs_bin
 
 DIGITS = SearchSpace.load("psvit-2d-digits")

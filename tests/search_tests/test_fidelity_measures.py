@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.search.fidelity.measures import (
     SECOND,
     MeasuredNetwork,

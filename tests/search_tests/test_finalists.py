@@ -9,20 +9,20 @@ import optuna
 import pytest
 import torch
 
-from psvit import job_runner
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, accuracy, open_data
 from psvit.errors import DivergedError
-from psvit.executor import LocalExecutor, Portable
-from psvit.job_runner import JobRunner, accuracy_and_loss
+from psvit.executors.executor import LocalExecutor, Portable
 from psvit.model import PSViT
-from psvit.recipe import Recipe
 from psvit.search.facts import Facts, StudyStore
 from psvit.search.finalists import SEEDS, Finalist, brief, train_finalists
 from psvit.search.trial import Score, Trial
 from psvit.supernet.supernet import Supernet
-from psvit.training import Classification
-from psvit.training_job import TrainingJob
+from psvit.train import job_runner
+from psvit.train.job_runner import JobRunner, accuracy_and_loss
+from psvit.train.recipe import Recipe
+from psvit.train.training import Classification
+from psvit.train.training_job import TrainingJob
 
 CPU = torch.device("cpu")
 

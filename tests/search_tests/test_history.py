@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.search.history import History, Seen
 from psvit.search.trial import Score, Trial
 

@@ -17,7 +17,7 @@ from psvit.search.latency.build import LatencyPlan, build_latency_model, calibra
 from psvit.search.latency.measure import Setting
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import parts_in
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_two_builds_of_one_file_do_not_run_at_once(plan, clock, tmp_path):
     out = tmp_path / "table.yaml"
     with pytest.raises(Killed):
         build_latency_model(plan, out, clock(killed_after(3)))
-    line = f"from pathlib import Path; from psvit.locks import hold; lock = hold(Path({str(out) + '.journal'!r}))"
+    line = f"from pathlib import Path; from psvit.io.locks import hold; lock = hold(Path({str(out) + '.journal'!r}))"
     with subprocess.Popen(
         [sys.executable, "-c", f"{line}; print('in', flush=True); input()"],
         stdin=subprocess.PIPE,

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from psvit.budget import Budget, LatencyLimit
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.errors import InputError, NoisyMachineError, UnmetBudgetError
 from psvit.search import candidates as candidates_module
 from psvit.search.candidates import Candidates
@@ -23,6 +22,7 @@ from psvit.search.searchers.optuna_samplers import OptunaSampler
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
 from psvit.search.trial import Score, Trial
+from psvit.space.budget import Budget, LatencyLimit
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from psvit.budget import LatencyLimit
 from psvit.errors import InputError, MismatchError, NoisyMachineError, RunError
 from psvit.search.latency import measure as measure_module
 from psvit.search.latency import runtimes
@@ -29,7 +28,8 @@ from psvit.search.latency.measure import (
     measure,
 )
 from psvit.search.latency.parts import fresh
-from psvit.search_space import SearchSpace
+from psvit.space.budget import LatencyLimit
+from psvit.space.search_space import SearchSpace
 
 RUN_SECONDS = 0.004
 """What the made-up timer says that one run takes."""
@@ -288,7 +288,7 @@ def test_a_device_that_is_not_there_is_refused():
 @pytest.fixture
 def group():
     """A network whose operators every runtime has to get right."""
-    from psvit.layers import AttentionGroup
+    from psvit.nn.layers import AttentionGroup
 
     torch.manual_seed(0)
     return AttentionGroup(2, 16, 2, 32, [0.0, 0.0])
@@ -338,7 +338,7 @@ def test_outputs_within_the_tolerance_pass(several):
 
 
 def test_onnx_runtime_that_is_not_installed_is_answered_with_what_to_install(group, monkeypatch):
-    monkeypatch.delitem(sys.modules, "psvit.onnx_runtime", raising=False)
+    monkeypatch.delitem(sys.modules, "psvit.nn.onnx_runtime", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"onnxruntime.*pip install 'psvit\[onnx\]'"):
         runtimes.prepare(group, (6, 16), Setting(runtime="onnxruntime"))

@@ -7,13 +7,13 @@ import pytest
 import torch
 import yaml
 
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.search.latency.measure import Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import Bench, fresh, mixed_in, part_macs, parts_in, parts_of
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 
 
 @pytest.fixture(params=["tiny", "digits", "mixed"])

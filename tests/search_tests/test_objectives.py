@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.search.objectives import Objectives
 

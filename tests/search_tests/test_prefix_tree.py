@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from psvit.architecture import Stage
-from psvit.costs import cost
+from psvit.arch.architecture import Stage
+from psvit.arch.costs import cost
 from psvit.search.prefix_tree import LayerStep, Pooling, PrefixTree, Weights, cut, macs_of, run, steps_of
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 
@@ -127,7 +127,7 @@ def test_logits_are_equal_in_the_shipped_spaces(name):
 
 
 def test_logits_are_equal_where_queries_and_keys_are_handed_on(space, monkeypatch):
-    monkeypatch.setattr("psvit.layers.LARGE_MAP", 1)
+    monkeypatch.setattr("psvit.nn.layers.LARGE_MAP", 1)
     assert_equal_to_each_alone(with_random_weights(space), bred(space, 10, seed=2), images_for(space))
 
 

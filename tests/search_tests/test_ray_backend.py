@@ -23,7 +23,6 @@ from optuna.storages import InMemoryStorage
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from psvit.budget import Budget
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
 from psvit.search.racing import Field, Race
@@ -32,6 +31,7 @@ from psvit.search.search import search
 from psvit.search.searchers import make_searcher
 from psvit.search.study import Study
 from psvit.search.trial import Score
+from psvit.space.budget import Budget
 
 # One cluster at a time, on however many processes the tests run.
 pytestmark = pytest.mark.xdist_group("ray")
@@ -544,7 +544,7 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
             from pathlib import Path
             from psvit.search.ray_backend import RayEvaluator
             from psvit.search.trial import Score
-            from psvit.search_space import SearchSpace
+            from psvit.space.search_space import SearchSpace
 
             class Slow:
                 def __init__(self, seconds):

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import yaml
 
-from psvit.architecture import Architecture
-from psvit.budget import Budget
-from psvit.costs import cost
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.search.finalists import Finalist
 from psvit.search.pareto import front
@@ -26,7 +25,8 @@ from psvit.search.report.best_of_draws import best_of_draws
 from psvit.search.report.figures import best_so_far
 from psvit.search.report.shared_choices import Group, shared_choices
 from psvit.search.trial import Score, Trial
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\"'"
 

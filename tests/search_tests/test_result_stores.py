@@ -9,11 +9,11 @@ import optuna
 import pytest
 
 from psvit.errors import InputError
-from psvit.recipe import Recipe
-from psvit.result_store import JournalStore
 from psvit.search.facts import Facts, StudyStore
-from psvit.search_space import SearchSpace
-from psvit.training_job import TrainingJob, TrainingResult
+from psvit.space.search_space import SearchSpace
+from psvit.train.recipe import Recipe
+from psvit.train.result_store import JournalStore
+from psvit.train.training_job import TrainingJob, TrainingResult
 
 JOB = TrainingJob(
     arch=SearchSpace.load("psvit-2d-digits")[5], recipe=Recipe(epochs=2, batch_size=32, lr=0.003), seed=3, label="one"

@@ -8,8 +8,8 @@ import pytest
 
 from psvit.data import open_data
 from psvit.errors import InputError
+from psvit.nn.seeding import seeded
 from psvit.search.scoring import Scoring
-from psvit.seeding import seeded
 from psvit.supernet.supernet import Supernet, supernet_digest
 
 

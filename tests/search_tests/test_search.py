@@ -13,7 +13,6 @@ import pytest
 from optuna.storages import JournalStorage
 
 import psvit.search.search as search_module
-from psvit.budget import Budget
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
@@ -24,6 +23,7 @@ from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL as SUFFIX
 from psvit.search.study import STUDY_NAME, Study
+from psvit.space.budget import Budget
 
 BUDGET = Budget.parse("0.9..1.2MFLOPs")
 TRIALS, BATCH, CONTROL = 29, 6, 9

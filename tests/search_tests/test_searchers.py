@@ -17,8 +17,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 from scipy.stats import chisquare
 
-from psvit.budget import Budget
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.search.candidates import OUTSIDE, Candidates
 from psvit.search.history import History, Rejected, Seen
@@ -32,7 +31,8 @@ from psvit.search.searchers.random import Random
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
 from psvit.search.trial import Score
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 
 BUDGETS = ["1MFLOPs", "0.9..1.2MFLOPs", "0.26MFLOPs"]
 """Loose, a band, and one that leaves six members of the digits space."""
@@ -154,13 +154,13 @@ PROPOSE_ELSEWHERE = textwrap.dedent(
     """
     import json, sys
     import numpy as np
-    from psvit.budget import Budget
-    from psvit.costs import cost
+    from psvit.space.budget import Budget
+    from psvit.arch.costs import cost
     from psvit.search.candidates import Candidates
     from psvit.search.history import History
     from psvit.search.searchers import SEARCHERS, make_searcher
     from psvit.search.trial import Score, Trial
-    from psvit.search_space import SearchSpace
+    from psvit.space.search_space import SearchSpace
 
     space, budget = SearchSpace.load("psvit-2d-digits"), Budget.parse("1MFLOPs")
     candidates = Candidates(space, budget)

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from psvit.budget import Budget
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
@@ -30,7 +29,8 @@ from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import LEASE, PIECE, Batch, Study
 from psvit.search.trial import Score
-from psvit.search_space import SearchSpace
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 
 # No short decimal, negative, tiny and huge: a score has to come back as the same float.
 SCORES = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from psvit.architecture import Architecture, ArchitectureFile
-from psvit.costs import cost
+from psvit.arch.architecture import Architecture, ArchitectureFile
+from psvit.arch.costs import cost
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
 from psvit.search.trial import Score, Trial

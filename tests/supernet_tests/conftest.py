@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from psvit.data import Decoded, ImageData, Labelled
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from psvit.search_space import SearchSpace, shipped_spaces
+from psvit.space.search_space import SearchSpace, shipped_spaces
 from psvit.supernet.supernet import Supernet
 
 # At 64 pixels every space of 224 pixels keeps all its stages, and the forward passes cost nothing.

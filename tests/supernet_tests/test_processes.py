@@ -14,15 +14,16 @@ import torch.multiprocessing as mp
 from ray import cloudpickle
 from safetensors.torch import load_file
 
-from psvit.checkpoints import Keeping
-from psvit.data import Inputs, training_loader
-from psvit.distributed import World, joined
+from psvit.data import Inputs
 from psvit.errors import InputError
-from psvit.recipe import SupernetRecipe
-from psvit.seeding import seeded
+from psvit.nn.seeding import seeded
 from psvit.supernet.supernet import Supernet
 from psvit.supernet.train import SupernetTask, train_supernet
-from psvit.training import train
+from psvit.train.checkpoints import Keeping
+from psvit.train.distributed import World, joined
+from psvit.train.recipe import SupernetRecipe
+from psvit.train.training import train
+from psvit.train.training_loader import training_loader
 
 # One server of processes for all of these tests, on however many processes they run: loading the libraries takes long.
 pytestmark = pytest.mark.xdist_group("processes")
@@ -127,7 +128,9 @@ def test_two_processes_have_the_gradients_of_one(tiny_space, tiny_data, tmp_path
         names = dict(supernet.named_parameters())
         recipe = RECIPE.override({"epochs": 1, "batch_size": 12})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("psvit.training.create_optimizer_v2", lambda model, **_: Watching(model.parameters(), lr=0.0))
+            patch.setattr(
+                "psvit.train.training.create_optimizer_v2", lambda model, **_: Watching(model.parameters(), lr=0.0)
+            )
             data = tiny_data()
             loader = training_loader(data.train, Inputs.of(data, tiny_space.image_size), recipe)
             train(
@@ -172,7 +175,7 @@ def test_means_are_taken_in_pieces():
     def average(world):
         tensors = [torch.full(shape, float(world.rank)) for shape in ((3, 4), (2,), (), (7,), (1, 1))]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("psvit.distributed.PIECE", 10)
+            patch.setattr("psvit.train.distributed.PIECE", 10)
             world.average_([tensor.t() if tensor.dim() == 2 else tensor for tensor in tensors])
         return [(tuple(tensor.shape), set(tensor.flatten().tolist())) for tensor in tensors]
 

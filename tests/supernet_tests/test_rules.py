@@ -13,13 +13,13 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
-from psvit.costs import cost
+from psvit.arch.costs import cost
 from psvit.data import Inputs
-from psvit.recipe import SupernetRecipe
-from psvit.seeding import seeded
+from psvit.nn.seeding import seeded
 from psvit.supernet.sampling import BINS, architectures, draw, macs_bin
 from psvit.supernet.train import SupernetTask, watched
-from psvit.teacher import Teacher
+from psvit.train.recipe import SupernetRecipe
+from psvit.train.teacher import Teacher
 
 SEED = 4
 

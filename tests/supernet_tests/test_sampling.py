@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from scipy.stats import chisquare
 
-from psvit.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import draw
 
 DRAWS = 4000

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from psvit.architecture import Architecture
-from psvit.search_space import SearchSpace
+from psvit.arch.architecture import Architecture
+from psvit.space.search_space import SearchSpace
 
 HEAD_DIM = 4
 BEGINS = {2: (0, 5), 3: (0, 2, 5)}

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from psvit.data import Batches, Decoded, Inputs, accuracy
 from psvit.errors import InputError
-from psvit.recipe import Recipe, SupernetRecipe
 from psvit.supernet import train as train_module
 from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import Supernet, read_provenance
 from psvit.supernet.train import SupernetTask, train_supernet, watched
+from psvit.train.recipe import Recipe, SupernetRecipe
 
 CPU = torch.device("cpu")
 
@@ -188,7 +188,7 @@ def test_a_run_stopped_every_epoch_continues_bit_for_bit(tiny_space, tiny_data, 
 KILLED = """
 import sys, pickle, torch
 from pathlib import Path
-from psvit.checkpoints import Keeping
+from psvit.train.checkpoints import Keeping
 from psvit.supernet.train import train_supernet
 space, data, recipe = pickle.loads(Path(sys.argv[1]).read_bytes())
 keeping = Keeping(every_seconds=0)

@@ -7,13 +7,13 @@ import torch
 import yaml
 from timm.models.vision_transformer import VisionTransformer
 
-from psvit.architecture import Stage
-from psvit.recipe import Recipe
-from psvit.search_space import SearchSpace
+from psvit.arch.architecture import Stage
+from psvit.nn.vit_weights import Vit
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, read_provenance
 from psvit.supernet.train import train_supernet
 from psvit.supernet.warm_start import plan, warm_start
-from psvit.vit_weights import Vit
+from psvit.train.recipe import Recipe
 
 D, DEPTH, CLASSES = 8, 3, 5
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from psvit.architecture import Architecture, ArchitectureFile
+from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.classifier import Classifier
 from psvit.model import PSViT
-from psvit.recipe import Recipe
+from psvit.train.recipe import Recipe
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import torch
 import yaml
 
 import psvit.model
-from psvit.architecture import ArchitectureFile
+from psvit.arch.architecture import ArchitectureFile
 from psvit.classifier import Classifier
+from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError, MismatchError, RunError
-from psvit.preprocessing import Preprocessing
 from psvit.retrain.delivery import formats
 from psvit.retrain.delivery.export import CHECKED_BATCHES, export
 from psvit.retrain.delivery.formats import FORMATS, example
@@ -210,7 +210,7 @@ def test_a_folder_with_something_else_is_left_alone(classifier, tmp_path):
 
 
 def test_onnx_without_its_libraries_is_answered_with_what_to_install(classifier, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "psvit.onnx_runtime", raising=False)
+    monkeypatch.delitem(sys.modules, "psvit.nn.onnx_runtime", raising=False)
     monkeypatch.delattr(psvit, "onnx_runtime", raising=False)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"--to onnx: onnxscript is not installed.*pip install 'psvit\[onnx\]'"):
@@ -300,8 +300,8 @@ def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
     ):
         assert words in card, words
     costs = psvit.cost(classifier.file.arch)
-    assert psvit.budget.format_cost("macs", costs.macs) in card
-    assert psvit.budget.format_cost("num_params", costs.num_params) in card
+    assert psvit.space.budget.format_cost("macs", costs.macs) in card
+    assert psvit.space.budget.format_cost("num_params", costs.num_params) in card
 
 
 def front_matter(folder):

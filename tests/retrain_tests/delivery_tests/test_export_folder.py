@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
-from psvit.locks import LOCK_FILE
-from psvit.preprocessing import Preprocessing
+from psvit.io.locks import LOCK_FILE
 from psvit.retrain.delivery.folder import replacing_export
 
 PREPROCESSING = Preprocessing(image_size=(8, 8), in_chans=1, mean=(0.5,), std=(0.5,), classes=("cat", "dog"))
@@ -325,7 +325,7 @@ def test_an_export_that_is_killed_anywhere_leaves_what_the_same_command_mends(tm
 
 def test_two_exports_to_one_folder_do_not_run_at_once(out):
     code = (
-        "import sys; from psvit.locks import hold; from pathlib import Path;"
+        "import sys; from psvit.io.locks import hold; from pathlib import Path;"
         f"lock = hold(Path({str(out / LOCK_FILE)!r})); print('in', flush=True); sys.stdin.readline()"
     )
     with subprocess.Popen(

@@ -1,0 +1,1 @@
+"""What a network of the family is, and what it costs; no deep-learning library is loaded."""

@@ -1,0 +1,25 @@
+"""Which executor works: this process, or a Ray cluster that is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psvit.executors.executor import Executor, LocalExecutor
+
+if TYPE_CHECKING:  # those who hand work on need nothing of it
+    import torch
+
+
+def executor_for(workers: str | None, device: torch.device, bar: str = "") -> Executor:
+    """What works on a Ray cluster, or in this process where no cluster is named.
+
+    Args:
+        workers: `ray`, which joins the cluster of `RAY_ADDRESS` or starts one, or `ray://host:port`.
+        device: where an item is computed: on a core, or on a GPU.
+        bar: what a progress bar of the work on the cluster says; without it, the caller shows one or there is none.
+    """
+    if workers is None:
+        return LocalExecutor()
+    from psvit.executors.ray_trials import RayExecutor
+
+    return RayExecutor(workers, gpus=1 if device.type == "cuda" else 0, bar=bar)

@@ -1,0 +1,1 @@
+"""Files and what keeps them whole: documents, run folders, journals, locks, progress."""

@@ -1,0 +1,1 @@
+"""Which networks are candidates: spaces and budgets; no deep-learning library is loaded."""

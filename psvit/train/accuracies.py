@@ -1,0 +1,35 @@
+"""What a network is worth, side by side: with inherited weights, fine-tuned from them, trained from scratch."""
+
+from __future__ import annotations
+
+from psvit.arch.architecture import ArchitectureFile
+
+STANDALONE = "standalone accuracy"
+"""The kind of a score that a training of its own gave."""
+
+INHERITED, FINE_TUNED, FROM_SCRATCH, BASELINE = "inherited", "fine_tuned", "from_scratch", "logistic_regression"
+
+LABELS = {
+    INHERITED: "inherited from the supernet, not trained",
+    FINE_TUNED: "fine-tuned from the inherited weights",
+    FROM_SCRATCH: "trained from scratch",
+    BASELINE: "logistic regression on the pixels, for comparison",
+}
+"""What stands before each of them, in the order in which they are shown."""
+
+
+def trained_as(file: ArchitectureFile) -> str:
+    """How the weights of a retrained network came about: `fine_tuned` or `from_scratch`."""
+    return FINE_TUNED if file.provenance.get("inherited") else FROM_SCRATCH
+
+
+def accuracies(file: ArchitectureFile) -> dict[str, float]:
+    """The top-1 accuracies in percent on the validation images that the file of a retrained network knows.
+
+    Returns:
+        By key of `LABELS`, in that order; empty for a file that is not of a retrained network.
+    """
+    if file.score.get("kind") != STANDALONE:
+        return {}
+    known = {**file.score, trained_as(file): file.score["value"]}
+    return {key: float(known[key]) for key in LABELS if key in known}

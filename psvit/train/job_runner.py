@@ -1,0 +1,266 @@
+"""What runs training jobs: trains a network, or goes on where that was interrupted, times it, and scores it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from psvit.data import Batches, ImageData, Inputs, Labelled
+from psvit.executors.executor import Executor, Outcome, Portable
+from psvit.nn.network import PSViT
+from psvit.nn.seeding import seeded
+from psvit.train.checkpoints import Keeping
+from psvit.train.distributed import World
+from psvit.train.result_store import ResultStore
+from psvit.train.teacher import Teacher
+from psvit.train.training import Classification, TaughtClassification, train
+from psvit.train.training_job import ScoredOn, TrainedOn, TrainingJob, TrainingResult
+from psvit.train.training_loader import training_loader
+
+
+def images_of(data: ImageData, split: TrainedOn, number: int | None) -> Labelled:
+    """The images of a split, or so many of them, drawn once and for all."""
+    images: Labelled = getattr(data, split)
+    if number is None or number >= len(images):
+        return images
+    return images.take(np.sort(np.random.default_rng(0).permutation(len(images))[:number]))
+
+
+def initial_network(job: TrainingJob) -> PSViT:
+    """The network of a job with random weights, as training from scratch begins with it."""
+    with seeded(job.seed):
+        return PSViT(job.arch, drop_path_rate=job.recipe.drop_path_rate)
+
+
+def inputs_for(data: ImageData, job: TrainingJob, device: torch.device, processes: int | None = None) -> Inputs:
+    """How the images of a job are prepared.
+
+    Args:
+        data: the images.
+        job: the job.
+        device: where it is trained.
+        processes: at most so many prepare images. By default, where a CPU computes, as many as it has threads: a worker
+            on a cluster computes with one, and leaves the other cores to other workers.
+    """
+    inputs = Inputs.of(data, job.arch.image_size)
+    if processes is None:
+        if device.type != "cpu":
+            return inputs
+        processes = torch.get_num_threads()
+    return replace(inputs, workers=min(inputs.workers, processes))
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """What training a job gives.
+
+    Attributes:
+        network: ready to be evaluated.
+        log: one row for each epoch.
+        seconds: how long it took, what is done between epochs left out; of an interrupted training the sum.
+    """
+
+    network: PSViT
+    log: list[dict[str, float]]
+    seconds: float
+
+
+def train_job(
+    job: TrainingJob,
+    data: ImageData,
+    network: PSViT,
+    *,
+    inputs: Inputs,
+    device: torch.device,
+    folder: Path,
+    held_out: Callable[[nn.Module], dict[str, float]] | None = None,
+    teacher: Teacher | None = None,
+    keeping: Keeping | None = None,
+    world: World | None = None,
+) -> TrainedNetwork:
+    """Train the network of a job to the end, from the beginning or from where an interrupted run in `folder` stopped.
+
+    Args:
+        job: what is trained, and how.
+        data: the images.
+        network: it, with the weights that it begins with.
+        inputs: how images are prepared.
+        device: where to train.
+        folder: for checkpoints and log; one in which it was trained before gives the network back.
+        held_out: see `psvit.train.training.train`.
+        teacher: what is learnt from besides the labels, on the device.
+        keeping: how often checkpoints are written and how many are kept.
+        world: the processes that train together.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+        InputError: see `psvit.train.training.train`.
+    """
+    task = Classification(network)
+    if teacher:
+        task = TaughtClassification(network, teacher, inputs, job.recipe)
+    loader = training_loader(images_of(data, job.split, job.num_images), inputs, job.recipe)
+    trained = train(
+        task,
+        loader,
+        job.recipe,
+        num_classes=len(data.classes),
+        seed=job.seed,
+        device=device,
+        folder=folder,
+        description=job.label,
+        held_out=held_out,
+        keeping=keeping,
+        world=world,
+    )
+    assert isinstance(trained.model, PSViT)
+    seconds = loader.seconds(row["images_per_second"] for row in trained.log)
+    return TrainedNetwork(trained.model.eval(), trained.log, seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRunner:
+    """Runs jobs, and scores the networks that come out; it travels to where that is done.
+
+    Attributes:
+        data: the images.
+        device: where to compute.
+        folder: of a run, or in one: for what trainings need to go on. On a machine that does not see the run, a
+            temporary one is used, and what was interrupted there begins anew.
+        initial: makes the network of a job with the weights that it begins with.
+        parts: what networks are scored on after the last epoch.
+        watched: what they are scored on after every epoch; the log then says how long each took, this included.
+        batch_size: images that are scored at once; by default, as many as a step of training takes.
+        processes: see `inputs_for`.
+    """
+
+    data: Portable[ImageData]
+    device: str
+    folder: Path
+    initial: Callable[[TrainingJob], PSViT] = initial_network
+    parts: tuple[ScoredOn, ...] = ("search",)
+    watched: tuple[ScoredOn, ...] = ()
+    batch_size: int | None = None
+    processes: int | None = None
+
+    def __call__(self, job: TrainingJob) -> TrainingResult:
+        """Train the network of a job, or go on where that was interrupted, and score it.
+
+        Raises:
+            DivergedError: the loss became NaN or infinite.
+            InputError: an image or a folder cannot be used.
+        """
+        data, device = self.data.get(), torch.device(self.device)
+        inputs = inputs_for(data, job, device, self.processes)
+        size = self.batch_size or job.recipe.batch_size
+        watched = {part: Batches(getattr(data, part), inputs, size, device) for part in self.watched}
+        with self._place(job) as folder:
+            trained = train_job(
+                job,
+                data,
+                self.initial(job),
+                inputs=inputs,
+                device=device,
+                folder=folder,
+                held_out=_watching(watched) if watched else None,
+            )
+        batches = {part: Batches(getattr(data, part), inputs, size, device) for part in self.parts}
+        found = {part: accuracy_and_loss(trained.network, some) for part, some in batches.items()}
+        return TrainingResult(
+            accuracies={part: accuracy for part, (accuracy, _) in found.items()},
+            losses={part: loss for part, (_, loss) in found.items()},
+            seconds=trained.seconds,
+            log=tuple(trained.log),
+        )
+
+    def place(self, job: TrainingJob) -> Path:
+        """The folder for what a job needs to go on."""
+        return self.folder / job.digest
+
+    @contextmanager
+    def _place(self, job: TrainingJob) -> Iterator[Path]:
+        if self.folder.parent.is_dir():
+            yield self.place(job)
+        else:
+            with tempfile.TemporaryDirectory(prefix="psvit-") as temporary:
+                yield Path(temporary)
+
+    def forget(self, jobs: Iterable[TrainingJob]) -> None:
+        """Remove what trainings need to go on, weights included."""
+        for job in jobs:
+            shutil.rmtree(self.place(job), ignore_errors=True)
+
+
+def run_jobs(
+    jobs: Iterable[TrainingJob], runner: JobRunner, executor: Executor, store: ResultStore, *, keep: bool = False
+) -> Iterator[tuple[TrainingJob, Outcome[TrainingResult]]]:
+    """Run those jobs whose results are not known, and remember each result when it comes.
+
+    What fails is not remembered, because it may be the machine's doing: the next call tries again.
+
+    Args:
+        jobs: all that are wanted. Each is asked for only when an executor can begin with it.
+        runner: runs them.
+        executor: says where.
+        store: remembers their results.
+        keep: whether trained weights stay in the runner's folder, to be scored on other images.
+
+    Yields:
+        Each job that was run with what came of it, when that is known.
+    """
+
+    def missing() -> Iterator[TrainingJob]:
+        begun = set()
+        for job in jobs:
+            # Asked as late as this, because other processes may have run it meanwhile.
+            known = store.get(job)
+            if job not in begun and not (known and known.accuracies.keys() >= set(runner.parts)):
+                begun.add(job)
+                yield job
+
+    for job, outcome in executor.run(runner, missing()):
+        if outcome.value is not None:
+            store.put(job, outcome.value)
+            if not keep:
+                runner.forget([job])
+        yield job, outcome
+
+
+@torch.inference_mode()
+def accuracy_and_loss(network: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Top-1 accuracy in percent and mean cross entropy of a network; its mode stays as it was."""
+    was_training = network.training
+    network.eval()
+    right, loss = 0, 0.0
+    for images, labels in batches:
+        logits = network(images)
+        right += int((logits.argmax(dim=1) == labels).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    network.train(was_training)
+    return 100 * right / batches.num_images, loss / batches.num_images
+
+
+def _watching(batches: dict[ScoredOn, Batches]) -> Callable[[nn.Module], dict[str, float]]:
+    """What the log says of every epoch besides; times are since the last look, so that an interrupted run adds up."""
+    clocks = [time.perf_counter(), time.process_time()]
+
+    def look(model: nn.Module) -> dict[str, float]:
+        row = {}
+        for part, some in batches.items():
+            row[f"{part}_accuracy"], row[f"{part}_loss"] = accuracy_and_loss(model, some)
+        now: Sequence[float] = [time.perf_counter(), time.process_time()]
+        row["seconds"], row["processor_seconds"] = (after - before for after, before in zip(now, clocks, strict=True))
+        clocks[:] = now
+        return row
+
+    return look

@@ -1,0 +1,246 @@
+"""Recipe: how a network or a supernet is trained, as a value. Shipped ones live in `configs/recipes/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from psvit.errors import InputError
+from psvit.io.documents import Value, read_yaml
+from psvit.io.shipped import find, shipped
+
+SCHEMA = "psvit/recipe/1"
+Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["float32", "bfloat16", "float16"]
+Sampling = Literal["uniform", "sandwich", "macs"]
+Target = Literal["labels", "inplace", "soft", "hard"]
+
+
+class Recipe(Value):
+    """Optimiser, schedule, augmentation and regularisation; the parts are timm's.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step, over all processes and micro-batches.
+        accumulate: micro-batches that a step is computed in, one after the other, where a whole one needs too much
+            memory.
+        precision: the type that matrix products are computed in; weights stay in float32.
+        opt: name of a timm optimiser.
+        opt_betas: its decay rates, of Adam and its relatives; null has the optimiser's own.
+        opt_eps: what it adds to a denominator; likewise.
+        lr: peak learning rate for this batch size.
+        min_lr: learning rate at the end of the cosine.
+        warmup_epochs: epochs of linear warm-up.
+        warmup_lr: learning rate that warm-up begins with; null begins with `min_lr`.
+        weight_decay: for all parameters but norms, biases and positions.
+        layer_decay: learning rate of each layer relative to the one after it; null has one rate. For networks only.
+        clip_grad: greatest norm of the gradient; null does not clip.
+        smoothing: label smoothing.
+        target: what is learnt: the `labels`, or besides the outputs of another trained network, the teacher, as
+            probabilities (`soft`) or as classes (`hard`).
+        teacher_weight: share of the teacher in the loss; the labels have the rest.
+        temperature: of the teacher's and the network's probabilities, for `soft`.
+        drop_path_rate: stochastic depth of the last layer.
+        ema_decay: decay of the averaged weights, which are then the result, less than 1; null does not average.
+        repeated_augmentation: how often an image is taken in a row, augmented differently; an epoch stays as long.
+        crop_scale: area of random crops relative to the image, from and to, at most 1.
+        crop_ratio: aspect of random crops, from and to.
+        hflip: probability of a horizontal flip.
+        color_jitter: strength of colour jitter; 0 does none.
+        auto_augment: a timm policy such as `rand-m9-mstd0.5-inc1`; null uses none.
+        random_erasing: probability of erasing a rectangle.
+        mixup: alpha of mixup; 0 does none.
+        cutmix: alpha of cutmix; 0 does none.
+        mixup_prob: probability that a batch is mixed by either.
+        interpolation: of resizing: `bilinear`, `bicubic` or `random`.
+    """
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    accumulate: PositiveInt = 1
+    precision: Precision = "float32"
+    opt: str = "adamw"
+    opt_betas: tuple[Decay, Decay] | None = None
+    opt_eps: PositiveFloat | None = None
+    lr: PositiveFloat
+    min_lr: NonNegativeFloat = 1e-5
+    warmup_epochs: NonNegativeInt = 0
+    warmup_lr: NonNegativeFloat | None = None
+    weight_decay: NonNegativeFloat = 0.05
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    clip_grad: PositiveFloat | None = None
+    smoothing: Probability = 0.0
+    target: Target = "labels"
+    teacher_weight: Probability = 0.5
+    temperature: PositiveFloat = 1.0
+    drop_path_rate: Probability = 0.0
+    ema_decay: Decay | None = None
+    repeated_augmentation: PositiveInt = 1
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
+    hflip: Probability = 0.0
+    color_jitter: NonNegativeFloat = 0.0
+    auto_augment: str | None = None
+    random_erasing: Probability = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+    mixup_prob: Probability = 1.0
+    interpolation: str = "bicubic"
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be fewer than epochs {self.epochs}, received {self.warmup_epochs}")
+        if self.mixes and self.batch_size % 2:
+            raise ValueError(f"batch_size must be even for mixup and cutmix, received {self.batch_size}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate {self.accumulate}, received {self.batch_size}"
+            )
+        self._check_kind()
+        _check_opt(self.opt, betas=self.opt_betas is not None, eps=self.opt_eps is not None)
+        if self.interpolation not in ("bilinear", "bicubic", "random"):
+            raise ValueError(f"interpolation must be bilinear, bicubic or random, received {self.interpolation!r}")
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must ascend, received {[low, high]}")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale must be parts of the image, at most 1, received {list(self.crop_scale)}")
+        if self.auto_augment is not None:
+            self._check_policy()
+        return self
+
+    def _check_kind(self) -> None:
+        """Make sure that no value is given that is for supernets only."""
+        if self.target == "inplace":
+            raise ValueError("target must be labels, soft or hard, received 'inplace', which is for supernets")
+
+    def _check_policy(self) -> None:
+        """Make sure that timm can augment an image as is said; what trains loads timm anyway."""
+        from PIL import Image
+
+        from psvit.data.augmentation import training_transform
+        from psvit.nn.seeding import seeded
+
+        try:
+            transform = training_transform((3, 32, 32), (0.5,) * 3, (0.5,) * 3, **self.augmentation)
+            with seeded(0):
+                # Only here timm finds out that a policy wants more operations for an image than it has.
+                transform(Image.new("RGB", (32, 32)))
+        except (AssertionError, KeyError, ValueError, IndexError):
+            raise ValueError(
+                f"auto_augment must be a policy of timm's such as rand-m9-mstd0.5-inc1, augmix-m3-w3 or original, "
+                f"received {self.auto_augment!r}"
+            ) from None
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """How images are augmented, in the words of timm's `create_transform`."""
+        return {
+            "scale": self.crop_scale,
+            "ratio": self.crop_ratio,
+            "hflip": self.hflip,
+            "color_jitter": self.color_jitter,
+            "auto_augment": self.auto_augment,
+            "re_prob": self.random_erasing,
+            "interpolation": self.interpolation,
+        }
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether another trained network is learnt from."""
+        return self.target in ("soft", "hard")
+
+    def check_teacher(self, there_is_one: bool) -> None:
+        """Make sure that there is a teacher where one is wanted, and none where it would teach nobody.
+
+        Raises:
+            InputError: it is otherwise.
+        """
+        if self.needs_teacher and not there_is_one:
+            raise InputError(
+                f"target {self.target}: needs a teacher; name one with --teacher, of psvit-supernet or psvit-retrain"
+            )
+        if there_is_one and not self.needs_teacher:
+            raise InputError(f"--teacher: target {self.target} does not learn from it; give --set target=soft or hard")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Self:
+        """Read a shipped recipe by name, or a recipe file.
+
+        Raises:
+            InputError: no such recipe, or the file breaks a rule.
+        """
+        path = find("recipe", name_or_path)
+        return cls.from_dict(read_yaml(path, SCHEMA), source=str(path))
+
+    def override(self, settings: dict[str, Any]) -> Self:
+        """The same recipe with some values replaced.
+
+        Raises:
+            InputError: an unknown key or an impossible value.
+        """
+        return type(self).from_dict({**self.to_dict(), **settings}, source="recipe")
+
+
+class SupernetRecipe(Recipe):
+    """How a supernet is trained. Which architectures a step trains, and what they learn, are chosen independently.
+
+    Attributes:
+        sampling: which architectures: one with each choice drawn uniformly (`uniform`); the largest, the smallest and
+            some drawn like that (`sandwich`, arXiv 2003.11142); one drawn uniformly over MACs (`macs`).
+        sandwich_random: how many are drawn in a sandwich.
+        target: as for networks, or `inplace`: the largest learns the labels, and is trained in every step; the others
+            learn its outputs.
+    """
+
+    sampling: Sampling = "uniform"
+    sandwich_random: PositiveInt = 2
+
+    def _check_kind(self) -> None:
+        if self.layer_decay is not None:
+            raise ValueError(
+                f"layer_decay must be null for a supernet, whose architectures differ in depth; "
+                f"received {self.layer_decay}"
+            )
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> SupernetRecipe:
+        """The same recipe for a supernet, where it is one for a network."""
+        return recipe if isinstance(recipe, cls) else cls.from_dict(recipe.to_dict(), source="recipe")
+
+
+def _check_opt(opt: str, betas: bool, eps: bool) -> None:
+    """Make sure that timm knows an optimiser, and that it has what is given for it; timm would leave out the rest."""
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    if opt not in list_optimizers():
+        raise ValueError(f"opt must be one of timm's optimisers, such as adamw, lamb or sgd, received {opt!r}")
+    info = get_optimizer_info(opt)
+    for name, is_given, is_there in (("opt_betas", betas, info.has_betas), ("opt_eps", eps, info.has_eps)):
+        if is_given and not is_there:
+            raise ValueError(f"{name} must be null for {opt}, which has none")
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return shipped("recipe")
+
+
+def default_recipe(image_size: int, supernet: bool, inherited: bool = False) -> str:
+    """The shipped recipe for images of this size: for a supernet, a network, or a network that inherits its weights."""
+    if inherited:
+        return "inherited-digits" if image_size < 16 else "inherited"
+    prefix = "supernet-" if supernet else ""
+    if image_size < 16:
+        return f"{prefix}digits"
+    return f"{prefix}cifar" if image_size < 96 else f"{prefix}imagenet"
