@@ -22,10 +22,10 @@ from psvit.io.run_folder import RunFolder
 from psvit.retrain.train import inherited_network, retrain
 from psvit.train.accuracies import LABELS, accuracies, trained_as
 from psvit.train.checkpoints import Keeping
+from psvit.train.device_checks import check_device
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
 from psvit.train.teacher import Teacher, load_teacher
-from psvit.train.training import check_device
 from psvit.train.training_loader import training_loader
 
 TABLE_FILE = "networks.csv"

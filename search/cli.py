@@ -170,7 +170,7 @@ def command(
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
     from psvit.search.storage import check_storage, without_password
     from psvit.supernet.supernet import read_provenance
-    from psvit.train.training import check_device
+    from psvit.train.device_checks import check_device
 
     make_searcher(searcher)
     objectives = Objectives.parse(objectives_text)

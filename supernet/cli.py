@@ -68,8 +68,8 @@ def command(
     from psvit.space.search_space import SearchSpace, default_space
     from psvit.supernet.train import train_supernet
     from psvit.supernet.warm_start import plan
+    from psvit.train.device_checks import check_device
     from psvit.train.distributed import joined
-    from psvit.train.training import check_device
     from psvit.train.training_loader import training_loader
 
     space = SearchSpace.load(space_name) if space_name else None

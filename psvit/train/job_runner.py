@@ -22,8 +22,9 @@ from psvit.nn.seeding import seeded
 from psvit.train.checkpoints import Keeping
 from psvit.train.distributed import World
 from psvit.train.result_store import ResultStore
+from psvit.train.tasks import Classification, TaughtClassification
 from psvit.train.teacher import Teacher
-from psvit.train.training import Classification, TaughtClassification, train
+from psvit.train.training import train
 from psvit.train.training_job import ScoredOn, TrainedOn, TrainingJob, TrainingResult
 from psvit.train.training_loader import training_loader
 

@@ -115,8 +115,8 @@ def command(
     from psvit.search.fidelity.run import Trainings, measure_fidelity
     from psvit.search.fidelity.words import conclusions
     from psvit.search.run import choose_space
+    from psvit.train.device_checks import check_device
     from psvit.train.job_runner import images_of
-    from psvit.train.training import check_device
     from psvit.train.training_loader import training_loader
 
     place = read_device(device)

@@ -19,7 +19,8 @@ from psvit.space.search_space import SearchSpace
 from psvit.train import job_runner
 from psvit.train.job_runner import JobRunner, images_of, inputs_for, run_jobs
 from psvit.train.recipe import Recipe
-from psvit.train.training import Classification, train
+from psvit.train.tasks import Classification
+from psvit.train.training import train
 from psvit.train.training_job import TrainingJob
 from psvit.train.training_loader import training_loader
 

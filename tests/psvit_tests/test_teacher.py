@@ -17,8 +17,8 @@ from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.nn.seeding import seeded
 from psvit.train.recipe import Recipe
+from psvit.train.tasks import Classification, TaughtClassification
 from psvit.train.teacher import Teacher, load_teacher, taught_loss
-from psvit.train.training import Classification, TaughtClassification
 
 GREY = Inputs(image_size=(8, 8), in_chans=1, mean=(0.5,), std=(0.25,))
 COLOUR = Inputs(image_size=(32, 32), in_chans=3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))

@@ -18,9 +18,12 @@ from psvit.errors import DivergedError, InputError
 from psvit.model import PSViT
 from psvit.nn.seeding import seeded
 from psvit.train import training as training_module
+from psvit.train import training_state as state_module
 from psvit.train.checkpoints import Keeping
+from psvit.train.device_checks import check_device, check_precision
 from psvit.train.recipe import Recipe
-from psvit.train.training import Classification, check_device, check_precision, train
+from psvit.train.tasks import Classification
+from psvit.train.training import train
 from psvit.train.training_loader import training_loader
 
 CPU = torch.device("cpu")
@@ -628,13 +631,13 @@ def test_a_device_is_tried_without_drawing_from_global_generators():
 
 def test_an_optimiser_has_the_rates_of_the_recipe_or_its_own(tmp_path, monkeypatch):
     seen = []
-    create = training_module.create_optimizer_v2
+    create = state_module.create_optimizer_v2
 
     def remember(*args, **kwargs):
         seen.append(create(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(training_module, "create_optimizer_v2", remember)
+    monkeypatch.setattr(state_module, "create_optimizer_v2", remember)
     own = torch.optim.AdamW(network().parameters())
     for changes, betas, eps in [
         ({}, own.defaults["betas"], own.defaults["eps"]),

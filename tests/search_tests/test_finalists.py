@@ -21,7 +21,7 @@ from psvit.supernet.supernet import Supernet
 from psvit.train import job_runner
 from psvit.train.job_runner import JobRunner, accuracy_and_loss
 from psvit.train.recipe import Recipe
-from psvit.train.training import Classification
+from psvit.train.tasks import Classification
 from psvit.train.training_job import TrainingJob
 
 CPU = torch.device("cpu")

@@ -128,9 +128,8 @@ def test_two_processes_have_the_gradients_of_one(tiny_space, tiny_data, tmp_path
         names = dict(supernet.named_parameters())
         recipe = RECIPE.override({"epochs": 1, "batch_size": 12})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "psvit.train.training.create_optimizer_v2", lambda model, **_: Watching(model.parameters(), lr=0.0)
-            )
+            optimizer = "psvit.train.training_state.create_optimizer_v2"
+            patch.setattr(optimizer, lambda model, **_: Watching(model.parameters(), lr=0.0))
             data = tiny_data()
             loader = training_loader(data.train, Inputs.of(data, tiny_space.image_size), recipe)
             train(
