@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from psvit.arch.architecture import Architecture, stage_grids
-from psvit.arch.costs import ADDITIVE, cost, has_class_token
+from psvit.arch.costs import has_class_token
 from psvit.arch.stem import KERNEL, convolutions
-from psvit.space.budget import format_cost
+from psvit.nn.picture_words import count, description, summary, times
 
 TOKEN_SCALE = 10.0
 """A bar is this many pixels times the square root of its patch tokens high."""
@@ -93,13 +93,13 @@ def draw(*archs: Architecture, titles: Sequence[str] = ()) -> str:
         _MIN_WIDTH,
         *(sum(row) + (len(row) - 1) * _COLUMN_GAP for row in widths),
         *(_text_width(name, _TITLE_SIZE, bold=True) for name in names),
-        *(_text_width(_summary(arch), _HEADING_SIZE) for arch in archs),
+        *(_text_width(summary(arch), _HEADING_SIZE) for arch in archs),
         *(_text_width(note, _TEXT_SIZE) for note in _NOTES),
     )
 
     root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "font-family": _FONT})
     SubElement(root, "title").text = " and ".join(names)
-    descriptions = [f"{name}: {_description(arch)}" for name, arch in zip(names, archs, strict=True)]
+    descriptions = [f"{name}: {description(arch)}" for name, arch in zip(names, archs, strict=True)]
     SubElement(root, "desc").text = " ".join(descriptions)
     ground = SubElement(root, "rect", fill="#ffffff")
     y = _MARGIN
@@ -149,7 +149,7 @@ def _network(
     y += _TITLE_SIZE
     _text(parent, _MARGIN, y, name, _TITLE_SIZE, _INK, bold=True)
     y += 20
-    _text(parent, _MARGIN, y, _summary(arch), _HEADING_SIZE, _GREY)
+    _text(parent, _MARGIN, y, summary(arch), _HEADING_SIZE, _GREY)
     baseline = y + 24 + _height(arch, 0)
     rows = baseline + 24
     lefts = [_MARGIN + sum(widths[:index]) + index * _COLUMN_GAP for index in range(len(columns))]
@@ -187,12 +187,12 @@ def _patches(arch: Architecture) -> _Column:
     height = _height(arch, 0)
     least, most = _PATCHES_WIDTH
     width = min(max(height * columns / rows, least), most)
-    labels = [f"{_times(rows, columns)} patches", f"of {_times(arch.patch_size, arch.patch_size)} pixels"]
+    labels = [f"{times(rows, columns)} patches", f"of {times(arch.patch_size, arch.patch_size)} pixels"]
     if arch.patch_stride != arch.patch_size:
-        labels.append(f"{_count(arch.patch_stride, 'pixel')} apart")
+        labels.append(f"{count(arch.patch_stride, 'pixel')} apart")
     convs = convolutions(arch.in_chans, arch.stages[0].embed_dim, arch.patch_size) if arch.stem == "conv" else ()
     if convs:
-        labels.append(f"by {_count(len(convs), 'convolution')}")
+        labels.append(f"by {count(len(convs), 'convolution')}")
     elif arch.stem != "patch":
         labels.append(f"by {arch.stem}")
 
@@ -208,8 +208,8 @@ def _patches(arch: Architecture) -> _Column:
         for place, conv in enumerate(convs):
             left = x + width + _GAP_IN_GROUP + place * (_WIDENING_WIDTH + _GAP_IN_GROUP)
             strip = _rect(parent, "convolution", left, top, _WIDENING_WIDTH, height)
-            size = _times(KERNEL, KERNEL)
-            _tooltip(strip, f"{size} convolution, stride {conv.stride}, {_count(conv.out_chans, 'channel')}")
+            size = times(KERNEL, KERNEL)
+            _tooltip(strip, f"{size} convolution, stride {conv.stride}, {count(conv.out_chans, 'channel')}")
 
     return _Column(width + len(convs) * (_WIDENING_WIDTH + _GAP_IN_GROUP), tuple(labels), _INK, paint)
 
@@ -242,13 +242,13 @@ def _stage(arch: Architecture, index: int) -> _Column:
             first += length
 
     rows, columns = arch.grids[index]
-    tokens = f"{columns} + 1 tokens" if has_class_token(arch.variant) else f"{_times(rows, columns)} tokens"
+    tokens = f"{columns} + 1 tokens" if has_class_token(arch.variant) else f"{times(rows, columns)} tokens"
     labels = [
         tokens,
-        _count(stage.embed_dim, "channel"),
-        _count(stage.embed_dim // arch.head_dim, "head"),
+        count(stage.embed_dim, "channel"),
+        count(stage.embed_dim // arch.head_dim, "head"),
         f"MLP {stage.hidden_dim} (×{stage.mlp_ratio:.4g})",
-        f"{_count(stage.depth, 'layer')}, {_count(len(stage.groups), 'map')}",
+        f"{count(stage.depth, 'layer')}, {count(len(stage.groups), 'map')}",
     ]
     return _Column(edges[-1] - _GAP, tuple(labels), _INK, paint)
 
@@ -279,11 +279,11 @@ def _head(arch: Architecture) -> _Column:
     channels = arch.stages[-1].embed_dim
     width = WIDTH_SCALE * math.sqrt(channels)
     source = "class token" if has_class_token(arch.variant) else "mean of tokens"
-    classes = _count(arch.num_classes, "class", "classes") if arch.num_classes else "no classifier"
+    classes = count(arch.num_classes, "class", "classes") if arch.num_classes else "no classifier"
 
     def paint(parent: Element, x: float, baseline: float) -> None:
         vector = _rect(parent, "head", x, baseline - TOKEN_SCALE, width, TOKEN_SCALE)
-        _tooltip(vector, f"{source}, {_count(channels, 'channel')}: {classes}")
+        _tooltip(vector, f"{source}, {count(channels, 'channel')}: {classes}")
 
     return _Column(width, (classes, source), _GREEN, paint)
 
@@ -294,39 +294,6 @@ def _height(arch: Architecture, index: int) -> float:
 
 
 # --- in words
-
-
-def _summary(arch: Architecture) -> str:
-    """The costs and the size of a network in one line."""
-    costs = cost(arch)
-    maps = sum(len(stage.groups) for stage in arch.stages)
-    return " · ".join(
-        [
-            *(format_cost(metric, getattr(costs, metric)) for metric in ADDITIVE),
-            f"{_count(arch.depth, 'layer')}, {_count(maps, 'attention map')}",
-            f"image {_times(*arch.image_size)}, {_count(arch.in_chans, 'channel')}",
-        ]
-    )
-
-
-def _description(arch: Architecture) -> str:
-    """A network in sentences, for those who do not see the picture."""
-    sentences = [_summary(arch) + "."]
-    if arch.stem == "conv":
-        convs = convolutions(arch.in_chans, arch.stages[0].embed_dim, arch.patch_size)
-        channels = ", ".join(str(conv.out_chans) for conv in convs)
-        sentences.append(f"Stem: {len(convs)} convolutions with {channels} channels.")
-    elif arch.stem != "patch":
-        sentences.append(f"Stem: {arch.stem}.")
-    for index, stage in enumerate(arch.stages):
-        tokens = _count(math.prod(arch.grids[index]), "token") + " and a class token" * has_class_token(arch.variant)
-        pool = f"{arch.pools[index - 1]} pooling, then " if index else ""
-        groups = ", ".join(map(str, stage.groups))
-        sentences.append(
-            f"Stage {index + 1}: {pool}{tokens}, {_count(stage.embed_dim, 'channel')}, MLPs {stage.hidden_dim} wide, "
-            f"layers in attention groups of {groups}."
-        )
-    return " ".join(sentences)
 
 
 _NOTES = (
@@ -441,12 +408,3 @@ def _n(value: float) -> str:
 def _printable(text: str) -> str:
     """A text without the characters that XML cannot hold, and on one line."""
     return " ".join(re.sub("[^\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]", " ", text).split())
-
-
-def _times(rows: int, columns: int) -> str:
-    return f"{rows}×{columns}"
-
-
-def _count(number: int, one: str, several: str | None = None) -> str:
-    """A number with its noun."""
-    return f"{number} {one}" if number == 1 else f"{number} {several or one + 's'}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from psvit.search.report.document import render as render
+from psvit.search.report.document import write_report as write_report
 from psvit.search.report.references import Reference as Reference
 from psvit.search.report.references import deit_references as deit_references
 from psvit.search.report.report import Report as Report
-from psvit.search.report.report import render as render
-from psvit.search.report.report import write_report as write_report
