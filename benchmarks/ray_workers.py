@@ -15,7 +15,6 @@ import argparse
 import os
 import platform
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -121,30 +120,28 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     bounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        evaluators = {
-            workers: RayEvaluator(
-                maker, cut=partial(cut, space), address="ray", workers=workers, cpus_per_worker=CPUS_PER_WORKER,
-                folder=Path(folder) / str(workers),
-            )
-            for workers in seconds
-        }  # fmt: skip
-        with evaluators[1], evaluators[2]:
-            for evaluator in evaluators.values():
-                # All workers load what they need; one that starts late would miss a single population.
-                for _ in range(3):
-                    evaluator.evaluate(population(space, budget, rng))
-            for number in range(options.rounds):
-                archs = population(space, budget, rng)
-                scores = {}
-                for workers in (1, 2) if number % 2 else (2, 1):
-                    began = time.perf_counter()
-                    scores[workers] = evaluators[workers].evaluate(archs)
-                    seconds[workers].append(time.perf_counter() - began)
-                assert scores[1] == scores[2], "scores differ between one worker and two"
-                bounds.append(at_best(space, archs))
-                ratio = seconds[1][-1] / seconds[2][-1]
-                print(f"{seconds[1][-1]:.2f} s with one, {seconds[2][-1]:.2f} s with two: {ratio:.3f}", flush=True)
+    evaluators = {
+        workers: RayEvaluator(
+            maker, cut=partial(cut, space), address="ray", workers=workers, cpus_per_worker=CPUS_PER_WORKER
+        )
+        for workers in seconds
+    }  # fmt: skip
+    with evaluators[1], evaluators[2]:
+        for evaluator in evaluators.values():
+            # All workers load what they need; one that starts late would miss a single population.
+            for _ in range(3):
+                evaluator.evaluate(population(space, budget, rng))
+        for number in range(options.rounds):
+            archs = population(space, budget, rng)
+            scores = {}
+            for workers in (1, 2) if number % 2 else (2, 1):
+                began = time.perf_counter()
+                scores[workers] = evaluators[workers].evaluate(archs)
+                seconds[workers].append(time.perf_counter() - began)
+            assert scores[1] == scores[2], "scores differ between one worker and two"
+            bounds.append(at_best(space, archs))
+            ratio = seconds[1][-1] / seconds[2][-1]
+            print(f"{seconds[1][-1]:.2f} s with one, {seconds[2][-1]:.2f} s with two: {ratio:.3f}", flush=True)
     ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
     print(f"\ntwo workers are {shown(ratios)} times as fast as one, in {options.rounds} rounds")
     print(f"by multiply-accumulates it could be {shown(bounds)}")

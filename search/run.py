@@ -360,7 +360,7 @@ def run_search(run: SearchRun, folder: RunFolder, command: str) -> Found:
     references = _references(run.space, None)
     stopped: KeyboardInterrupt | LostWorkersError | None = None
     began = time.monotonic()
-    with _evaluator(run, folder, scoring, supernet) as evaluator:
+    with _evaluator(run, scoring, supernet) as evaluator:
         try:
             searcher = make_searcher(run.searcher)
             for _ in search(
@@ -492,7 +492,7 @@ def _studies(
 
 
 def _evaluator(
-    run: SearchRun, folder: RunFolder, scoring: Scoring, supernet: Supernet | None
+    run: SearchRun, scoring: Scoring, supernet: Supernet | None
 ) -> AbstractContextManager[Evaluator[Architecture]]:
     """What scores: this process, or workers on a cluster."""
     if run.workers is None:
@@ -505,7 +505,6 @@ def _evaluator(
         cut=partial(cut, run.space),
         address=run.workers,
         gpus_per_worker=1 if run.scoring_device.type == "cuda" else 0,
-        folder=folder / "ray",
     )
 
 

@@ -22,11 +22,13 @@ import torch
 from optuna.storages import InMemoryStorage
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayActorError
 
-from psvit.errors import InputError
+from psvit.errors import InputError, LostWorkersError
+from psvit.search import ray_backend
 from psvit.search.candidates import Candidates
 from psvit.search.racing import Field, Race
-from psvit.search.ray_backend import Office, Outcome, Part, RayEvaluator, Worker
+from psvit.search.ray_backend import Part, Parts, RayEvaluator, Worker
 from psvit.search.search import search
 from psvit.search.searchers import make_searcher
 from psvit.search.study import Study
@@ -140,138 +142,145 @@ def test_tests_with_a_cluster_are_kept_in_one_process(request):
     assert request.node.nodeid.endswith("@ray")
 
 
-# --- the office, without a cluster
+# --- parts, and workers, without a cluster
 
 
-def office_with(archs, workers=2, retries=2):
-    office = Office(workers, retries)
-    office.submit(1, [Part(1, (i, i + 1), tuple(archs[i : i + 2]), ()) for i in range(0, len(archs), 2)])
-    return office
+def parts_of(archs, retries=2):
+    return Parts([Part((i, i + 1), tuple(archs[i : i + 2])) for i in range(0, len(archs), 2)], retries)
 
 
 def test_a_part_goes_to_another_node_when_its_worker_dies(digits_space):
-    office = office_with(draw(digits_space, 4))
-    first = office.take("a", "a1", "node 1")
-    office.take("b", "b1", "node 2")
-    office.died("a", "killed")
-    assert office.take("a", "a2", "node 1") is None, "there is another node, whose worker will be free again"
-    office.finished("b", Outcome(1, (2, 3)))
-    again = office.take("b", "b1", "node 2")
+    parts = parts_of(draw(digits_space, 4))
+    first = parts.take("node 1", ["node 1", "node 2"])
+    parts.take("node 2", ["node 1", "node 2"])
+    assert parts.give_back(first, "node 1", "killed") == {}
+    assert parts.take("node 1", ["node 1", "node 2"]) is None, "there is another, whose worker will be free again"
+    again = parts.take("node 2", ["node 1", "node 2"])
     assert (again.positions, again.deaths, again.nodes) == (first.positions, 1, {"node 1"})
 
 
 def test_a_part_stays_on_its_node_where_there_is_no_other(digits_space):
-    office = office_with(draw(digits_space, 2))
-    first = office.take("a", "a1", "node 1")
-    office.died("a", "killed")
-    assert office.take("a", "a2", "node 1").positions == first.positions
+    parts = parts_of(draw(digits_space, 2))
+    first = parts.take("node 1", ["node 1"])
+    parts.give_back(first, "node 1", "killed")
+    assert parts.take("node 1", ["node 1"]).positions == first.positions
 
 
 def test_a_part_that_kills_is_divided_and_only_who_kills_fails(digits_space):
-    office = office_with(draw(digits_space, 2), workers=1)
-    lives = iter(range(100))
-    seen = []
-    while part := office.take("a", str(next(lives)), "node 1"):
+    parts = parts_of(draw(digits_space, 2))
+    seen, failed = [], {}
+    while part := parts.take("node 1", ["node 1"]):
         seen.append(part.positions)
         if 1 in part.positions:
-            office.died("a", "killed")
-        else:
-            office.finished("a", Outcome(1, part.positions, (Score(value=5.0),)))
+            failed |= parts.give_back(part, "node 1", "killed")
     assert seen == [(0, 1), (0, 1), (0,), (1,), (1,)]
-    outcomes, broken = office.outcomes(1)
-    assert {outcome.positions: outcome.scores[0] for outcome in outcomes} == {
-        (0,): Score(value=5.0),
-        (1,): Score(value=None, state="failed", reason="its worker died 2 times: killed"),
-    }
-    assert not broken
+    assert failed == {1: Score(value=None, state="failed", reason="its worker died 2 times: killed")}
 
 
-def test_a_part_whose_worker_ended_unnoticed_is_handed_out_again(digits_space):
-    office = office_with(draw(digits_space, 2), workers=1)
-    first = office.take("a", "a1", "node 1")
-    assert office.take("a", "a2", "node 1").positions == first.positions
+def test_workers_that_cannot_even_describe_end_the_search():
+    parts = Parts([Part((), ())], retries=1)
+    part = parts.take("node 1", ["node 1"])
+    with pytest.raises(LostWorkersError, match="workers die before they can evaluate: killed"):
+        parts.give_back(part, "node 1", "killed")
 
 
-def test_nothing_is_given_to_a_life_that_has_ended(digits_space):
-    archs = draw(digits_space, 2)
-    office = office_with([])
-    assert office.take("a", "a1", "node 1") is None
-    office.died("a", "killed")
-    office.submit(2, [Part(2, (0, 1), tuple(archs), ())])
-    assert office.take("a", "a1", "node 1") is None
-    assert office.take("a", "a2", "node 1").positions == (0, 1)
+class Answer:
+    """Stands in for a reference to what a call comes to."""
+
+    def __init__(self, value):
+        self.value = value
 
 
-def test_a_new_population_drops_what_is_left_of_the_last(digits_space):
-    archs = draw(digits_space, 4)
-    office = office_with(archs)
-    office.take("a", "a1", "node 1")
-    office.submit(2, [Part(2, (0,), tuple(archs[:1]), ())])
-    office.finished("a", Outcome(1, (0, 1)))
-    assert office.take("a", "a1", "node 1").population == 2
-    office.submit(3, [])
-    office.died("a", "killed")
-    assert office.take("a", "a2", "node 1") is None
-    assert office.outcomes(3) == ([], "")
+class Nearby:
+    """Stands in for a worker: evaluates at once in this process, after it has died as often as it shall.
 
+    Args:
+        evaluator: what it has.
+        node: where it says that it is; without one it cannot be started.
+        deaths: how often it dies over a part.
+    """
 
-def test_a_late_outcome_of_a_worker_thought_dead_counts_once(digits_space):
-    office = office_with(draw(digits_space, 2))
-    office.take("a", "a1", "node 1")
-    office.died("a", "lost")
-    office.finished("a", Outcome(1, (0, 1)))
-    assert office.take("b", "b1", "node 2") is None
-    assert [outcome.positions for outcome in office.outcomes(1)[0]] == [(0, 1)]
-
-
-def test_workers_that_never_start_end_the_search():
-    office = Office(num_workers=2, retries=1)
-    for _ in range(3):
-        office.died("a", "no module named psvit")
-    assert office.outcomes(1) == ([], "")
-    office.died("b", "no module named psvit")
-    assert office.outcomes(1) == ([], "workers do not start: no module named psvit")
-
-
-def test_a_closed_office_sends_workers_home(digits_space):
-    office = office_with(draw(digits_space, 2))
-    office.close()
-    assert office.take("a", "a1", "node 1") == "closed"
-
-
-class Directly:
-    """Stands in for an office and its workers: evaluates parts at once, in this process."""
-
-    def __init__(self, evaluator):
+    def __init__(self, evaluator, node="node 1", deaths=0):
         self._worker = Worker.__new__(Worker)
         self._worker._evaluator = evaluator
-        self._done = []
+        self._deaths = deaths
         self.parts = []
-        self.submit, self.outcomes = (SimpleNamespace(remote=call) for call in (self._submit, self._outcomes))
+        where = node or RayActorError(error_msg="no module named psvit")
+        self.where = SimpleNamespace(remote=lambda: Answer(where))
+        self.evaluate = SimpleNamespace(remote=self._evaluate)
 
-    def _submit(self, population, parts):
-        self.parts = list(parts)
-        self._done = [self._worker._evaluate(part) for part in parts]
-
-    def _outcomes(self, population):
-        return self._done, ""
+    def _evaluate(self, *part):
+        self.parts.append(part)
+        if self._deaths:
+            self._deaths -= 1
+            return Answer(RayActorError(error_msg="killed"))
+        return Answer(self._worker.evaluate(*part))
 
 
 @pytest.fixture
-def directly(monkeypatch, tmp_path):
-    """Makes a Ray evaluator of some workers without a cluster, and says what they are given."""
-    monkeypatch.setattr(ray, "get", lambda value: value)
+def nearby(monkeypatch):
+    """Makes a Ray evaluator of some workers without a cluster."""
 
-    def make(evaluator, workers):
-        made = RayEvaluator(lambda: evaluator, cut=stripes, address="ray", workers=workers, folder=tmp_path / "ray")
-        made._office = Directly(evaluator)
-        return made, made._office
+    def get(answer):
+        if isinstance(answer.value, Exception):
+            raise answer.value
+        return answer.value
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "wait", lambda answers, timeout: (answers[:1], answers[1:]))
+
+    def make(*workers, retries=3):
+        made = RayEvaluator(lambda: None, cut=stripes, address="ray", workers=len(workers), retries=retries)
+        made._workers = list(workers)
+        for worker in workers:
+            made._greet(worker)
+        return made
 
     return make
 
 
+def test_workers_that_do_not_start_end_the_search_when_there_are_no_others(nearby, alone, digits_space):
+    archs = draw(digits_space, 6)
+    one = nearby(Nearby(alone, node=None), Nearby(alone))
+    assert one.evaluate(archs) == alone.evaluate(archs)
+    with pytest.raises(LostWorkersError, match=r"--workers ray: workers do not start: .*no module named psvit"):
+        nearby(Nearby(alone, node=None), Nearby(alone, node=None)).evaluate(archs)
+
+
+def test_a_worker_that_died_is_given_parts_again_when_it_lives(nearby, alone, digits_space):
+    archs, mortal = draw(digits_space, 6), Nearby(alone, deaths=2)
+    assert nearby(mortal).evaluate(archs) == alone.evaluate(archs)
+    assert [len(candidates) for candidates, *_ in mortal.parts] == [6, 6, 6]
+
+
+def test_what_comes_of_a_population_before_is_passed_over(nearby, alone, digits_space):
+    """After an interrupt workers are still at its parts."""
+    archs = draw(digits_space, 4)
+    evaluator = nearby(Nearby(alone), Nearby(alone, deaths=1))
+    evaluator._collect([Part((0,), tuple(archs[:1]))])
+    evaluator._hand_out(Parts([Part((0, 1), tuple(archs[2:])), Part((2, 3), tuple(archs[2:]))], 1))
+    assert evaluator.evaluate(archs) == alone.evaluate(archs)
+
+
+def test_without_a_worker_for_long_the_search_is_given_up(nearby, alone, digits_space, monkeypatch):
+    monkeypatch.setattr(ray_backend, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(ray, "wait", lambda answers, timeout: ([], answers))
+    with pytest.raises(LostWorkersError, match="no worker was ready for 0 s"):
+        nearby(Nearby(alone)).evaluate(draw(digits_space, 2))
+
+
+def test_a_cluster_that_is_lost_is_told(nearby, alone, digits_space, monkeypatch):
+    def lost(*args, **kwargs):
+        raise ConnectionError("its power failed\nlong ago")
+
+    evaluator = nearby(Nearby(alone))
+    monkeypatch.setattr(ray, "wait", lost)
+    with pytest.raises(LostWorkersError, match=r"--workers ray: the cluster was lost: its power failed$"):
+        evaluator.evaluate(draw(digits_space, 2))
+
+
 @pytest.mark.parametrize(("workers", "number"), [(1, 1), (2, 4), (8, 16)])
-def test_the_parts_of_a_population_share_the_risk_that_a_race_takes(digits_space, directly, workers, number):
+def test_the_parts_of_a_population_share_the_risk_that_a_race_takes(digits_space, nearby, workers, number):
     races = []
 
     class Racing:
@@ -282,16 +291,16 @@ def test_the_parts_of_a_population_share_the_risk_that_a_race_takes(digits_space
         def describe(self):
             return {}
 
-    evaluator, office = directly(Racing(), workers)
-    evaluator.evaluate(draw(digits_space, 32), [90.0] * 10)
-    assert len(races) == len(office.parts) == number
+    racing = Racing()
+    nearby(*(Nearby(racing) for _ in range(workers))).evaluate(draw(digits_space, 32), [90.0] * 10)
+    assert len(races) == number
     # All comparisons at all four looks together: of ordered pairs within a part, and of everyone with the known best.
     n = 32 // number
     risk = sum(4 * (n * (n - 1) * race._alpha_pair + n * race._alpha_known) for race in races)
     assert risk == pytest.approx(0.05 if n > 1 else 0.025)
 
 
-def test_an_evaluator_without_workers_of_its_own_is_told_of_parts_too(digits_space, directly):
+def test_an_evaluator_without_workers_of_its_own_is_told_of_parts_too(digits_space, nearby):
     told = []
 
     class Told:
@@ -302,24 +311,19 @@ def test_an_evaluator_without_workers_of_its_own_is_told_of_parts_too(digits_spa
         def describe(self):
             return {}
 
-    evaluator, _ = directly(Told(), 1)
+    evaluator = nearby(Nearby(Told()))
     evaluator.evaluate(draw(digits_space, 4))
     evaluator.evaluate(draw(digits_space, 4), parts=3)
     assert told == [1, 3]
 
 
 def test_what_a_divided_part_risks_is_shared_by_those_it_is_divided_into(digits_space):
-    office = Office(1, retries=1)
     archs = draw(digits_space, 5)
-    office.submit(
-        1, [Part(1, (0, 1, 2), tuple(archs[:3]), (), parts=2), Part(1, (3, 4), tuple(archs[3:]), (), parts=2)]
-    )
-    office.take("a", "a1", "node 1")
-    office.died("a", "killed")
-    lives, shares = iter(range(2, 100)), {}
-    while part := office.take("a", f"a{next(lives)}", "node 1"):
+    parts = Parts([Part((0, 1, 2), tuple(archs[:3]), parts=2), Part((3, 4), tuple(archs[3:]), parts=2)], retries=1)
+    parts.give_back(parts.take("node 1", ["node 1"]), "node 1", "killed")
+    shares = {}
+    while part := parts.take("node 1", ["node 1"]):
         shares[part.positions] = part.parts
-        office.finished("a", Outcome(1, part.positions, (Score(value=5.0),) * len(part.candidates)))
     assert shares == {(3, 4): 2, (0,): 6, (1,): 6, (2,): 6}
 
 
@@ -353,7 +357,7 @@ def on_cluster(cluster, monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
 
     def make(make_evaluator, **options):
-        options = {"cut": stripes, "address": "ray", "folder": tmp_path / "ray", **options}
+        options = {"cut": stripes, "address": "ray", **options}
         return RayEvaluator(make_evaluator, **options)
 
     return make
@@ -378,7 +382,6 @@ def test_scores_are_those_of_one_process_and_workers_stay(on_cluster, digits_spa
     assert len(made) == len({entry["node"] for entry in made}) == 2, "one evaluator a node, for all populations"
     assert {entry["threads"] for entry in read(log, "started")} == {1}
     assert len(read(log, "finished")) == warm + 3 * 4 + 1
-    assert not (tmp_path / "ray").exists()
 
 
 def winner_of(evaluator, space):
@@ -565,7 +568,7 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 space = SearchSpace.load("psvit-2d-digits")
                 slow = partial(Slow, float(sys.argv[1]))
-                with RayEvaluator(slow, cut=whole, address="ray", workers=1, folder=Path(sys.argv[2])) as evaluator:
+                with RayEvaluator(slow, cut=whole, address="ray", workers=1) as evaluator:
                     print("begun", evaluator.evaluate([space[0]])[0].value == space[0].stages[0].depth, flush=True)
                     sys.stdin.readline()
                     try:
@@ -581,7 +584,7 @@ def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {mark: "1"}
     seconds = "300" if interrupt else "0"
     process = subprocess.Popen(
-        [sys.executable, str(script), seconds, str(tmp_path / "ray")],
+        [sys.executable, str(script), seconds],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
