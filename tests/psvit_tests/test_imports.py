@@ -37,6 +37,7 @@ MAY_IMPORT = {
 }
 BELOW = {*MAY_IMPORT}
 MAY_IMPORT |= {"supernet": BELOW, "search": {*BELOW, "supernet"}, "retrain": BELOW}
+MAY_IMPORT |= {"commands": {*MAY_IMPORT}, "__main__": {"commands"}}
 HEAVY = ("torch", "timm", "ray", "optuna", "matplotlib", "plotly", "sklearn", "torchvision", "onnxruntime")
 
 SETUP = configparser.ConfigParser()

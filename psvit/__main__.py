@@ -1,0 +1,5 @@
+"""`python -m psvit` is `psvit`."""
+
+from psvit.commands.cli import main
+
+main()
