@@ -61,7 +61,10 @@ def _seed_all(number: int) -> None:
 def _seeded_on(device: torch.device, number: int) -> Iterator[None]:
     """Run a block with the generator of a device seeded, then put it back."""
     module = torch.get_device_module(device)
-    with torch.random.fork_rng([device], device_type=device.type):
+    before = module.get_rng_state(device)
+    try:
         with torch.accelerator.device_index(device.index):
             module.manual_seed(number)
         yield
+    finally:
+        module.set_rng_state(before, device)
