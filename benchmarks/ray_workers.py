@@ -59,7 +59,7 @@ class Maker:
     batch_size: int
     seed: int
 
-    def __call__(self) -> Evaluator[Architecture]:
+    def __call__(self) -> Evaluator:
         """An evaluator that shares prefixes and does not race."""
         if self.supernet is None or self.data is None:
             with seeded(self.seed):

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+from psvit.arch.architecture import Architecture
 from psvit.search.trial import Score
 
-Candidate_contra = TypeVar("Candidate_contra", contravariant=True)
 
+class Evaluator(Protocol):
+    """Scores populations of architectures; more is better.
 
-class Evaluator(Protocol[Candidate_contra]):
-    """Scores populations of candidates, architectures or trainings of them; more is better.
-
-    Equal calls give equal scores, and so do equal candidates in different populations, unless they are raced.
+    Equal calls give equal scores, and so do equal architectures in different populations, unless they are raced.
     """
 
-    def evaluate(
-        self, candidates: Sequence[Candidate_contra], /, best: Sequence[float] = (), parts: int = 1
-    ) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], /, best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The scores of a population.
 
-        What goes wrong with one candidate (memory, outputs that are no numbers) is said in its score; all else is
+        What goes wrong with one architecture (memory, outputs that are no numbers) is said in its score; all else is
         raised.
 
         Args:
-            candidates: the population, no two equal.
+            archs: the population, no two equal.
             best: the best scores that are known of others, on all images, best first. An evaluator that races gives
                 up on those that cannot be among the best of these and the population; without any, none is given up.
             parts: where the population is only a part of one, into how many that was cut. An evaluator that races

@@ -133,5 +133,5 @@ def _nuclear_norm(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum().cpu()
 
 
-INDICATORS: dict[str, Callable[[SearchSpace, int, torch.device], Evaluator[Architecture]]] = {"DSS": DSS}
+INDICATORS: dict[str, Callable[[SearchSpace, int, torch.device], Evaluator]] = {"DSS": DSS}
 """All indicators by name, made from a space, a seed of random weights and a device."""

@@ -17,15 +17,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic
+from typing import Any
 
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from psvit.arch.architecture import Architecture
 from psvit.errors import LostWorkersError
 from psvit.executors.ray_cluster import check_room, connected, first_line, packed
-from psvit.search.evaluator import Candidate_contra, Evaluator
+from psvit.search.evaluator import Evaluator
 from psvit.search.trial import Score
 
 PARTS_PER_WORKER = 2
@@ -43,8 +44,8 @@ class Part:
     """What one worker evaluates at a time.
 
     Attributes:
-        positions: where its candidates stand in their population.
-        candidates: the candidates; without any, only the evaluator's description is wanted.
+        positions: where its architectures stand in their population.
+        archs: the architectures; without any, only the evaluator's description is wanted.
         best: the best scores of others.
         parts: into how many parts the population was cut; of one that is divided later, as if all were.
         deaths: of workers that held it.
@@ -52,7 +53,7 @@ class Part:
     """
 
     positions: tuple[int, ...]
-    candidates: tuple[Any, ...]
+    archs: tuple[Architecture, ...]
     best: tuple[float, ...] = ()
     parts: int = 1
     deaths: int = 0
@@ -64,7 +65,7 @@ class Outcome:
     """What came of a part.
 
     Attributes:
-        scores: those of its candidates.
+        scores: those of its architectures.
         description: the evaluator's, where a worker came to have one.
         error: the pickled exception that evaluating it raised.
     """
@@ -79,7 +80,7 @@ class Parts:
 
     Args:
         parts: all of them.
-        retries: how many deaths it takes for a part to be given up: for one of several candidates, to be divided.
+        retries: how many deaths it takes for a part to be given up: for one of several architectures, to be divided.
     """
 
     def __init__(self, parts: Sequence[Part], retries: int) -> None:
@@ -103,22 +104,22 @@ class Parts:
         """Take back what a worker held that died on a node; the scores of what is given up, by position.
 
         Raises:
-            LostWorkersError: it held no candidate.
+            LostWorkersError: it held no architecture.
         """
         part = replace(part, deaths=part.deaths + 1, nodes=part.nodes | {node})
         if part.deaths < self._retries:
             self._waiting.appendleft(part)
             return {}
-        if not part.candidates:
+        if not part.archs:
             raise LostWorkersError(f"workers die before they can evaluate: {why}")
-        if len(part.candidates) == 1:
+        if len(part.archs) == 1:
             reason = f"its worker died {part.deaths} times: {why}"
             return {part.positions[0]: Score(value=None, state="failed", reason=reason)}
         # It may be one of them that kills, and the others shall have their scores.
-        whole = replace(part, parts=part.parts * len(part.candidates), deaths=0, nodes=frozenset())
+        whole = replace(part, parts=part.parts * len(part.archs), deaths=0, nodes=frozenset())
         self._waiting.extend(
-            replace(whole, positions=(position,), candidates=(candidate,))
-            for position, candidate in zip(part.positions, part.candidates, strict=True)
+            replace(whole, positions=(position,), archs=(arch,))
+            for position, arch in zip(part.positions, part.archs, strict=True)
         )
         return {}
 
@@ -133,11 +134,11 @@ class _Asked:
     part: Part
 
 
-class RayEvaluator(Generic[Candidate_contra]):
+class RayEvaluator:
     """An evaluator whose workers are on a Ray cluster; to be used as a context manager.
 
-    Scores are those of the evaluator that the workers make, and so is the description. A candidate whose worker
-    dies time after time is failed.
+    Scores are those of the evaluator that the workers make, and so is the description. An architecture whose
+    worker dies time after time is failed.
 
     Args:
         make_evaluator: makes a worker's evaluator, once in its life; it is pickled.
@@ -153,9 +154,9 @@ class RayEvaluator(Generic[Candidate_contra]):
 
     def __init__(
         self,
-        make_evaluator: Callable[[], Evaluator[Candidate_contra]],
+        make_evaluator: Callable[[], Evaluator],
         *,
-        cut: Callable[[Sequence[Any], int], list[list[int]]],
+        cut: Callable[[Sequence[Architecture], int], list[list[int]]],
         address: str,
         workers: int | None = None,
         cpus_per_worker: float = 1,
@@ -178,7 +179,7 @@ class RayEvaluator(Generic[Candidate_contra]):
         self._idle: list[tuple[Any, str]] = []
         self._seen = 0.0
 
-    def __enter__(self) -> RayEvaluator[Candidate_contra]:
+    def __enter__(self) -> RayEvaluator:
         """Join or start the cluster and have Ray start the workers.
 
         Raises:
@@ -206,26 +207,21 @@ class RayEvaluator(Generic[Candidate_contra]):
     ) -> None:
         self._leave()
 
-    def evaluate(
-        self, candidates: Sequence[Candidate_contra], best: Sequence[float] = (), parts: int = 1
-    ) -> list[Score]:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The scores of a population; failed are also those over which workers died.
 
         Raises:
             LostWorkersError: workers do not start, or the cluster is lost. What an evaluation raises is raised here.
         """
-        if not candidates:
+        if not archs:
             return []
         assert self._num_workers is not None, "a RayEvaluator is used as a context manager"
         wanted = self._num_workers * (PARTS_PER_WORKER if self._num_workers > 1 else 1)
-        pieces = self._cut(candidates, wanted)
-        assert sorted(position for piece in pieces for position in piece) == list(range(len(candidates)))
-        cut = [
-            Part(tuple(piece), tuple(candidates[i] for i in piece), tuple(best), parts * len(pieces))
-            for piece in pieces
-        ]
+        pieces = self._cut(archs, wanted)
+        assert sorted(position for piece in pieces for position in piece) == list(range(len(archs)))
+        cut = [Part(tuple(piece), tuple(archs[i] for i in piece), tuple(best), parts * len(pieces)) for piece in pieces]
         scores = self._collect(cut)
-        return [scores[position] for position in range(len(candidates))]
+        return [scores[position] for position in range(len(archs))]
 
     def describe(self) -> dict[str, Any]:
         """What the workers' evaluators say of themselves."""
@@ -274,7 +270,7 @@ class RayEvaluator(Generic[Candidate_contra]):
             if part is None:
                 self._idle.append((worker, node))
             else:
-                reference = worker.evaluate.remote(part.candidates, part.best, part.parts)
+                reference = worker.evaluate.remote(part.archs, part.best, part.parts)
                 self._busy[reference] = _Asked(worker, node, self._population, part)
 
     def _greet(self, worker: Any) -> None:
@@ -346,7 +342,7 @@ class Worker:
         if Path(folder).is_dir():
             os.chdir(folder)
         self._make_evaluator = make_evaluator
-        self._evaluator: Evaluator[Any] | None = None
+        self._evaluator: Evaluator | None = None
 
     @ray.method(max_task_retries=-1)
     def where(self) -> str:
@@ -354,13 +350,13 @@ class Worker:
         node: str = ray.get_runtime_context().get_node_id()
         return node
 
-    def evaluate(self, candidates: Sequence[Any], best: Sequence[float], parts: int) -> Outcome:
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float], parts: int) -> Outcome:
         """What comes of a part."""
         try:
             if self._evaluator is None:
                 self._evaluator = pickle.loads(self._make_evaluator)()
-            scores = self._evaluator.evaluate(candidates, best, parts) if candidates else []
-            assert len(scores) == len(candidates)
+            scores = self._evaluator.evaluate(archs, best, parts) if archs else []
+            assert len(scores) == len(archs)
             return Outcome(tuple(scores), self._evaluator.describe())
         except Exception as error:  # all of it is raised again, by the search
             return Outcome(error=packed(error))

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from psvit.arch.architecture import Architecture
 from psvit.data import ImageData, open_data
 from psvit.errors import InputError, LostWorkersError, RunError, UnmetBudgetError
 from psvit.executors.choose_executor import executor_for
@@ -491,9 +490,7 @@ def _studies(
     return opened(name=name), opened(name=name + CONTROL) if run.control != 0 else None
 
 
-def _evaluator(
-    run: SearchRun, scoring: Scoring, supernet: Supernet | None
-) -> AbstractContextManager[Evaluator[Architecture]]:
+def _evaluator(run: SearchRun, scoring: Scoring, supernet: Supernet | None) -> AbstractContextManager[Evaluator]:
     """What scores: this process, or workers on a cluster."""
     if run.workers is None:
         return nullcontext(scoring(run.data, supernet))
@@ -579,7 +576,7 @@ def _inherited(supernet: Portable[Supernet], job: TrainingJob) -> PSViT:
     return supernet.get().extract(job.arch)
 
 
-def _references(space: SearchSpace, evaluator: Evaluator[Architecture] | None) -> list[Reference]:
+def _references(space: SearchSpace, evaluator: Evaluator | None) -> list[Reference]:
     """The DeiTs; those that are members of the space are scored like candidates where there is an evaluator."""
     from psvit.search.report import deit_references
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from psvit.arch.architecture import Architecture
 from psvit.data import Batches, ImageData, Inputs, open_data
 from psvit.errors import InputError
 from psvit.search.evaluator import Evaluator
@@ -48,7 +47,7 @@ class Scoring:
     race: Race | None = None
     fidelity: dict[str, Any] | None = None
 
-    def __call__(self, images: ImageData | None = None, supernet: Supernet | None = None) -> Evaluator[Architecture]:
+    def __call__(self, images: ImageData | None = None, supernet: Supernet | None = None) -> Evaluator:
         """An evaluator.
 
         Args:

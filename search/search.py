@@ -36,7 +36,7 @@ CONFLICTS = 20
 def search(
     candidates: Candidates,
     searcher: Searcher,
-    evaluator: Evaluator[Architecture],
+    evaluator: Evaluator,
     study: Study,
     *,
     trials: int,
@@ -99,7 +99,7 @@ def search(
 
 def draw_control(
     candidates: Candidates,
-    evaluator: Evaluator[Architecture],
+    evaluator: Evaluator,
     study: Study,
     searched: History,
     *,

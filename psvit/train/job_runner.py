@@ -158,9 +158,12 @@ class JobRunner:
         """Train the network of a job, or go on where that was interrupted, and score it.
 
         Raises:
+            ValueError: it would be scored on images that it was trained on.
             DivergedError: the loss became NaN or infinite.
             InputError: an image or a folder cannot be used.
         """
+        if job.split == "all_train" and "search" in (*self.parts, *self.watched):
+            raise ValueError("a network that is trained on all_train has seen the search images; score it on val")
         data, device = self.data.get(), torch.device(self.device)
         inputs = inputs_for(data, job, device, self.processes)
         size = self.batch_size or job.recipe.batch_size

@@ -181,7 +181,7 @@ def train_networks(trainings: Trainings, folder: Path) -> tuple[dict[tuple[Archi
 def score_networks(
     archs: Sequence[Architecture],
     space: SearchSpace,
-    scorers: dict[str, Callable[[], Evaluator[Architecture]]],
+    scorers: dict[str, Callable[[], Evaluator]],
     journal: Journal,
 ) -> dict[str, dict[Architecture, float | None]]:
     """Score networks that are not in a journal yet, and write the scores down.
@@ -209,7 +209,7 @@ def score_networks(
     return known
 
 
-def inherited(trainings: Trainings, supernet: str) -> Callable[[], Evaluator[Architecture]]:
+def inherited(trainings: Trainings, supernet: str) -> Callable[[], Evaluator]:
     """What makes the evaluator of inherited accuracy, on the images that standalone accuracy is measured on."""
     return lambda: Scoring(
         space=trainings.space,
@@ -284,7 +284,7 @@ def measure_fidelity(
     Raises:
         RunError: fewer than two networks around the budget could be trained; says why the last was not.
     """
-    scorers: dict[str, Callable[[], Evaluator[Architecture]]] = {
+    scorers: dict[str, Callable[[], Evaluator]] = {
         INHERITED: inherited(trainings, supernet),
         **{name: partial(make, trainings.space, trainings.seed, trainings.device) for name, make in INDICATORS.items()},
     }

@@ -129,6 +129,13 @@ def test_what_a_job_says_is_what_is_trained_on(runner, data, monkeypatch, change
     assert [list(one.rows) for one in seen] == [list(expected.rows)]
 
 
+@pytest.mark.parametrize("changes", [{}, {"parts": ("val",), "watched": ("search",)}])
+def test_a_network_is_not_scored_on_images_that_it_was_trained_on(runner, trained, changes):
+    with pytest.raises(ValueError, match="all_train has seen the search images; score it on val"):
+        replace(runner, **changes)(job(split="all_train"))
+    assert trained == []
+
+
 def test_a_watched_training_is_scored_and_timed_after_every_epoch(runner, data):
     result = replace(runner, watched=("search",), batch_size=40)(job())
     assert [row["epoch"] for row in result.log] == [1, 2]
