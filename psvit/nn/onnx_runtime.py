@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,7 @@ def to_onnx(
         names: of what goes in and what comes out.
         dynamic_batch: whether the exported network takes batches of any size, or only such as `inputs`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet_exporter():
         program = torch.onnx.export(
             network,
             (inputs,),
@@ -39,6 +40,20 @@ def to_onnx(
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep back what the exporter says of operators that it knows and our networks do not use."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def session(model: bytes | Path, threads: int | None = None) -> onnxruntime.InferenceSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 import shutil
@@ -73,9 +74,10 @@ def predictions(out):
 # --- exporting and predicting
 
 
-def test_a_retrained_network_is_exported_and_runs_without_psvit(run, call, digits):
+def test_a_retrained_network_is_exported_and_runs_without_psvit(run, call, digits, caplog):
     done = call("psvit-export", "run", "--to", "onnx")
     assert (done.status, done.err) == (0, "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "by batch size: 1: " in done.out
     assert done.last_line.endswith("run/network-onnx; how to use it: run/network-onnx/README.md")
     session = onnxruntime.InferenceSession(str(run / "network-onnx/network.onnx"))
