@@ -30,7 +30,7 @@ from psvit.search.fidelity.measures import MeasuredNetwork, advantage
 from psvit.search.fidelity.record import INHERITED, Fidelity
 from psvit.search.fidelity.run import Trainings, measure_fidelity
 from psvit.search.fidelity.words import name_of, row, value_and_interval
-from psvit.search.run import choose_space
+from psvit.search.plan import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest
 from psvit.train.device_checks import check_device
 from psvit.train.job_runner import images_of

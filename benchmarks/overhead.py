@@ -19,7 +19,7 @@ from typing import Any
 
 from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
-from psvit.search.run import SPENT
+from psvit.search.plan import SPENT
 from psvit.search.search import search
 from psvit.search.searchers import SEARCHERS, make_searcher
 from psvit.search.storage import open_storage

@@ -61,7 +61,8 @@ from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
 from psvit.io.run_folder import RunFolder
 from psvit.search.cli import SUPERNET_TRIALS
-from psvit.search.run import SearchRun, choose_space, run_search
+from psvit.search.plan import SearchRun, choose_space
+from psvit.search.run import run_search
 from psvit.search.scoring import BATCH_SIZE
 from psvit.supernet.supernet import read_provenance, supernet_digest, supernet_file
 from psvit.train.job_runner import JobRunner, images_of, run_jobs

@@ -165,7 +165,8 @@ def command(
     from psvit.io.run_folder import RunFolder, check_folder
     from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
-    from psvit.search.run import SearchRun, choose_space, run_search
+    from psvit.search.plan import SearchRun, choose_space
+    from psvit.search.run import run_search
     from psvit.search.searchers import make_searcher
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
     from psvit.search.storage import check_storage, without_password

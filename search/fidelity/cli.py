@@ -114,7 +114,7 @@ def command(
     from psvit.io.run_folder import RunFolder
     from psvit.search.fidelity.run import Trainings, measure_fidelity
     from psvit.search.fidelity.words import conclusions
-    from psvit.search.run import choose_space
+    from psvit.search.plan import choose_space
     from psvit.train.device_checks import check_device
     from psvit.train.job_runner import images_of
     from psvit.train.training_loader import training_loader

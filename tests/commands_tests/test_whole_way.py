@@ -22,7 +22,7 @@ from psvit.data import open_data
 from psvit.executors.executor import LocalExecutor
 from psvit.model import PSViT
 from psvit.search.inherited import InheritedAccuracy
-from psvit.search.run import SearchRun
+from psvit.search.plan import SearchRun
 from psvit.search.scoring import Scoring
 from psvit.space.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
