@@ -37,7 +37,7 @@ class Proportions:
     Attributes:
         name: of the family.
         variant: of its networks.
-        pool: between all stages; nothing where there is a single one.
+        pool: between all stages; `None` if there is a single one.
         depths: the layers of each stage in the paper.
         widths: the channels of each stage, relative to the first.
         group: neighbouring layers that share an attention map.

@@ -27,7 +27,7 @@ class Series:
 
     Attributes:
         name: what the legend says.
-        points: across, up, and half the length of the error bar; nothing where there is none.
+        points: across, up, and half the length of the error bar; `None` if there is no error bar.
     """
 
     name: str
@@ -40,7 +40,7 @@ def draw_error_bars(title: str, across: str, up: str, series: Sequence[Series]) 
     Args:
         title: above it.
         across: what is shown from left to right, with its unit; it is positive.
-        up: likewise upwards.
+        up: the same, upwards.
         series: at least one point in all.
 
     Returns:

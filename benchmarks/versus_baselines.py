@@ -194,7 +194,7 @@ class Plan:
 
 
 def tuned(settings: Sequence[Setting], accuracies: Sequence[float | None]) -> Setting | None:
-    """The setting with the best accuracy, of equals the earlier one; nothing where all failed."""
+    """The setting with the best accuracy, of equals the earlier one; `None` if all failed."""
     known = [(value, -number) for number, value in enumerate(accuracies) if value is not None]
     return settings[-max(known)[1]] if known else None
 

@@ -176,7 +176,7 @@ def architecture_file(place: Path) -> Path:
 
 
 def exported_as(folder: Path) -> str | None:
-    """As what `psvit-export --to` wrote a folder; nothing where it is none of those."""
+    """The form in which `psvit-export --to` wrote a folder; `None` if it did not write it."""
     return next((form for file, form in _EXPORTS.items() if (folder / file).is_file()), None)
 
 

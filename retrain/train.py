@@ -156,7 +156,7 @@ def inherited_network(file: Path, found: ArchitectureFile, data: ImageData, requ
         required: whether the weights are to be trained on, so that there must be some.
 
     Returns:
-        None where there are no weights for these images, and none are required.
+        `None` if there are no weights for these images and none are required.
 
     Raises:
         InputError: the weights are not this architecture's, or required and not there.

@@ -36,7 +36,7 @@ class InheritedAccuracy:
         batches: the held-out images.
         share_prefixes: whether what architectures of a population have in common is computed once.
         race: when candidates are given up; without it none is.
-        fidelity: what is known of how well the supernet ranks, JSON-serialisable; nothing where it was not measured.
+        fidelity: what is known of how well the supernet ranks, JSON-serialisable; `None` if it was not measured.
 
     Raises:
         ValueError: images in the order of their files are raced, about which the guarantee says nothing.

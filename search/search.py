@@ -169,7 +169,7 @@ def _exhausted(study: Study) -> frozenset[Architecture] | None:
 
 
 def _ask(candidates: Candidates, searcher: Searcher, study: Study, n: int, seed: int) -> Batch | None:
-    """The next batch, held for this process; none where nothing is left to evaluate."""
+    """The next batch, held for this process; `None` if nothing is left to evaluate."""
     number = study.next_number
     for conflict in range(CONFLICTS):
         # Processes that begin together shall not propose the same again and again.

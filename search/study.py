@@ -284,7 +284,7 @@ class Study:
         self._write(batch)
         if not self.is_shared:
             return batch
-        # Written first and looked at others afterwards: of two that do so at least one sees the other.
+        # Write our claim first, then read the others', so that two processes cannot both miss each other.
         self.sync()
         told = self._told.get(batch.number, 0)
         free = [
@@ -331,7 +331,7 @@ class Study:
         Args:
             batch: as it was asked for.
             archs: of its feasible proposals.
-            scores: likewise; those of a batch that has some already are kept.
+            scores: of its feasible proposals; if the batch has scores already, those are kept.
 
         Returns:
             The trials that are new in the history, those of other processes included.

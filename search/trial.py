@@ -19,7 +19,7 @@ class Score:
     """What an evaluator says of one architecture.
 
     Attributes:
-        value: more is better; on fewer images than all where the state is `raced`, and none where it is `failed`.
+        value: more is better; of fewer than all images if the state is `raced`, `None` if it is `failed`.
         images: how many images it rests on; 0 for an indicator that looks at none.
         state: whether it is whole.
         reason: why there is none.

@@ -114,7 +114,7 @@ class Supernet(nn.Module):
         init_weights(self)
 
     def _suffix(self, variant: Variant) -> str:
-        """What the names end in of modules that each variant has: nothing where there is but one, as in version 0.1."""
+        """How the names end of modules that each variant has; in a space of one variant, as in version 0.1."""
         return f"_{variant}" if len(self.space.variants) > 1 else ""
 
     def no_weight_decay(self) -> set[str]:

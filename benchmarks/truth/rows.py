@@ -101,7 +101,7 @@ _READ: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no file. Of several with one key the first counts.
+    """The rows of a file; an empty list if there is no file. Of several with one key the first counts.
 
     Raises:
         InputError: a line that is no row.

@@ -31,7 +31,7 @@ def training_transform(
 
 
 def operations(transform: Any) -> Iterator[AugmentOp]:
-    """The operations of the automatic augmentation in a transform of timm's; none where it has no policy."""
+    """The operations of the automatic augmentation in a transform of timm's; an empty iterator if it has no policy."""
     for part in transform.transforms:
         if isinstance(part, RandAugment | AugMixAugment):
             yield from part.ops

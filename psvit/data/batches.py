@@ -128,7 +128,7 @@ def logistic_regression_accuracy(train: Labelled, test: Labelled) -> float | Non
     """Top-1 accuracy in percent of scikit-learn's logistic regression on raw pixels: what any network has to match.
 
     Returns:
-        None where the images are too many or too large for it to be a matter of seconds.
+        `None` if the images are too many or too large for it to be a matter of seconds.
     """
     pictures, others = train.pictures, test.pictures
     if not isinstance(pictures, Decoded) or not isinstance(others, Decoded):

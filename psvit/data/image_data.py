@@ -27,7 +27,7 @@ class ImageData:
         in_chans: 1 for grey, 3 for colour.
         image_size: typical smaller side of the images in pixels.
         mean: of every channel, of pixels from 0 to 1.
-        std: likewise the standard deviation.
+        std: standard deviation of every channel, of pixels from 0 to 1.
         train: for training supernets, and with `search` for training final networks.
         search: for comparing candidates.
         val: for the final report.

@@ -167,7 +167,7 @@ class Labelled(Dataset[tuple[Any, int]]):
 
 
 def in_memory(pictures: Pictures, part: str) -> Decoded | None:
-    """All images in memory, or nothing where they are too large or their sizes differ."""
+    """All images in memory; `None` if they are too large or their sizes differ."""
     first = np.asarray(pictures[0])
     if first.size * len(pictures) > MEMORY_LIMIT:
         return None

@@ -30,7 +30,7 @@ class Preprocessing(Value):
         image_size: height and width in pixels of what the network sees.
         in_chans: 1 for grey, 3 for red, green and blue.
         mean: of every channel, for pixels from 0 to 1.
-        std: likewise the standard deviation.
+        std: standard deviation of every channel, for pixels from 0 to 1.
         crop_pct: part of the resized image that the crop in its centre keeps, by side.
         interpolation: of resizing.
         classes: what each output stands for, in order.

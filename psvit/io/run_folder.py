@@ -76,7 +76,7 @@ def check_folder(path: Path, command: str, config: dict[str, Any]) -> bool:
     Args:
         path: where it is or shall be.
         command: as of `RunFolder`.
-        config: likewise.
+        config: as of `RunFolder`.
 
     Returns:
         Whether it was begun there before.

@@ -263,7 +263,7 @@ def _prepared(weights: Mapping[str, Tensor]) -> Weights:
 def _fitted(
     name: str, weights: Mapping[str, Tensor], parameter: Tensor, grid: tuple[int, int], prefix: int
 ) -> Tensor | None:
-    """A weight made for other images or classes, made to fit; nothing where there is none or that is not possible."""
+    """A weight, adapted to other images or classes; `None` if there is none or it cannot be adapted."""
     value = weights.get(name)
     if value is None:
         return None

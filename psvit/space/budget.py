@@ -65,7 +65,7 @@ class Limit(Value):
 
     Attributes:
         metric: the name of the cost.
-        lower: the least permitted; nothing where none was given, which is not the same as a given 0. Activation memory
+        lower: the least permitted; `None` if none was given, which is not the same as a given 0. Activation memory
             has none.
         upper: the most permitted.
     """
@@ -142,7 +142,7 @@ class LatencyLimit(Value):
         threads: that it may use; nothing leaves the number to the runtime.
         runtime: what runs it.
         precision: the type of weights and activations.
-        lower_ms: the least milliseconds permitted for the whole batch; nothing where none was given.
+        lower_ms: the least milliseconds permitted for the whole batch; `None` if none was given.
         upper_ms: the most milliseconds permitted for the whole batch.
     """
 

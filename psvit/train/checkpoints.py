@@ -80,7 +80,7 @@ class Checkpoints:
         self._written = time.monotonic()
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and all else of the last checkpoint; nothing where there is none.
+        """The tensors and all else of the last checkpoint; `None` if there is none.
 
         A file that a failing disk has damaged is passed over where there is an older one.
 

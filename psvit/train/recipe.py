@@ -30,7 +30,7 @@ class Recipe(Value):
         precision: the type that matrix products are computed in; weights stay in float32.
         opt: name of a timm optimiser.
         opt_betas: its decay rates, of Adam and its relatives; null has the optimiser's own.
-        opt_eps: what it adds to a denominator; likewise.
+        opt_eps: what the optimiser adds to a denominator; its own default if it is `None`.
         lr: peak learning rate for this batch size.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: epochs of linear warm-up.

@@ -51,13 +51,15 @@ SECOND_SEEDS = 10
     type=click.IntRange(min=0),
     default=15,
     show_default=True,
-    help="Networks to train over the whole range of multiply-accumulates; likewise.",
+    help="Networks to train over the whole range of multiply-accumulates; more than "
+    "before add to those that are there.",
 )
 @click.option(
     "--second-seeds",
     type=click.IntRange(min=0),
     default=None,
-    help="How many of those around the budget are trained a second time, with another seed; likewise. "
+    help="How many of those around the budget are trained a second time, with another seed; "
+    "more than before add to those that are there. "
     f"[default: {SECOND_SEEDS}, all where there are fewer]",
 )
 @click.option(

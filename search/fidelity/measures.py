@@ -52,8 +52,8 @@ class MeasuredNetwork:
         cost: what it costs.
         is_within: whether it was drawn around the budget.
         is_spread: whether it was drawn over the whole reach of MACs.
-        scores: by name, more is better; nothing where there is none.
-        standalone: top-1 in percent on the search images after training of its own; nothing where that failed.
+        scores: by name, more is better; `None` if there is no score.
+        standalone: top-1 in percent on the search images after a training of its own; `None` if that failed.
         second: the same with another seed.
     """
 
@@ -150,7 +150,7 @@ def estimated(statistic: Callable[[Floats], Floats], n: int, seed: int = 0) -> E
 
 def regret(scores: Floats, accuracies: Floats, top: int = TOP) -> float | None:
     """By how much the best accuracy exceeds the best among the `top` best scores; of equals the earlier counts as
-    better. Nothing where fewer than `ENOUGH` times as many are there to choose from.
+    better. `None` if there are fewer than `ENOUGH` times as many to choose from.
     """
     if len(scores) < ENOUGH * top:
         return None
@@ -181,7 +181,7 @@ def agreement(score: str, values: Floats, accuracies: Floats, macs: Floats | Non
     Args:
         score: what the values are called.
         values: of each network, not a number where there is none, (n,).
-        accuracies: standalone, likewise.
+        accuracies: standalone accuracies of the same networks.
         macs: of each network, to compare with.
     """
     known = np.isfinite(values) & np.isfinite(accuracies)

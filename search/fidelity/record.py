@@ -32,8 +32,8 @@ class Estimate(Value):
     """A number with its bootstrap interval.
 
     Attributes:
-        value: nothing where it is not defined, such as a correlation with what is constant.
-        interval: of 95 %, from resampling networks; nothing where there are too few.
+        value: `None` if it is not defined, such as a correlation with a constant.
+        interval: of 95 %, from resampling networks; `None` if there are too few networks.
     """
 
     value: float | None
@@ -49,7 +49,7 @@ class Agreement(Value):
         kendall_tau: Kendall's tau-b.
         spearman_rho: Spearman's rho.
         regret: by how many points the best standalone accuracy exceeds the best among the five with the best scores;
-            nothing where there are fewer than three times as many.
+            `None` if there are fewer than three times as many.
         above_macs: how much its tau exceeds that of multiply-accumulates, both on the same resamples.
     """
 
@@ -68,7 +68,7 @@ class SetFidelity(Value):
         limits: the ends of what the networks cost, by cost.
         agreements: one for each score, the inherited first.
         ceiling: the agreement of a second training of the same networks with the first, seed for seed: what noise
-            leaves for another training to reach. Nothing where none was trained twice.
+            leaves for another training to reach. `None` if no network was trained twice.
         below_ceiling: the agreement of inherited accuracy on those networks alone, which can be compared with it.
         seed_std: standard deviation of a training's accuracy over seeds, in points.
         gap: the mean of inherited minus standalone accuracy, in points.
@@ -216,7 +216,7 @@ def write_fidelities(path: Path, fidelities: tuple[Fidelity, ...]) -> None:
 
 
 def read_fidelities(path: Path) -> tuple[Fidelity, ...]:
-    """The measurements in a file; none where there is no file.
+    """The measurements in a file; `None` if there is no file.
 
     Raises:
         InputError: the file is damaged or breaks a rule.
@@ -254,7 +254,7 @@ def leave_beside(supernet: str | Path, fidelity: Fidelity) -> Path:
 
 
 def known_fidelity(supernet: str | Path, limits: Budget) -> dict[str, Any] | None:
-    """What is known of the fidelity of a supernet, for what is scored with it; nothing where it was not measured.
+    """What is known of the fidelity of a supernet, for what is scored with it; `None` if it was not measured.
 
     Of several measurements one is preferred that covers most of the limits that are searched, then one that covers some
     of them, then one on more networks, then the last.

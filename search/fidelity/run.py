@@ -131,7 +131,7 @@ class Measured:
         networks: what it rests on.
         file: where it is written in the run.
         beside: where what is known is written for searches with this supernet.
-        kept: what stayed there, because it rests on more networks; nothing where the measurement was written.
+        kept: what stayed there, because it rests on more networks; `None` if the measurement was written.
         failures: why networks have no accuracy, one line each.
     """
 
@@ -193,7 +193,7 @@ def score_networks(
         journal: of these scores.
 
     Returns:
-        By name and network the score; nothing where it failed.
+        By name and network the score; `None` if scoring failed.
     """
     known: dict[str, dict[Architecture, float | None]] = {name: {} for name in scorers}
     for record in journal.records:

@@ -62,8 +62,8 @@ class Figures(Value):
 
     Attributes:
         mape: mean absolute percentage error.
-        kendall_tau: rank correlation; none where all are predicted, or measured, to take equally long.
-        r2: share of the variance that is explained; none where there is none.
+        kendall_tau: rank correlation; `None` if all are predicted, or measured, to take equally long.
+        r2: share of the variance that is explained; `None` if there is no variance.
     """
 
     mape: float

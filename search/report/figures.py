@@ -59,7 +59,7 @@ class Axis:
     Attributes:
         title: of the axis.
         of: its value of a trial, in the units of the title.
-        of_reference: its value of a reference; nothing where that is not known.
+        of_reference: its value of a reference; `None` if that is not known.
     """
 
     title: str
@@ -279,7 +279,7 @@ def _points(
     marker: dict[str, Any],
     line: dict[str, Any] | None = None,
 ) -> None:
-    """Trials as points, with what they are where the pointer rests; nothing where there are none."""
+    """Trials as points, with what they are where the pointer rests; nothing is drawn if there are none."""
     if not trials:
         return
     figure.add_scatter(

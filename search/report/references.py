@@ -22,7 +22,7 @@ class Reference:
         name: for people.
         cost: its costs on the images that are searched for.
         arch: the network itself, where it is known; one that is in the space can be scored like any candidate.
-        score: the score by the evaluator of the search; nothing where it was not scored.
+        score: the score by the evaluator of the search; `None` if it was not scored.
     """
 
     name: str

@@ -47,7 +47,7 @@ class Choice:
     totals: tuple[int, ...]
 
     def share(self, group: int, value: int) -> float | None:
-        """The share of a value in a group; nothing where none of the group has the choice."""
+        """The share of a value in a group; `None` if no architecture of the group has the choice."""
         return self.counts[group][value] / self.totals[group] if self.totals[group] else None
 
 
