@@ -403,7 +403,9 @@ class Study:
             values = self._objectives.raw(trial.objectives) if trial.is_complete else []
             raw = dict(zip(self._objectives.names, values, strict=False))
             score = trial.score
-            arch = json.dumps({key: trial.arch.to_dict()[key] for key in ("stages", "pools")})
+            # A patch stem is left out of an architecture's fields, so it is asked for by itself.
+            mixed = {key: getattr(trial.arch, key) for key in self.space.mixed}
+            arch = json.dumps({**mixed, **{key: trial.arch.to_dict()[key] for key in ("stages", "pools")}})
             added = [
                 *(raw.get(LATENCY) for _ in others),
                 *(next(volumes) if trial.is_complete else "" for _ in several),

@@ -94,6 +94,16 @@ class Members(Value):
         """The variants of its members, ascending."""
         return tuple(sorted({layout.variant for layout in self.layouts}))
 
+    @cached_property
+    def mixed(self) -> tuple[str, ...]:
+        """Which of `variant`, `head_dim` and `stem` differ among the members, so that a description has to say it."""
+        values: dict[str, set[Any]] = {
+            "variant": set(self.variants),
+            "head_dim": {layout.head_dim for layout in self.layouts},
+            "stem": {stem for layout in self.layouts for stem in layout.stem},
+        }
+        return tuple(name for name, found in values.items() if len(found) > 1)
+
     @property
     def patches(self) -> Patches:
         """How an image is cut."""

@@ -31,7 +31,7 @@ from psvit.io.progress import progress_bar
 from psvit.io.run_folder import differences
 from psvit.search.latency.measure import SECONDS, Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
-from psvit.search.latency.parts import Bench, Mixed, Part, mixed_in, parts_in, parts_of
+from psvit.search.latency.parts import Bench, Mixed, Part, parts_in, parts_of
 from psvit.search.latency.tables import Floats
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import draw
@@ -239,7 +239,7 @@ def fit(
     stages = max(len(layout.stages) for layout in plan.space.layouts)
     train = np.array([ms[arch] for arch in calibration])
     test = np.array([ms[arch] for arch in held_out])
-    mixed = mixed_in(plan.space)
+    mixed = frozenset(plan.space.mixed)
     sums = {arch: _sums(arch, ms, stages, mixed) for arch in [*calibration, *held_out]}
     factors = calibrate(np.array([sums[arch] for arch in calibration]), train)
     predicted = np.array([sums[arch] for arch in held_out]) @ factors

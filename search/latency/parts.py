@@ -67,18 +67,8 @@ Mixed = frozenset[str]
 """Which of `variant`, `head_dim` and `stem` differ among the members of a space."""
 
 
-def mixed_in(space: SearchSpace) -> Mixed:
-    """What differs among the members of a space, so that its parts have to say it."""
-    values: dict[str, set[Any]] = {
-        "variant": set(space.variants),
-        "head_dim": {layout.head_dim for layout in space.layouts},
-        "stem": {stem for layout in space.layouts for stem in layout.stem},
-    }
-    return frozenset(name for name, found in values.items() if len(found) > 1)
-
-
 def mixed_among(parts: Iterable[Part]) -> Mixed:
-    """The same of the space that some parts are all of."""
+    """`SearchSpace.mixed` of the space that some parts are all of."""
     parts = list(parts)
     return frozenset(name for name in ("variant", "head_dim", "stem") if any(getattr(part, name) for part in parts))
 
@@ -131,7 +121,7 @@ class StageParts:
         self._before = layout.stages[stage - 1].embed_dim if stage else ()
         self._layout = layout
         self._stage = stage
-        self._mixed = mixed_in(space)
+        self._mixed = frozenset(space.mixed)
         self._common: dict[str, Any] = {"stage": stage, "tokens": stage_tokens(space, layout)[stage]}
 
     def _part(self, kind: str, stem: Stem, **fields: Any) -> Part:

@@ -346,7 +346,7 @@ def _row(report: Report, trial: Trial) -> dict[str, Any]:
         "memory": format_cost("activation_bytes", trial.cost.activation_bytes),
         "latency": number(-trial.objectives[latency]) if latency is not None else "",
         "origin": trial.origin,
-        "arch": in_words(trial.arch),
+        "arch": in_words(trial.arch, report.space.mixed),
         "is_winner": report.winner is not None and trial is report.winner.trial,
     }
 

@@ -10,9 +10,15 @@ DASH = "\N{EN DASH}"
 """Stands where there is nothing to say."""
 
 
-def in_words(arch: Architecture) -> list[str]:
-    """An architecture in short, one text a stage: `max → 96 × [2, 1], MLP 3`, as pooling, width, groups, MLP ratio."""
-    stages = []
+def in_words(arch: Architecture, mixed: Sequence[str] = ()) -> list[str]:
+    """An architecture in short, one text a stage: `max → 96 × [2, 1], MLP 3`, as pooling, width, groups, MLP ratio.
+
+    Args:
+        arch: the architecture.
+        mixed: `SearchSpace.mixed` of its space; what differs among the members is said first, as `1d, stem conv`.
+    """
+    said = {"variant": arch.variant, "head_dim": f"heads of {arch.head_dim}", "stem": f"stem {arch.stem}"}
+    stages = [", ".join(said[name] for name in mixed)] if mixed else []
     for place, stage in enumerate(arch.stages):
         pool = f"{arch.pools[place - 1]} → " if place else ""
         stages.append(f"{pool}{stage.embed_dim} × {list(stage.groups)}, MLP {stage.mlp_ratio:g}")

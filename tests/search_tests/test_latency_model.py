@@ -12,7 +12,7 @@ from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.search.latency.measure import Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
-from psvit.search.latency.parts import Bench, fresh, mixed_in, part_macs, parts_in, parts_of
+from psvit.search.latency.parts import Bench, fresh, part_macs, parts_in, parts_of
 from psvit.space.search_space import SearchSpace
 
 
@@ -41,12 +41,12 @@ def members(space, n=10**4):
 def test_the_parts_of_a_space_are_those_of_its_members(space):
     listed = parts_in(space)
     assert len(set(listed)) == len(listed)
-    assert set(listed) == {part for arch in members(space) for part in parts_of(arch, mixed_in(space))}
+    assert set(listed) == {part for arch in members(space) for part in parts_of(arch, frozenset(space.mixed))}
 
 
 def test_the_macs_of_parts_add_up_to_the_networks(space):
     for arch in members(space, 200):
-        assert sum(part_macs(space, part) for part in parts_of(arch, mixed_in(space))) == cost(arch).macs
+        assert sum(part_macs(space, part) for part in parts_of(arch, frozenset(space.mixed))) == cost(arch).macs
 
 
 def test_every_part_can_be_run_by_itself(space):

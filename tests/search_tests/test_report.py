@@ -24,6 +24,7 @@ from psvit.search.report import Reference, deit_references, render, write_report
 from psvit.search.report.best_of_draws import best_of_draws
 from psvit.search.report.figures import best_so_far
 from psvit.search.report.shared_choices import Group, shared_choices
+from psvit.search.report.words import in_words
 from psvit.search.trial import Score, Trial
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
@@ -616,3 +617,13 @@ def test_equal_reports_are_equal_files_written_whole(made_up_report, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_report(tmp_path / "file" / "report.html", made_up_report())
+
+
+def test_where_a_space_mixes_variants_and_stems_a_row_says_them():
+    space = SearchSpace.load("psvit-nano")
+    assert space.mixed == ("variant", "stem")
+    (arch,) = space.sample(np.random.default_rng(0), 1)
+    said, *stages = in_words(arch, space.mixed)
+    assert said == f"{arch.variant}, stem {arch.stem}"
+    assert stages == in_words(arch)
+    assert len(stages) == len(arch.stages)

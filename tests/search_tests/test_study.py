@@ -217,6 +217,17 @@ def test_the_history_as_csv_says_everything(tiny_space, archs, tell, tmp_path):
         assert json.loads(row["arch"]) == {"stages": arch.to_dict()["stages"], "pools": list(arch.pools)}
 
 
+def test_the_history_of_a_mixed_space_says_what_its_members_do_not_have_in_common(tell, tmp_path):
+    space = SearchSpace.load("psvit-nano")
+    archs = [space[number] for number in (0, space.size // 2, space.size - 1)]
+    study = Study(space, open_storage(tmp_path / "journal"))
+    tell(study, archs, [Score(value=float(number)) for number in range(3)], space=space)
+    rows = list(csv.DictReader(io.StringIO(study.to_csv())))
+    said = [json.loads(row["arch"]) for row in rows]
+    assert [(one["variant"], one["stem"]) for one in said] == [(arch.variant, arch.stem) for arch in archs]
+    assert {arch.stem for arch in archs} == {"patch", "conv"}
+
+
 def test_facts_are_kept_with_the_study_and_known_to_all_who_work_on_it(tiny_space, archs, tell, tmp_path):
     def opened(name="psvit", process="a"):
         return Study(tiny_space, open_storage(tmp_path / "journal"), name=name, process=process)
