@@ -211,7 +211,7 @@ def test_a_folder_with_something_else_is_left_alone(classifier, tmp_path):
 
 def test_onnx_without_its_libraries_is_answered_with_what_to_install(classifier, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "psvit.nn.onnx_runtime", raising=False)
-    monkeypatch.delattr(psvit, "onnx_runtime", raising=False)
+    monkeypatch.delattr(psvit.nn, "onnx_runtime", raising=False)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"--to onnx: onnxscript is not installed.*pip install 'psvit\[onnx\]'"):
         export(classifier, "onnx", tmp_path / "out")
