@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -26,8 +28,11 @@ def test_own_operators_are_searched_exported_and_rebuilt(tmp_path):
     printed = run("own_operators.py", tmp_path / "own")
     found = yaml.safe_load((tmp_path / "own" / "search" / "best.yaml").read_text())["arch"]
     assert f"found: stem {found.get('stem', 'patch')}, pooling {found['pools'][0]}" in printed
-    trials = yaml.safe_load((tmp_path / "own" / "search" / "config.yaml").read_text())
-    assert trials["trials"] == 24
+    with (tmp_path / "own" / "search" / "history.csv").open(newline="") as file:
+        searched = [json.loads(row["arch"]) for row in csv.DictReader(file)]
+    assert len(searched) == 24
+    assert {arch["stem"] for arch in searched} == {"patch", "overlapping"}
+    assert {pool for arch in searched for pool in arch["pools"]} == {"max", "max_and_avg"}
     # A program that needs PyTorch alone.
     code = "import sys, torch; print(torch.export.load(sys.argv[1]).module()(torch.zeros(3, 1, 8, 8)).shape)"
     (program,) = (tmp_path / "own" / "exported").glob("*.pt2")
