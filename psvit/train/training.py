@@ -83,7 +83,7 @@ def train(
     Raises:
         InputError: batches cannot be cut for so many processes and micro-batches, or the device cannot train by the
             recipe.
-        DivergedError: the loss or a weight is no number any more; the last checkpoint is of before.
+        DivergedError: the loss or a weight became NaN or infinite; the last checkpoint was written before that.
     """
     world = world or World()
     loader.check(world.size * recipe.accumulate, recipe.mixes)
