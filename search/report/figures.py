@@ -18,6 +18,7 @@ from psvit.arch.costs import METRICS
 from psvit.search.finalists import Finalist
 from psvit.search.report.best_of_draws import BestOfDraws
 from psvit.search.report.references import Reference
+from psvit.search.report.report import score_of
 from psvit.search.report.words import in_words, number
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
@@ -116,7 +117,7 @@ def front_figure(
     _points(figure, axis, raced, "given up early", {"symbol": "circle-open", "size": 6, "color": GREY, "opacity": 0.45})
     _points(figure, axis, drawn, "random control", {"symbol": "diamond", "size": 6, "color": GREEN, "opacity": 0.55})
     _points(figure, axis, complete, "candidates", {"symbol": "circle", "size": 6, "color": GREY, "opacity": 0.75})
-    on_front = sorted(front, key=lambda trial: (axis.of(trial), -_score(trial)))
+    on_front = sorted(front, key=lambda trial: (axis.of(trial), -score_of(trial)))
     marker = {"symbol": "circle", "size": 9, "color": BLUE}
     _points(figure, axis, on_front, "front", marker, line={"color": BLUE, "width": 1.5} if connected else None)
     if winner is not None:
@@ -125,7 +126,7 @@ def front_figure(
     shown = [(place, reference) for place, reference in _near(axis, references, places)]
     for place, reference in shown:
         _reference(figure, place, reference)
-    heights = [_score(trial) for trial in (*complete, *drawn, *on_front)]
+    heights = [score_of(trial) for trial in (*complete, *drawn, *on_front)]
     heights += [reference.score for _, reference in shown if reference.score is not None]
     # Scores on a few images scatter widely, and would press all others together.
     if heights:
@@ -138,7 +139,7 @@ def front_figure(
             views = {"candidates only": padded_range(places), "with references": around}
     label = f"Score against {axis.title}: {len(complete)} candidates, {len(on_front)} of them on the front"
     if winner is not None:
-        label += f"; the winner has {number(_score(winner))} at {number(axis.of(winner))}"
+        label += f"; the winner has {number(score_of(winner))} at {number(axis.of(winner))}"
     return Figure(name=name, label=label + ".", json=as_json(figure), views=views)
 
 
@@ -195,8 +196,8 @@ def best_so_far(history: Sequence[Trial]) -> list[tuple[int, float]]:
     """After how many evaluations the best score became what; the last evaluation included. Empty without a score."""
     steps: list[tuple[int, float]] = []
     for evaluations, trial in enumerate(history, start=1):
-        if trial.is_complete and (not steps or _score(trial) > steps[-1][1]):
-            steps.append((evaluations, _score(trial)))
+        if trial.is_complete and (not steps or score_of(trial) > steps[-1][1]):
+            steps.append((evaluations, score_of(trial)))
     if steps and steps[-1][0] < len(history):
         steps.append((len(history), steps[-1][1]))
     return steps
@@ -284,7 +285,7 @@ def _points(
         return
     figure.add_scatter(
         x=[axis.of(trial) for trial in trials],
-        y=[_score(trial) for trial in trials],
+        y=[score_of(trial) for trial in trials],
         mode="lines+markers" if line else "markers",
         marker=marker,
         line={**line, "shape": "hv"} if line else None,
@@ -335,14 +336,9 @@ def _near(axis: Axis, references: Sequence[Reference], places: Sequence[float]) 
 def _hover(trial: Trial) -> str:
     costs = ", ".join(format_cost(metric, getattr(trial.cost, metric)) for metric in METRICS)
     given_up = f" on {trial.score.images} images" if trial.score.state == "raced" else ""
-    return f"<b>#{trial.number}</b> {number(_score(trial))}{given_up}<br>{costs}<br>" + "<br>".join(
+    return f"<b>#{trial.number}</b> {number(score_of(trial))}{given_up}<br>{costs}<br>" + "<br>".join(
         as_text(part) for part in in_words(trial.arch)
     )
-
-
-def _score(trial: Trial) -> float:
-    assert trial.score.value is not None
-    return trial.score.value
 
 
 def padded_range(values: Sequence[float]) -> list[float]:
