@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from command_line import at_least, chosen_recipe, run_script
 
-from psvit.cli import read_device, read_workers
 from psvit.data import Inputs, open_data
 from psvit.errors import InputError
+from psvit.executors.choose_executor import check_workers
 from psvit.io.run_folder import RunFolder
 from psvit.search.fidelity.cli import SECOND_SEEDS
 from psvit.search.fidelity.measures import MeasuredNetwork, advantage
@@ -32,6 +32,7 @@ from psvit.search.fidelity.run import Trainings, measure_fidelity
 from psvit.search.fidelity.words import name_of, row, value_and_interval
 from psvit.search.plan import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest
+from psvit.train.choices import choose_device
 from psvit.train.device_checks import check_device
 from psvit.train.job_runner import images_of
 from psvit.train.training_loader import training_loader
@@ -131,8 +132,8 @@ def read_trainings(options: argparse.Namespace) -> Trainings:
     Raises:
         InputError: something is.
     """
-    device = read_device(options.device)
-    read_workers(options.workers)
+    device = choose_device(options.device)
+    check_workers(options.workers)
     second_seeds = min(SECOND_SEEDS, options.within) if options.second_seeds is None else options.second_seeds
     if second_seeds > options.within:
         raise InputError(f"--second-seeds {second_seeds}: there are --within {options.within} networks; give no more")

@@ -51,10 +51,9 @@ from versus_results import (
 
 from psvit import Architecture, SearchSpace
 from psvit.arch.architecture import ArchitectureFile
-from psvit.cli import read_device, read_workers
 from psvit.data import ImageData, Inputs, open_data
 from psvit.errors import RunError
-from psvit.executors.choose_executor import executor_for
+from psvit.executors.choose_executor import check_workers, executor_for
 from psvit.executors.executor import Executor, Portable
 from psvit.io.documents import write_atomic
 from psvit.io.journal import Journal
@@ -65,6 +64,7 @@ from psvit.search.plan import SearchRun, choose_space
 from psvit.search.run import run_search
 from psvit.search.scoring import BATCH_SIZE
 from psvit.supernet.supernet import read_provenance, supernet_digest, supernet_file
+from psvit.train.choices import choose_device
 from psvit.train.job_runner import JobRunner, images_of, run_jobs
 from psvit.train.recipe import Recipe, SupernetRecipe
 from psvit.train.result_store import JournalStore, ResultStore
@@ -375,8 +375,8 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Everything, as the options say."""
-    device = read_device(options.device)
-    read_workers(options.workers)
+    device = choose_device(options.device)
+    check_workers(options.workers)
     data = open_data(options.data)
     space = choose_space(None, options.supernet, data, ())
     plan = Plan(

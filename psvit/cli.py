@@ -18,14 +18,10 @@ import click
 
 from psvit.errors import InputError, RunError
 from psvit.executors.openmp import wait_briefly
+from psvit.io.announcements import ANNOUNCEMENTS
 
 if TYPE_CHECKING:
-    import torch
-
-    from psvit.data import Inputs
     from psvit.train.checkpoints import Keeping
-    from psvit.train.recipe import Recipe
-    from psvit.train.teacher import Teacher
 
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
 
@@ -158,43 +154,13 @@ def read_keeping(checkpoint_every: str, number: int) -> Keeping:
     return Keeping(every_seconds=read_duration("--checkpoint-every", checkpoint_every), number=number)
 
 
-def read_teacher(name: str | None, weights: Path | None, inputs: Inputs, num_classes: int) -> Teacher | None:
-    """The teacher of the options, if there is one.
+def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """The values of the option `--set`, by key.
 
     Raises:
-        InputError: it cannot be had or does not fit.
-    """
-    from psvit.train.teacher import load_teacher
-
-    if weights and not name:
-        raise InputError(f"--teacher-weights {weights}: of which network? name it with --teacher")
-    return load_teacher(name, weights, inputs, num_classes) if name else None
-
-
-def read_recipe(
-    name: str | None,
-    settings: tuple[str, ...],
-    image_size: int,
-    supernet: bool,
-    teacher: str | None = None,
-    inherited: bool = False,
-) -> Recipe:
-    """The recipe of the options `--recipe` and `--set`.
-
-    Args:
-        name: of the recipe; by default it goes by the size of the images.
-        settings: values to replace.
-        image_size: smaller side in pixels.
-        supernet: whether a supernet is trained, or a network.
-        teacher: what is given as one.
-        inherited: whether a network begins with inherited weights.
-
-    Raises:
-        InputError: no such recipe, an unknown key or an impossible value, or a teacher is missing or too many.
+        InputError: not a key and a value.
     """
     import yaml
-
-    from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe
 
     values = {}
     for setting in settings:
@@ -209,64 +175,7 @@ def read_recipe(
         if isinstance(values[key], str):
             with contextlib.suppress(ValueError):
                 values[key] = float(values[key])
-    kind = SupernetRecipe if supernet else Recipe
-    chosen = kind.load(name or default_recipe(image_size, supernet, inherited)).override(values)
-    chosen.check_teacher(teacher is not None)
-    return chosen
-
-
-def read_device(name: str | None) -> torch.device:
-    """The device of the option `--device`.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    import torch
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"  # one GPU for each process
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # some are only found missing when they compute
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise InputError(f"--device {name}: cannot compute: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def read_devices(name: str | None, workers: str | None) -> tuple[torch.device, torch.device]:
-    """What the option `--device` says where there may be `--workers`: where this process computes, and where they do.
-
-    The nodes of a cluster may have GPUs where this process has none. It then computes on the CPU what it does itself.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    import torch
-
-    if workers and name == "cuda" and not torch.cuda.is_available():
-        from psvit.executors.ray_cluster import is_elsewhere
-
-        if is_elsewhere(workers):
-            return torch.device("cpu"), torch.device("cuda")
-    device = read_device(name)
-    # A worker sees the one GPU that it was given, whatever number that has.
-    return device, torch.device(device.type) if workers else device
-
-
-def read_workers(text: str | None) -> None:
-    """Make sure that the option `--workers` names a Ray cluster that answers, or one to be started here.
-
-    Raises:
-        InputError: it does not.
-    """
-    if text is None:
-        return
-    if text != "ray" and not text.startswith("ray://"):
-        raise InputError(f"--workers {text!r}: permitted are ray and ray://host:port")
-    from psvit.executors.ray_cluster import check_cluster
-
-    check_cluster(text)
+    return values
 
 
 def read_duration(option: str, text: str) -> float:
@@ -303,6 +212,17 @@ def set_up_logging(verbose: bool) -> None:
         level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", handlers=[_ToStandardError()]
     )
     logging.getLogger("psvit").setLevel(logging.INFO if verbose and is_first_process() else logging.WARNING)
+    announcements = logging.getLogger(ANNOUNCEMENTS)
+    announcements.setLevel(logging.INFO)
+    announcements.propagate = False
+    announcements.handlers = [_Echo()]
+
+
+class _Echo(logging.Handler):
+    """Prints what is announced on standard output, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage())
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):
@@ -315,14 +235,3 @@ class _ToStandardError(logging.StreamHandler[TextIO]):
     @stream.setter
     def stream(self, stream: TextIO) -> None:
         pass  # of the base class, which keeps the one there was at first
-
-
-def default_folder(label: str, config: dict[str, Any]) -> Path:
-    """Where a run goes when no folder is named: equal configurations meet in the same one."""
-    import hashlib
-    import json
-
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-    # A budget may hold a path.
-    name = re.sub(r"[^\w.%-]+", "-", label)
-    return Path("runs") / f"{name}-{digest}"

@@ -13,10 +13,8 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
-    default_folder,
-    read_device,
     read_keeping,
-    read_recipe,
+    read_settings,
     recipe_options,
     run,
     run_options,
@@ -80,20 +78,30 @@ def command(
         raise InputError(f"--workers ray: RAY_ADDRESS is {target}; join the cluster on one of its nodes, as auto")
     if teacher_weights and not teacher_name:
         raise InputError(f"--teacher-weights {teacher_weights}: of which network? name it with --teacher")
+    from psvit.train.choices import choose_device, choose_recipe
+
+    values = read_settings(settings)
     found = [ArchitectureFile.load(file) for file in architectures]
     recipes = [
-        read_recipe(recipe, settings, min(one.arch.image_size), supernet=False, teacher=teacher_name, inherited=inherit)
+        choose_recipe(
+            recipe,
+            values,
+            min(one.arch.image_size),
+            supernet=False,
+            teacher=bool(teacher_name),
+            inherited=inherit,
+        )
         for one in found
     ]
     keeping = read_keeping(checkpoint_every, number)
     from psvit.data import open_data
     from psvit.executors.choose_executor import executor_for
     from psvit.executors.executor import Portable
-    from psvit.io.run_folder import RunFolder
+    from psvit.io.run_folder import RunFolder, default_folder
     from psvit.retrain.several import COMMAND, Network, Retraining, named, open_teacher
     from psvit.train.distributed import joined
 
-    place = read_device(device)
+    place = choose_device(device)
     with joined(place) as world:
         if workers and world.size > 1:
             raise InputError("--workers ray: give it to one process, not to those of torchrun")

@@ -11,11 +11,8 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
-    default_folder,
-    read_devices,
     read_duration,
-    read_recipe,
-    read_workers,
+    read_settings,
     recipe_options,
     run,
     run_options,
@@ -162,7 +159,8 @@ def command(
     if (recipe or settings) and (supernet or not data):
         raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
     from psvit.data import open_data
-    from psvit.io.run_folder import RunFolder, check_folder
+    from psvit.executors.choose_executor import check_workers
+    from psvit.io.run_folder import RunFolder, check_folder, default_folder
     from psvit.search.fidelity.record import in_words as fidelity_in_words
     from psvit.search.objectives import Objectives
     from psvit.search.plan import SearchRun, choose_space
@@ -171,15 +169,17 @@ def command(
     from psvit.search.searchers.enumerate import Enumerate, check_enumerable
     from psvit.search.storage import check_storage, without_password
     from psvit.supernet.supernet import read_provenance
+    from psvit.train.choices import choose_devices, choose_recipe
     from psvit.train.device_checks import check_device
 
     make_searcher(searcher)
+    values = read_settings(settings)
     objectives = Objectives.parse(objectives_text)
     seconds = read_duration("--time", time_text) if time_text else None
     if study and not storage:
         raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
-    read_workers(workers)
-    place, place_of_workers = read_devices(device, workers)
+    check_workers(workers)
+    place, place_of_workers = choose_devices(device, workers)
     if supernet:
         data = data or read_provenance(supernet).get("data")
     images = open_data(data) if data else None
@@ -189,7 +189,7 @@ def command(
         budget=budgets,
         data=images,
         supernet=supernet,
-        recipe=None if supernet or not data else read_recipe(recipe, settings, min(space.image_size), supernet=True),
+        recipe=None if supernet or not data else choose_recipe(recipe, values, min(space.image_size), supernet=True),
         searcher=searcher,
         trials=trials or (SUPERNET_TRIALS if images else INDICATOR_TRIALS),
         seed=seed,

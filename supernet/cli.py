@@ -9,11 +9,8 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
-    default_folder,
-    read_device,
     read_keeping,
-    read_recipe,
-    read_teacher,
+    read_settings,
     recipe_options,
     run,
     run_options,
@@ -62,30 +59,32 @@ def command(
     """
     set_up_logging(verbose)
     from psvit.data import Inputs, open_data
-    from psvit.io.run_folder import RunFolder
+    from psvit.io.run_folder import RunFolder, default_folder
     from psvit.nn.vit_weights import read_vit
     from psvit.space.budget import Budget
     from psvit.space.search_space import SearchSpace, default_space
     from psvit.supernet.train import train_supernet
     from psvit.supernet.warm_start import plan
+    from psvit.train.choices import choose_device, choose_recipe, choose_teacher
     from psvit.train.device_checks import check_device
     from psvit.train.distributed import joined
     from psvit.train.training_loader import training_loader
 
     space = SearchSpace.load(space_name) if space_name else None
+    values = read_settings(settings)
     keeping = read_keeping(checkpoint_every, number)
-    place = read_device(device)
+    place = choose_device(device)
     with joined(place) as world:
         with world.first_goes_ahead():  # images and weights may have to be fetched
             images = open_data(data)
             vit = read_vit(init) if init else None
             space = space or default_space(Budget(), images.image_size)
             space = space.with_data(len(images.classes), images.in_chans)
-            chosen = read_recipe(recipe, settings, min(space.image_size), supernet=True, teacher=teacher_name)
+            chosen = choose_recipe(recipe, values, min(space.image_size), supernet=True, teacher=bool(teacher_name))
             check_device(place, chosen)
             inputs = Inputs.of(images, space.image_size)
             training_loader(images.train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)
-            teacher = read_teacher(teacher_name, teacher_weights, inputs, len(images.classes))
+            teacher = choose_teacher(teacher_name, teacher_weights, inputs, len(images.classes))
         config = {
             "data": data,
             "data_digest": images.digest,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +33,7 @@ class ImageData:
         train: for training supernets, and with `search` for training final networks.
         search: for comparing candidates.
         val: for the final report.
+        reopen: opens the same images in another process; it pickles where their data sets do.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ImageData:
     train: Labelled
     search: Labelled
     val: Labelled
+    reopen: Callable[[], ImageData] = field(compare=False, repr=False)
 
     @property
     def all_train(self) -> Labelled:
@@ -76,7 +80,7 @@ class ImageData:
             InputError: there is no such set, or it cannot be used: one class, a corrupt image, classes that differ
                 between training and validation, fewer than two images of a class.
         """
-        return cls._split(name, by_name(name))
+        return cls._split(name, by_name(name), partial(cls.open, name))
 
     @classmethod
     def from_datasets(cls, train: Any, val: Any, classes: Sequence[str] | None = None, name: str = "datasets") -> Self:
@@ -96,10 +100,11 @@ class ImageData:
         Raises:
             InputError: something in them cannot be used; says what.
         """
-        return cls._split(name, of_datasets(train, val, classes, name))
+        reopen = partial(cls.from_datasets, train, val, classes, name)
+        return cls._split(name, of_datasets(train, val, classes, name), reopen)
 
     @classmethod
-    def _split(cls, name: str, source: Source) -> Self:
+    def _split(cls, name: str, source: Source, reopen: Callable[[], ImageData]) -> Self:
         """The three parts."""
         classes, train, val, digest = source
         if len(classes) < 2:
@@ -126,12 +131,13 @@ class ImageData:
             train=train.take(first),
             search=train.take(second),
             val=val,
+            reopen=reopen,
         )
 
 
-def open_data(name: str) -> ImageData:
-    """`ImageData.open`."""
-    return ImageData.open(name)
+def open_data(data: ImageData | str | Path) -> ImageData:
+    """Images as they are, or those behind a name; see `ImageData.open`."""
+    return data if isinstance(data, ImageData) else ImageData.open(str(data))
 
 
 def _probe(images: Labelled) -> tuple[int, int]:

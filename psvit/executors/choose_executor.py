@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from psvit.errors import InputError
 from psvit.executors.executor import Executor, LocalExecutor
 
 if TYPE_CHECKING:  # those who hand work on need nothing of it
@@ -23,3 +24,18 @@ def executor_for(workers: str | None, device: torch.device, bar: str = "") -> Ex
     from psvit.executors.ray_trials import RayExecutor
 
     return RayExecutor(workers, gpus=1 if device.type == "cuda" else 0, bar=bar)
+
+
+def check_workers(workers: str | None) -> None:
+    """Make sure that what is named is a Ray cluster that answers, or one to be started here.
+
+    Raises:
+        InputError: it is not.
+    """
+    if workers is None:
+        return
+    if workers != "ray" and not workers.startswith("ray://"):
+        raise InputError(f"--workers {workers!r}: permitted are ray and ray://host:port")
+    from psvit.executors.ray_cluster import check_cluster
+
+    check_cluster(workers)

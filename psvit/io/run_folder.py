@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,14 @@ _UNFINISHED_CONFIG = f".{CONFIG}.*.tmp"
 
 DATA, DATA_DIGEST = "data", "data_digest"
 """Keys of a configuration: what its images are called, and `psvit.data.ImageData.digest`."""
+
+
+def default_folder(label: str, config: dict[str, Any]) -> Path:
+    """Where a run goes when no folder is named: equal configurations meet in the same one."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    # A budget may hold a path.
+    name = re.sub(r"[^\w.%-]+", "-", label)
+    return Path("runs") / f"{name}-{digest}"
 
 
 class RunFolder:

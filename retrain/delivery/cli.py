@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from psvit.cli import read_device, run, set_up_logging
+from psvit.cli import run, set_up_logging
 from psvit.errors import InputError
 
 
@@ -75,9 +75,10 @@ def predict_command(
     set_up_logging(verbose)
     from psvit.classifier import Classifier
     from psvit.retrain.delivery.image_files import image_files
+    from psvit.train.choices import choose_device
 
     files = image_files(images)
-    classifier = Classifier.load(place, read_device(device))
+    classifier = Classifier.load(place, choose_device(device))
     unreadable, error = [], None
     for path, found in classifier.predict_all(files, top, batch_size):
         if isinstance(found, InputError):

@@ -11,10 +11,7 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
-    default_folder,
-    read_device,
-    read_recipe,
-    read_workers,
+    read_settings,
     recipe_options,
     run,
     run_options,
@@ -95,10 +92,12 @@ def command(
     """
     set_up_logging(verbose)
     from psvit.errors import InputError
+    from psvit.executors.choose_executor import check_workers
     from psvit.search.fidelity.drawing import around
     from psvit.search.fidelity.record import file_beside, read_fidelities
     from psvit.space.budget import Budget
     from psvit.supernet.supernet import read_provenance, read_space, supernet_digest
+    from psvit.train.choices import choose_device, choose_recipe
 
     # What is quick to check first.
     space = read_space(supernet)
@@ -106,14 +105,14 @@ def command(
     second_seeds = min(SECOND_SEEDS, within) if second_seeds is None else second_seeds
     if second_seeds > within:
         raise InputError(f"--second-seeds {second_seeds}: there are --within {within} networks; give no more than that")
-    read_workers(workers)
+    check_workers(workers)
     read_fidelities(file_beside(supernet))
     name = data or read_provenance(supernet).get("data")
     if not name:
         raise InputError(f"supernet {supernet!r}: does not say what it was trained on; give --data")
-    chosen = read_recipe(recipe, settings, min(space.image_size), supernet=False)
+    chosen = choose_recipe(recipe, read_settings(settings), min(space.image_size), supernet=False)
     from psvit.data import Inputs, open_data
-    from psvit.io.run_folder import RunFolder
+    from psvit.io.run_folder import RunFolder, default_folder
     from psvit.search.fidelity.run import Trainings, measure_fidelity
     from psvit.search.fidelity.words import conclusions
     from psvit.search.plan import choose_space
@@ -121,7 +120,7 @@ def command(
     from psvit.train.job_runner import images_of
     from psvit.train.training_loader import training_loader
 
-    place = read_device(device)
+    place = choose_device(device)
     check_device(place, chosen)
     opened = open_data(name)
     trainings = Trainings(

@@ -59,10 +59,10 @@ def command(
     agrees with them stands in the file. Let nothing else run meanwhile. psvit-search takes the file with --latency.
     """
     set_up_logging(verbose)
-    from psvit.cli import read_device
     from psvit.search.latency.build import LatencyPlan, build_latency_model
     from psvit.search.latency.measure import Setting, measure
     from psvit.space.search_space import SearchSpace
+    from psvit.train.choices import choose_device
 
     space = SearchSpace.load(space_name)
     if data:
@@ -77,7 +77,7 @@ def command(
         "precision": precision,
         "runtime": runtime,
     }
-    read_device(device)
+    choose_device(device)
     setting = Setting.from_dict(options, source="options")
     model, there = build_latency_model(LatencyPlan.of(space, setting, seed), out, measure)
     if there:

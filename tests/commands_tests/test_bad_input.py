@@ -208,7 +208,7 @@ def test_workers_on_this_machine_have_no_gpu_where_it_has_none(refused, monkeypa
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
     line = refused("psvit-search", *SPACE, *BUDGET, "--workers", "ray", "--device", "cuda")
-    assert_names(line, "--device cuda: cannot compute")
+    assert_names(line, "device cuda: cannot compute")
 
 
 def test_a_storage_that_is_none_is_named_and_left_alone(refused, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -140,6 +141,7 @@ def tiny_data() -> Callable[..., ImageData]:
             train=rows(0, 36),
             search=rows(36, 48),
             val=rows(48, 60),
+            reopen=partial(make, side, pictures),
         )
 
     return make

@@ -1,0 +1,94 @@
+"""What a run leaves open: on which device it computes, and by which recipe it trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from psvit.data import Inputs
+from psvit.errors import InputError
+from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe
+from psvit.train.teacher import Teacher, load_teacher
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device that is named, or a GPU where there is one, or the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    name = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # one GPU for each process
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen).item()  # some are only found missing when they compute
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"device {name}: cannot compute: {str(error).splitlines()[0]}") from None
+    return chosen
+
+
+def choose_devices(device: str | torch.device | None, workers: str | None) -> tuple[torch.device, torch.device]:
+    """Where this process computes, and where the workers of a cluster do.
+
+    The nodes of a cluster may have GPUs where this process has none. It then computes on the CPU what it does itself.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if workers and str(device) == "cuda" and not torch.cuda.is_available():
+        from psvit.executors.ray_cluster import is_elsewhere
+
+        if is_elsewhere(workers):
+            return torch.device("cpu"), torch.device("cuda")
+    here = choose_device(device)
+    # A worker sees the one GPU that it was given, whatever number that has.
+    return here, torch.device(here.type) if workers else here
+
+
+def choose_recipe(
+    recipe: Recipe | str | Path | None,
+    settings: Mapping[str, Any] | None,
+    image_size: int,
+    *,
+    supernet: bool,
+    teacher: bool = False,
+    inherited: bool = False,
+) -> Recipe:
+    """A recipe with some values replaced.
+
+    Args:
+        recipe: it, a shipped one's name or a file; by default it goes by the size of the images.
+        settings: values to replace, by key.
+        image_size: smaller side in pixels.
+        supernet: whether a supernet is trained, or a network.
+        teacher: whether there is a teacher to learn from.
+        inherited: whether a network begins with inherited weights.
+
+    Raises:
+        InputError: no such recipe, an unknown key or an impossible value, or a teacher is missing or too many.
+    """
+    kind = SupernetRecipe if supernet else Recipe
+    chosen = recipe
+    if not isinstance(chosen, Recipe):
+        chosen = kind.load(chosen or default_recipe(image_size, supernet, inherited))
+    elif supernet:
+        chosen = SupernetRecipe.of(chosen)
+    chosen = chosen.override(dict(settings or {}))
+    chosen.check_teacher(teacher)
+    return chosen
+
+
+def choose_teacher(name: str | None, weights: str | Path | None, inputs: Inputs, num_classes: int) -> Teacher | None:
+    """The teacher that is named, if one is.
+
+    Raises:
+        InputError: it cannot be had or does not fit.
+    """
+    if weights and not name:
+        raise InputError(f"--teacher-weights {weights}: of which network? name it with --teacher")
+    return load_teacher(name, Path(weights) if weights else None, inputs, num_classes) if name else None
