@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from psvit.nn.picture import draw as draw
     from psvit.nn.registration import register_pooling as register_pooling
     from psvit.nn.registration import register_stem as register_stem
+    from psvit.search.evaluator import Evaluator as Evaluator
+    from psvit.search.evaluator import ScoringFunction as ScoringFunction
+    from psvit.search.objectives import Objective as Objective
+    from psvit.search.run import run_search as run_search
+    from psvit.search.searchers import Searcher as Searcher
     from psvit.space.budget import Budget as Budget
     from psvit.space.search_space import SearchSpace as SearchSpace
 
@@ -32,9 +37,13 @@ _PUBLIC = {
     "Budget": "psvit.space.budget",
     "Classifier": "psvit.classifier",
     "Cost": "psvit.arch.costs",
+    "Evaluator": "psvit.search.evaluator",
     "ImageData": "psvit.data",
     "InputError": "psvit.errors",
+    "Objective": "psvit.search.objectives",
     "PSViT": "psvit.model",
+    "ScoringFunction": "psvit.search.evaluator",
+    "Searcher": "psvit.search.searchers",
     "SearchSpace": "psvit.space.search_space",
     "Stage": "psvit.arch.architecture",
     "cost": "psvit.arch.costs",
@@ -42,6 +51,7 @@ _PUBLIC = {
     "draw": "psvit.nn.picture",
     "register_pooling": "psvit.nn.registration",
     "register_stem": "psvit.nn.registration",
+    "run_search": "psvit.search.run",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -17,14 +17,13 @@ Trials that no search of ours has added, such as enqueued ones or those of other
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -39,9 +38,8 @@ from psvit.errors import InputError
 from psvit.io.run_folder import differences
 from psvit.search.facts import Facts
 from psvit.search.history import History, Rejected
-from psvit.search.objectives import LATENCY, Objectives
+from psvit.search.objectives import Objectives
 from psvit.search.optuna_constraints import LIST, constraints_of, create_trial
-from psvit.search.pareto import hypervolumes
 from psvit.search.proposal import Proposal
 from psvit.search.trial import Score, Trial
 from psvit.space.search_space import SearchSpace
@@ -104,6 +102,7 @@ class Study:
 
     Attributes:
         space: as given.
+        objectives: as given.
         process: as given.
         history: its trials.
         facts: what was learnt beside.
@@ -128,7 +127,7 @@ class Study:
             gene: IntDistribution(0, choices - 1) for gene, choices in space.genes.items()
         }
         self.space = space
-        self._objectives = objectives or Objectives()
+        self.objectives = objectives or Objectives()
         self.process = process
         self._clock = clock
         self._archs: dict[tuple[int, ...], Architecture] = {}
@@ -139,13 +138,13 @@ class Study:
         self._study = optuna.create_study(
             study_name=name,
             storage=storage,
-            directions=self._objectives.directions,
+            directions=self.objectives.directions,
             # Our searchers propose; Optuna's is named so that it does not depend on Optuna's version.
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
         self.facts = Facts(self._study)
-        self._check(name, {"objectives": list(self._objectives.names), **(config or {})})
+        self._check(name, {"objectives": list(self.objectives.names), **(config or {})})
         self.sync()
 
     def _check(self, name: str, config: dict[str, Any]) -> None:
@@ -155,7 +154,7 @@ class Study:
         # Optuna keeps those of a study that is there already, and says nothing.
         directions = [direction.name.lower() for direction in self._study.directions]
         changed = [] if is_new else differences(found or {}, config)
-        changed += differences(directions, self._objectives.directions, "directions")
+        changed += differences(directions, self.objectives.directions, "directions")
         if changed:
             raise InputError(
                 f"study {name!r}: is of another search ({'; '.join(changed)}); "
@@ -164,7 +163,7 @@ class Study:
         if is_new:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._study.set_metric_names(["score", *self._objectives.names[1:]])
+                self._study.set_metric_names(["score", *self.objectives.names[1:]])
             self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
 
     # --- what is there
@@ -205,7 +204,7 @@ class Study:
             arch=self._archs.get(row) or self.space.decode(row),
             cost=cost,
             score=score,
-            objectives=tuple(self._objectives.raw(trial.values)) if score.state == "complete" else (),
+            objectives=tuple(self.objectives.raw(trial.values)) if score.state == "complete" else (),
             origin=trial.user_attrs["origin"],
             row=row,
             constraints=constraints_of(trial),
@@ -362,12 +361,16 @@ class Study:
         state, values, intermediate = TrialState.PRUNED, None, {}
         if evaluated is not None:
             arch, score, cost = evaluated
-            attrs |= {"score": asdict(score), **cost.to_dict()}
-            state = _STATES[score.state]
             if score.state == "complete":
                 assert score.value is not None
-                values = self._objectives.raw(self._objectives.values(arch, cost, score.value))
-            elif score.state == "raced":
+                values = self.objectives.raw(self.objectives.values(arch, cost, score.value))
+                if strange := [
+                    name for name, value in zip(self.objectives.names, values, strict=True) if not isfinite(value)
+                ]:
+                    score, values = Score(value=None, state="failed", reason=f"{strange[0]} is no finite number"), None
+            attrs |= {"score": asdict(score), **cost.to_dict()}
+            state = _STATES[score.state]
+            if score.state == "raced":
                 assert score.value is not None
                 intermediate = {score.images: score.value}
         self._study.add_trial(
@@ -383,41 +386,6 @@ class Study:
                 constraints=proposal.constraints,
             )
         )
-
-    # --- as a table
-
-    def to_csv(self) -> str:
-        """The history as comma-separated values: number, score, costs, number in the space, architecture as JSON.
-
-        With several objectives also the hypervolume so far, from the worst of every objective in the whole history.
-        """
-        text = io.StringIO()
-        writer = csv.writer(text)
-        others = ["latency_ms"] if LATENCY in self._objectives.names else []
-        volumes = iter(self._hypervolumes())
-        several = ["hypervolume"] if len(self._objectives.names) > 1 else []
-        header = ["number", "score", "state", "images", *METRICS, *others, *several, "origin", "index", "arch"]
-        writer.writerow(header)
-        for trial in self.history:
-            costs = [getattr(trial.cost, metric) for metric in METRICS]
-            values = self._objectives.raw(trial.objectives) if trial.is_complete else []
-            raw = dict(zip(self._objectives.names, values, strict=False))
-            score = trial.score
-            # A patch stem is left out of an architecture's fields, so it is asked for by itself.
-            mixed = {key: getattr(trial.arch, key) for key in self.space.mixed}
-            arch = json.dumps({**mixed, **{key: trial.arch.to_dict()[key] for key in ("stages", "pools")}})
-            added = [
-                *(raw.get(LATENCY) for _ in others),
-                *(next(volumes) if trial.is_complete else "" for _ in several),
-            ]
-            row = [trial.number, score.value, score.state, score.images, *costs, *added, trial.origin]
-            writer.writerow([*row, self.space.index(trial.arch), arch])
-        return text.getvalue()
-
-    def _hypervolumes(self) -> list[float]:
-        """The hypervolume after each complete trial, from the worst of every objective."""
-        objectives = self.history.objectives
-        return hypervolumes(objectives, objectives.min(axis=0)) if len(objectives) else []
 
 
 def _claim(attrs: dict[str, Any], process: str) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ from psvit.search.fidelity.record import (
     write_fidelities,
 )
 from psvit.search.indicators import INDICATORS
-from psvit.search.scoring import BATCH_SIZE, Scoring
+from psvit.search.scoring import BATCH_SIZE, Scoring, portable_supernet
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import supernet_digest, supernet_file
@@ -215,9 +215,9 @@ def inherited(trainings: Trainings, supernet: str) -> Callable[[], Evaluator]:
         space=trainings.space,
         seed=trainings.seed,
         device=str(trainings.device),
-        supernet=str(supernet_file(supernet)),
-        data=trainings.data.name,
-    )(trainings.data)
+        supernet=portable_supernet(supernet_file(supernet), trainings.device),
+        data=Portable(trainings.data.reopen, trainings.data),
+    )()
 
 
 def compare(

@@ -21,7 +21,8 @@ from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import parts_in
 from psvit.search.proposal import Proposal
-from psvit.search.report import Report, deit_references
+from psvit.search.report.references import deit_references
+from psvit.search.report.report import Report
 from psvit.search.study import Study
 from psvit.search.trial import Score, State, Trial
 from psvit.space.budget import Budget

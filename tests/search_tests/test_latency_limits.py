@@ -10,6 +10,7 @@ import pytest
 from psvit.arch.costs import cost
 from psvit.errors import InputError, NoisyMachineError, UnmetBudgetError
 from psvit.search import candidates as candidates_module
+from psvit.search.bounds import includes_all
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
 from psvit.search.latency import limits as limits_module
@@ -39,10 +40,14 @@ def limited(digits_space, made_up_model):
     return make
 
 
+def permits(limit, arch):
+    return (limit.limit.lower_ms or 0.0) <= limit.model.predict(arch) <= limit.limit.upper_ms
+
+
 def keeping(space, budget, *limits):
     """All members that keep all limits, found by looking at every one."""
     archs = (space[i] for i in range(space.size))
-    return {a for a in archs if budget.satisfied_by(cost(a)) and all(limit.permits(a) for limit in limits)}
+    return {a for a in archs if budget.satisfied_by(cost(a)) and all(permits(limit, a) for limit in limits)}
 
 
 @pytest.fixture(params=[name for name in SEARCHERS if name != "optuna-gp"])
@@ -76,10 +81,12 @@ def test_ends_of_a_limit_belong_to_it(digits_space, made_up_model):
         (np.nextafter(latency, np.inf), 2 * latency, False),
     ]:
         limit = PredictedLimit(LatencyLimit(device="cpu", lower_ms=lower, upper_ms=float(upper)), model)
-        assert limit.permits(arch) is kept
+        assert permits(limit, arch) is kept
     rows = np.array([digits_space.encode(digits_space[i]) for i in range(0, digits_space.size, 50)])
     limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=latency), model)
-    assert limit.permits_rows(digits_space, rows).tolist() == [limit.permits(digits_space.decode(row)) for row in rows]
+    assert includes_all(limit, limit.values(digits_space, rows)).tolist() == [
+        permits(limit, digits_space.decode(row)) for row in rows
+    ]
 
 
 @pytest.mark.parametrize("ends", [(0.0, 0.02), (0.4, 0.5), (0.0, 0.6)])
@@ -91,7 +98,7 @@ def test_proposals_keep_all_limits(searcher, digits_space, evaluated, limited, e
         proposals = searcher.propose(12, history, candidates, np.random.default_rng([0, batch]))
         assert all("cpu" in "".join(proposal.constraints) for proposal in proposals)
         proposed = [digits_space.decode(proposal.row) for proposal in proposals if proposal.is_feasible]
-        assert all(limit.permits(arch) and budget.satisfied_by(cost(arch)) for arch in proposed)
+        assert all(permits(limit, arch) and budget.satisfied_by(cost(arch)) for arch in proposed)
         assert len(set(proposed)) == len(proposed)
         assert not set(archs) & set(proposed)
         archs += proposed
@@ -132,8 +139,8 @@ def test_a_search_for_what_is_not_there_ends(digits_space, limited, monkeypatch)
     looked = []
     monkeypatch.setattr(
         PredictedLimit,
-        "permits_rows",
-        lambda self, space, rows: looked.append(len(rows)) or np.zeros(len(rows), dtype=bool),
+        "values",
+        lambda self, space, rows: looked.append(len(rows)) or np.full(len(rows), np.inf),
     )
     candidates = Candidates(digits_space, Budget(), [limit])
     assert candidates.draw_unseen(3, seen_of([]), np.random.default_rng(0)) == []

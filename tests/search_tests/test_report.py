@@ -20,9 +20,10 @@ from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.search.finalists import Finalist
 from psvit.search.pareto import front
-from psvit.search.report import Reference, deit_references, render, write_report
 from psvit.search.report.best_of_draws import best_of_draws
+from psvit.search.report.document import render, write_report
 from psvit.search.report.figures import best_so_far
+from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.shared_choices import Group, shared_choices
 from psvit.search.report.words import in_words
 from psvit.search.trial import Score, Trial

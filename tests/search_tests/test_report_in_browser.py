@@ -15,7 +15,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from psvit.search.finalists import Finalist
 from psvit.search.pareto import front
-from psvit.search.report import Reference, write_report
+from psvit.search.report.document import write_report
+from psvit.search.report.references import Reference
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 

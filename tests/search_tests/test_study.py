@@ -29,6 +29,7 @@ from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import LEASE, PIECE, Batch, Study
 from psvit.search.trial import Score
+from psvit.search.trial_table import trial_table
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 
@@ -205,7 +206,7 @@ def test_the_history_as_csv_says_everything(tiny_space, archs, tell, tmp_path):
     objectives = Objectives(names=("accuracy", "params"))
     study = Study(tiny_space, open_storage(tmp_path / "journal"), objectives=objectives)
     tell(study, archs, SCORES)
-    rows = list(csv.DictReader(io.StringIO(study.to_csv())))
+    rows = list(csv.DictReader(io.StringIO(trial_table(study).to_csv())))
     assert [int(row["number"]) for row in rows] == list(range(len(SCORES)))
     for row, arch, score in zip(rows, archs, SCORES, strict=True):
         assert (float(row["score"]) if row["score"] else None) == score.value
@@ -222,7 +223,7 @@ def test_the_history_of_a_mixed_space_says_what_its_members_do_not_have_in_commo
     archs = [space[number] for number in (0, space.size // 2, space.size - 1)]
     study = Study(space, open_storage(tmp_path / "journal"))
     tell(study, archs, [Score(value=float(number)) for number in range(3)], space=space)
-    rows = list(csv.DictReader(io.StringIO(study.to_csv())))
+    rows = list(csv.DictReader(io.StringIO(trial_table(study).to_csv())))
     said = [json.loads(row["arch"]) for row in rows]
     assert [(one["variant"], one["stem"]) for one in said] == [(arch.variant, arch.stem) for arch in archs]
     assert {arch.stem for arch in archs} == {"patch", "conv"}
@@ -251,7 +252,7 @@ def test_facts_are_kept_with_the_study_and_known_to_all_who_work_on_it(tiny_spac
 
 
 def test_an_empty_history_as_csv_is_its_header(tiny_space, tmp_path):
-    header = Study(tiny_space, open_storage(tmp_path / "journal")).to_csv().splitlines()
+    header = trial_table(Study(tiny_space, open_storage(tmp_path / "journal"))).to_csv().splitlines()
     assert len(header) == 1
     columns = header[0].split(",")
     assert columns[:2] == ["number", "score"]
