@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from psvit.nn.picture import draw as draw
     from psvit.nn.registration import register_pooling as register_pooling
     from psvit.nn.registration import register_stem as register_stem
+    from psvit.search.candidates import Candidates as Candidates
     from psvit.search.evaluator import Evaluator as Evaluator
     from psvit.search.evaluator import ScoringFunction as ScoringFunction
+    from psvit.search.history import History as History
+    from psvit.search.history import Seen as Seen
     from psvit.search.objectives import Objective as Objective
+    from psvit.search.proposal import Proposal as Proposal
     from psvit.search.run import run_search as run_search
     from psvit.search.searchers import Searcher as Searcher
     from psvit.space.budget import Budget as Budget
@@ -35,16 +39,20 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Architecture": "psvit.arch.architecture",
     "Budget": "psvit.space.budget",
+    "Candidates": "psvit.search.candidates",
     "Classifier": "psvit.classifier",
     "Cost": "psvit.arch.costs",
     "Evaluator": "psvit.search.evaluator",
+    "History": "psvit.search.history",
     "ImageData": "psvit.data",
     "InputError": "psvit.errors",
     "Objective": "psvit.search.objectives",
     "PSViT": "psvit.model",
+    "Proposal": "psvit.search.proposal",
     "ScoringFunction": "psvit.search.evaluator",
     "Searcher": "psvit.search.searchers",
     "SearchSpace": "psvit.space.search_space",
+    "Seen": "psvit.search.history",
     "Stage": "psvit.arch.architecture",
     "cost": "psvit.arch.costs",
     "create_model": "psvit.model",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
 from psvit.search.bounds import Bound, includes, includes_all
-from psvit.search.history import Seen
+from psvit.search.history import History, Seen
 from psvit.search.proposal import Proposal
 from psvit.space.budget import Budget, Limit
 from psvit.space.feasible import FeasibleSet, feasible_set
@@ -105,12 +105,13 @@ class Candidates:
         """`SearchSpace.crossover` within the limits on costs."""
         return self.space.crossover(one, other, rng, self.budget)
 
-    def draw_unseen(self, n: int, seen: Seen, rng: np.random.Generator) -> list[Architecture]:
-        """Draw candidates uniformly from those not seen; adds them to `seen`.
+    def draw_unseen(self, n: int, seen: Seen | History, rng: np.random.Generator) -> list[Architecture]:
+        """Draw candidates uniformly from those not seen; adds them to `seen`, where that is no history.
 
         Returns:
             `n` architectures, or all that are left; under bounds, or all that `DRAWS` draws found.
         """
+        seen = Seen(seen) if isinstance(seen, History) else seen
         drawn: list[Architecture] = []
         spent = 0
         while len(drawn) < n and spent < self._draws:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import yaml
 from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, Labelled, open_data
 from psvit.errors import DivergedError, InputError, RunError
+from psvit.executors.executor import Portable
 from psvit.io.documents import read_yaml
 from psvit.io.journal import Journal
 from psvit.nn.seeding import seeded
@@ -34,7 +36,7 @@ from psvit.search.fidelity.report import render
 from psvit.search.fidelity.run import Trainings, compare, measure_fidelity, score_networks, table, train_networks
 from psvit.search.indicators import INDICATORS
 from psvit.search.inherited import InheritedAccuracy
-from psvit.search.scoring import Scoring
+from psvit.search.scoring import Scoring, portable_supernet
 from psvit.space.budget import Budget
 from psvit.supernet.supernet import Supernet, supernet_digest
 from psvit.train import job_runner
@@ -353,10 +355,16 @@ def test_a_measurement_on_fewer_networks_takes_the_place_of_none_on_more(fidelit
 
 def test_what_scores_say_of_themselves_is_what_is_known(fidelity, supernet, digits_space, data):
     leave_beside(supernet, fidelity)
-    scoring = Scoring(space=digits_space, seed=0, device="cpu", supernet=str(supernet), data="digits")
-    assert scoring(data).describe()["fidelity"] == "not measured"
+    scoring = Scoring(
+        space=digits_space,
+        seed=0,
+        device="cpu",
+        supernet=portable_supernet(supernet, torch.device("cpu")),
+        data=Portable(partial(open_data, "digits")),
+    )
+    assert scoring().describe()["fidelity"] == "not measured"
     known = known_fidelity(supernet, MFLOPS)
-    assert replace(scoring, fidelity=known)(data).describe()["fidelity"] == known
+    assert replace(scoring, fidelity=known)().describe()["fidelity"] == known
 
 
 # --- the report
