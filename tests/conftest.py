@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,32 @@ def cluster() -> Iterator[Any]:
             cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
+
+
+class ByValue:
+    """A function that another process receives whole, with all that it refers to; of itself it would send its name."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+
+    def __reduce__(self):
+        from ray import cloudpickle
+
+        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+
+
+@pytest.fixture(scope="session")
+def make_process() -> Callable[..., BaseProcess]:
+    """Makes a process that calls a function; the module of a test, which it cannot import, is registered by value.
+
+    Processes are forked from one that has only loaded the libraries, which takes seconds. Forked from this one they
+    could not compute gradients where PyTorch has begun threads for those of a GPU; tests that ran before can be the
+    reason, even without a GPU.
+    """
+    context = multiprocessing.get_context("forkserver")
+    libraries = ["pytest", "ray.cloudpickle", "psvit.supernet.train", "psvit.search.run", "psvit.search.report"]
+    context.set_forkserver_preload(libraries)
+    return lambda function, *arguments: context.Process(target=ByValue(function), args=arguments)
 
 
 @pytest.fixture(scope="session")
