@@ -2,8 +2,99 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 # The suite runs in several processes, and threads of theirs that wait for one another slow each other down many times
 # over. Set before PyTorch is loaded, and inherited by the commands that tests call.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
+    """Which jobs are trained: network and seed, in order."""
+    from psvit.train import job_runner  # PyTorch takes seconds, and not every test needs it
+
+    calls, train = [], job_runner.train
+
+    def remember(task, loader, recipe, *, seed, **kwargs):
+        calls.append((task.model.arch, seed))
+        return train(task, loader, recipe, seed=seed, **kwargs)
+
+    monkeypatch.setattr(job_runner, "train", remember)
+    return calls
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes with a core each; tests that use it are in the group `ray`, so there is only one."""
+    from ray.cluster_utils import Cluster
+
+    # What a lost node is noticed by; in seconds instead of half a minute.
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "health_check_timeout_ms": 500}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": port}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Workers that are nice starve beside whatever else runs.
+        patch.setenv("RAY_worker_niceness", "0")
+        # What waits how is told by whoever uses the cluster; the nodes know nothing of it.
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            patch.delenv(name, raising=False)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.client_address = f"ray://{cluster.head_node.node_ip_address}:{port}"
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+class ByValue:
+    """A function that another process receives whole, with all that it refers to; of itself it would send its name."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+
+    def __reduce__(self):
+        from ray import cloudpickle
+
+        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+
+
+@pytest.fixture(scope="session")
+def make_process() -> Callable[..., BaseProcess]:
+    """Makes a process that calls a function; the module of a test, which it cannot import, is registered by value.
+
+    Processes are forked from one that has only loaded the libraries, which takes seconds. Forked from this one they
+    could not compute gradients where PyTorch has begun threads for those of a GPU; tests that ran before can be the
+    reason, even without a GPU.
+    """
+    context = multiprocessing.get_context("forkserver")
+    libraries = ["pytest", "ray.cloudpickle", "psvit.supernet.train", "psvit.search.run", "psvit.search.report"]
+    context.set_forkserver_preload(libraries)
+    return lambda function, *arguments: context.Process(target=ByValue(function), args=arguments)
+
+
+@pytest.fixture(scope="session")
+def marked() -> Callable[[str], list[tuple[str, bytes]]]:
+    """Finds the processes that come from one that had a mark in its environment."""
+
+    def find(mark: str) -> list[tuple[str, bytes]]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark.encode() in (path / "environ").read_bytes():
+                    found.append((path.name, (path / "cmdline").read_bytes()[:200]))
+            except OSError:  # gone, or not ours
+                continue
+        return found
+
+    return find

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from psvit.cli import run
 
@@ -30,7 +31,7 @@ COMMANDS = {"psvit-export": "export_command", "psvit-predict": "predict_command"
 """What they are called in their modules, where it is not `command`."""
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-"""Seconds instead of minutes on digits; nothing is learnt, which no test here needs."""
+"""A second instead of minutes; nothing is learnt, which no test here needs."""
 
 FEW = ("--finalists", "2", "--control", "2")
 
@@ -79,10 +80,24 @@ def script() -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory, script: Callable[[str], str]) -> Path:
-    """The finished run of a search on digits that trained its own supernet; not to be changed by tests."""
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of 40 of scikit-learn's digits a class, on which a search takes seconds; not to be changed by tests."""
+    folder = tmp_path_factory.mktemp("few") / "digits"
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    for label in range(10):
+        for index, place in enumerate(np.flatnonzero(digits.target == label)[:40]):
+            path = folder / ("train" if index < 30 else "val") / f"{label}" / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[place]).save(path)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, script: Callable[[str], str], few_digits: str) -> Path:
+    """The finished run of a search on few digits that trained its own supernet; not to be changed by tests."""
     place = tmp_path_factory.mktemp("searched")
-    command = (script("psvit-search"), "--data", "digits", "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
+    command = (script("psvit-search"), "--data", few_digits, "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
     done = subprocess.run([*command, "--out", "run"], cwd=place, capture_output=True, text=True, check=True)
     # Kept beside the run, for the test that looks at what a command prints in a process of its own.
     (place / "out.txt").write_text(done.stdout)

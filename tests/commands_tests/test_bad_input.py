@@ -769,16 +769,16 @@ def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, imag
     assert_names(refused(*line), "data_digest", "removed or changed since", "restore them", "name another folder")
 
 
-def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, tmp_path):
+def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, few_digits, tmp_path):
     shutil.copytree(searched, tmp_path / "run")
     settings = ("--set", "epochs=3", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-    line = refused("psvit-search", *DIGITS, *BUDGET, "--trials", 8, *settings, out="run")
+    line = refused("psvit-search", "--data", few_digits, *BUDGET, "--trials", 8, *settings, out="run")
     assert_names(line, "recipe.epochs: 2 there, 3 here")
 
 
-def test_the_folder_of_another_command_is_refused(refused, searched, tmp_path):
+def test_the_folder_of_another_command_is_refused(refused, searched, few_digits, tmp_path):
     shutil.copytree(searched, tmp_path / "run")
-    line = refused("psvit-supernet", *DIGITS, out="run")
+    line = refused("psvit-supernet", "--data", few_digits, out="run")
     assert_names(line, "command: psvit-search there, psvit-supernet here")
 
 

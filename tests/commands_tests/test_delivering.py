@@ -25,7 +25,6 @@ from psvit.space.search_space import SearchSpace
 from psvit.train import job_runner
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-DIGITS = ("--data", "digits")
 
 
 def contents(folder):
@@ -33,10 +32,10 @@ def contents(folder):
 
 
 @pytest.fixture(scope="session")
-def retrained(tmp_path_factory, searched, script):
-    """The finished run of a retraining on digits; not to be changed by tests."""
+def retrained(tmp_path_factory, searched, script, few_digits):
+    """The finished run of a retraining on few digits; not to be changed by tests."""
     place = tmp_path_factory.mktemp("retrained")
-    command = (script("psvit-retrain"), searched / "best.yaml", *DIGITS, *BRIEFLY, "--out", "run")
+    command = (script("psvit-retrain"), searched / "best.yaml", "--data", few_digits, *BRIEFLY, "--out", "run")
     subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
     return place / "run"
 
@@ -49,9 +48,9 @@ def run(retrained, tmp_path):
 
 
 @pytest.fixture
-def digits(tmp_path):
+def digits(few_digits, tmp_path):
     """A folder of twelve validation images of digits, in two folders, with their labels."""
-    data = open_data("digits")
+    data = open_data(few_digits)
     labels = {}
     for index in range(12):
         picture, label = data.val[index]
@@ -74,14 +73,14 @@ def predictions(out):
 # --- exporting and predicting
 
 
-def test_a_retrained_network_is_exported_and_runs_without_psvit(run, call, digits, caplog):
+def test_a_retrained_network_is_exported_and_runs_without_psvit(run, call, digits, few_digits, caplog):
     done = call("psvit-export", "run", "--to", "onnx")
     assert (done.status, done.err) == (0, "")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "by batch size: 1: " in done.out
     assert done.last_line.endswith("run/network-onnx; how to use it: run/network-onnx/README.md")
     session = onnxruntime.InferenceSession(str(run / "network-onnx/network.onnx"))
-    data = open_data("digits")
+    data = open_data(few_digits)
     pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in digits])[:, None] / 255
     (logits,) = session.run(None, {"images": (pixels - np.float32(data.mean[0])) / np.float32(data.std[0])})
     classifier = psvit.Classifier.load(run)
@@ -181,8 +180,9 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, call, digits, tmp_pa
 # --- inherited, fine-tuned and from scratch
 
 
-def test_comparing_trains_the_other_way_too_and_shows_all_three(searched, call, tmp_path, monkeypatch):
-    arguments = ("psvit-retrain", searched / "best.yaml", *DIGITS, *BRIEFLY, "--recipe", "inherited-digits")
+def test_comparing_trains_the_other_way_too_and_shows_all_three(searched, call, tmp_path, monkeypatch, few_digits):
+    recipe = (*BRIEFLY, "--recipe", "inherited-digits")
+    arguments = ("psvit-retrain", searched / "best.yaml", "--data", few_digits, *recipe)
     done = call(*arguments, "--inherit", "--compare", "--out", "run")
     assert (done.status, done.err) == (0, "")
     result = ArchitectureFile.load(tmp_path / "run/network.yaml")
@@ -208,9 +208,9 @@ def test_comparing_trains_the_other_way_too_and_shows_all_three(searched, call, 
     assert call(*arguments, "--inherit", "--compare", "--out", "run").out == done.out
 
 
-def test_comparing_where_nothing_is_inherited_is_refused(call, tmp_path):
+def test_comparing_where_nothing_is_inherited_is_refused(call, tmp_path, few_digits):
     SearchSpace.load("psvit-2d-digits").smallest.save(tmp_path / "arch.yaml")
-    done = call("psvit-retrain", "arch.yaml", *DIGITS, *BRIEFLY, "--compare", "--out", "run")
+    done = call("psvit-retrain", "arch.yaml", "--data", few_digits, *BRIEFLY, "--compare", "--out", "run")
     assert done.status == 2
     assert done.err.startswith("psvit-retrain: --compare: arch.safetensors ")
     assert not (tmp_path / "run").exists()
@@ -229,8 +229,8 @@ def front(tmp_path):
     return sorted((tmp_path / "pareto").iterdir())
 
 
-def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monkeypatch):
-    done = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
+def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monkeypatch, few_digits):
+    done = call("psvit-retrain", *front, "--data", few_digits, *BRIEFLY, "--out", "run")
     assert (done.status, done.err) == (0, "")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         ".psvit.lock",
@@ -241,7 +241,7 @@ def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monke
         "2",
     }
     # The middle one is what the command gives for its file alone, down to the configuration of its run.
-    assert call("psvit-retrain", front[1], *DIGITS, *BRIEFLY, "--out", "alone").status == 0
+    assert call("psvit-retrain", front[1], "--data", few_digits, *BRIEFLY, "--out", "alone").status == 0
     for name in ("network.yaml", "network.safetensors", "network.svg", "config.yaml"):
         assert (tmp_path / "run/1" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
     with (tmp_path / "run/networks.csv").open(newline="") as stream:
@@ -262,16 +262,16 @@ def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monke
     trained = []
     train = job_runner.train
     monkeypatch.setattr(job_runner, "train", lambda *a, **k: (trained.append(k["folder"].name), train(*a, **k))[1])
-    again = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
+    again = call("psvit-retrain", *front, "--data", few_digits, *BRIEFLY, "--out", "run")
     assert (again.out, trained) == (done.out, ["2"])
     after = contents(tmp_path / "run")
     for name in ("networks.csv", "2/network.yaml", "2/network.safetensors"):
         assert after[name] == before[name]
 
 
-def test_several_networks_that_were_killed_go_on_where_they_were(front, call, script, tmp_path):
-    longer = ("--set", "epochs=4", "--set", "warmup_epochs=0", "--set", "batch_size=64")
-    arguments = [*front[:2], *DIGITS, *longer, "--device", "cpu"]
+def test_several_networks_that_were_killed_go_on_where_they_were(front, call, script, tmp_path, few_digits):
+    longer = ("--set", "epochs=6", "--set", "warmup_epochs=0", "--set", "batch_size=16")
+    arguments = [*front[:2], "--data", few_digits, *longer, "--device", "cpu"]
     process = subprocess.Popen(
         [script("psvit-retrain"), *arguments, "--out", "stopped"], cwd=tmp_path, stdout=subprocess.DEVNULL
     )
@@ -294,14 +294,14 @@ def test_several_networks_that_were_killed_go_on_where_they_were(front, call, sc
             assert one.read_bytes() == other.read_bytes()
 
 
-def test_networks_that_would_be_called_alike_are_numbered(front, call, tmp_path):
+def test_networks_that_would_be_called_alike_are_numbered(front, call, tmp_path, few_digits):
     shutil.copytree(tmp_path / "pareto", tmp_path / "other")
-    done = call("psvit-retrain", "pareto/0.yaml", "other/0.yaml", *DIGITS, *BRIEFLY, "--out", "run")
+    done = call("psvit-retrain", "pareto/0.yaml", "other/0.yaml", "--data", few_digits, *BRIEFLY, "--out", "run")
     assert done.status == 0
     assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"0-0", "1-0"}
 
 
-def test_a_network_that_diverges_is_told_and_the_others_are_trained(front, call, tmp_path, monkeypatch):
+def test_a_network_that_diverges_is_told_and_the_others_are_trained(front, call, tmp_path, monkeypatch, few_digits):
     train = job_runner.train
 
     def diverging(*args, **kwargs):
@@ -310,7 +310,7 @@ def test_a_network_that_diverges_is_told_and_the_others_are_trained(front, call,
         return train(*args, **kwargs)
 
     monkeypatch.setattr(job_runner, "train", diverging)
-    done = call("psvit-retrain", *front, *DIGITS, *BRIEFLY, "--out", "run")
+    done = call("psvit-retrain", *front, "--data", few_digits, *BRIEFLY, "--out", "run")
     assert done.status == 1
     assert done.err == (
         "psvit-retrain: 1 of 3 networks were not trained: 1: training diverged: the loss is nan in epoch 1\n"
@@ -321,8 +321,8 @@ def test_a_network_that_diverges_is_told_and_the_others_are_trained(front, call,
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_ray_trials_train_what_one_process_trains_and_nothing_again(front, call, script, tmp_path):
-    command = ("psvit-retrain", *front, *DIGITS, *BRIEFLY)
+def test_ray_trials_train_what_one_process_trains_and_nothing_again(front, call, script, tmp_path, few_digits):
+    command = ("psvit-retrain", *front, "--data", few_digits, *BRIEFLY)
     assert call(*command, "--out", "alone").status == 0
     shutil.copytree(tmp_path / "alone", tmp_path / "run")
     shutil.rmtree(tmp_path / "run/0")
@@ -360,8 +360,10 @@ def test_ray_trials_train_what_one_process_trains_and_nothing_again(front, call,
         (("--set", "epochs=0"), ["epochs"]),
     ],
 )
-def test_what_cannot_be_trained_several_times_is_one_line_too(front, call, tmp_path, options, expected):
-    done = call("psvit-retrain", *(f"pareto/{path.name}" for path in front), *DIGITS, *options, "--out", "run")
+def test_what_cannot_be_trained_several_times_is_one_line_too(front, call, tmp_path, options, expected, few_digits):
+    done = call(
+        "psvit-retrain", *(f"pareto/{path.name}" for path in front), "--data", few_digits, *options, "--out", "run"
+    )
     assert done.status == 2
     assert len(done.err.splitlines()) == 1
     assert [word for word in expected if word not in done.err] == []

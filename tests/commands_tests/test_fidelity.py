@@ -1,4 +1,4 @@
-"""`psvit-fidelity` from end to end on digits: what it leaves, that it can be killed, and that searches say it."""
+"""`psvit-fidelity` from end to end on few digits: what it leaves, that it can be killed, and that searches say it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from psvit.search.fidelity.record import read_fidelities
 from psvit.search.inherited import InheritedAccuracy
 from psvit.train import job_runner
 
-TRAINED = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "batch_size=128")
+TRAINED = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "batch_size=32")
 FEW = ("--within", 4, "--spread", 2, "--second-seeds", 2)
 BUDGET = ("--budget", "1MFLOPs")
 NOT_MEASURED = "<dt>fidelity</dt><dd>not measured</dd>"
@@ -81,7 +81,7 @@ def test_a_run_leaves_evidence_and_a_record_beside_the_supernet(measured):
     (fidelity,) = read_fidelities(measured / "run/fidelity.yaml")
     assert fidelity.budget == ("1MFLOPs",)
     assert fidelity.within.limits == {"macs": (950_000, 1_050_000)}
-    assert (fidelity.images, fidelity.search_images, fidelity.recipe["epochs"]) == (1293, 144, 1)
+    assert (fidelity.images, fidelity.search_images, fidelity.recipe["epochs"]) == (270, 30, 1)
     assert [one.score for one in fidelity.within.agreements] == ["inherited", "DSS", "macs", "num_params"]
     assert [one.networks for one in fidelity.within.agreements] == [4] * 4
     assert [one.networks for one in fidelity.spread.agreements] == [2] * 4

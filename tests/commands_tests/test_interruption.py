@@ -8,16 +8,21 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import optuna
 import pytest
 import torch
 import yaml
+from ray import cloudpickle
 from safetensors.torch import load_file
 
+from psvit.cli import run
 from psvit.errors import DivergedError, LostWorkersError
 from psvit.io.locks import LOCK_FILE
+from psvit.search import cli as cli_module
 from psvit.search import run as run_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
@@ -26,6 +31,9 @@ from psvit.search.storage import open_storage
 from psvit.search.trial import Score
 from psvit.space.search_space import SearchSpace
 from psvit.train import job_runner
+
+# Processes cannot import the tests, so functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 FEW = ("--finalists", 2, "--control", 2)
 ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "20")
@@ -49,38 +57,62 @@ def written(journal):
     )
 
 
-# The indicator takes milliseconds here. Slowed down, signals arrive while candidates are evaluated, as they do where
-# an evaluation lasts; and a line for each that is scored tells what was evaluated twice.
-SLOWLY = """
-import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has its children ignore it
-from psvit.search.cli import main
-from psvit.search.indicators import DSS
-from psvit.search.trial import Score
-pause, log = float(sys.argv[1]), sys.argv[2]
-def evaluate(self, archs, best=()):
-    with open(log, "a") as stream:
-        for arch in archs:
-            time.sleep(pause)
-            stream.write(f"{arch!r}\\n")
-    return [Score(value=float(sum(stage.depth * stage.embed_dim for stage in arch.stages))) for arch in archs]
-DSS.evaluate = evaluate
-sys.argv = ["psvit-search", *sys.argv[3:]]
-main()
-"""
+def slowly(pause, log):
+    """What replaces the indicator, which takes milliseconds here: evaluations last, as they do elsewhere.
+
+    So signals arrive while candidates are evaluated; and a line for each that is scored tells what was evaluated twice.
+    """
+
+    def evaluate(self, archs, best=()):
+        with open(log, "a") as stream:
+            for arch in archs:
+                time.sleep(pause)
+                stream.write(f"{arch!r}\n")
+        return [Score(value=float(sum(stage.depth * stage.embed_dim for stage in arch.stages))) for arch in archs]
+
+    return evaluate
+
+
+def search_slowly(pause, folder, options):
+    """A slow search, as the command does it, in a process of its own that writes what it says into a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has its children ignore it
+    with open(f"{folder}.err", "wb", buffering=0) as err, open(os.devnull, "wb") as nothing:
+        os.dup2(err.fileno(), 2)
+        os.dup2(nothing.fileno(), 1)
+    DSS.evaluate = slowly(pause, f"{folder}.log")
+    sys.argv = ["psvit-search", *ARGUMENTS, "--out", str(folder), *map(str, options)]
+    cli_module.main()
+
+
+class Searching:
+    """A process that searches, with its status once it has ended, and what it said."""
+
+    def __init__(self, process, folder):
+        self.process, self.folder = process, folder
+        process.start()
+
+    def poll(self):
+        return self.process.exitcode
+
+    def wait(self):
+        self.process.join()
+        return self.process.exitcode
+
+    def send_signal(self, number):
+        os.kill(self.process.pid, number)
+
+    @property
+    def err(self):
+        self.wait()
+        return Path(f"{self.folder}.err").read_text()
 
 
 @pytest.fixture
-def start(python, tmp_path):
+def start(make_process, tmp_path):
     """Starts a slow search in a process of its own."""
 
     def process(out, *options, pause=0.02):
-        return subprocess.Popen(
-            [python, "-c", SLOWLY, str(pause), tmp_path / f"{out}.log", *ARGUMENTS, "--out", tmp_path / out, *options],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
+        return Searching(make_process(search_slowly, pause, tmp_path / out, options), tmp_path / out)
 
     return process
 
@@ -98,18 +130,21 @@ def stop(start, tmp_path):
             time.sleep(0.002)
         time.sleep(delay)
         process.send_signal(number)
-        _, err = process.communicate()
-        return process.returncode, err
+        return process.wait(), process.err
 
     return stopped
 
 
-@pytest.fixture
-def whole(start, tmp_path):
-    """The folder of a search that nothing stops."""
-    _, err = (process := start("whole", pause=0.0)).communicate()
-    assert process.returncode == 0, err
-    return tmp_path / "whole"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a search that nothing stops; here, because strings hash differently in every process."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DSS, "evaluate", slowly(0.0, folder / "log"))
+        with pytest.raises(SystemExit) as ended:
+            run(cli_module.command, [*ARGUMENTS, "--out", str(folder / "whole")])
+    assert ended.value.code == 0
+    return folder / "whole"
 
 
 def assert_equal_runs(one, other):
@@ -178,12 +213,11 @@ def test_two_searches_on_one_storage_of_which_one_is_killed(start, tmp_path):
     steady, killed = start("steady", *options, pause=0.05), start("killed", *options, pause=0.05)
     for _ in range(3):
         time.sleep(rng.uniform(8, 12))
-        killed.kill()
+        killed.send_signal(signal.SIGKILL)
         killed.wait()
         killed = start("killed", *options, pause=0.05)
     for process in (steady, killed):
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+        assert process.wait() == 0, process.err
     evaluated = [(tmp_path / f"{name}.log").read_text().splitlines() for name in ("steady", "killed")]
     assert all(evaluated)
     rows = check_shared(start, options, tmp_path, ("steady", "killed"))
@@ -208,8 +242,7 @@ def test_two_searches_on_one_storage_share_the_work(start, tmp_path):
     names = ("one", "other")
     running = [start(name, *options, pause=0.03) for name in names]
     for process in running:
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+        assert process.wait() == 0, process.err
     evaluated = [(tmp_path / f"{name}.log").read_text().splitlines() for name in names]
     assert all(evaluated)
     rows = check_shared(start, options, tmp_path, names)
@@ -220,7 +253,7 @@ def test_two_searches_on_one_storage_share_the_work(start, tmp_path):
     assert not (tmp_path / "one/study.journal").exists()
 
 
-def test_time_ends_a_search_and_the_same_command_goes_on(start, whole, tmp_path, call, monkeypatch):
+def test_time_ends_a_search_and_the_same_command_goes_on(tmp_path, call, monkeypatch):
     seconds = iter(range(10**6))
     monkeypatch.setattr(search_module.time, "monotonic", lambda: float(next(seconds)))
     arguments = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", 100, "--out", "timed")

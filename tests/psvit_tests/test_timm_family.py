@@ -87,11 +87,19 @@ class Case:
         return math.prod(self.arch.grids[-1]) + (self.arch.variant == "1d")
 
 
-# Smaller images keep the named networks quick; what is tested does not depend on their size.
+# Smaller images keep the named networks quick; what is tested does not depend on their size. Those of a variant differ
+# in widths and depths alone: the smallest stand for the others, and slow tests have the largest.
 CASES = [
-    pytest.param(Case(name, img_size=96), id=name, marks=[] if "tiny" in name else pytest.mark.slow) for name in NAMED
+    pytest.param(Case(name, img_size=96), id=name, marks=pytest.mark.slow if "base" in name else [])
+    for name in NAMED
+    if "small" not in name
 ] + [pytest.param(Case("psvit", arch=arch), id=name) for name, arch in RANDOM.items()]
 every_network = pytest.mark.parametrize("case", CASES)
+
+# A graph takes seconds, and consists of what stem, poolings and shared maps are in a variant. All of these share maps;
+# they have patches that overlap with the poolings max and avg, or the convolutional stem with the pooling conv.
+GRAPHS = ("1d-4", "2d-4", "1d-conv-6", "2d-conv-6", "psvit_1d_base", "psvit_2d_base")
+every_graph = pytest.mark.parametrize("case", [case for case in CASES if case.id in GRAPHS])
 
 
 @pytest.fixture(autouse=True)
@@ -418,7 +426,7 @@ def assert_one_graph(model, images):
         torch.testing.assert_close(compiled(batch), model(batch))
 
 
-@every_network
+@every_graph
 def test_a_network_is_one_graph(case):
     assert_one_graph(case.build().eval(), case.images)
 
@@ -449,7 +457,7 @@ def test_the_compiled_graph_computes_the_same(arch):
     torch.testing.assert_close(gradients, [p.grad for p in model.parameters()], atol=1e-5, rtol=0)
 
 
-@every_network
+@every_graph
 def test_a_network_is_exported_with_a_dynamic_batch(case):
     model = case.build().eval()
     exported = torch.export.export(

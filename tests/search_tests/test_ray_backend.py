@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -21,7 +20,6 @@ import ray
 import torch
 from optuna.storages import InMemoryStorage
 from ray import cloudpickle
-from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 
 from psvit.errors import InputError, LostWorkersError
@@ -330,27 +328,6 @@ def test_what_a_divided_part_risks_is_shared_by_those_it_is_divided_into(digits_
 # --- a cluster of several nodes
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    # Workers that are nice starve beside whatever else runs.
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
-    # What a lost node is noticed by; in seconds instead of half a minute.
-    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "health_check_timeout_ms": 500}
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": port}
-    with pytest.MonkeyPatch.context() as patch:
-        # What waits how is told by a search; the nodes know nothing of it.
-        for name in WAITING:
-            patch.delenv(name, raising=False)
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.client_address = f"ray://{cluster.head_node.node_ip_address}:{port}"
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
-
-
 @pytest.fixture
 def on_cluster(cluster, monkeypatch, tmp_path):
     """Evaluators of that cluster."""
@@ -523,21 +500,9 @@ def test_workers_on_a_cluster_that_is_there_wait_as_the_search_is_told(
 # --- a cluster that the evaluator starts
 
 
-def marked(mark):
-    """The processes that come from one that had a mark in its environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (path / "environ").read_bytes():
-                found.append((path.name, (path / "cmdline").read_bytes()[:200]))
-        except OSError:  # gone, or not ours
-            continue
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path):
+def test_a_local_cluster_ends_with_the_search(interrupt, tmp_path, marked):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import sys
@@ -10,7 +11,6 @@ import traceback
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from ray import cloudpickle
 from safetensors.torch import load_file
 
@@ -48,46 +48,40 @@ CASES = {
 }
 
 
-class ByValue:
-    """A function that another process receives whole, with all that it refers to; of itself it would send its name."""
+@pytest.fixture
+def in_processes(make_process):
+    """Calls a function of a world in several processes joined by gloo; returns what each returns."""
 
-    def __init__(self, function):
-        self.function = function
+    def call(size, function):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        results = multiprocessing.get_context("forkserver").SimpleQueue()
 
-    def __reduce__(self):
-        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+        def process(rank, results):
+            os.environ.update(
+                RANK=str(rank),
+                WORLD_SIZE=str(size),
+                LOCAL_RANK=str(rank),
+                MASTER_ADDR="localhost",
+                MASTER_PORT=str(port),
+            )
+            try:
+                with joined(CPU) as world:
+                    result = function(world)
+            except BaseException as error:
+                result = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+            results.put((rank, result))
 
+        processes = [make_process(process, rank, results) for rank in range(size)]
+        for one in processes:
+            one.start()
+        found = dict(results.get() for _ in processes)
+        for one in processes:
+            one.join()
+        return [found[rank] for rank in range(size)]
 
-def in_processes(size, function):
-    """Call a function of a world in several processes joined by gloo; returns what each returns."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    # Where PyTorch has begun threads for the gradients of a GPU, forked processes cannot compute gradients. Tests that
-    # ran before this one can be the reason, even without a GPU. So the processes are forked from one that has only
-    # loaded the libraries.
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "psvit.supernet.train", "ray.cloudpickle"])
-    results = context.SimpleQueue()
-
-    def process(rank, results):
-        os.environ.update(
-            RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT=str(port)
-        )
-        try:
-            with joined(CPU) as world:
-                result = function(world)
-        except BaseException as error:
-            result = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        results.put((rank, result))
-
-    processes = [context.Process(target=ByValue(process), args=(rank, results)) for rank in range(size)]
-    for one in processes:
-        one.start()
-    found = dict(results.get() for _ in processes)
-    for one in processes:
-        one.join()
-    return [found[rank] for rank in range(size)]
+    return call
 
 
 def trained(world, space, data, recipe, folder, keeping=None):
@@ -95,7 +89,7 @@ def trained(world, space, data, recipe, folder, keeping=None):
     return str(world)
 
 
-def test_two_processes_end_like_one(tiny_space, tiny_data, tmp_path):
+def test_two_processes_end_like_one(in_processes, tiny_space, tiny_data, tmp_path):
     def every_case(world):
         for name, changes in CASES.items():
             trained(world, tiny_space, tiny_data(), RECIPE.override(changes), tmp_path / "two" / name)
@@ -109,7 +103,7 @@ def test_two_processes_end_like_one(tiny_space, tiny_data, tmp_path):
             torch.testing.assert_close(two[parameter], tensor, rtol=1e-3, atol=2e-5, msg=lambda text: f"{name}: {text}")  # noqa: B023
 
 
-def test_two_processes_have_the_gradients_of_one(tiny_space, tiny_data, tmp_path):
+def test_two_processes_have_the_gradients_of_one(in_processes, tiny_space, tiny_data, tmp_path):
     """Also that parameters that a step does not use have none, in no process."""
 
     def gradients(world):
@@ -158,7 +152,7 @@ def test_two_processes_have_the_gradients_of_one(tiny_space, tiny_data, tmp_path
     assert unused  # the steps differ in what they use
 
 
-def test_processes_begin_with_the_same_weights(tiny_space):
+def test_processes_begin_with_the_same_weights(in_processes, tiny_space):
     def spread(world):
         supernet = Supernet(tiny_space)
         with torch.no_grad():
@@ -170,7 +164,7 @@ def test_processes_begin_with_the_same_weights(tiny_space):
     assert in_processes(2, spread) == [{1.0}, {1.0}]
 
 
-def test_means_are_taken_in_pieces():
+def test_means_are_taken_in_pieces(in_processes):
     def average(world):
         tensors = [torch.full(shape, float(world.rank)) for shape in ((3, 4), (2,), (), (7,), (1, 1))]
         with pytest.MonkeyPatch.context() as patch:
@@ -182,7 +176,7 @@ def test_means_are_taken_in_pieces():
     assert in_processes(2, average) == [expected, expected]
 
 
-def test_a_run_may_be_continued_by_another_number_of_processes(tiny_space, tiny_data, tmp_path):
+def test_a_run_may_be_continued_by_another_number_of_processes(in_processes, tiny_space, tiny_data, tmp_path):
     class Stops(Exception):
         pass
 
@@ -210,7 +204,7 @@ def test_a_run_may_be_continued_by_another_number_of_processes(tiny_space, tiny_
         torch.testing.assert_close(run[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_what_the_first_process_refuses_all_refuse():
+def test_what_the_first_process_refuses_all_refuse(in_processes):
     def refuse(world):
         def make():
             raise InputError("no such folder")
@@ -224,7 +218,7 @@ def test_what_the_first_process_refuses_all_refuse():
     assert in_processes(2, refuse) == [True, True]
 
 
-def test_batches_that_processes_cannot_share_are_refused(tiny_space, tiny_data, tmp_path):
+def test_batches_that_processes_cannot_share_are_refused(in_processes, tiny_space, tiny_data, tmp_path):
     def refuse(world):
         with pytest.raises(InputError, match="multiple of processes times accumulate, 3; received 8"):
             trained(world, tiny_space, tiny_data(), RECIPE, tmp_path)

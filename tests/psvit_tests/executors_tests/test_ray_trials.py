@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,7 +16,6 @@ import pytest
 import ray
 import torch
 from ray import cloudpickle
-from ray.cluster_utils import Cluster
 
 from psvit.errors import DivergedError, InputError
 from psvit.executors.executor import Outcome
@@ -69,21 +67,6 @@ class Work:
 def work(tmp_path):
     (tmp_path / "log").mkdir()
     return Work(tmp_path / "log")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    # Workers that are nice starve beside whatever else runs.
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "health_check_timeout_ms": 500}
-    head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": port}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.client_address = f"ray://{cluster.head_node.node_ip_address}:{port}"
-    cluster.add_node(num_cpus=2)
-    yield cluster
-    cluster.shutdown()
 
 
 @pytest.fixture
@@ -176,20 +159,8 @@ def test_what_a_lost_node_was_at_is_done_elsewhere(joined, cluster, work):
     assert len(work.attempts(10)) == 1 + len(killed)
 
 
-def marked(mark):
-    """The processes that come from one that had a mark in its environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (path / "environ").read_bytes():
-                found.append((path.name, (path / "cmdline").read_bytes()[:200]))
-        except OSError:  # gone, or not ours
-            continue
-    return found
-
-
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_a_local_cluster_ends_with_the_work(interrupt, tmp_path):
+def test_a_local_cluster_ends_with_the_work(interrupt, tmp_path, marked):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(

@@ -52,19 +52,6 @@ class Remembering(dict):
         self[job.digest] = replace(result, accuracies={**(known.accuracies if known else {}), **result.accuracies})
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """What is trained: network and seed, in order."""
-    calls = []
-
-    def remember(task, loader, recipe, *, seed, **kwargs):
-        calls.append((task.model.arch, seed))
-        return train(task, loader, recipe, seed=seed, **kwargs)
-
-    monkeypatch.setattr(job_runner, "train", remember)
-    return calls
-
-
 def job(index=1234, seed=3, recipe=RECIPE, **changes):
     return TrainingJob(arch=SPACE[index], recipe=recipe, seed=seed, **changes)
 

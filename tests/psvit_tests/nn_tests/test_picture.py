@@ -359,6 +359,6 @@ def test_every_part_that_is_drawn_has_a_style_and_every_style_a_part():
 
 
 def test_the_readme_shows_shipped_networks_as_they_are():
-    shown = Path(__file__).resolve().parents[2] / "docs" / "psvit.svg"
+    shown = Path(__file__).resolve().parents[3] / "docs" / "psvit.svg"
     archs = ("deit-tiny", "psvit-2d-tiny")
     assert shown.read_text(encoding="utf-8") == draw(*map(Architecture.load, archs), titles=archs)

@@ -94,19 +94,6 @@ def trainings(digits_space, data, recipe):
     )
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """What is trained: network and seed, in order."""
-    calls = []
-
-    def remember(task, loader, recipe, *, seed, **kwargs):
-        calls.append((task.model.arch, seed))
-        return train(task, loader, recipe, seed=seed, **kwargs)
-
-    monkeypatch.setattr(job_runner, "train", remember)
-    return calls
-
-
 # --- trainings that are kept
 
 
