@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from psvit.nn.registration import register_stem as register_stem
     from psvit.space.budget import Budget as Budget
     from psvit.space.search_space import SearchSpace as SearchSpace
+    from psvit.supernet.run import TrainedSupernet as TrainedSupernet
+    from psvit.supernet.run import train_supernet as train_supernet
 
 _PUBLIC = {
     "Architecture": "psvit.arch.architecture",
@@ -37,11 +39,13 @@ _PUBLIC = {
     "PSViT": "psvit.model",
     "SearchSpace": "psvit.space.search_space",
     "Stage": "psvit.arch.architecture",
+    "TrainedSupernet": "psvit.supernet.run",
     "cost": "psvit.arch.costs",
     "create_model": "psvit.model",
     "draw": "psvit.nn.picture",
     "register_pooling": "psvit.nn.registration",
     "register_stem": "psvit.nn.registration",
+    "train_supernet": "psvit.supernet.run",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -47,7 +47,7 @@ from psvit.search.winner import Evidence, write_front, write_winner
 from psvit.space.budget import LatencyLimit
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
-from psvit.supernet.train import train_supernet
+from psvit.supernet.train import fit_supernet
 from psvit.train.job_runner import JobRunner
 from psvit.train.training_job import TrainingJob
 
@@ -238,7 +238,7 @@ def _supernet_file(run: SearchRun, folder: RunFolder) -> Path:
         return supernet_file(run.supernet)
     assert run.data is not None
     assert run.recipe is not None
-    return train_supernet(run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet")
+    return fit_supernet(run.space, run.data, run.recipe, seed=run.seed, device=run.device, folder=folder / "supernet")
 
 
 def _studies(

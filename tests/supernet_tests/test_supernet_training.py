@@ -20,7 +20,7 @@ from psvit.errors import InputError
 from psvit.supernet import train as train_module
 from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import Supernet, read_provenance
-from psvit.supernet.train import SupernetTask, train_supernet, watched
+from psvit.supernet.train import SupernetTask, fit_supernet, watched
 from psvit.train.recipe import Recipe, SupernetRecipe
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ class Failing(Decoded):
 
 
 def train(space, data, folder, recipe=RECIPE, seed=0, **options):
-    return train_supernet(space, data, recipe, seed=seed, device=CPU, folder=folder, **options)
+    return fit_supernet(space, data, recipe, seed=seed, device=CPU, folder=folder, **options)
 
 
 def assert_equal_weights(one, other):
@@ -189,10 +189,10 @@ KILLED = """
 import sys, pickle, torch
 from pathlib import Path
 from psvit.train.checkpoints import Keeping
-from psvit.supernet.train import train_supernet
+from psvit.supernet.train import fit_supernet
 space, data, recipe = pickle.loads(Path(sys.argv[1]).read_bytes())
 keeping = Keeping(every_seconds=0)
-train_supernet(space, data, recipe, seed=0, device=torch.device("cpu"), folder=Path(sys.argv[2]), keeping=keeping)
+fit_supernet(space, data, recipe, seed=0, device=torch.device("cpu"), folder=Path(sys.argv[2]), keeping=keeping)
 """
 
 
