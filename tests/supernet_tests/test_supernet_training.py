@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import time
 
 import pytest
 import torch
+from ray import cloudpickle
 from safetensors.torch import load_file
 
 from psvit.data import Batches, Decoded, Inputs, accuracy
@@ -199,7 +199,7 @@ fit_supernet(space, data, recipe, seed=0, device=torch.device("cpu"), folder=Pat
 def test_a_process_killed_again_and_again_ends_bit_for_bit(tiny_space, tiny_data, tmp_path):
     """Nothing that runs on the way out of a process may matter: this one has no way out."""
     recipe = RECIPE.override({"epochs": 20, "warmup_epochs": 0, "sampling": "sandwich", "target": "inplace"})
-    (tmp_path / "task").write_bytes(pickle.dumps((tiny_space, tiny_data(), recipe)))
+    (tmp_path / "task").write_bytes(cloudpickle.dumps((tiny_space, tiny_data(), recipe)))
     folder = tmp_path / "killed"
     rng = random.Random(0)
     reached = [0]
