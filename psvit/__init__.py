@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from psvit.nn.picture import draw as draw
     from psvit.nn.registration import register_pooling as register_pooling
     from psvit.nn.registration import register_stem as register_stem
+    from psvit.retrain.run import RetrainedNetwork as RetrainedNetwork
+    from psvit.retrain.run import RetrainedNetworks as RetrainedNetworks
+    from psvit.retrain.run import retrain_network as retrain_network
+    from psvit.retrain.run import retrain_networks as retrain_networks
     from psvit.space.budget import Budget as Budget
     from psvit.space.search_space import SearchSpace as SearchSpace
     from psvit.supernet.run import TrainedSupernet as TrainedSupernet
@@ -37,6 +41,8 @@ _PUBLIC = {
     "ImageData": "psvit.data",
     "InputError": "psvit.errors",
     "PSViT": "psvit.model",
+    "RetrainedNetwork": "psvit.retrain.run",
+    "RetrainedNetworks": "psvit.retrain.run",
     "SearchSpace": "psvit.space.search_space",
     "Stage": "psvit.arch.architecture",
     "TrainedSupernet": "psvit.supernet.run",
@@ -45,6 +51,8 @@ _PUBLIC = {
     "draw": "psvit.nn.picture",
     "register_pooling": "psvit.nn.registration",
     "register_stem": "psvit.nn.registration",
+    "retrain_network": "psvit.retrain.run",
+    "retrain_networks": "psvit.retrain.run",
     "train_supernet": "psvit.supernet.run",
 }
 
