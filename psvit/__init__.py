@@ -24,10 +24,20 @@ if TYPE_CHECKING:
     from psvit.nn.picture import draw as draw
     from psvit.nn.registration import register_pooling as register_pooling
     from psvit.nn.registration import register_stem as register_stem
+    from psvit.retrain.comparison import Comparison as Comparison
+    from psvit.retrain.comparison import compare as compare
+    from psvit.retrain.delivery.export import Exported as Exported
+    from psvit.retrain.delivery.export import export_network as export_network
     from psvit.retrain.run import RetrainedNetwork as RetrainedNetwork
     from psvit.retrain.run import RetrainedNetworks as RetrainedNetworks
     from psvit.retrain.run import retrain_network as retrain_network
     from psvit.retrain.run import retrain_networks as retrain_networks
+    from psvit.search.fidelity.run import MeasuredFidelity as MeasuredFidelity
+    from psvit.search.fidelity.run import measure_fidelity as measure_fidelity
+    from psvit.search.latency.measure import Latency as Latency
+    from psvit.search.latency.run import BuiltLatencyModel as BuiltLatencyModel
+    from psvit.search.latency.run import build_latency_model as build_latency_model
+    from psvit.search.latency.run import measure_latency as measure_latency
     from psvit.space.budget import Budget as Budget
     from psvit.space.search_space import SearchSpace as SearchSpace
     from psvit.supernet.run import TrainedSupernet as TrainedSupernet
@@ -36,19 +46,29 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Architecture": "psvit.arch.architecture",
     "Budget": "psvit.space.budget",
+    "BuiltLatencyModel": "psvit.search.latency.run",
     "Classifier": "psvit.classifier",
+    "Comparison": "psvit.retrain.comparison",
     "Cost": "psvit.arch.costs",
+    "Exported": "psvit.retrain.delivery.export",
     "ImageData": "psvit.data",
     "InputError": "psvit.errors",
+    "Latency": "psvit.search.latency.measure",
+    "MeasuredFidelity": "psvit.search.fidelity.run",
     "PSViT": "psvit.model",
     "RetrainedNetwork": "psvit.retrain.run",
     "RetrainedNetworks": "psvit.retrain.run",
     "SearchSpace": "psvit.space.search_space",
     "Stage": "psvit.arch.architecture",
     "TrainedSupernet": "psvit.supernet.run",
+    "build_latency_model": "psvit.search.latency.run",
+    "compare": "psvit.retrain.comparison",
     "cost": "psvit.arch.costs",
     "create_model": "psvit.model",
     "draw": "psvit.nn.picture",
+    "export_network": "psvit.retrain.delivery.export",
+    "measure_fidelity": "psvit.search.fidelity.run",
+    "measure_latency": "psvit.search.latency.run",
     "register_pooling": "psvit.nn.registration",
     "register_stem": "psvit.nn.registration",
     "retrain_network": "psvit.retrain.run",

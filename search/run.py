@@ -30,7 +30,7 @@ from psvit.search.evaluator import Evaluator
 from psvit.search.facts import StudyStore
 from psvit.search.fidelity.record import known_fidelity
 from psvit.search.finalists import Finalist, train_finalists
-from psvit.search.latency.build import LatencyPlan, build_latency_model
+from psvit.search.latency.build import LatencyPlan, build_model
 from psvit.search.latency.limits import PredictedLimit, first_within
 from psvit.search.latency.measure import Latency, Setting, measure
 from psvit.search.latency.model import LatencyModel
@@ -229,7 +229,7 @@ def _improved_latency(run: SearchRun, folder: RunFolder, latencies: list[Predict
 
 def _latency_model(run: SearchRun, folder: RunFolder, setting: Setting, number: int) -> LatencyModel:
     plan = LatencyPlan.of(run.space, setting, run.seed)
-    return build_latency_model(plan, folder / f"latency-{number}.yaml", measure)[0]
+    return build_model(plan, folder / f"latency-{number}.yaml", measure)[0]
 
 
 def _supernet_file(run: SearchRun, folder: RunFolder) -> Path:

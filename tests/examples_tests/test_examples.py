@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from psvit import RetrainedNetwork
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -38,6 +40,18 @@ def test_own_operators_are_searched_exported_and_rebuilt(tmp_path):
     (program,) = (tmp_path / "own" / "exported").glob("*.pt2")
     done = subprocess.run([sys.executable, "-c", code, str(program)], capture_output=True, text=True, cwd=tmp_path)
     assert "torch.Size([3, 10])" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_the_whole_way_gives_a_comparison_a_latency_and_an_export(tmp_path):
+    printed = run("from_images_to_deployment.py", tmp_path / "way")
+    rows = [line.split() for line in printed.splitlines()]
+    small, large = (next(row for row in rows if row[:2] == [name, "2"]) for name in ("smallest", "largest"))
+    networks = [RetrainedNetwork.load(tmp_path / "way" / name) for name in ("smallest-0", "smallest-1")]
+    assert float(small[2]) == pytest.approx(sum(one.accuracy for one in networks) / 2, abs=0.006)
+    assert float(large[large.index("%") + 4]) == pytest.approx(float(large[2]) - float(small[2]), abs=0.011)
+    assert "largest: " in printed
+    assert list((tmp_path / "way" / "exported").glob("*.pt2"))
 
 
 def test_every_example_is_run_by_a_test():
