@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 
 import psvit
 
@@ -52,11 +52,12 @@ def late_width(archs: Sequence[psvit.Architecture]) -> list[float]:
 
 def main(folder: Path) -> None:
     """Search the same space in three ways."""
-    for name, searcher in {
+    searchers: dict[str, str | psvit.Searcher | BaseSampler] = {
         "hill-climbing": HillClimbing(),
         "tpe": TPESampler(n_startup_trials=10, multivariate=False),
         "evolution": "evolution",
-    }.items():
+    }
+    for name, searcher in searchers.items():
         result = psvit.run_search(
             "psvit-2d-digits",
             budget="1MFLOPs",

@@ -21,7 +21,6 @@ from psvit.executors.choose_executor import executor_for
 from psvit.executors.executor import Portable
 from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
-from psvit.io.table import HtmlFile
 from psvit.nn.network import PSViT
 from psvit.search.bounds import Bound
 from psvit.search.candidates import DRAWS
@@ -36,7 +35,7 @@ from psvit.search.prepared import Prepared, prepare
 from psvit.search.racing import ties
 from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.report import Report
-from psvit.search.result import SearchResult
+from psvit.search.result import HtmlFile, SearchResult
 from psvit.search.search import draw_control, search
 from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL, STUDY_NAME, Study

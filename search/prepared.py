@@ -9,7 +9,7 @@ from psvit.executors.executor import Portable
 from psvit.io.run_folder import RunFolder
 from psvit.search.candidates import Candidates
 from psvit.search.fidelity.record import known_fidelity
-from psvit.search.latency.build import LatencyPlan, build_latency_model
+from psvit.search.latency.build import LatencyPlan, build_model
 from psvit.search.latency.limits import PredictedLimit
 from psvit.search.latency.measure import Setting, measure
 from psvit.search.latency.model import LatencyModel
@@ -18,7 +18,7 @@ from psvit.search.plan import SearchPlan
 from psvit.search.scoring import Scoring, portable_supernet
 from psvit.space.budget import LatencyLimit
 from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
-from psvit.supernet.train import train_supernet
+from psvit.supernet.train import fit_supernet
 
 ANY_LATENCY_MS = 1e9
 """More than anything takes: where latency is improved and not limited, it is measured in the end all the same."""
@@ -111,7 +111,7 @@ def _improved_latency(plan: SearchPlan, folder: RunFolder, latencies: list[Predi
 
 def _latency_model(plan: SearchPlan, folder: RunFolder, setting: Setting, number: int) -> LatencyModel:
     of_space = LatencyPlan.of(plan.space, setting, plan.asked.seed)
-    return build_latency_model(of_space, folder / f"latency-{number}.yaml", measure)[0]
+    return build_model(of_space, folder / f"latency-{number}.yaml", measure)[0]
 
 
 def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
@@ -122,6 +122,6 @@ def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
         return None
     assert plan.data is not None
     assert plan.recipe is not None
-    return train_supernet(
+    return fit_supernet(
         plan.space, plan.data, plan.recipe, seed=plan.asked.seed, device=plan.device, folder=folder / "supernet"
     )

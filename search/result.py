@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psvit.arch.costs import METRICS
 from psvit.errors import LostWorkersError
-from psvit.io.table import HtmlFile, Table
+from psvit.io.tables import Table, html_table
 from psvit.search.finalists import Finalist
 from psvit.search.winner import FRONT
 from psvit.space.budget import format_cost
+
+
+@dataclass(frozen=True)
+class HtmlFile:
+    """A page in a file, which a notebook shows.
+
+    Attributes:
+        path: of the file.
+    """
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" width="100%" height="700" style="border:0"></iframe>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +79,14 @@ class SearchResult:
         return self.folder / FRONT if len(self.objectives) > 1 else None
 
     def _repr_html_(self) -> str:
-        rows = Table(
-            {
-                "trial": one.trial.number,
-                self.kind: one.score,
-                "MACs": format_cost("macs", one.cost.macs),
-                "parameters": format_cost("num_params", one.cost.num_params),
-                "after training": one.accuracy,
-            }
+        rows = [
+            (
+                f"#{one.trial.number}",
+                f"{one.score:.6g}",
+                *(format_cost(metric, getattr(one.cost, metric)) for metric in METRICS),
+                "" if one.accuracy is None else f"{one.accuracy:.2f} %",
+            )
             for one in self.finalists
-        )
-        return f"{self.best._repr_html_()}{rows._repr_html_()}"
+        ]
+        header = ("trial", self.kind, "MACs", "parameters", "activation memory", "after brief training")
+        return f"{self.best._repr_html_()}{html_table(rows, header)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from optuna.samplers import BaseSampler
 
 from psvit.data import ImageData
 from psvit.io.announcements import announce
+from psvit.io.documents import Place, path_of
 from psvit.io.run_folder import RunFolder, check_folder, default_folder
 from psvit.search.engine import execute
 from psvit.search.objectives import ACCURACY, Objective
@@ -33,7 +33,7 @@ def run_search(
     *,
     budget: str | Objective | Sequence[str | Objective],
     data: ImageData | str | Path | None = None,
-    supernet: Any = None,
+    supernet: Place | None = None,
     evaluator: Any = None,
     searcher: str | Searcher | BaseSampler = "evolution",
     objectives: Sequence[str | Objective] = (ACCURACY,),
@@ -102,7 +102,7 @@ def run_search(
         budget=(budget,) if isinstance(budget, str | Objective) else tuple(budget),
         data=data,
         evaluator=evaluator,
-        supernet=None if supernet is None else os.fspath(getattr(supernet, "file", supernet)),
+        supernet=None if supernet is None else str(path_of(supernet)),
         recipe=recipe,
         settings=settings,
         searcher=searcher,

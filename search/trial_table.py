@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from psvit.arch.costs import METRICS
-from psvit.io.table import Table
+from psvit.io.tables import Table
 from psvit.search.objectives import LATENCY
 from psvit.search.pareto import hypervolumes
 from psvit.search.study import Study

@@ -25,6 +25,9 @@ _logger = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 METADATA = "psvit"
 
+EVERY_SECONDS = 600.0
+"""Least time between two checkpoints, where nothing else is said."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
@@ -33,10 +36,19 @@ class Keeping:
     Attributes:
         every_seconds: least time between two checkpoints; every epoch ends with one besides.
         number: how many of the last ones are kept. More than one is for those who want to go back.
+
+    Raises:
+        InputError: a time that is negative, or none is kept.
     """
 
-    every_seconds: float = 600.0
+    every_seconds: float = EVERY_SECONDS
     number: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.every_seconds >= 0:
+            raise InputError(f"checkpoint_seconds must be at least 0, received {self.every_seconds}")
+        if self.number < 1:
+            raise InputError(f"keep must be at least 1, received {self.number}")
 
 
 @dataclass

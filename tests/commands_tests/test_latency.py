@@ -123,7 +123,7 @@ def test_a_file_of_another_model_is_refused_with_what_differs(call, table, optio
     ("options", "expected"),
     [
         (("--space", "psvit-3d"), "psvit-3d"),
-        (("--device", "warp"), "--device warp"),
+        (("--device", "warp"), "received 'warp'"),
         (("--batch", 0), "--batch"),
         (("--threads", "many"), "--threads"),
         (("--threads", 10**6), "threads: Input should be less than or equal to 1024"),

@@ -18,7 +18,7 @@ from psvit.data import Inputs
 from psvit.errors import InputError
 from psvit.nn.seeding import seeded
 from psvit.supernet.supernet import Supernet
-from psvit.supernet.train import SupernetTask, train_supernet
+from psvit.supernet.train import SupernetTask, fit_supernet
 from psvit.train.checkpoints import Keeping
 from psvit.train.distributed import World, joined
 from psvit.train.recipe import SupernetRecipe
@@ -85,7 +85,7 @@ def in_processes(make_process):
 
 
 def trained(world, space, data, recipe, folder, keeping=None):
-    train_supernet(space, data, recipe, seed=3, device=CPU, folder=folder, world=world, keeping=keeping)
+    fit_supernet(space, data, recipe, seed=3, device=CPU, folder=folder, world=world, keeping=keeping)
     return str(world)
 
 

@@ -11,7 +11,7 @@ from psvit.arch.architecture import Stage
 from psvit.nn.vit_weights import Vit
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, read_provenance
-from psvit.supernet.train import train_supernet
+from psvit.supernet.train import fit_supernet
 from psvit.supernet.warm_start import plan, warm_start
 from psvit.train.recipe import Recipe
 
@@ -114,7 +114,7 @@ def test_a_training_begins_with_them_and_says_so(tiny_space, tiny_data, tmp_path
     weights = vit(img_size=8, patch_size=4, in_chans=1, num_classes=3).state_dict()
     recipe = Recipe.load("digits").override({"epochs": 1, "batch_size": 12, "lr": 1e-12, "warmup_epochs": 0})
     kwargs = {"seed": 0, "device": torch.device("cpu")}
-    file = train_supernet(
+    file = fit_supernet(
         tiny_space, tiny_data(), recipe, folder=tmp_path, init=Vit("some_vit", weights, head_dim=4), **kwargs
     )
     trained = dict(Supernet.load(file).named_parameters())

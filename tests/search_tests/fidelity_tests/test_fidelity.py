@@ -33,7 +33,8 @@ from psvit.search.fidelity.record import (
     write_fidelities,
 )
 from psvit.search.fidelity.report import render
-from psvit.search.fidelity.run import Trainings, compare, measure_fidelity, score_networks, table, train_networks
+from psvit.search.fidelity.run import compare, score_networks, table, train_and_compare, train_networks
+from psvit.search.fidelity.trainings import Trainings
 from psvit.search.indicators import INDICATORS
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.scoring import Scoring, portable_supernet
@@ -177,13 +178,13 @@ def test_failures_are_told_left_out_and_tried_again(trainings, tmp_path, monkeyp
         return train(task, *args, **kwargs)
 
     monkeypatch.setattr(job_runner, "train", diverge)
-    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     index = trainings.space.index(victim)
     assert measured.failures == [f"network {index}, seed 5: training diverged"]
     assert measured.fidelity.within.agreement(INHERITED).networks == 2
     assert f"network {index}, seed 5: training diverged" in (tmp_path / "run/fidelity.html").read_text()
     monkeypatch.setattr(job_runner, "train", train)
-    again = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    again = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     assert again.failures == []
     assert again.fidelity.within.agreement(INHERITED).networks == 3
 
@@ -194,7 +195,7 @@ def test_where_hardly_anything_can_be_trained_the_reason_is_told(trainings, tmp_
 
     monkeypatch.setattr(job_runner, "train", diverge)
     with pytest.raises(RunError, match=r"0 of 3 networks .* the loss is nan in epoch 1"):
-        measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+        train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     assert not (supernet / FILE_NAME).exists()
 
 
@@ -202,7 +203,7 @@ def test_where_hardly_anything_can_be_trained_the_reason_is_told(trainings, tmp_
 
 
 def test_scores_are_those_of_the_search_and_are_written_down(trainings, supernet, tmp_path, digits_space, data):
-    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     archs = trainings.networks.all
     batches = Batches(data.search, Inputs.of(data, digits_space.image_size), 64, CPU)
     expected = InheritedAccuracy(Supernet.load(supernet), batches).evaluate(archs)
@@ -222,7 +223,7 @@ def test_scores_are_those_of_the_search_and_are_written_down(trainings, supernet
 
 
 def test_the_table_has_all_that_is_known(trainings, supernet, tmp_path):
-    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "run/fidelity.csv").read_text())))
     assert (tmp_path / "run/fidelity.csv").read_bytes().decode() == table(measured.networks)
     assert [(row["within"], row["spread"]) for row in rows] == [("1", "0")] * 3 + [("0", "1")] * 2
@@ -359,7 +360,7 @@ def test_what_scores_say_of_themselves_is_what_is_known(fidelity, supernet, digi
 
 def test_the_report_has_a_point_for_every_network_and_is_one_file(trainings, supernet, tmp_path, monkeypatch):
     monkeypatch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
-    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity --out 'run'")
+    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity --out 'run'")
     text = (tmp_path / "run/fidelity.html").read_text()
     figures = {
         part.split('"')[0]: json.loads(part.split(">", 1)[1].split("</script>")[0])
@@ -384,7 +385,7 @@ def test_the_report_has_a_point_for_every_network_and_is_one_file(trainings, sup
 def test_without_a_spread_or_second_seeds_there_is_a_report_too(trainings, supernet, tmp_path, monkeypatch):
     monkeypatch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
     few = replace(trainings, spread=0, second_seeds=0)
-    measured = measure_fidelity(few, str(supernet), tmp_path / "run", "psvit-fidelity")
+    measured = train_and_compare(few, str(supernet), tmp_path / "run", "psvit-fidelity")
     assert (measured.fidelity.spread, measured.fidelity.within.ceiling) == (None, None)
     text = (tmp_path / "run/fidelity.html").read_text()
     assert "over the whole range" not in text
