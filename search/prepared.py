@@ -59,7 +59,8 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
         others[LATENCY] = Objective(LATENCY, improved.value)
     candidates = Candidates(plan.space, plan.limits, [*latencies, *plan.bounds])
     file = _supernet_file(plan, folder)
-    digest = supernet_digest(file) if file else None
+    # Weights are hashed once: those that were given, by the plan.
+    digest = plan.supernet_digest or (supernet_digest(file) if file else None)
     supernet = Supernet.load(file, plan.device) if file else None
     scoring = Scoring(
         space=plan.space,
@@ -70,7 +71,7 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
         data=Portable(plan.data.reopen, plan.data) if plan.data else None,
         share_prefixes=plan.asked.share_prefixes,
         race=plan.race,
-        fidelity=known_fidelity(file, plan.limits) if file and not plan.evaluator else None,
+        fidelity=known_fidelity(file, plan.limits, digest) if file and not plan.evaluator else None,
     )
     return Prepared(
         plan=plan,

@@ -253,17 +253,22 @@ def leave_beside(supernet: Place, fidelity: Fidelity) -> Path:
     return path
 
 
-def known_fidelity(supernet: Place, limits: Budget) -> dict[str, Any] | None:
+def known_fidelity(supernet: Place, limits: Budget, digest: str | None = None) -> dict[str, Any] | None:
     """What is known of the fidelity of a supernet, for what is scored with it; `None` if it was not measured.
 
     Of several measurements one is preferred that covers most of the limits that are searched, then one that covers some
     of them, then one on more networks, then the last.
 
+    Args:
+        supernet: its run folder or file.
+        limits: those that are searched.
+        digest: of its weights, where that is known.
+
     Raises:
         InputError: there is no supernet, or the file beside it is damaged.
     """
     measured = read_fidelities(file_beside(supernet))
-    digest = supernet_digest(supernet) if measured else None
+    digest = digest or (supernet_digest(supernet) if measured else None)
     known = [one for one in measured if one.supernet_digest == digest]
     if not known:
         return None

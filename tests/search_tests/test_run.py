@@ -218,8 +218,6 @@ def test_a_searcher_of_ones_own_searches(search, members):
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_any_sampler_of_optunas_searches_and_continues(search, sampler):
-    if isinstance(sampler, CmaEsSampler):
-        pytest.importorskip("cmaes")
     options = {"searcher": sampler, "trials": 24, "control": 0}
     whole = search("whole", **options)
     assert search("again", **options).trials == whole.trials
