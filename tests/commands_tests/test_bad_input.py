@@ -796,8 +796,6 @@ def test_the_folder_of_a_run_on_another_winner_is_refused(refused, searched, tmp
 @pytest.mark.parametrize(
     ("command", "arguments", "expected"),
     [
-        ("psvit-search", ["--budget", "2Gbit"], "2GFLOPs"),
-        ("psvit-search", [*SPACE, "--budget", "100kFLOPs"], "231.4 kFLOPs to 3.211 MFLOPs"),
         ("psvit-search", [*SPACE, *BUDGET, "--device", "warp"], "warp"),
         ("psvit-retrain", ["missing.yaml", *DIGITS], "missing.yaml"),
     ],

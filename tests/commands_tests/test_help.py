@@ -1,52 +1,27 @@
-"""`--help` answers at once, and says what the numbers mean."""
+"""`--help` says what the numbers mean; what it waits for, `test_imports.py` says."""
 
 from __future__ import annotations
 
-import resource
 import subprocess
 
 import pytest
 
-COMMANDS = {
-    "psvit-supernet": "psvit.supernet.cli",
-    "psvit-search": "psvit.search.cli",
-    "psvit-latency": "psvit.search.latency.cli",
-    "psvit-fidelity": "psvit.search.fidelity.cli",
-    "psvit-retrain": "psvit.retrain.cli",
-    "psvit-export": "psvit.retrain.delivery.cli",
-    "psvit-predict": "psvit.retrain.delivery.cli",
-}
-MAINS = {"psvit-export": "main_export", "psvit-predict": "main_predict"}
+COMMANDS = (
+    "psvit-supernet",
+    "psvit-search",
+    "psvit-latency",
+    "psvit-fidelity",
+    "psvit-retrain",
+    "psvit-export",
+    "psvit-predict",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_takes_less_than_a_second(script, command):
-    # Processor time, because the wall clock of a busy machine says little.
-    def spent():
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
-
-    before = spent()
+def test_help_goes_to_standard_output(script, command):
     done = subprocess.run([script(command), "--help"], capture_output=True, text=True, check=True)
-    assert spent() - before < 1
     assert done.stdout.startswith(f"Usage: {command} ")
     assert done.stderr == ""
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_loads_no_deep_learning_library(python, command):
-    code = f"""
-import sys
-from {COMMANDS[command]} import {MAINS.get(command, "main")} as main
-sys.argv = ["{command}", "--help"]
-try:
-    main()
-except SystemExit as ended:
-    assert ended.code == 0
-heavy = {{"torch", "timm", "optuna", "sklearn", "ray", "scipy"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    subprocess.run([python, "-c", code], capture_output=True, check=True)
 
 
 @pytest.mark.parametrize("command", ["psvit-search", "psvit-retrain", "psvit-fidelity"])

@@ -20,6 +20,8 @@ from psvit.search.plan import choose_space
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 
+pytestmark = pytest.mark.usefixtures("quick_indicator")
+
 LATENCY = ("psvit-latency", "--space", "psvit-2d-digits", "--out", "table.yaml")
 SEARCH = ("psvit-search", "--space", "psvit-2d-digits", "--trials", 24, "--control", 4)
 

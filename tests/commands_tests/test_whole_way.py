@@ -328,6 +328,7 @@ def test_the_report_repeats_the_command_without_its_password(call, tmp_path, mon
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
 
 
+@pytest.mark.usefixtures("quick_indicator")
 @pytest.mark.parametrize("searcher", ["evolution", "random", "enumerate", "optuna-nsga2"])
 def test_every_searcher_stays_within_several_budgets(call, tmp_path, searcher):
     done = call(
@@ -360,6 +361,7 @@ def test_a_budget_that_leaves_few_ends_with_all_of_them(call, tmp_path):
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 1 + 6
 
 
+@pytest.mark.usefixtures("quick_indicator")
 def test_a_limit_without_a_lower_end_is_spent_and_a_range_is_searched_whole(call, tmp_path):
     for name, budget in (("spent", "2MFLOPs"), ("whole", "0..2MFLOPs")):
         call("psvit-search", "--space", "psvit-2d-digits", "--budget", budget, "--trials", 32, "--out", name)
@@ -520,6 +522,7 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
     assert len(trained) == 3 * len(set(now) - set(known))
 
 
+@pytest.mark.usefixtures("quick_indicator")
 def test_a_small_budget_is_enumerated_and_its_front_is_the_true_one(call, tmp_path):
     done = call(
         *("psvit-search", "--space", "psvit-2d-digits", "--budget", "0..0.28MFLOPs", "--searcher", "enumerate"),

@@ -134,13 +134,15 @@ def test_the_file_alone_rebuilds_the_network_elsewhere_and_the_weights_beside_it
     shutil.copy(trained, elsewhere / "renamed.yaml")
     weights = trained.with_suffix(".safetensors").read_bytes()
     shutil.rmtree(trained.parent)
-    build = "import psvit; network = psvit.create_model('renamed.yaml'); print(network.arch.digest)"
-    done = subprocess.run([sys.executable, "-c", build], cwd=elsewhere, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == psvit.Architecture.from_dict(ARCH).digest
-    (elsewhere / "renamed.safetensors").write_bytes(weights)
-    use = "import psvit; print(psvit.Classifier.load('renamed.yaml').predict('image.png'))"
-    done = subprocess.run([sys.executable, "-c", use], cwd=elsewhere, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(expected)
+    (elsewhere / "later").write_bytes(weights)
+    code = """
+import os, psvit
+print(psvit.create_model("renamed.yaml").arch.digest)
+os.rename("later", "renamed.safetensors")
+print(psvit.Classifier.load("renamed.yaml").predict("image.png"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [psvit.Architecture.from_dict(ARCH).digest, str(expected)]
 
 
 # --- what is missing or wrong

@@ -189,19 +189,19 @@ def test_arrays_are_priced_like_numbers():
 
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_random_members_of_shipped_spaces_cost_what_is_measured(name, measured):
-    for arch in members(SearchSpace.load(name), 6, seed=1):
+    for arch in members(SearchSpace.load(name), 2, seed=1):
         assert cost(arch) == measured(arch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_many_random_members_of_shipped_spaces_cost_what_is_measured(name, measured):
-    for arch in members(SearchSpace.load(name), 200, seed=2):
+    for arch in members(SearchSpace.load(name), 20, seed=2):
         assert cost(arch) == measured(arch)
 
 
 def test_members_all_over_a_small_space_cost_what_is_measured(small_space, measured):
-    for number in range(0, small_space.size, 8):
+    for number in range(0, small_space.size, 16):
         assert cost(small_space[number]) == measured(small_space[number])
 
 
@@ -233,19 +233,20 @@ def test_poolings_of_awkward_grids_cost_what_is_measured(variant, pool, image_si
 
 @pytest.mark.parametrize("variant", ["1d", "2d"])
 @pytest.mark.parametrize(
-    ("image_size", "patch_size"),
+    ("image_size", "patch_size", "width"),
     [
-        ((5, 6), 1),
-        ((6, 8), 2),
-        ((32, 32), 4),
-        ((12, 18), 6),
-        ((96, 64), 8),
-        ((18, 27), 9),
-        ((64, 80), 16),
-        ((48, 72), 24),
+        ((5, 6), 1, 4),
+        ((6, 8), 2, 20),
+        ((32, 32), 4, 60),
+        ((32, 32), 4, 4),
+        ((12, 18), 6, 20),
+        ((96, 64), 8, 4),
+        ((96, 64), 8, 60),
+        ((18, 27), 9, 60),
+        ((64, 80), 16, 20),
+        ((48, 72), 24, 4),
     ],
 )
-@pytest.mark.parametrize("width", [4, 20, 60])
 def test_conv_stems_cost_what_is_measured(variant, image_size, patch_size, width, measured):
     arch = Architecture(
         variant=variant,
@@ -328,7 +329,7 @@ def test_a_large_classifier_can_be_the_peak(small_space, num_classes, elements):
 
 def test_cpu_tensors_are_alive_like_meta_tensors(small_space):
     # Where values are computed, fused attention is a real kernel.
-    for number in range(0, small_space.size, 12):
+    for number in range(0, small_space.size, 24):
         arch = small_space[number]
         assert peak_of(build(arch, "cpu")) == peak_of(build(arch)) == cost(arch).activation_bytes
 

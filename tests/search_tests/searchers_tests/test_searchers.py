@@ -6,15 +6,14 @@ import copy
 import itertools
 import json
 import os
-import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
+from ray import cloudpickle
 from scipy.stats import chisquare
 
 from psvit.arch.costs import cost
@@ -30,9 +29,12 @@ from psvit.search.searchers.optuna_samplers import ATTEMPTS, OptunaSampler, memb
 from psvit.search.searchers.random import Random
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
-from psvit.search.trial import Score
+from psvit.search.trial import Score, Trial
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
+
+# Processes cannot import the tests, so functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 BUDGETS = ["1MFLOPs", "0.9..1.2MFLOPs", "0.26MFLOPs"]
 """Loose, a band, and one that leaves six members of the digits space."""
@@ -150,55 +152,41 @@ def test_proposing_changes_neither_history_nor_global_generators(searcher, digit
     assert all(np.array_equal(one, other) for one, other in zip(state, np.random.get_state(), strict=True))
 
 
-PROPOSE_ELSEWHERE = textwrap.dedent(
-    """
-    import json, sys
-    import numpy as np
-    from psvit.space.budget import Budget
-    from psvit.arch.costs import cost
-    from psvit.search.candidates import Candidates
-    from psvit.search.history import History
-    from psvit.search.searchers import SEARCHERS, make_searcher
-    from psvit.search.trial import Score, Trial
-    from psvit.space.search_space import SearchSpace
-
+def write_proposals(numbers, path):
+    """What every searcher proposes to a history of members with made-up scores."""
     space, budget = SearchSpace.load("psvit-2d-digits"), Budget.parse("1MFLOPs")
     candidates = Candidates(space, budget)
+
     def trial(number, index):
         (proposal,) = candidates.propose([space[index]], "uniform")
         value = float(index % 101)
         return Trial(
             number=number, arch=space[index], cost=cost(space[index]), score=Score(value=value), objectives=(value,),
             row=proposal.row, constraints=proposal.constraints,
-        )
-    history = History([trial(number, index) for number, index in enumerate(json.loads(sys.argv[1]))])
+        )  # fmt: skip
+
+    history = History([trial(number, index) for number, index in zip(itertools.count(), numbers)])
     proposed = {}
     for name in SEARCHERS:
         n = 1 if name == "optuna-gp" else 3 if name.startswith("optuna") else 40
         proposals = make_searcher(name).propose(n, history, candidates, np.random.default_rng(3))
         proposed[name] = [proposal.to_json() for proposal in proposals]
-    print(json.dumps(proposed))
-    """
-)
+    path.write_text(json.dumps(proposed))
 
 
-def test_other_processes_propose_the_same(digits_space):
+@pytest.mark.skipif("PYTHONHASHSEED" in os.environ, reason="all processes hash strings alike")
+def test_other_processes_propose_the_same(digits_space, make_process, tmp_path):
     budget = Budget.parse("1MFLOPs")
     numbers = [digits_space.index(arch) for arch in digits_space.sample(np.random.default_rng(0), 12, budget)]
     # Strings hash differently in every process; proposals must not follow the order of a set.
-    there = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROPOSE_ELSEWHERE, json.dumps(numbers)],
-            env=os.environ | {"PYTHONHASHSEED": hash_seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for hash_seed in ("1", "2")
-    ]
-    one, other = (json.loads(process.communicate()[0]) for process in there)
-    assert list(one) == list(SEARCHERS)
-    assert all(one.values())
-    assert one == other
+    process = make_process(write_proposals, numbers, tmp_path / "there.json")
+    process.start()
+    write_proposals(numbers, tmp_path / "here.json")
+    process.join()
+    here, there = (json.loads((tmp_path / f"{place}.json").read_text()) for place in ("here", "there"))
+    assert list(here) == list(SEARCHERS)
+    assert all(here.values())
+    assert here == there
 
 
 def test_every_member_is_proposed_once_and_then_nothing(searcher, tiny_space, evaluated):
