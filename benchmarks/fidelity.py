@@ -28,7 +28,7 @@ from psvit.io.run_folder import RunFolder
 from psvit.search.fidelity.measures import MeasuredNetwork, advantage
 from psvit.search.fidelity.record import INHERITED, Fidelity
 from psvit.search.fidelity.run import train_and_compare
-from psvit.search.fidelity.trainings import Trainings, choose_second_seeds
+from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.fidelity.words import name_of, row, value_and_interval
 from psvit.search.plan import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest
@@ -131,7 +131,7 @@ def read_trainings(options: argparse.Namespace) -> Trainings:
     """
     device = choose_device(options.device)
     check_workers(options.workers)
-    second_seeds = choose_second_seeds(options.second_seeds, options.within)
+    second_seeds = check_numbers(options.within, options.spread, options.second_seeds)
     data = open_data(options.data)
     budget = tuple(options.budget)
     spaces = [choose_space(None, supernet, data, budget) for supernet in options.supernets]

@@ -39,7 +39,7 @@ from psvit.search.fidelity.record import (
     read_fidelities,
     write_fidelities,
 )
-from psvit.search.fidelity.trainings import Trainings, choose_second_seeds
+from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.fidelity.words import HEADER, conclusions, rows
 from psvit.search.indicators import INDICATORS
 from psvit.search.plan import choose_space
@@ -151,7 +151,7 @@ def measure_fidelity(
     # What is quick to check first.
     space = read_space(supernet)
     space.check(around(Budget.parse(*budgets, space=space)))
-    second_seeds = choose_second_seeds(second_seeds, within)
+    second_seeds = check_numbers(within, spread, second_seeds)
     check_workers(workers)
     read_fidelities(file_beside(supernet))
     given = data or read_provenance(supernet).get("data")

@@ -115,14 +115,21 @@ class Trainings:
         )
 
 
-def choose_second_seeds(number: int | None, within: int) -> int:
-    """How many of the networks around the budget are trained twice.
+def check_numbers(within: int, spread: int, second_seeds: int | None) -> int:
+    """Make sure that so many networks can be compared.
+
+    Returns:
+        How many of those around the budget are trained twice.
 
     Raises:
-        InputError: more than there are.
+        InputError: they cannot.
     """
-    if number is None:
+    if within < 2:
+        raise InputError(f"--within {within}: at least 2 networks are needed to rank")
+    if spread < 0:
+        raise InputError(f"--spread {spread}: must be at least 0")
+    if second_seeds is None:
         return min(SECOND_SEEDS, within)
-    if number > within:
-        raise InputError(f"--second-seeds {number}: there are --within {within} networks; give no more than that")
-    return number
+    if not 0 <= second_seeds <= within:
+        raise InputError(f"--second-seeds {second_seeds}: there are --within {within} networks; give no more than that")
+    return second_seeds

@@ -45,7 +45,7 @@ def test_supernets_are_compared_on_the_same_networks_in_a_run_that_continues(scr
         (("--budget", "5ms@cpu"), "latency"),
         (("--budget", "1kFLOPs"), "231.4 kFLOPs"),
         (("--recipe", "ours"), "recipe 'ours'"),
-        (("--device", "warp"), "device warp"),
+        (("--device", "warp"), "--device warp"),
         (("--workers", "many"), "--workers 'many'"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+import psvit
 from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, Labelled, open_data
 from psvit.errors import DivergedError, InputError, RunError
@@ -391,3 +392,40 @@ def test_without_a_spread_or_second_seeds_there_is_a_report_too(trainings, super
     assert "over the whole range" not in text
     assert 'data-figure="seeds"' not in text
     assert run_module.FILE_NAME in {path.name for path in (tmp_path / "run").iterdir()}
+
+
+# --- from Python
+
+
+def test_a_fidelity_is_measured_from_python_and_found_measured(supernet, tmp_path, trained):
+    options = {
+        "settings": {"epochs": 1, "warmup_epochs": 0},
+        "within": 3,
+        "spread": 2,
+        "second_seeds": 1,
+        "images": 64,
+        "out": tmp_path / "run",
+        "seed": 5,
+        "device": "cpu",
+    }
+    measured = psvit.measure_fidelity(supernet, "1MFLOPs", **options)
+    assert len(trained) == 3 + 2 + 1
+    assert measured.fidelity == read_fidelities(measured.file)[0] == read_fidelities(measured.beside)[0]
+    assert (measured.fidelity.budget, measured.fidelity.images) == (("1MFLOPs",), 64)
+    shown = measured._repr_html_()
+    assert shown.count("<table>") == 2
+    assert "ranked by" in shown
+    assert "psvit.measure_fidelity(" in measured.report.read_text()
+    assert psvit.measure_fidelity(supernet, ["1MFLOPs"], **options) == measured
+    assert len(trained) == 6
+    for changes, expected in [
+        ({"second_seeds": 4}, "--second-seeds 4: there are --within 3"),
+        ({"within": 1, "second_seeds": 0}, "at least 2"),
+        ({"spread": -1}, "at least 0"),
+        ({"workers": "many"}, "--workers 'many'"),
+        ({"seed": 6}, "seed: 5 there, 6 here"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            psvit.measure_fidelity(supernet, "1MFLOPs", **{**options, **changes})
+    with pytest.raises(InputError, match="latency"):
+        psvit.measure_fidelity(supernet, "5ms@cpu", **options)
