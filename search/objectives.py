@@ -133,9 +133,9 @@ def read_objectives(given: Sequence[str | Objective], score: str) -> tuple[tuple
     said = ",".join(names)
     for name in names:
         if name not in permitted and name not in [one.name for one in own]:
-            raise InputError(f"objectives {said!r}: unknown {name!r}; permitted are {', '.join(permitted)}")
+            raise InputError(f"--objectives {said!r}: unknown {name!r}; permitted are {', '.join(permitted)}")
     if len(set(names)) != len(names):
-        raise InputError(f"objectives {said!r}: names an objective twice")
+        raise InputError(f"--objectives {said!r}: names an objective twice")
     if not names or names[0] != score:
-        raise InputError(f"objectives {said!r}: must begin with {score}")
+        raise InputError(f"--objectives {said!r}: must begin with {score}")
     return tuple(names), own

@@ -23,7 +23,7 @@ from psvit.cli import run
 from psvit.errors import DivergedError, LostWorkersError
 from psvit.io.locks import LOCK_FILE
 from psvit.search import cli as cli_module
-from psvit.search import run as run_module
+from psvit.search import engine as engine_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
 from psvit.search.indicators import DSS
@@ -354,10 +354,9 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
 
     with monkeypatch.context() as patch:
         if at == "control":
-            patch.setattr(run_module, "draw_control", interrupted)
+            patch.setattr(engine_module, "draw_control", interrupted)
         elif at == "references":
-            score = run_module._references
-            patch.setattr(run_module, "_references", lambda space, e: interrupted() if e else score(space, e))
+            patch.setattr(engine_module, "_scored", interrupted)
         else:
             patch.setattr(job_runner, "train", at_the_second())
         done = call(*command, "--out", "run")
@@ -384,7 +383,7 @@ def test_a_search_that_loses_its_workers_writes_the_best_so_far(searched, call, 
         raise LostWorkersError("--workers ray: the cluster was lost: its power failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, at, lost)
+        patch.setattr(engine_module, at, lost)
         done = call(*command, "--out", "run")
     assert (done.status, done.err.strip()) == (1, "psvit-search: --workers ray: the cluster was lost: its power failed")
     best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())

@@ -410,7 +410,7 @@ def test_racing_keeps_all_finalists(searched, call, monkeypatch):
         return evaluate(self, archs, best)
 
     monkeypatch.setattr(InheritedAccuracy, "evaluate", remember)
-    monkeypatch.setattr("psvit.search.run.train_finalists", lambda finalists, *args, **kwargs: finalists)
+    monkeypatch.setattr("psvit.search.engine.train_finalists", lambda finalists, *args, **kwargs: finalists)
     options = ("--budget", "1MFLOPs", "--trials", 40, "--control", 0, "--finalists", 14)
     assert call("psvit-search", "--supernet", searched / "supernet", *options, "--out", "run").status == 0
     assert told == [(0, 14), (14, 14)]
