@@ -1,4 +1,4 @@
-"""What a search does, from its plan to the winner, its weights and its report."""
+"""The steps of a search, from its plan to the winner, its weights and its report."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ Stop = KeyboardInterrupt | LostWorkersError
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What a search knows when it has come to its end, or was stopped.
+    """The outcome of the evaluations of a search, whether it came to its end or was stopped.
 
     Attributes:
-        study: what was searched.
-        control: what was drawn for comparison, where it was.
+        study: the study of the candidates.
+        control: the study of the architectures that were drawn for comparison; `None` if none were wanted.
         description: what the evaluator says of its scores.
         references: networks to compare with.
-        stopped: what stopped it.
+        stopped: the interruption that stopped the search; `None` if it came to its end.
     """
 
     study: Study
@@ -74,19 +74,19 @@ class Searched:
 def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
     """Build and train what is missing, search, and write the winner, its weights and the history.
 
-    A run that was interrupted continues; one that is finished is found finished. Where it is interrupted by the
-    keyboard, or loses its workers, after something was scored, whatever it is doing then, the best so far is written.
+    An interrupted run is continued. A finished run is not repeated. If the search is stopped by Ctrl-C or loses its
+    workers, the best candidate so far is written, as soon as at least one was scored.
 
     Args:
-        plan: what is searched, and how.
-        folder: of the run.
-        command: what repeats it, for the report.
+        plan: the resolved plan of the search.
+        folder: the folder of the run.
+        command: the command or call that repeats the search, for the report.
 
     Raises:
-        InputError: no architecture is within the budget; names the reachable range.
+        InputError: no architecture is within the budget; the message names the reachable range.
         NoisyMachineError: the machine was too noisy to measure latency; the same call continues.
         UnmetBudgetError: no architecture was found or measured within the limits on latency.
-        RunError: every evaluation failed; says why the last did.
+        RunError: every evaluation failed; the message says why the last did.
     """
     prepared = prepare(plan, folder)
     searched = _search(prepared)
@@ -128,7 +128,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
 
 
 def _search(prepared: Prepared) -> Searched:
-    """Evaluate candidates, those drawn for comparison, and references."""
+    """Evaluate the candidates, the architectures that are drawn for comparison, and the references."""
     plan = prepared.plan
     study, control = _studies(prepared)
     references = deit_references(plan.space)
@@ -161,7 +161,7 @@ def _search(prepared: Prepared) -> Searched:
         except (KeyboardInterrupt, LostWorkersError) as error:
             stopped = error
         if stopped:
-            # Opened anew, because it may have been interrupted while it took in what is there.
+            # The study is opened anew, because the interruption may have come while it was reading its storage.
             study, control = _studies(prepared)
             if not study.history.complete:
                 raise stopped
@@ -170,14 +170,15 @@ def _search(prepared: Prepared) -> Searched:
 
 
 def _studies(prepared: Prepared) -> tuple[Study, Study | None]:
-    """The study and its control's, where one is wanted.
+    """The study of the search, and that of the control; the latter is `None` if no control is wanted.
 
-    They are in the run's own journal or in the storage that was named, where others may work on them as well.
+    Both are kept in the run's own journal, or in the storage that was given, which several processes can share.
     """
     plan, folder, wanted = prepared.plan, prepared.folder, prepared.plan.asked.storage
     storage, name, process = open_storage(wanted or folder / JOURNAL), STUDY_NAME, "0"
     if wanted is not None:
-        # The same command in another folder joins the search; the process is another, but the same when it continues.
+        # The same command in another folder joins the search as another process. So each folder has an identity, which
+        # it keeps when the command is repeated.
         identity = folder / "process"
         if not identity.exists():
             write_atomic(identity, uuid.uuid4().hex)
@@ -189,7 +190,7 @@ def _studies(prepared: Prepared) -> tuple[Study, Study | None]:
 
 
 def _evaluator(prepared: Prepared) -> AbstractContextManager[Evaluator]:
-    """What scores: this process, or workers on a cluster."""
+    """The evaluator: in this process, or on the workers of a cluster."""
     plan = prepared.plan
     if plan.asked.workers is None:
         return nullcontext(prepared.scoring())
@@ -205,7 +206,7 @@ def _evaluator(prepared: Prepared) -> AbstractContextManager[Evaluator]:
 
 
 def _check_found(prepared: Prepared, study: Study) -> None:
-    """Make sure that there is something to choose from."""
+    """Raise an error if no candidate was scored, so that there is nothing to choose from."""
     plan = prepared.plan
     if study.history.complete:
         return
@@ -223,7 +224,11 @@ def _check_found(prepared: Prepared, study: Study) -> None:
 
 
 def _best(prepared: Prepared, study: Study, measure: Callable[..., Latency] | None) -> tuple[list[Finalist], int]:
-    """The finalists or the front, best first, measured where latency matters; and how many were passed over."""
+    """The finalists or the front, best first, and the number of trials that were passed over.
+
+    If there are limits on latency, `measure` measures the trials, and those beyond a limit are passed over. With `None`
+    in its place, nothing is measured.
+    """
     plan, history = prepared.plan, study.history
     several = len(plan.objectives) > 1
     wanted = max(1, plan.asked.finalists if plan.data else 1)
@@ -239,7 +244,10 @@ def _best(prepared: Prepared, study: Study, measure: Callable[..., Latency] | No
 
 
 def _trained(prepared: Prepared, study: Study, best: list[Finalist]) -> list[Finalist]:
-    """The finalists after brief trainings, best first; with several objectives or without images as they are."""
+    """The finalists after brief trainings, best first.
+
+    With several objectives or without images, nothing is trained, and they are returned as they are.
+    """
     plan, scoring = prepared.plan, prepared.scoring
     if plan.finalists_recipe is None:
         return best
@@ -249,7 +257,7 @@ def _trained(prepared: Prepared, study: Study, best: list[Finalist]) -> list[Fin
         data=scoring.data,
         device=str(device),
         folder=(prepared.folder / "finalists").resolve(),
-        # Where there is no supernet, nothing is inherited.
+        # Without a supernet, the trainings begin with random weights.
         initial=partial(_inherited, scoring.supernet) if scoring.supernet else initial_network,
     )
     return train_finalists(
@@ -264,12 +272,12 @@ def _trained(prepared: Prepared, study: Study, best: list[Finalist]) -> list[Fin
 
 
 def _inherited(supernet: Portable[Supernet], job: TrainingJob) -> PSViT:
-    """The network of a job with the weights that it inherits."""
+    """The network of a job, with the weights that it inherits from the supernet."""
     return supernet.get().extract(job.arch)
 
 
 def _scored(references: list[Reference], space: SearchSpace, evaluator: Evaluator) -> list[Reference]:
-    """The references; those that are members of the space are scored like candidates."""
+    """The references, with a score if they are members of the space. They are scored like candidates."""
     members = [reference.arch for reference in references if reference.arch and space.contains(reference.arch)]
     scores = evaluator.evaluate(members) if members else []
     values = {arch: score.value for arch, score in zip(members, scores, strict=True)}
@@ -282,7 +290,7 @@ def _scored(references: list[Reference], space: SearchSpace, evaluator: Evaluato
 def _deliver(
     prepared: Prepared, searched: Searched, best: list[Finalist], report: Report
 ) -> tuple[list[Finalist], list[Finalist]]:
-    """Write the winner and, with several objectives, the front; both with the files of their networks."""
+    """Write the winner and, with several objectives, the front; give back finalists and front with their files."""
     plan = prepared.plan
     evidence = Evidence(
         budget=plan.budget,
@@ -310,13 +318,16 @@ def _deliver(
 
 
 def _notes(prepared: Prepared, searched: Searched, best: list[Finalist], passed_over: int) -> list[str]:
-    """What a reader of the report has to know beside it."""
+    """Remarks for the reader of the report, such as ties or an early stop."""
     plan, study = prepared.plan, searched.study
     notes = ["The search was stopped before its end; this is the best so far."] if searched.stopped else []
     if all(finalist.failure for finalist in best):
         notes.append("No finalist could be trained, so the winner is the one with the best score.")
     if passed_over:
-        notes.append(f"Passed over because measured beyond a limit on latency: {passed_over} with better scores.")
+        notes.append(
+            f"{passed_over} trials with better scores were passed over, because they were measured beyond a limit on "
+            "latency."
+        )
     if len(plan.objectives) == 1:
         scores = study.history.scores(len(study.history))
         places = {len(best): "the last of the finalists" if len(best) > 1 else "the winner"}
@@ -331,7 +342,7 @@ def _notes(prepared: Prepared, searched: Searched, best: list[Finalist], passed_
 
 
 def _report(prepared: Prepared, searched: Searched, command: str, best: list[Finalist], passed_over: int) -> Report:
-    """What the search did, for people."""
+    """The report of the search."""
     plan, history = prepared.plan, searched.study.history
     volumes = hypervolumes(history.objectives, history.objectives.min(axis=0)) if len(plan.objectives) > 1 else []
     evaluations = [number for number, trial in enumerate(history, start=1) if trial.is_complete]

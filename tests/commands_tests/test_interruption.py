@@ -467,7 +467,7 @@ def test_a_supernet_that_changed_under_a_search_is_refused(searched, call, tmp_p
     supernet.write_bytes(content)
     done = call("psvit-search", *arguments, *shared, "--out", "other")
     assert (done.status, len(done.err.splitlines())) == (2, 1)
-    assert "study 'ours': is of another search (supernet: " in done.err
+    assert "study 'ours': belongs to another search (supernet: " in done.err
 
 
 def test_a_lock_that_another_program_left_does_not_stop_a_search(call, tmp_path):

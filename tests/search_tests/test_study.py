@@ -269,7 +269,7 @@ def test_a_study_of_another_search_is_refused_with_what_differs(tiny_space, arch
         ({**config, "budget": ["2MFLOPs"]}, None, "budget: ['1MFLOPs'] there, ['2MFLOPs'] here"),
         (config, Objectives(names=("accuracy", "macs")), "objectives: ['accuracy'] there, ['accuracy', 'macs'] here"),
     ]:
-        with pytest.raises(InputError, match="study 'psvit': is of another search") as refused:
+        with pytest.raises(InputError, match="study 'psvit': belongs to another search") as refused:
             Study(tiny_space, open_storage(path), config=other, objectives=objectives)
         assert expected in str(refused.value)
         assert "\n" not in str(refused.value)
@@ -280,7 +280,7 @@ def test_somebody_elses_study_is_refused(tiny_space, tmp_path):
     storage = open_storage(tmp_path / "journal")
     study = optuna.create_study(storage=storage, study_name="psvit")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    with pytest.raises(InputError, match="is of another search"):
+    with pytest.raises(InputError, match="belongs to another search"):
         Study(tiny_space, open_storage(tmp_path / "journal"))
 
 
@@ -296,7 +296,7 @@ def test_somebody_elses_study_is_refused(tiny_space, tmp_path):
 def test_an_empty_study_with_other_directions_is_refused_and_left_alone(tiny_space, tmp_path, there, wanted, expected):
     path = tmp_path / "journal"
     optuna.create_study(storage=open_storage(path), study_name="psvit", directions=there)
-    with pytest.raises(InputError, match="study 'psvit': is of another search") as refused:
+    with pytest.raises(InputError, match="study 'psvit': belongs to another search") as refused:
         Study(tiny_space, open_storage(path), objectives=Objectives(names=wanted))
     assert expected in str(refused.value)
     plain = optuna.load_study(study_name="psvit", storage=open_storage(path))
