@@ -109,7 +109,6 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
 
     write_report(folder / REPORT, report)
     best, points = _deliver(prepared, searched, best, report)
-    assert best[0].file is not None
     return SearchResult(
         folder=folder.path,
         file=best[0].file,
@@ -309,7 +308,7 @@ def _deliver(
         objectives=prepared.objectives,
     )
     title = f"Found for {' and '.join(plan.budget) or 'any budget'} in {plan.space.name}"
-    winner = replace(best[0], file=write_winner(prepared.folder.path, evidence, best, prepared.supernet, title))
+    winner = replace(best[0], written=write_winner(prepared.folder.path, evidence, best, prepared.supernet, title))
     if len(plan.objectives) > 1:
         points = write_front(prepared.folder.path, evidence, best, prepared.supernet)
         return [winner, *points[1:]], points

@@ -12,6 +12,7 @@ from typing import Any
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import METRICS, Cost
+from psvit.errors import InputError
 from psvit.executors.executor import Executor
 from psvit.nn.picture import draw
 from psvit.search.trial import Trial
@@ -39,14 +40,25 @@ class Finalist:
         latencies: by the limit's setting, what was predicted and what was measured.
         accuracies: top-1 in percent on the search images after brief trainings; empty where there were none.
         failure: why a training of it gave no network; then it has no accuracies.
-        file: its architecture file, once that is written.
+        written: its architecture file, once that is written.
     """
 
     trial: Trial
     latencies: dict[str, Any] = field(default_factory=dict)
     accuracies: tuple[float, ...] = ()
     failure: str = ""
-    file: Path | None = None
+    written: Path | None = None
+
+    @property
+    def file(self) -> Path:
+        """Its architecture file.
+
+        Raises:
+            InputError: it was not written, because it is neither the winner nor on a front of several objectives.
+        """
+        if self.written is None:
+            raise InputError(f"trial {self.trial.number}: has no architecture file; take its .arch")
+        return self.written
 
     @property
     def arch(self) -> Architecture:

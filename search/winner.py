@@ -104,7 +104,7 @@ def write_front(
             if supernet is not None:
                 _write_inherited(file, supernet, point.trial.arch)
             evidence.file(point.trial, point.latencies, {}).save(file)
-    return [replace(point, file=folder / FRONT / name) for name, point in zip(names, front, strict=True)]
+    return [replace(point, written=folder / FRONT / name) for name, point in zip(names, front, strict=True)]
 
 
 def _write_inherited(file: Path, supernet: Supernet, arch: Architecture) -> None:
