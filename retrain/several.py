@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from psvit.errors import InputError
 from psvit.executors.executor import Portable
 from psvit.io.documents import digest_of_file
 from psvit.io.run_folder import RunFolder
+from psvit.nn.registration import Registration, register_missing, registered
 from psvit.retrain.train import inherited_network, retrain
 from psvit.train.accuracies import trained_as
 from psvit.train.checkpoints import Keeping
@@ -65,6 +67,7 @@ class Retraining:
         device: where to train.
         keeping: how often checkpoints are written and how many are kept.
         world: the processes that train together.
+        operators: of a user's own, which networks may have.
     """
 
     images: Portable[ImageData]
@@ -75,6 +78,7 @@ class Retraining:
     device: str
     keeping: Keeping
     world: World
+    operators: Mapping[str, Registration] = field(default_factory=registered)
 
     def config(self, file: Path | None, found: ArchitectureFile, recipe: Recipe) -> dict[str, Any]:
         """All that decides what comes out for a network; it is made sure that it can be trained.
@@ -121,6 +125,7 @@ class Retraining:
             InputError: another process is at work in its folder; or see `psvit.retrain.train.retrain`.
             DivergedError: the loss became NaN or infinite.
         """
+        register_missing(self.operators)
         with self.world.first_goes_ahead():
             # Held until it is trained, so that no other run is at work in it.
             held = RunFolder(network.folder, COMMAND, network.config) if self.world.is_first else None
