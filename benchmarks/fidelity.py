@@ -25,11 +25,11 @@ from psvit.data import open_data
 from psvit.errors import InputError
 from psvit.executors.choose_executor import check_workers
 from psvit.io.run_folder import RunFolder
+from psvit.search.fidelity.formatting import name_of, row, value_and_interval
 from psvit.search.fidelity.measures import MeasuredNetwork, advantage
 from psvit.search.fidelity.record import INHERITED, Fidelity
 from psvit.search.fidelity.run import train_and_compare
 from psvit.search.fidelity.trainings import Trainings, check_numbers
-from psvit.search.fidelity.words import name_of, row, value_and_interval
 from psvit.search.plan import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest
 from psvit.train.choices import choose_device

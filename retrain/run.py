@@ -28,7 +28,7 @@ from psvit.nn.picture import draw
 from psvit.retrain.several import COMMAND, Network, Retraining, open_teacher
 from psvit.space.budget import format_cost
 from psvit.train.accuracies import LABELS, accuracies, trained_as
-from psvit.train.checkpoints import EVERY_SECONDS, Keeping
+from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
 from psvit.train.choices import choose_device, choose_recipe
 from psvit.train.distributed import joined
 from psvit.train.recipe import Recipe
@@ -264,7 +264,7 @@ def retrain_networks(
         )
         for _, found in read
     ]
-    keeping = Keeping(every_seconds=checkpoint_seconds, number=keep)
+    checkpointing = CheckpointConfig(every_seconds=checkpoint_seconds, number=keep)
     place = choose_device(device)
     with joined(place) as world:
         if workers and world.size > 1:
@@ -280,7 +280,7 @@ def retrain_networks(
                 compare=compare,
                 seed=seed,
                 device=str(place),
-                keeping=keeping,
+                checkpointing=checkpointing,
                 world=world,
             )
             configs = [retraining.config(file, found, one) for (file, found), one in zip(read, recipes, strict=True)]

@@ -19,7 +19,7 @@ from psvit.io.run_folder import RunFolder
 from psvit.nn.registration import Registration, register_missing, registered
 from psvit.retrain.train import inherited_network, retrain
 from psvit.train.accuracies import trained_as
-from psvit.train.checkpoints import Keeping
+from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.device_checks import check_device
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
@@ -65,7 +65,7 @@ class Retraining:
         compare: whether to train the network the other way as well, so that both accuracies can be shown.
         seed: of everything random.
         device: where to train.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together.
         operators: of a user's own, which networks may have.
     """
@@ -76,7 +76,7 @@ class Retraining:
     compare: bool
     seed: int
     device: str
-    keeping: Keeping
+    checkpointing: CheckpointConfig
     world: World
     operators: Mapping[str, Registration] = field(default_factory=registered)
 
@@ -153,7 +153,7 @@ class Retraining:
             folder=folder,
             teacher=self.teacher.get() if self.teacher else None,
             known=known,
-            keeping=self.keeping,
+            checkpointing=self.checkpointing,
             world=self.world,
         )
 

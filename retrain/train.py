@@ -18,7 +18,7 @@ from psvit.io.documents import replacing, write_atomic
 from psvit.nn.network import PSViT, resolve
 from psvit.nn.picture import draw
 from psvit.train.accuracies import INHERITED, STANDALONE
-from psvit.train.checkpoints import Checkpoints, Keeping
+from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World
 from psvit.train.job_runner import initial_network, inputs_for, train_job
 from psvit.train.recipe import Recipe
@@ -41,7 +41,7 @@ def retrain(
     folder: Path,
     teacher: Teacher | None = None,
     known: dict[str, float] | None = None,
-    keeping: Keeping | None = None,
+    checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
 ) -> ArchitectureFile:
     """Train a network on all training images, search images included, then look at the validation images once.
@@ -60,7 +60,7 @@ def retrain(
         folder: the run's.
         teacher: what is learnt from besides, where the recipe says so.
         known: top-1 in percent of the same network begun otherwise, by key of `psvit.train.accuracies.LABELS`.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together; the first one reports.
 
     Returns:
@@ -77,7 +77,7 @@ def retrain(
     if (folder / NETWORK_FILE).exists():
         if world.is_first:
             # Of a process that was killed between the two.
-            Checkpoints(folder, Keeping()).clear()
+            Checkpoints(folder, CheckpointConfig()).clear()
         return ArchitectureFile.load(folder / NETWORK_FILE)
     recipe.check_teacher(teacher is not None)
     arch = resolve(found.arch, num_classes=len(data.classes), in_chans=data.in_chans)
@@ -102,7 +102,7 @@ def retrain(
         device=device,
         folder=folder,
         teacher=teacher.to(device) if teacher else None,
-        keeping=keeping,
+        checkpointing=checkpointing,
         world=world,
     ).network
     with world.first_goes_ahead():
@@ -156,7 +156,7 @@ def _write(folder: Path, result: ArchitectureFile, trained: PSViT, title: str) -
     write_atomic(folder / PICTURE_FILE, draw(result.arch, titles=[title]))
     # Last, because its presence says that the run is finished.
     result.save(folder / NETWORK_FILE)
-    Checkpoints(folder, Keeping()).clear()
+    Checkpoints(folder, CheckpointConfig()).clear()
 
 
 def inherited_network(file: Path | None, found: ArchitectureFile, data: ImageData, required: bool) -> PSViT | None:

@@ -25,7 +25,6 @@ from psvit.nn.network import PSViT
 from psvit.search.bounds import Bound
 from psvit.search.candidates import DRAWS
 from psvit.search.evaluator import Evaluator
-from psvit.search.facts import StudyStore
 from psvit.search.finalists import Finalist, train_finalists
 from psvit.search.latency.limits import first_within
 from psvit.search.latency.measure import Latency, measure
@@ -36,6 +35,7 @@ from psvit.search.racing import ties
 from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.report import Report
 from psvit.search.result import HtmlFile, SearchResult
+from psvit.search.result_cache import StudyStore
 from psvit.search.search import draw_control, search
 from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL, STUDY_NAME, Study
@@ -238,7 +238,7 @@ def _best(prepared: Prepared, study: Study, measure: Callable[..., Latency] | No
         return left[:wanted]
 
     trials = history.complete if several else history.best(len(history))
-    kept = first_within(trials, choose, prepared.latencies, study.facts, measure)
+    kept = first_within(trials, choose, prepared.latencies, study.cache, measure)
     return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
 
 
@@ -263,7 +263,7 @@ def _trained(prepared: Prepared, study: Study, best: list[Finalist]) -> list[Fin
         best,
         runner,
         executor_for(plan.asked.workers, device, bar="finalists"),
-        StudyStore(study.facts),
+        StudyStore(study.cache),
         recipe=plan.finalists_recipe,
         init=prepared.digest or RANDOM,
         seed=plan.asked.seed,

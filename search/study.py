@@ -15,7 +15,7 @@ and each step survives the death of the process:
 An architecture that a process has asked for and not yet told is *held* by that process, as long as the process gives a
 sign of life from time to time.
 
-Results besides scores, such as the accuracies of finalists, are kept as the study's `facts`.
+Results besides scores, such as the accuracies of finalists, are kept as the study's `cache`.
 
 Trials that were not added by psvit, such as enqueued ones or those of other software, are ignored.
 """
@@ -41,11 +41,11 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.costs import METRICS, Cost
 from psvit.errors import InputError
 from psvit.io.run_folder import differences
-from psvit.search.facts import Facts
 from psvit.search.history import History, Rejected
 from psvit.search.objectives import Objectives
 from psvit.search.optuna_constraints import LIST, constraints_of, create_trial
 from psvit.search.proposal import Proposal
+from psvit.search.result_cache import ResultCache
 from psvit.search.trial import Score, Trial
 from psvit.space.search_space import SearchSpace
 
@@ -112,7 +112,7 @@ class Study:
         objectives: the objectives, as given.
         process: the identity of this process, as given.
         history: the trials.
-        facts: results besides scores.
+        cache: results besides scores.
 
     Raises:
         InputError: the study in the storage belongs to another search; the message names what differs.
@@ -151,7 +151,7 @@ class Study:
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
-        self.facts = Facts(self._study)
+        self.cache = ResultCache(self._study)
         self._check(name, {"objectives": list(self.objectives.names), **(config or {})})
         self.sync()
 

@@ -19,7 +19,7 @@ from psvit.space.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import Supernet, read_provenance, supernet_digest
 from psvit.supernet.train import fit_supernet
 from psvit.supernet.warm_start import plan
-from psvit.train.checkpoints import EVERY_SECONDS, Keeping
+from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
 from psvit.train.choices import choose_device, choose_recipe, choose_teacher
 from psvit.train.device_checks import check_device
 from psvit.train.distributed import World, joined
@@ -157,7 +157,7 @@ def train_supernet(
             taught_by = choose_teacher(teacher, teacher_weights, inputs, len(images.classes))
         made = _plan(space, images, chosen, begin_with, taught_by, seed, place)
         folder = Path(out) if out else default_folder(f"supernet-{space.name}", made.config)
-        return _run(made, folder, Keeping(every_seconds=checkpoint_seconds, number=keep), world)
+        return _run(made, folder, CheckpointConfig(every_seconds=checkpoint_seconds, number=keep), world)
 
 
 def _plan(
@@ -185,7 +185,7 @@ def _plan(
     )
 
 
-def _run(made: SupernetPlan, folder: Path, keeping: Keeping, world: World) -> TrainedSupernet:
+def _run(made: SupernetPlan, folder: Path, checkpointing: CheckpointConfig, world: World) -> TrainedSupernet:
     held = []
 
     def begin() -> None:
@@ -203,7 +203,7 @@ def _run(made: SupernetPlan, folder: Path, keeping: Keeping, world: World) -> Tr
         folder=folder,
         init=made.init,
         teacher=made.teacher,
-        keeping=keeping,
+        checkpointing=checkpointing,
         world=world,
     )
     return TrainedSupernet(

@@ -23,7 +23,7 @@ from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import BINS, architectures, macs_bin
 from psvit.supernet.supernet import FILE_NAME, Supernet
 from psvit.supernet.warm_start import warm_start
-from psvit.train.checkpoints import Checkpoints, Keeping
+from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe, SupernetRecipe
 from psvit.train.teacher import Teacher, taught_loss
@@ -107,7 +107,7 @@ def fit_supernet(
     folder: Path,
     init: Vit | None = None,
     teacher: Teacher | None = None,
-    keeping: Keeping | None = None,
+    checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
 ) -> Path:
     """Train a supernet on the training images, or finish an interrupted training in `folder`.
@@ -123,7 +123,7 @@ def fit_supernet(
         folder: of the run.
         init: a vision transformer to begin with; what was filled is written to `warm_start.yaml`.
         teacher: what is learnt from, where the recipe says so.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together.
 
     Returns:
@@ -138,7 +138,7 @@ def fit_supernet(
     if file.exists():
         if world.is_first:
             # Of a process that was killed between the two.
-            Checkpoints(folder, Keeping()).clear()
+            Checkpoints(folder, CheckpointConfig()).clear()
         return file
     recipe = SupernetRecipe.of(recipe)
     recipe.check_teacher(teacher is not None)
@@ -159,13 +159,13 @@ def fit_supernet(
         folder=folder,
         description="supernet",
         held_out=_watching(space, data, inputs, recipe.batch_size, device, world),
-        keeping=keeping,
+        checkpointing=checkpointing,
         world=world,
     )
     assert isinstance(trained.model, Supernet)
     if world.is_first:
         trained.model.save(file, _provenance(data, recipe, seed, init, teacher))
-        Checkpoints(folder, Keeping()).clear()
+        Checkpoints(folder, CheckpointConfig()).clear()
     world.gather(None)  # nobody says that it is finished before it is
     return file
 
@@ -175,12 +175,12 @@ def _begun(space: SearchSpace, recipe: SupernetRecipe, seed: int, init: Vit | No
     with seeded(seed):
         supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
     if init:
-        laid = warm_start(supernet, init.weights)
+        transferred = warm_start(supernet, init.weights)
         head_dims = sorted({layout.head_dim for layout in space.layouts})
         here = head_dims[0] if len(head_dims) == 1 else head_dims
         about = {"init": init.name, "head_dim": {"there": init.head_dim, "here": here}}
         if folder:
-            write_atomic(folder / "warm_start.yaml", dump_yaml({**about, **laid.report()}))
+            write_atomic(folder / "warm_start.yaml", dump_yaml({**about, **transferred.report()}))
     return supernet
 
 

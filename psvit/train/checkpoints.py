@@ -30,7 +30,7 @@ EVERY_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeping:
+class CheckpointConfig:
     """How often checkpoints are written and how many are kept; neither decides what comes out of a training.
 
     Attributes:
@@ -57,11 +57,11 @@ class Checkpoints:
 
     Args:
         folder: the run's; they lie below it.
-        keeping: how many and how often.
+        checkpointing: how many and how often.
     """
 
     folder: Path
-    keeping: Keeping
+    checkpointing: CheckpointConfig
     _written: float = field(default_factory=time.monotonic)
 
     @property
@@ -72,7 +72,7 @@ class Checkpoints:
     @property
     def due(self) -> bool:
         """Whether enough time has passed since the last one."""
-        return time.monotonic() - self._written >= self.keeping.every_seconds
+        return time.monotonic() - self._written >= self.checkpointing.every_seconds
 
     def save(self, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Write a checkpoint, then remove those that are too many.
@@ -87,7 +87,7 @@ class Checkpoints:
         # Ten digits, so that the order of names is that of steps.
         with replacing(self.folder / FOLDER / f"{step:010}.safetensors") as temporary:
             save_file(copies, temporary, {METADATA: json.dumps(about)})
-        for path in self.paths[: -self.keeping.number]:
+        for path in self.paths[: -self.checkpointing.number]:
             path.unlink()
         self._written = time.monotonic()
 

@@ -20,7 +20,7 @@ from psvit.executors.executor import Executor, Outcome, Portable
 from psvit.nn.network import PSViT
 from psvit.nn.registration import Registration, register_missing, registered
 from psvit.nn.seeding import seeded
-from psvit.train.checkpoints import Keeping
+from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.distributed import World
 from psvit.train.result_store import ResultStore
 from psvit.train.tasks import Classification, TaughtClassification
@@ -87,7 +87,7 @@ def train_job(
     folder: Path,
     held_out: Callable[[nn.Module], dict[str, float]] | None = None,
     teacher: Teacher | None = None,
-    keeping: Keeping | None = None,
+    checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
 ) -> TrainedNetwork:
     """Train the network of a job to the end, from the beginning or from where an interrupted run in `folder` stopped.
@@ -101,7 +101,7 @@ def train_job(
         folder: for checkpoints and log; one in which it was trained before gives the network back.
         held_out: see `psvit.train.training.train`.
         teacher: what is learnt from besides the labels, on the device.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together.
 
     Raises:
@@ -122,7 +122,7 @@ def train_job(
         folder=folder,
         description=job.label,
         held_out=held_out,
-        keeping=keeping,
+        checkpointing=checkpointing,
         world=world,
     )
     assert isinstance(trained.model, PSViT)

@@ -85,8 +85,8 @@ def command(
     that the supernet scores says it. FLOPs are multiply-accumulates. Validation images are not looked at.
     """
     set_up_logging(verbose)
+    from psvit.search.fidelity.formatting import HEADER, conclusions, rows
     from psvit.search.fidelity.run import measure_fidelity
-    from psvit.search.fidelity.words import HEADER, conclusions, rows
 
     measured = measure_fidelity(
         supernet,

@@ -28,6 +28,7 @@ from psvit.io.run_folder import RunFolder, default_folder
 from psvit.io.tables import html_table
 from psvit.search.evaluator import Evaluator
 from psvit.search.fidelity.drawing import around
+from psvit.search.fidelity.formatting import HEADER, conclusions, rows
 from psvit.search.fidelity.measures import MeasuredNetwork, fidelity_of
 from psvit.search.fidelity.record import (
     FILE_NAME,
@@ -40,7 +41,6 @@ from psvit.search.fidelity.record import (
     write_fidelities,
 )
 from psvit.search.fidelity.trainings import Trainings, check_numbers
-from psvit.search.fidelity.words import HEADER, conclusions, rows
 from psvit.search.indicators import INDICATORS
 from psvit.search.plan import choose_space
 from psvit.search.scoring import BATCH_SIZE, Scoring, portable_supernet

@@ -11,11 +11,11 @@ from typing import Any
 from psvit.arch.architecture import Architecture
 from psvit.errors import InputError, UnmetBudgetError
 from psvit.search.bounds import includes
-from psvit.search.facts import Facts
 from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh
 from psvit.search.latency.tables import Floats, Ints
+from psvit.search.result_cache import ResultCache
 from psvit.search.trial import Trial
 from psvit.space.budget import LatencyLimit
 from psvit.space.search_space import SearchSpace
@@ -122,7 +122,7 @@ def first_within(
     trials: Sequence[Trial],
     choose: Callable[[list[Trial]], list[Trial]],
     limits: Sequence[PredictedLimit],
-    facts: Facts,
+    cache: ResultCache,
     measure: Callable[..., Latency] | None,
 ) -> Kept:
     """Measure what would be chosen until all of it keeps all limits.
@@ -130,13 +130,13 @@ def first_within(
     What is measured beyond a limit makes place for others: for the next in a ranking, and on a Pareto front for what
     it alone dominated. See `FINALISTS` and `UNCORRECTED` for how many are measured.
 
-    What is measured is kept among the facts, so that the same call on the same machine gives the same trials again.
+    Measurements are kept in the study's cache, so that the same call on the same machine gives the same trials again.
 
     Args:
         trials: of which some are wanted.
         choose: picks them from those that are left, in the order in which they are measured.
         limits: on latency.
-        facts: of the trials' study.
+        cache: of the trials' study.
         measure: the measuring function; without it, what was not measured before counts as predicted.
 
     Raises:
@@ -152,7 +152,7 @@ def first_within(
     def keeps(trial: Trial) -> bool:
         latencies: dict[str, Any] = {}
         for limit, machine, of_limit, ratio in zip(limits, here, times, ratios, strict=True):
-            latency = latencies[limit.limit.setting] = _latency(trial, limit, machine, facts, measure)
+            latency = latencies[limit.limit.setting] = _latency(trial, limit, machine, cache, measure)
             if (measured_ms := latency.get("measured_ms")) is None:
                 continue
             of_limit.append(measured_ms)
@@ -200,7 +200,7 @@ def _latency(
     trial: Trial,
     limit: PredictedLimit,
     machine: Fingerprint,
-    facts: Facts,
+    cache: ResultCache,
     measure: Callable[..., Latency] | None,
 ) -> dict[str, Any]:
     """A trial's latency as predicted and as measured, for the architecture file."""
@@ -211,7 +211,7 @@ def _latency(
         assert measure is not None
         return measure(fresh(arch), (arch.in_chans, *arch.image_size), setting).to_dict()
 
-    found = facts.learn(name, find) if measure else facts.get(name)
+    found = cache.get_or_compute(name, find) if measure else cache.get(name)
     predicted = {"predicted_ms": limit.model.predict(arch)}
     if found is None:
         return predicted

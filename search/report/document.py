@@ -17,11 +17,11 @@ from psvit.nn.picture import draw
 from psvit.search.finalists import Finalist
 from psvit.search.objectives import COSTS, LATENCY, Objective
 from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
+from psvit.search.report.formatting import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.search.report.page import page
 from psvit.search.report.references import published
 from psvit.search.report.report import UNIFORM, Report, score_of
 from psvit.search.report.shared_choices import Choice, Group, shared_choices
-from psvit.search.report.words import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.search.searchers.random import Random
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost

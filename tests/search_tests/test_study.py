@@ -235,20 +235,20 @@ def test_facts_are_kept_with_the_study_and_known_to_all_who_work_on_it(tiny_spac
 
     study, other, another = opened(), opened(process="b"), opened(name="another")
     tell(study, archs, SCORES)
-    assert other.facts.get("training:1") is None
-    assert study.facts.learn("training:1", lambda: {"accuracy": 0.1 + 0.2}) == {"accuracy": 0.1 + 0.2}
+    assert other.cache.get("training:1") is None
+    assert study.cache.get_or_compute("training:1", lambda: {"accuracy": 0.1 + 0.2}) == {"accuracy": 0.1 + 0.2}
     for known in (study, other, opened()):
-        assert known.facts.get("training:1") == {"accuracy": 0.1 + 0.2}
-        assert known.facts.learn("training:1", lambda: pytest.fail("found twice")) == {"accuracy": 0.1 + 0.2}
-        assert known.facts.get("training:2") is None
-    assert another.facts.get("training:1") is None
+        assert known.cache.get("training:1") == {"accuracy": 0.1 + 0.2}
+        assert known.cache.get_or_compute("training:1", lambda: pytest.fail("found twice")) == {"accuracy": 0.1 + 0.2}
+        assert known.cache.get("training:2") is None
+    assert another.cache.get("training:1") is None
 
     # Of two that find the same at the same time the first is believed, by both.
     def slowly():
-        assert study.facts.learn("training:2", lambda: {"accuracy": 1.0}) == {"accuracy": 1.0}
+        assert study.cache.get_or_compute("training:2", lambda: {"accuracy": 1.0}) == {"accuracy": 1.0}
         return {"accuracy": 2.0}
 
-    assert other.facts.learn("training:2", slowly) == {"accuracy": 1.0}
+    assert other.cache.get_or_compute("training:2", slowly) == {"accuracy": 1.0}
 
 
 def test_an_empty_history_as_csv_is_its_header(tiny_space, tmp_path):

@@ -188,11 +188,11 @@ def test_a_run_stopped_every_epoch_continues_bit_for_bit(tiny_space, tiny_data, 
 KILLED = """
 import sys, pickle, torch
 from pathlib import Path
-from psvit.train.checkpoints import Keeping
+from psvit.train.checkpoints import CheckpointConfig
 from psvit.supernet.train import fit_supernet
 space, data, recipe = pickle.loads(Path(sys.argv[1]).read_bytes())
-keeping = Keeping(every_seconds=0)
-fit_supernet(space, data, recipe, seed=0, device=torch.device("cpu"), folder=Path(sys.argv[2]), keeping=keeping)
+often, device = CheckpointConfig(every_seconds=0), torch.device("cpu")
+fit_supernet(space, data, recipe, seed=0, device=device, folder=Path(sys.argv[2]), checkpointing=often)
 """
 
 

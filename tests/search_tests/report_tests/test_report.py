@@ -24,9 +24,9 @@ from psvit.search.pareto import front
 from psvit.search.report.best_of_draws import best_of_draws
 from psvit.search.report.document import render, write_report
 from psvit.search.report.figures import best_so_far
+from psvit.search.report.formatting import in_words
 from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.shared_choices import Group, shared_choices
-from psvit.search.report.words import in_words
 from psvit.search.trial import Score, Trial
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
