@@ -79,7 +79,6 @@ class SupernetPlan:
         teacher: what is learnt from, where the recipe says so.
         seed: of everything random.
         device: where to compute.
-        config: all that decides what comes out, JSON-serialisable.
     """
 
     space: SearchSpace
@@ -89,7 +88,21 @@ class SupernetPlan:
     teacher: Teacher | None
     seed: int
     device: torch.device
-    config: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that decides what comes out, JSON-serialisable."""
+        return {
+            "data": self.data.name,
+            "data_digest": self.data.digest,
+            "space": self.space.name,
+            "space_digest": self.space.digest,
+            "init": {"weights": self.init.name, "digest": self.init.digest} if self.init else None,
+            "teacher": {"name": self.teacher.name, "digest": self.teacher.digest} if self.teacher else None,
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "device": self.device.type,
+        }
 
     def announce(self, folder: Path) -> None:
         """Say where the run is, and what it begins with."""
@@ -155,34 +168,17 @@ def train_supernet(
             inputs = Inputs.of(images, space.image_size)
             training_loader(images.train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)
             taught_by = choose_teacher(teacher, teacher_weights, inputs, len(images.classes))
-        made = _plan(space, images, chosen, begin_with, taught_by, seed, place)
+        made = SupernetPlan(
+            space=space,
+            data=images,
+            recipe=chosen,
+            init=begin_with,
+            teacher=taught_by,
+            seed=seed,
+            device=place,
+        )
         folder = Path(out) if out else default_folder(f"supernet-{space.name}", made.config)
         return _run(made, folder, CheckpointConfig(every_seconds=checkpoint_seconds, number=keep), world)
-
-
-def _plan(
-    space: SearchSpace,
-    data: ImageData,
-    recipe: Recipe,
-    init: Vit | None,
-    teacher: Teacher | None,
-    seed: int,
-    device: torch.device,
-) -> SupernetPlan:
-    config = {
-        "data": data.name,
-        "data_digest": data.digest,
-        "space": space.name,
-        "space_digest": space.digest,
-        "init": {"weights": init.name, "digest": init.digest} if init else None,
-        "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
-        "recipe": recipe.to_dict(),
-        "seed": seed,
-        "device": device.type,
-    }
-    return SupernetPlan(
-        space=space, data=data, recipe=recipe, init=init, teacher=teacher, seed=seed, device=device, config=config
-    )
 
 
 def _run(made: SupernetPlan, folder: Path, checkpointing: CheckpointConfig, world: World) -> TrainedSupernet:
