@@ -21,21 +21,18 @@ from pathlib import Path
 import numpy as np
 from command_line import at_least, chosen_recipe, run_script
 
-from psvit.data import Inputs, open_data
+from psvit.data import open_data
 from psvit.errors import InputError
 from psvit.executors.choose_executor import check_workers
 from psvit.io.run_folder import RunFolder
-from psvit.search.fidelity.cli import SECOND_SEEDS
+from psvit.search.fidelity.formatting import name_of, row, value_and_interval
 from psvit.search.fidelity.measures import MeasuredNetwork, advantage
 from psvit.search.fidelity.record import INHERITED, Fidelity
-from psvit.search.fidelity.run import Trainings, measure_fidelity
-from psvit.search.fidelity.words import name_of, row, value_and_interval
+from psvit.search.fidelity.run import train_and_compare
+from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.plan import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest
 from psvit.train.choices import choose_device
-from psvit.train.device_checks import check_device
-from psvit.train.job_runner import images_of
-from psvit.train.training_loader import training_loader
 
 
 def taus(names: list[str], fidelities: list[Fidelity]) -> None:
@@ -111,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
     folder = RunFolder(options.out, "fidelity", trainings.config)
     command = shlex.join(["python", *sys.argv])
     measured = [
-        measure_fidelity(trainings, supernet, folder / supernet_digest(supernet), command, trained_in=folder.path)
+        train_and_compare(trainings, supernet, folder / supernet_digest(supernet), command, trained_in=folder.path)
         for supernet in options.supernets
     ]
     names = [rule(supernet) for supernet in options.supernets]
@@ -134,9 +131,7 @@ def read_trainings(options: argparse.Namespace) -> Trainings:
     """
     device = choose_device(options.device)
     check_workers(options.workers)
-    second_seeds = min(SECOND_SEEDS, options.within) if options.second_seeds is None else options.second_seeds
-    if second_seeds > options.within:
-        raise InputError(f"--second-seeds {second_seeds}: there are --within {options.within} networks; give no more")
+    second_seeds = check_numbers(options.within, options.spread, options.second_seeds)
     data = open_data(options.data)
     budget = tuple(options.budget)
     spaces = [choose_space(None, supernet, data, budget) for supernet in options.supernets]
@@ -144,10 +139,7 @@ def read_trainings(options: argparse.Namespace) -> Trainings:
         raise InputError("the supernets are of different spaces; only those of one can be compared")
     space = spaces[0]
     recipe = chosen_recipe(options.recipe, options.epochs, space)
-    check_device(device, recipe)
-    inputs = Inputs.of(data, space.image_size)
-    training_loader(images_of(data, "train", options.images), inputs, recipe).check(recipe.accumulate, recipe.mixes)
-    trainings = Trainings(
+    return Trainings(
         space=space,
         data=data,
         budget=budget,
@@ -160,8 +152,6 @@ def read_trainings(options: argparse.Namespace) -> Trainings:
         second_seeds=second_seeds,
         workers=options.workers,
     )
-    space.check(trainings.limits)
-    return trainings
 
 
 if __name__ == "__main__":

@@ -59,8 +59,7 @@ from psvit.io.documents import write_atomic
 from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
 from psvit.io.run_folder import RunFolder
-from psvit.search.cli import SUPERNET_TRIALS
-from psvit.search.plan import SearchRun, choose_space
+from psvit.search.plan import TRIALS, choose_space
 from psvit.search.run import run_search
 from psvit.search.scoring import BATCH_SIZE
 from psvit.supernet.supernet import read_provenance, supernet_digest, supernet_file
@@ -277,37 +276,34 @@ def search(
 ) -> Architecture:
     """What `psvit-search` finds, in a run of its own below --out that the command itself could continue."""
     name = search_name(options.supernet, budget)
-    run = SearchRun(
-        space=choose_space(None, options.supernet, data, (budget,)),
-        budget=(budget,),
-        data=data,
-        supernet=options.supernet,
-        recipe=None,
-        searcher="evolution",
-        trials=options.trials,
-        seed=0,
-        device=device,
-        finalists=options.finalists,
-        control=options.trials // 4,
-        workers=options.workers,
-    )
-    folder = RunFolder(options.out / name, "psvit-search", run.config)
     record = {"search": name, "trials": options.trials}
     if any(record.items() <= known.items() and known["finished"] for known in times.records):
-        return ArchitectureFile.load(folder / "best.yaml").arch
-    arguments = ["--supernet", options.supernet, "--data", data.name, "--budget", budget, "--out", str(folder.path)]
+        return ArchitectureFile.load(options.out / name / "best.yaml").arch
+    folder = str(options.out / name)
+    arguments = ["--supernet", options.supernet, "--data", data.name, "--budget", budget, "--out", folder]
     arguments += ["--trials", str(options.trials), "--finalists", str(options.finalists)]
     arguments += ["--workers", options.workers] if options.workers else []
     began, finished = time.perf_counter(), False
     try:
-        found = run_search(run, folder, shlex.join(["psvit-search", *arguments]))
-        if found.stopped:
-            raise found.stopped
+        result = run_search(
+            budget=budget,
+            data=data,
+            supernet=options.supernet,
+            trials=options.trials,
+            finalists=options.finalists,
+            control=options.trials // 4,
+            workers=options.workers,
+            out=folder,
+            device=device,
+            repeated_by=shlex.join(["psvit-search", *arguments]),
+        )
+        if result.stopped:
+            raise result.stopped
         finished = True
     finally:
         # An interrupted search is timed in parts; a part that was killed is not in the sum.
         times.add({**record, "budget": budget, "seconds": time.perf_counter() - began, "finished": finished})
-    return found.winner.trial.arch
+    return result.best.arch
 
 
 def search_name(supernet: str, budget: str) -> str:
@@ -363,7 +359,7 @@ def main() -> None:
     parser.add_argument("--drop-path", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--depth", type=share, nargs="+", default=[0.5], help="layers made by hand, of the papers'")
     parser.add_argument("--seeds", type=at_least(1), default=3)
-    parser.add_argument("--trials", type=at_least(1), default=SUPERNET_TRIALS, help="of each search")
+    parser.add_argument("--trials", type=at_least(1), default=TRIALS, help="of each search")
     parser.add_argument("--finalists", type=int, default=5, help="of each search")
     parser.add_argument("--workers", help="train on a Ray cluster: ray, or ray://host:port")
     parser.add_argument("--device", help="where to compute; default: cuda where there is one")

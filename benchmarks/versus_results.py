@@ -14,7 +14,7 @@ from error_bars import Series, draw_error_bars
 from scipy.stats import t as student
 
 from psvit import Architecture, cost
-from psvit.search.report.words import DASH
+from psvit.search.report.formatting import DASH
 
 RANDOM, FOUND = "random PSViT", "found PSViT"
 

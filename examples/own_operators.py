@@ -15,10 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import psvit
-from psvit.retrain.cli import command as retrain
-from psvit.retrain.delivery.cli import export_command as export
-from psvit.search.cli import command as search
-from psvit.supernet.cli import command as supernet
 
 
 class MaxAndAvg(nn.Module):
@@ -85,21 +81,15 @@ SPACE = {
 
 def main(folder: Path) -> None:
     """Train a supernet on scikit-learn's digits, search it, retrain what was found, and load that again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    brief = {"epochs": 2, "warmup_epochs": 0}
     space = psvit.SearchSpace.from_dict(SPACE)
-    space.save(folder / "space.yaml")
-    brief = ["--set", "epochs=2", "--set", "warmup_epochs=0"]
-    paths = {name: str(folder / name) for name in ("supernet", "search", "network", "exported")}
-
-    common = ["--data", "digits", "--out"]
-    supernet(["--space", str(folder / "space.yaml"), *common, paths["supernet"], *brief], standalone_mode=False)
-    limits = ["--budget", "0.2..0.6MFLOPs", "--trials", "24", "--finalists", "2", "--control", "0"]
-    search(["--supernet", paths["supernet"], *common, paths["search"], *limits], standalone_mode=False)
-    best = Path(paths["search"]) / "best.yaml"
-    retrain([str(best), *common, paths["network"], *brief], standalone_mode=False)
-    export([paths["network"], "--to", "torch-export", "--out", paths["exported"]], standalone_mode=False)
-
-    arch = psvit.Architecture.load(best)
+    supernet = psvit.train_supernet(space, "digits", settings=brief, out=folder / "supernet")
+    result = psvit.run_search(
+        budget="0.2..0.6MFLOPs", supernet=supernet, trials=24, finalists=2, control=0, out=folder / "search"
+    )
+    network = psvit.retrain_network(result.best, "digits", settings=brief, out=folder / "network")
+    psvit.export_network(network, "torch-export", out=folder / "exported")
+    arch = psvit.Architecture.load(network.file)
     print(f"found: stem {arch.stem}, pooling {arch.pools[0]}, {psvit.cost(arch).macs:,} MACs")
 
 

@@ -24,24 +24,74 @@ if TYPE_CHECKING:
     from psvit.nn.picture import draw as draw
     from psvit.nn.registration import register_pooling as register_pooling
     from psvit.nn.registration import register_stem as register_stem
+    from psvit.retrain.comparison import Comparison as Comparison
+    from psvit.retrain.comparison import compare as compare
+    from psvit.retrain.delivery.export import Exported as Exported
+    from psvit.retrain.delivery.export import export_network as export_network
+    from psvit.retrain.run import RetrainedNetwork as RetrainedNetwork
+    from psvit.retrain.run import RetrainedNetworks as RetrainedNetworks
+    from psvit.retrain.run import retrain_network as retrain_network
+    from psvit.retrain.run import retrain_networks as retrain_networks
+    from psvit.search.candidates import Candidates as Candidates
+    from psvit.search.evaluator import Evaluator as Evaluator
+    from psvit.search.evaluator import ScoringFunction as ScoringFunction
+    from psvit.search.fidelity.run import MeasuredFidelity as MeasuredFidelity
+    from psvit.search.fidelity.run import measure_fidelity as measure_fidelity
+    from psvit.search.history import History as History
+    from psvit.search.history import Seen as Seen
+    from psvit.search.latency.measure import Latency as Latency
+    from psvit.search.latency.run import BuiltLatencyModel as BuiltLatencyModel
+    from psvit.search.latency.run import build_latency_model as build_latency_model
+    from psvit.search.latency.run import measure_latency as measure_latency
+    from psvit.search.objectives import Objective as Objective
+    from psvit.search.proposal import Proposal as Proposal
+    from psvit.search.run import run_search as run_search
+    from psvit.search.searchers import Searcher as Searcher
     from psvit.space.budget import Budget as Budget
     from psvit.space.search_space import SearchSpace as SearchSpace
+    from psvit.supernet.run import TrainedSupernet as TrainedSupernet
+    from psvit.supernet.run import train_supernet as train_supernet
 
 _PUBLIC = {
     "Architecture": "psvit.arch.architecture",
     "Budget": "psvit.space.budget",
+    "BuiltLatencyModel": "psvit.search.latency.run",
+    "Candidates": "psvit.search.candidates",
     "Classifier": "psvit.classifier",
+    "Comparison": "psvit.retrain.comparison",
     "Cost": "psvit.arch.costs",
+    "Evaluator": "psvit.search.evaluator",
+    "Exported": "psvit.retrain.delivery.export",
+    "History": "psvit.search.history",
     "ImageData": "psvit.data",
     "InputError": "psvit.errors",
+    "Latency": "psvit.search.latency.measure",
+    "MeasuredFidelity": "psvit.search.fidelity.run",
+    "Objective": "psvit.search.objectives",
     "PSViT": "psvit.model",
+    "Proposal": "psvit.search.proposal",
+    "RetrainedNetwork": "psvit.retrain.run",
+    "RetrainedNetworks": "psvit.retrain.run",
+    "ScoringFunction": "psvit.search.evaluator",
     "SearchSpace": "psvit.space.search_space",
+    "Searcher": "psvit.search.searchers",
+    "Seen": "psvit.search.history",
     "Stage": "psvit.arch.architecture",
+    "TrainedSupernet": "psvit.supernet.run",
+    "build_latency_model": "psvit.search.latency.run",
+    "compare": "psvit.retrain.comparison",
     "cost": "psvit.arch.costs",
     "create_model": "psvit.model",
     "draw": "psvit.nn.picture",
+    "export_network": "psvit.retrain.delivery.export",
+    "measure_fidelity": "psvit.search.fidelity.run",
+    "measure_latency": "psvit.search.latency.run",
     "register_pooling": "psvit.nn.registration",
     "register_stem": "psvit.nn.registration",
+    "retrain_network": "psvit.retrain.run",
+    "retrain_networks": "psvit.retrain.run",
+    "run_search": "psvit.search.run",
+    "train_supernet": "psvit.supernet.run",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

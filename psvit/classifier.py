@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from psvit.arch.architecture import ArchitectureFile
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
+from psvit.io.documents import Place, path_of
 from psvit.model import create_model
 
 NETWORK_FILE = "network.yaml"
@@ -56,18 +57,18 @@ class Classifier:
         self.source = source
 
     @classmethod
-    def load(cls, place: str | Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, place: Place, device: torch.device | str = "cpu") -> Self:
         """Read a trained network.
 
         Args:
-            place: the folder of a retraining or of a search with images, an architecture file with its weights beside
-                it, or a folder that `psvit-export --to timm` wrote.
+            place: the folder of a retraining or of a search with images, or what it gave back; an architecture file
+                with its weights beside it; or a folder that `psvit-export --to timm` wrote.
             device: where to compute.
 
         Raises:
             InputError: there is no trained network, or it does not say what it was trained on.
         """
-        place = Path(place)
+        place = path_of(place)
         if (place / TIMM_CONFIG).is_file():
             return cls._of_timm(place, device)
         path = architecture_file(place)
@@ -149,6 +150,11 @@ class Classifier:
         values, positions = probabilities.topk(min(top, len(probabilities)))
         names = (self.preprocessing.classes[position] for position in positions.tolist())
         return list(zip(names, values.tolist(), strict=True))
+
+
+def as_classifier(network: Classifier | Place, device: torch.device | str = "cpu") -> Classifier:
+    """A trained network as it is, or read as `Classifier.load` does."""
+    return network if isinstance(network, Classifier) else Classifier.load(network, device)
 
 
 def architecture_file(place: Path) -> Path:

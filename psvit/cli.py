@@ -12,16 +12,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
 from psvit.errors import InputError, RunError
 from psvit.executors.openmp import wait_briefly
 from psvit.io.announcements import ANNOUNCEMENTS
-
-if TYPE_CHECKING:
-    from psvit.train.checkpoints import Keeping
 
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
 
@@ -141,17 +138,6 @@ def training_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
-
-
-def read_keeping(checkpoint_every: str, number: int) -> Keeping:
-    """What the options say of checkpoints.
-
-    Raises:
-        InputError: not a duration.
-    """
-    from psvit.train.checkpoints import Keeping
-
-    return Keeping(every_seconds=read_duration("--checkpoint-every", checkpoint_every), number=number)
 
 
 def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,23 +10,21 @@ from typing import Any
 import torch
 
 from psvit.arch.architecture import ArchitectureFile
-from psvit.arch.costs import cost
 from psvit.classifier import COMPARISON_FOLDER, NETWORK_FILE
 from psvit.data import ImageData, Inputs
 from psvit.errors import InputError
 from psvit.executors.executor import Portable
-from psvit.io.documents import digest_of_file, write_atomic
+from psvit.io.documents import digest_of_file
 from psvit.io.run_folder import RunFolder
+from psvit.nn.registration import Registration, register_missing, registered
 from psvit.retrain.train import inherited_network, retrain
-from psvit.train.accuracies import LABELS, accuracies, trained_as
-from psvit.train.checkpoints import Keeping
+from psvit.train.accuracies import trained_as
+from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.device_checks import check_device
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
 from psvit.train.teacher import Teacher, load_teacher
 from psvit.train.training_loader import training_loader
-
-TABLE_FILE = "networks.csv"
 
 COMMAND = "psvit-retrain"
 
@@ -39,25 +35,23 @@ class Network:
 
     Attributes:
         name: what its folder is called, and what it is called in tables.
-        file: its architecture file, beside which inherited weights lie.
-        found: what is in it.
+        file: its architecture file, beside which inherited weights lie; `None` if it has none.
+        found: what is known about it.
         recipe: how it is trained.
         folder: where its run is, or shall be.
         config: of its run, see `Retraining.config`.
     """
 
     name: str
-    file: Path
+    file: Path | None
     found: ArchitectureFile
     recipe: Recipe
     folder: Path
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]
 
-    @property
-    def result(self) -> ArchitectureFile | None:
-        """The finished network, if it is."""
-        file = self.folder / NETWORK_FILE
-        return ArchitectureFile.load(file) if file.exists() else None
+    def is_finished(self) -> bool:
+        """Whether it was trained before."""
+        return (self.folder / NETWORK_FILE).exists()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +65,9 @@ class Retraining:
         compare: whether to train the network the other way as well, so that both accuracies can be shown.
         seed: of everything random.
         device: where to train.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together.
+        operators: of a user's own, which networks may have.
     """
 
     images: Portable[ImageData]
@@ -81,30 +76,35 @@ class Retraining:
     compare: bool
     seed: int
     device: str
-    keeping: Keeping
+    checkpointing: CheckpointConfig
     world: World
+    operators: Mapping[str, Registration] = field(default_factory=registered)
 
-    def config(self, network: Network) -> dict[str, Any]:
+    def config(self, file: Path | None, found: ArchitectureFile, recipe: Recipe) -> dict[str, Any]:
         """All that decides what comes out for a network; it is made sure that it can be trained.
+
+        Args:
+            file: its architecture file, if it has one.
+            found: what is known about it.
+            recipe: how it is trained.
 
         Raises:
             InputError: weights are missing or not the network's, the device cannot train by the recipe, or batches
                 cannot be cut into a part for each of the processes that train together.
         """
-        images, recipe = self.images.get(), network.recipe
+        images = self.images.get()
         teacher = self.teacher.get() if self.teacher else None
-        inherited = inherited_network(network.file, network.found, images, required=self.inherit)
+        inherited = inherited_network(file, found, images, required=self.inherit)
         if self.compare and inherited is None:
-            raise InputError(
-                f"--compare: {network.file.with_suffix('.safetensors')} holds no weights of a supernet for these images"
-            )
+            where = file.with_suffix(".safetensors") if file else "an architecture without a file"
+            raise InputError(f"--compare: {where} holds no weights of a supernet for these images")
         check_device(torch.device(self.device), recipe)
-        inputs = Inputs.of(images, network.found.arch.image_size)
+        inputs = Inputs.of(images, found.arch.image_size)
         parts = self.world.size * recipe.accumulate
         training_loader(images.all_train, inputs, recipe).check(parts, recipe.mixes)
         return {
-            "arch": network.found.arch.to_dict(),
-            "weights": digest_of_file(network.file.with_suffix(".safetensors")) if inherited else None,
+            "arch": found.arch.to_dict(),
+            "weights": digest_of_file(file.with_suffix(".safetensors")) if file and inherited else None,
             "data": images.name,
             "data_digest": images.digest,
             "inherit": self.inherit,
@@ -125,11 +125,12 @@ class Retraining:
             InputError: another process is at work in its folder; or see `psvit.retrain.train.retrain`.
             DivergedError: the loss became NaN or infinite.
         """
+        register_missing(self.operators)
         with self.world.first_goes_ahead():
             # Held until it is trained, so that no other run is at work in it.
             held = RunFolder(network.folder, COMMAND, network.config) if self.world.is_first else None
         known = {}
-        if self.compare and network.result is None:
+        if self.compare and not network.is_finished():
             other = self._train(network, not self.inherit, network.folder / COMPARISON_FOLDER, known={})
             known = {trained_as(other): other.score["value"]}
         result = self._train(network, self.inherit, network.folder, known)
@@ -152,47 +153,14 @@ class Retraining:
             folder=folder,
             teacher=self.teacher.get() if self.teacher else None,
             known=known,
-            keeping=self.keeping,
+            checkpointing=self.checkpointing,
             world=self.world,
         )
 
 
-def open_teacher(name: str, weights: Path | None, images: Portable[ImageData], image_size: tuple[int, int]) -> Teacher:
+def open_teacher(
+    name: str, weights: str | Path | None, images: Portable[ImageData], image_size: tuple[int, int]
+) -> Teacher:
     """A teacher of networks for images of this size; see `psvit.train.teacher.load_teacher`."""
     data = images.get()
-    return load_teacher(name, weights, Inputs.of(data, image_size), len(data.classes))
-
-
-def named(files: Sequence[Path]) -> list[str]:
-    """What networks are called: as their files, with a number in front where two would be called alike."""
-    stems = [file.stem for file in files]
-    digits = len(str(len(stems) - 1))
-    return stems if len(set(stems)) == len(stems) else [f"{i:0{digits}}-{stem}" for i, stem in enumerate(stems)]
-
-
-def write_table(networks: Sequence[Network], path: Path) -> list[dict[str, Any]]:
-    """Write what the finished ones of several networks cost and are worth as a CSV file.
-
-    Returns:
-        The rows: name, costs, `how` the network was trained, and the accuracies that are known, in percent.
-    """
-    columns = ["network", "macs", "num_params", "activation_bytes", "how", *LABELS, "file"]
-    rows = []
-    for network in networks:
-        result = network.result
-        if result is not None:
-            rows.append(
-                {
-                    "network": network.name,
-                    **cost(result.arch).to_dict(),
-                    "how": trained_as(result),
-                    **accuracies(result),
-                    "file": str(network.folder / NETWORK_FILE),
-                }
-            )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
-    return rows
+    return load_teacher(name, Path(weights) if weights else None, Inputs.of(data, image_size), len(data.classes))

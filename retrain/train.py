@@ -18,7 +18,7 @@ from psvit.io.documents import replacing, write_atomic
 from psvit.nn.network import PSViT, resolve
 from psvit.nn.picture import draw
 from psvit.train.accuracies import INHERITED, STANDALONE
-from psvit.train.checkpoints import Checkpoints, Keeping
+from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World
 from psvit.train.job_runner import initial_network, inputs_for, train_job
 from psvit.train.recipe import Recipe
@@ -41,7 +41,7 @@ def retrain(
     folder: Path,
     teacher: Teacher | None = None,
     known: dict[str, float] | None = None,
-    keeping: Keeping | None = None,
+    checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
 ) -> ArchitectureFile:
     """Train a network on all training images, search images included, then look at the validation images once.
@@ -60,7 +60,7 @@ def retrain(
         folder: the run's.
         teacher: what is learnt from besides, where the recipe says so.
         known: top-1 in percent of the same network begun otherwise, by key of `psvit.train.accuracies.LABELS`.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together; the first one reports.
 
     Returns:
@@ -77,7 +77,7 @@ def retrain(
     if (folder / NETWORK_FILE).exists():
         if world.is_first:
             # Of a process that was killed between the two.
-            Checkpoints(folder, Keeping()).clear()
+            Checkpoints(folder, CheckpointConfig()).clear()
         return ArchitectureFile.load(folder / NETWORK_FILE)
     recipe.check_teacher(teacher is not None)
     arch = resolve(found.arch, num_classes=len(data.classes), in_chans=data.in_chans)
@@ -102,25 +102,15 @@ def retrain(
         device=device,
         folder=folder,
         teacher=teacher.to(device) if teacher else None,
-        keeping=keeping,
+        checkpointing=checkpointing,
         world=world,
     ).network
     with world.first_goes_ahead():
         if not world.is_first:
             return ArchitectureFile.load(folder / NETWORK_FILE)
         batches = Batches(data.val, inputs, recipe.batch_size, device)
-        score: dict[str, Any] = {
-            "value": round(accuracy(trained, batches), 4),
-            "kind": STANDALONE,
-            "meaning": "top-1 in percent after training, on the validation images",
-            "images": len(data.val),
-            **(known or {}),
-        }
-        if inherited is not None:
-            score[INHERITED] = round(accuracy(inherited.to(device).eval(), batches), 4)
-        baseline = logistic_regression_accuracy(data.all_train, data.val)
-        if baseline is not None:
-            score["logistic_regression"] = round(baseline, 4)
+        score = _score(data, batches, trained, inherited.to(device) if inherited is not None else None, known or {})
+        taught = {"teacher": {"name": teacher.name, "digest": teacher.digest}} if teacher else {}
         result = ArchitectureFile(
             arch=arch,
             score=score,
@@ -130,27 +120,50 @@ def retrain(
                 "data": data.describe(),
                 "recipe": recipe.to_dict(),
                 "inherited": inherit,
-                **({"teacher": {"name": teacher.name, "digest": teacher.digest}} if teacher else {}),
+                **taught,
                 "seed": seed,
                 "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
             },
         )
-        with replacing(folder / WEIGHTS_FILE) as temporary:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
-            save_file(tensors, temporary, {"format": "pt"})
-        title = f"Trained on {data.name}: {score['value']:.2f} % top-1"
-        write_atomic(folder / PICTURE_FILE, draw(arch, titles=[title]))
-        # Last, because its presence says that the run is finished.
-        result.save(folder / NETWORK_FILE)
-        Checkpoints(folder, Keeping()).clear()
+        _write(folder, result, trained, title=f"Trained on {data.name}: {score['value']:.2f} % top-1")
         return result
 
 
-def inherited_network(file: Path, found: ArchitectureFile, data: ImageData, required: bool) -> PSViT | None:
+def _score(
+    data: ImageData, batches: Batches, trained: PSViT, inherited: PSViT | None, known: dict[str, float]
+) -> dict[str, Any]:
+    """What the trained network is worth on the validation images, beside what it is compared with."""
+    score: dict[str, Any] = {
+        "value": round(accuracy(trained, batches), 4),
+        "kind": STANDALONE,
+        "meaning": "top-1 in percent after training, on the validation images",
+        "images": len(data.val),
+        **known,
+    }
+    if inherited is not None:
+        score[INHERITED] = round(accuracy(inherited.eval(), batches), 4)
+    baseline = logistic_regression_accuracy(data.all_train, data.val)
+    if baseline is not None:
+        score["logistic_regression"] = round(baseline, 4)
+    return score
+
+
+def _write(folder: Path, result: ArchitectureFile, trained: PSViT, title: str) -> None:
+    """Write the weights, the picture and the architecture file, and remove what is needed no more."""
+    with replacing(folder / WEIGHTS_FILE) as temporary:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
+        save_file(tensors, temporary, {"format": "pt"})
+    write_atomic(folder / PICTURE_FILE, draw(result.arch, titles=[title]))
+    # Last, because its presence says that the run is finished.
+    result.save(folder / NETWORK_FILE)
+    Checkpoints(folder, CheckpointConfig()).clear()
+
+
+def inherited_network(file: Path | None, found: ArchitectureFile, data: ImageData, required: bool) -> PSViT | None:
     """The network with the supernet's weights, which a search writes beside the architecture file.
 
     Args:
-        file: the architecture file; the weights have its name and end in `.safetensors`.
+        file: the architecture file; the weights have its name and end in `.safetensors`. Without one there are none.
         found: what is in it.
         data: images; weights for other classes or channels are of no use for them.
         required: whether the weights are to be trained on, so that there must be some.
@@ -161,6 +174,10 @@ def inherited_network(file: Path, found: ArchitectureFile, data: ImageData, requ
     Raises:
         InputError: the weights are not this architecture's, or required and not there.
     """
+    if file is None:
+        if required:
+            raise InputError("--inherit: an architecture without a file has no weights beside it; name its file")
+        return None
     weights = file.with_suffix(".safetensors")
     classes, channels = len(data.classes), data.in_chans
     if weights.exists() and (found.arch.num_classes, found.arch.in_chans) == (classes, channels):

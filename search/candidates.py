@@ -1,8 +1,8 @@
-"""Candidates: what a search may propose, in a space, under limits on costs and on predicted latency.
+"""Candidates: what a search may propose, in a space, under limits on costs and on what is looked up for each candidate.
 
-Limits on costs are kept exactly and without rejection. Predicted latency is looked up for every candidate, so
-architectures beyond it are drawn and left out; `DRAWS` bounds how often, and limits on MACs that follow from those on
-latency keep what has to be left out small.
+Limits on costs are kept exactly and without rejection. Predicted latency and a user's own numbers are looked up, so
+architectures beyond such a bound are drawn and left out; `DRAWS` limits how often, and limits on MACs that follow from
+those on latency keep what has to be left out small.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
-from psvit.search.history import Seen
-from psvit.search.latency.limits import PredictedLimit
+from psvit.search.bounds import Bound, includes, includes_all
+from psvit.search.history import History, Seen
 from psvit.search.proposal import Proposal
 from psvit.space.budget import Budget, Limit
 from psvit.space.feasible import FeasibleSet, feasible_set
@@ -28,7 +28,7 @@ OUTSIDE = "space"
 """The name of the constraint that a row of genes encodes a member of the space."""
 
 DRAWS = 2**20
-"""Architectures drawn before it counts as settled that no more can be found within the limits on latency."""
+"""Architectures drawn before it counts as settled that no more can be found within the bounds."""
 
 LISTED = 2**17
 """Sets of at most this many architectures are looked through one by one instead."""
@@ -39,39 +39,41 @@ class Candidates:
 
     Args:
         space: the space.
-        budget: the limits; of those on latency `latencies` knows.
-        latencies: limits on predicted latency.
+        budget: the limits; those on costs are kept, of others `bounds` knows.
+        bounds: limits on what is looked up for each candidate.
 
     Attributes:
-        members: what keeps the limits on costs, and those on MACs that follow from the ones on latency.
+        members: what keeps the limits on costs, and those on MACs that follow from the bounds.
 
     Raises:
         InputError: nothing is within a limit; names the reachable range.
     """
 
-    def __init__(self, space: SearchSpace, budget: Budget, latencies: Sequence[PredictedLimit] = ()) -> None:
+    def __init__(self, space: SearchSpace, budget: Budget, bounds: Sequence[Bound] = ()) -> None:
         space.check(budget)
-        for latency in latencies:
-            latency.check(space)
+        for bound in bounds:
+            bound.check(space)
         self.space = space
-        self.budget = _narrowed(space, budget, latencies)
-        self._latencies = latencies
+        self.budget = _narrowed(space, budget, bounds)
+        self._bounds = bounds
+        few = [bound.draws for bound in bounds if bound.draws is not None]
+        self._draws, self._listed = min([DRAWS, *few]), min([LISTED, *few])
         self.members: FeasibleSet = feasible_set(space, self.budget)
         if not self.members.count or not self._may_hold_any():
             raise InputError(
-                f"budget: no architecture of {space.name} is predicted to keep {budget}; "
-                f"{'; '.join(latency.reach(space) for latency in latencies)}, without the other limits"
+                f"budget: no architecture of {space.name} is predicted to keep {_in_words(budget, bounds)}; "
+                f"{'; '.join(bound.reach(space) for bound in bounds)}, without the other limits"
             )
 
     def _may_hold_any(self) -> bool:
-        """Whether anything keeps the limits on latency; taken to be so where there are too many to look through."""
-        if not self._latencies or self.members.count > LISTED:
+        """Whether anything keeps the bounds; taken to be so where there are too many to look through."""
+        if not self._bounds or self.members.count > self._listed:
             return True
         return bool(self._within(self.members.take(np.arange(self.members.count)).rows).any())
 
     def permits(self, arch: Architecture) -> bool:
-        """Whether an architecture within the limits on costs is predicted to keep those on latency."""
-        return all(latency.permits(arch) for latency in self._latencies)
+        """Whether an architecture within the limits on costs keeps the bounds."""
+        return all(includes(bound, bound.value(arch)) for bound in self._bounds)
 
     def propose(
         self, archs: Sequence[Architecture], origin: str, attrs: dict[str, Any] | None = None
@@ -84,15 +86,15 @@ class Candidates:
             constraints = {OUTSIDE: 0.0}
             for limit in self.budget.limits:
                 constraints[limit.subject] = _excess(float(getattr(costs, limit.metric)[position]), *limit.ends)
-            for latency in self._latencies:
-                constraints[latency.limit.subject] = _excess(latency.model.predict(arch), *latency.limit.ends)
+            for bound in self._bounds:
+                constraints[bound.subject] = _excess(bound.value(arch), *bound.ends)
             row = tuple(rows[position].tolist())
             proposals.append(Proposal(row=row, origin=origin, constraints=constraints, attrs=attrs or {}))
         return proposals
 
     def outside(self, row: tuple[int, ...], origin: str, attrs: dict[str, Any]) -> Proposal:
         """A row of genes that encodes no member; nothing is known of its costs."""
-        limits = [*(limit.subject for limit in self.budget.limits), *(one.limit.subject for one in self._latencies)]
+        limits = [*(limit.subject for limit in self.budget.limits), *(bound.subject for bound in self._bounds)]
         return Proposal(row=row, origin=origin, constraints={OUTSIDE: 1.0, **dict.fromkeys(limits, 0.0)}, attrs=attrs)
 
     def mutate(self, arch: Architecture, rng: np.random.Generator, rate: float) -> Architecture:
@@ -103,23 +105,24 @@ class Candidates:
         """`SearchSpace.crossover` within the limits on costs."""
         return self.space.crossover(one, other, rng, self.budget)
 
-    def draw_unseen(self, n: int, seen: Seen, rng: np.random.Generator) -> list[Architecture]:
-        """Draw candidates uniformly from those not seen; adds them to `seen`.
+    def draw_unseen(self, n: int, seen: Seen | History, rng: np.random.Generator) -> list[Architecture]:
+        """Draw candidates uniformly from those not seen; adds them to `seen`, where that is no history.
 
         Returns:
-            `n` architectures, or all that are left; under limits on latency, or all that `DRAWS` draws found.
+            `n` architectures, or all that are left; under bounds, or all that `DRAWS` draws found.
         """
+        seen = Seen(seen) if isinstance(seen, History) else seen
         drawn: list[Architecture] = []
         spent = 0
-        while len(drawn) < n and spent < DRAWS:
-            few = 2 * len(seen) >= self.members.count or (bool(self._latencies) and self.members.count <= LISTED)
+        while len(drawn) < n and spent < self._draws:
+            few = 2 * len(seen) >= self.members.count or (bool(self._bounds) and self.members.count <= self._listed)
             if few:
                 # Most may have been seen, so drawing would mostly repeat; what is left is few enough to list.
                 batch = self.members.take(rng.permutation(self.members.count))
             else:
-                # Under limits on latency at least as many again as were drawn in vain.
-                batch = self.members.sample(rng, max(n - len(drawn), min(spent, LISTED)))
-            spent += len(batch) if self._latencies else 0
+                # Under bounds at least as many again as were drawn in vain.
+                batch = self.members.sample(rng, max(n - len(drawn), min(spent, self._listed)))
+            spent += len(batch) if self._bounds else 0
             for arch in self.within(batch):
                 if arch not in seen:
                     seen.add(arch)
@@ -131,37 +134,48 @@ class Candidates:
         return drawn
 
     def within(self, batch: Batch) -> Iterator[Architecture]:
-        """Those of some members that are predicted to keep the limits on latency, decoded one by one."""
+        """Those of some members that keep the bounds, decoded one by one."""
         return (batch[int(position)] for position in np.flatnonzero(self._within(batch.rows)))
 
     def _within(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which encoded architectures are predicted to keep the limits on latency, (n, genes) to (n,)."""
+        """Which encoded architectures keep the bounds, (n, genes) to (n,)."""
         within = np.ones(len(rows), dtype=np.bool_)
-        for latency in self._latencies:
-            within &= latency.permits_rows(self.space, rows)
+        for bound in self._bounds:
+            within &= includes_all(bound, bound.values(self.space, rows))
         return within
 
 
 def _excess(value: float, lower: float | None, upper: float) -> float:
     """By which share a value is beyond the nearer end of a range, to four digits; at most 0 inside."""
-    excess = max(value / upper - 1, 1 - value / lower if lower else -1.0)
+    above = value / upper - 1 if upper > 0 else (value - upper) / (-upper or 1)
+    below = -1.0
+    if lower:
+        below = 1 - value / lower if lower > 0 else (lower - value) / -lower
+    elif lower is not None:
+        below = -value if value < 0 else -1.0
+    excess = max(above, below)
     # Rounded away from the limit, so that it never seems to be kept where it is not.
     return math.ceil(1e4 * excess) / 1e4 if excess > 0 else math.floor(1e4 * excess) / 1e4
 
 
-def _narrowed(space: SearchSpace, budget: Budget, latencies: Sequence[PredictedLimit]) -> Budget:
-    """The budget with the limits on MACs that follow from those on predicted latency."""
-    if not latencies:
+def _narrowed(space: SearchSpace, budget: Budget, bounds: Sequence[Bound]) -> Budget:
+    """The budget with the limits on MACs that follow from the bounds."""
+    if not bounds:
         return budget
     given = budget.limit("macs")
     least, greatest = space.reach("macs")
     lower = max(given.lower or 0, least) if given else least
     upper = min(given.upper, greatest) if given else greatest
-    for latency in latencies:
-        low, high = latency.macs(space)
+    for bound in bounds:
+        low, high = bound.macs(space)
         lower, upper = max(lower, low), min(upper, high)
     if lower > upper:
         # Nothing keeps both; a budget that nothing can keep says so in the same way as any other.
         lower = upper = least - 1
     others = tuple(limit for limit in budget.limits if limit.metric != "macs")
     return Budget(limits=(Limit(metric="macs", lower=lower, upper=upper), *others))
+
+
+def _in_words(budget: Budget, bounds: Sequence[Bound]) -> str:
+    """All limits, each once."""
+    return " and ".join(map(str, (*budget.limits, *bounds)))

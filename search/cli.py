@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +20,8 @@ from psvit.cli import (
     show_table,
 )
 
-INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
+if TYPE_CHECKING:
+    from psvit.search.result import SearchResult
 
 
 @click.command(name="psvit-search", context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,8 +72,7 @@ INDICATOR_TRIALS, SUPERNET_TRIALS = 128, 256
     "--trials",
     type=click.IntRange(min=1),
     default=None,
-    help=f"Architectures to evaluate. [default: {SUPERNET_TRIALS}, without a supernet {INDICATOR_TRIALS}, all where "
-    "they are enumerated]",
+    help="Architectures to evaluate. [default: 256, without a supernet 128, all where they are enumerated]",
 )
 @click.option(
     "--time",
@@ -139,110 +139,48 @@ def command(
     --supernet nor --data they are scored by a training-free indicator, which needs no images and says less.
     """
     set_up_logging(verbose)
-    from psvit.errors import InputError
-    from psvit.space.budget import Budget, format_cost
-    from psvit.space.search_space import SearchSpace
-
-    # Whatever can be wrong is found out before anything is trained or written, what is quick to check first.
-    space = SearchSpace.load(space_name) if space_name else None
-    if supernet:
-        from psvit.search.fidelity.record import file_beside, read_fidelities
-        from psvit.supernet.supernet import read_space
-
-        known: SearchSpace | None = read_space(supernet)
-        read_fidelities(file_beside(supernet))
-    else:
-        known = space
-    budget = Budget.parse(*budgets, space=known)
-    if known and (supernet or not data):  # otherwise the data change what an architecture costs
-        known.check(budget)
-    if (recipe or settings) and (supernet or not data):
-        raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
-    from psvit.data import open_data
-    from psvit.executors.choose_executor import check_workers
-    from psvit.io.run_folder import RunFolder, check_folder, default_folder
-    from psvit.search.fidelity.record import in_words as fidelity_in_words
-    from psvit.search.objectives import Objectives
-    from psvit.search.plan import SearchRun, choose_space
     from psvit.search.run import run_search
-    from psvit.search.searchers import make_searcher
-    from psvit.search.searchers.enumerate import Enumerate, check_enumerable
-    from psvit.search.storage import check_storage, without_password
-    from psvit.supernet.supernet import read_provenance
-    from psvit.train.choices import choose_devices, choose_recipe
-    from psvit.train.device_checks import check_device
+    from psvit.search.storage import without_password
 
-    make_searcher(searcher)
-    values = read_settings(settings)
-    objectives = Objectives.parse(objectives_text)
-    seconds = read_duration("--time", time_text) if time_text else None
-    if study and not storage:
-        raise InputError(f"--study {study!r}: names a study in a --storage, and none is given")
-    check_workers(workers)
-    place, place_of_workers = choose_devices(device, workers)
-    if supernet:
-        data = data or read_provenance(supernet).get("data")
-    images = open_data(data) if data else None
-    space = choose_space(space, supernet, images, budgets)
-    request = SearchRun(
-        space=space,
+    result = run_search(
+        space_name,
         budget=budgets,
-        data=images,
+        data=data,
         supernet=supernet,
-        recipe=None if supernet or not data else choose_recipe(recipe, values, min(space.image_size), supernet=True),
         searcher=searcher,
-        trials=trials or (SUPERNET_TRIALS if images else INDICATOR_TRIALS),
-        seed=seed,
-        device=place,
-        worker_device=place_of_workers,
-        latency=latency,
-        objectives=objectives,
-        seconds=seconds,
+        objectives=objectives_text.split(","),
+        trials=trials,
+        seconds=read_duration("--time", time_text) if time_text else None,
         finalists=finalists,
         control=control,
-        storage=storage,
-        study=study,
+        recipe=recipe,
+        settings=read_settings(settings),
+        latency=latency,
         share_prefixes=not no_sharing,
         race=not no_racing,
+        storage=storage,
+        study=study,
         workers=workers,
+        out=out,
+        seed=seed,
+        device=device,
+        repeated_by=shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]),
     )
-    if request.recipe:
-        check_device(place, request.recipe)
-    members = space.count(request.limits)
-    enumerates = searcher == Enumerate.name
-    if enumerates:
-        check_enumerable(members)
-    request = replace(
-        request,
-        trials=members if enumerates and trials is None else request.trials,
-        control=0 if control is None and (enumerates or searcher == "random") else control,
-    )
-    place_of_run = out or default_folder(f"search-{'-'.join(budgets)}", request.config)
-    if not check_folder(place_of_run, "psvit-search", request.config):
-        request.check_latencies()
-    if storage:  # which may be made by being opened
-        check_storage(storage)
-    folder = RunFolder(place_of_run, "psvit-search", request.config)
-    click.echo(f"run: {folder.path}")
-    latencies = request.limits.latencies
-    click.echo(
-        f"searching {space.count(request.limits):,} of the {space.size:,} architectures of {space.name}"
-        f"{', those predicted within the limit on latency' if latencies else ''}: "
-        f"{request.limits} (FLOPs are multiply-accumulates)"
-    )
-    if not images:
-        click.echo(
-            "no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217), which has "
-            "not been found better than taking as many multiply-accumulates as the budget allows"
-        )
-    found = run_search(request, folder, shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
-    winner = found.winner
-    if found.trials < request.trials and not found.stopped:
-        reason = "time is up" if seconds else f"no more were found within {request.limits}"
-        click.echo(f"evaluated {found.trials} of {request.trials}: {reason}")
-    if found.passed_over:
-        click.echo(f"passed over {found.passed_over} with better scores that were measured beyond a limit")
-    for name, times in winner.latencies.items():
+    _tell(result, is_timed=bool(time_text))
+    _tell_winner(result, supernet, data)
+    if result.stopped:
+        raise result.stopped
+
+
+def _tell(result: SearchResult, is_timed: bool) -> None:
+    """Print how the search went."""
+    evaluated, best = len(result.trials), result.best
+    if evaluated < result.wanted and not result.stopped:
+        reason = "time is up" if is_timed else "no more were found within the limits"
+        click.echo(f"evaluated {evaluated} of {result.wanted}: {reason}")
+    if result.passed_over:
+        click.echo(f"passed over {result.passed_over} with better scores that were measured beyond a limit")
+    for name, times in best.latencies.items():
         if "measured_ms" in times:
             click.echo(
                 f"measured {times['measured_ms']:.4g} ms@{name} (interquartile range {times['iqr_ms']:.2g} ms), "
@@ -250,11 +188,11 @@ def command(
             )
         else:
             click.echo(f"not measured on {name}, predicted {times['predicted_ms']:.4g} ms")
-    failures = {finalist.trial.number: finalist.failure for finalist in found.finalists if finalist.failure}
-    if winner.accuracy is not None:
-        click.echo(f"trained the best {len(found.finalists)} briefly, {len(winner.accuracies)} times each:")
+    failures = {finalist.trial.number: finalist.failure for finalist in result.finalists if finalist.failure}
+    if best.accuracy is not None:
+        click.echo(f"trained the best {len(result.finalists)} briefly, {len(best.accuracies)} times each:")
         rows = []
-        for finalist in found.finalists:
+        for finalist in result.finalists:
             spread = "" if finalist.spread is None else f" ± {finalist.spread:.2f}"
             value = "failed" if finalist.accuracy is None else f"{finalist.accuracy:.2f}{spread} %"
             rows.append((f"trial {finalist.trial.number}", value))
@@ -263,19 +201,25 @@ def command(
         click.echo("no finalist could be trained, so the winner is the one with the best score")
     for number, failure in failures.items():
         click.echo(f"trial {number} failed: {failure}")
-    if found.front:
-        click.echo(f"found a Pareto front of {len(found.finalists)}: {found.front}")
-    if images:
-        click.echo(fidelity_in_words(found.fidelity, supernet or str(folder / "supernet")))
-    cost = winner.trial.cost
+
+
+def _tell_winner(result: SearchResult, supernet: str | None, data: str | None) -> None:
+    """Print what was found, how far that can be trusted, and how to go on."""
+    from psvit.search.fidelity.record import in_words
+    from psvit.space.budget import format_cost
+
+    best = result.best
+    if result.front_folder:
+        click.echo(f"found a Pareto front of {len(result.front)}: {result.front_folder}")
+    if result.data:
+        click.echo(in_words(result.fidelity, supernet or str(result.folder / "supernet")))
+    images = data or result.data
     click.echo(
-        f"{'interrupted; the best so far has' if found.stopped else 'found'} "
-        f"{format_cost('macs', cost.macs)}, {format_cost('num_params', cost.num_params)}, "
-        f"{found.kind} {winner.trial.score.value:.6g}, the best of {found.trials}: {found.file}; "
-        f"next: psvit-retrain {shlex.quote(str(found.file))} --data {shlex.quote(data) if data else 'DATA'}"
+        f"{'interrupted; the best so far has' if result.stopped else 'found'} "
+        f"{format_cost('macs', best.cost.macs)}, {format_cost('num_params', best.cost.num_params)}, "
+        f"{result.kind} {best.score:.6g}, the best of {len(result.trials)}: {result.file}; "
+        f"next: psvit-retrain {shlex.quote(str(result.file))} --data {shlex.quote(images) if images else 'DATA'}"
     )
-    if found.stopped:
-        raise found.stopped
 
 
 def main() -> None:

@@ -6,12 +6,17 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from psvit.arch.architecture import Architecture
+from psvit.arch.costs import METRICS, Cost
+from psvit.errors import InputError
 from psvit.executors.executor import Executor
+from psvit.nn.picture import draw
 from psvit.search.trial import Trial
+from psvit.space.budget import format_cost
 from psvit.train.job_runner import JobRunner, run_jobs
 from psvit.train.recipe import Recipe
 from psvit.train.result_store import ResultStore
@@ -35,12 +40,40 @@ class Finalist:
         latencies: by the limit's setting, what was predicted and what was measured.
         accuracies: top-1 in percent on the search images after brief trainings; empty where there were none.
         failure: why a training of it gave no network; then it has no accuracies.
+        written: its architecture file, once that is written.
     """
 
     trial: Trial
     latencies: dict[str, Any] = field(default_factory=dict)
     accuracies: tuple[float, ...] = ()
     failure: str = ""
+    written: Path | None = None
+
+    @property
+    def file(self) -> Path:
+        """Its architecture file.
+
+        Raises:
+            InputError: it was not written, because it is neither the winner nor on a front of several objectives.
+        """
+        if self.written is None:
+            raise InputError(f"trial {self.trial.number}: has no architecture file; take its .arch")
+        return self.written
+
+    @property
+    def arch(self) -> Architecture:
+        """The architecture."""
+        return self.trial.arch
+
+    @property
+    def cost(self) -> Cost:
+        """Its costs."""
+        return self.trial.cost
+
+    @property
+    def score(self) -> float | None:
+        """What the evaluator gave it."""
+        return self.trial.score.value
 
     @property
     def accuracy(self) -> float | None:
@@ -62,6 +95,10 @@ class Finalist:
             "num_params": self.trial.cost.num_params,
             **({"failed": self.failure} if self.failure else {}),
         }
+
+    def _repr_html_(self) -> str:
+        costs = ", ".join(format_cost(metric, getattr(self.cost, metric)) for metric in METRICS)
+        return f"{draw(self.arch, titles=[f'Trial {self.trial.number}'])}<p>score {self.score:.6g}, {costs}</p>"
 
 
 def brief(recipe: Recipe) -> Recipe:

@@ -1,33 +1,39 @@
-"""SearchRun: everything that a search decides before it begins."""
+"""SearchPlan: everything that a search decides before it begins, resolved once."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from psvit.data import ImageData
+from psvit.data import ImageData, open_data
 from psvit.errors import InputError
+from psvit.executors.choose_executor import check_workers
+from psvit.search.bounds import ObjectiveBound
 from psvit.search.candidates import Candidates
+from psvit.search.evaluator import Evaluator, read_evaluator
+from psvit.search.fidelity.record import file_beside, read_fidelities
 from psvit.search.finalists import brief
 from psvit.search.latency.build import LatencyPlan
 from psvit.search.latency.limits import PredictedLimit, check_hopeful
 from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
-from psvit.search.objectives import ACCURACY, LATENCY
+from psvit.search.objectives import ACCURACY, LATENCY, SCORE, Objective, read_objectives
 from psvit.search.racing import Race
 from psvit.search.search import KEPT
-from psvit.search.searchers import make_searcher
+from psvit.search.searchers import Searcher, make_searcher
+from psvit.search.searchers.enumerate import Enumerate, check_enumerable
+from psvit.search.searchers.random import Random
 from psvit.search.storage import without_password
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace, default_space
-from psvit.supernet.supernet import check_held_out, read_space, supernet_digest
+from psvit.supernet.supernet import check_held_out, read_provenance, read_space, supernet_digest
+from psvit.train.choices import choose_devices, choose_recipe
+from psvit.train.device_checks import check_device
 from psvit.train.recipe import Recipe, default_recipe
-
-if TYPE_CHECKING:  # it loads plotly
-    pass
 
 SPENT = 0.9
 """A limit without a lower end is a budget to spend: the search stays in its upper tenth where that is not empty."""
@@ -41,70 +47,141 @@ LATENCY_SPACE = "psvit-2d-small"
 IMAGE_SIZE = 224
 """For which images a network is searched where there are none."""
 
+INDICATOR_TRIALS, TRIALS = 128, 256
+"""Architectures to evaluate where that is not said: with the training-free indicator, and with all else."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class SearchRun:
+class SearchRequest:
+    """What is asked of a search, as it was given; `psvit.run_search` says what each of it means."""
+
+    space: SearchSpace | str | Path | None
+    budget: tuple[str | Objective, ...]
+    data: ImageData | str | Path | None
+    evaluator: Any
+    supernet: str | None
+    recipe: Recipe | str | Path | None
+    settings: Mapping[str, Any] | None
+    searcher: Any
+    objectives: tuple[str | Objective, ...]
+    trials: int | None
+    seconds: float | None
+    finalists: int
+    control: int | None
+    latency: tuple[Path, ...]
+    share_prefixes: bool
+    race: bool
+    storage: str | None
+    study: str | None
+    workers: str | None
+    seed: int
+    device: str | torch.device | None
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The limits that are written as text."""
+        return tuple(limit for limit in self.budget if isinstance(limit, str))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan:
     """What a search is of.
 
     Attributes:
+        asked: as it was given; what is not among the following is used as it stands there.
         space: the space, with the data's classes and channels.
-        budget: the limits as given.
-        data: images, where candidates are scored with a supernet.
-        supernet: a trained one, as its run folder or file.
+        limits: those that candidates keep: those given, spent where they leave it open.
+        limits_given: those given, resolved.
+        bounds: those on numbers of a user's own.
+        data: images, where there are some.
+        evaluator: of a user's own; without one, a supernet scores where there are images, and else an indicator.
+        evaluator_says: what it says of itself.
+        supernet_digest: of the weights of the one that was given.
         recipe: how a supernet is trained first, where none is given.
-        searcher: the name of the searcher.
+        searcher: proposes.
+        objectives: names of what is improved, the score first.
+        own: those of them that are a user's own.
+        latency_models: those that were given, by the setting of the limit that each is for.
+        latency_digests: of them, in the order in which they were given.
+        latency_setting: where latency is measured that is improved and that nothing says how to measure.
         trials: architectures to evaluate.
-        seed: of everything random.
-        device: where this process computes.
-        latency: files of latency models for limits on latency; for those that no file is for, a model is built first.
-        objectives: what is improved, accuracy first.
-        seconds: after which no further batch is begun, of which the control gets its share of the evaluations.
-        finalists: how many of the best are trained briefly before one is called the winner, where there are images.
-        control: architectures drawn uniformly and scored for comparison; where not given, `CONTROL_SHARE` of what was
+        control: architectures drawn uniformly and scored for comparison; `None` for `CONTROL_SHARE` of what was
             evaluated by then.
-        storage: where the study is kept; a journal in the run's folder by default.
-        study: its name in a storage that is named.
-        share_prefixes: whether candidates that begin alike are computed together.
-        race: whether candidates that cannot be among the best any more are given up early.
-        workers: `ray` or the address of a Ray cluster that scores and trains finalists; without it, this process does.
-        worker_device: where workers compute; as this process, where it is not given.
+        finalists_recipe: how finalists are trained; with several objectives or without images, none are.
+        device: where this process computes.
+        scoring_device: where candidates are scored.
+        race: when candidates are given up; never where scores rest on no images or not on accuracy alone.
     """
 
+    asked: SearchRequest
     space: SearchSpace
-    budget: tuple[str, ...]
+    limits: Budget
+    limits_given: Budget
+    bounds: tuple[ObjectiveBound, ...]
     data: ImageData | None
-    supernet: str | None
+    evaluator: Evaluator | None
+    evaluator_says: Mapping[str, Any] | None
+    supernet_digest: str | None
     recipe: Recipe | None
-    searcher: str
+    searcher: Searcher
+    objectives: tuple[str, ...]
+    own: tuple[Objective, ...]
+    latency_models: Mapping[str, LatencyModel]
+    latency_digests: tuple[str, ...]
+    latency_setting: Setting | None
     trials: int
-    seed: int
+    control: int | None
+    finalists_recipe: Recipe | None
     device: torch.device
-    latency: tuple[Path, ...] = ()
-    objectives: tuple[str, ...] = (ACCURACY,)
-    seconds: float | None = None
-    finalists: int = 0
-    control: int | None = 0
-    storage: str | None = None
-    study: str | None = None
-    share_prefixes: bool = True
-    race: bool = True
-    workers: str | None = None
-    worker_device: torch.device | None = None
+    scoring_device: torch.device
+    race: Race | None
 
     @property
-    def scoring_device(self) -> torch.device:
-        """Where candidates are scored."""
-        return self.worker_device or self.device
+    def budget(self) -> tuple[str, ...]:
+        """The limits as given, in words."""
+        return (*self.asked.limits, *map(str, self.bounds))
+
+    @property
+    def needs_supernet(self) -> bool:
+        """Whether a supernet scores."""
+        return self.data is not None and self.evaluator is None
+
+    @property
+    def keep(self) -> int:
+        """How many of the best are scored on all images, whatever is raced: at least as many as there are finalists."""
+        return max(KEPT, self.asked.finalists)
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """What scores and limits depend on, which all processes that work on a study must agree on."""
+        own = {one.name: one.to_dict() for one in (*self.own, *(bound.objective for bound in self.bounds))}
+        return {
+            "budget": list(self.asked.limits),
+            "limits": self.limits_given.resolved,
+            "objectives": list(self.objectives),
+            "space": self.space.name,
+            "space_digest": self.space.digest,
+            "data": self.data.name if self.data else None,
+            "data_digest": self.data.digest if self.data else None,
+            "supernet": self.supernet_digest,
+            "recipe": self.recipe.to_dict() if self.recipe else None,
+            "race": asdict(self.race) if self.race else None,
+            "device": self.scoring_device.type,
+            "latency": list(self.latency_digests),
+            # Only where there is one, so that studies from before there could be one go on.
+            **({"evaluator": dict(self.evaluator_says)} if self.evaluator_says is not None else {}),
+            **({"own_objectives": own} if own else {}),
+        }
 
     @property
     def config(self) -> dict[str, Any]:
         """All that decides the result, JSON-serialisable; a search may go on for longer, and elsewhere."""
         return {
             **self.scored,
-            "searcher": self.searcher,
-            "searcher_parameters": make_searcher(self.searcher).parameters,
-            "seed": self.seed,
-            "finalists": self.finalists if self.finalists_recipe else 0,
+            "searcher": self.searcher.name,
+            "searcher_parameters": self.searcher.parameters,
+            "seed": self.asked.seed,
+            "finalists": self.asked.finalists if self.finalists_recipe else 0,
             "finalists_recipe": self.finalists_recipe.to_dict() if self.finalists_recipe else None,
         }
 
@@ -115,47 +192,12 @@ class SearchRun:
             **self.config,
             "trials": self.trials,
             "control": f"{CONTROL_SHARE:.0%} of those evaluated" if self.control is None else self.control,
-            "seconds": self.seconds,
-            "share_prefixes": self.share_prefixes,
-            "workers": self.workers,
-            "storage": self.storage and without_password(self.storage),
-            "study": self.study,
+            "seconds": self.asked.seconds,
+            "share_prefixes": self.asked.share_prefixes,
+            "workers": self.asked.workers,
+            "storage": self.asked.storage and without_password(self.asked.storage),
+            "study": self.asked.study,
         }
-
-    @property
-    def finalists_recipe(self) -> Recipe | None:
-        """How finalists are trained; with several objectives or without images, none are."""
-        if len(self.objectives) > 1 or not self.data or not self.finalists:
-            return None
-        return brief(Recipe.load(default_recipe(min(self.space.image_size), supernet=False)))
-
-    @property
-    def scored(self) -> dict[str, Any]:
-        """What scores and limits depend on, which all processes that work on a study must agree on."""
-        return {
-            "budget": list(self.budget),
-            "limits": Budget.parse(*self.budget, space=self.space).resolved,
-            "objectives": list(self.objectives),
-            "space": self.space.name,
-            "space_digest": self.space.digest,
-            "data": self.data.name if self.data else None,
-            "data_digest": self.data.digest if self.data else None,
-            "supernet": supernet_digest(self.supernet) if self.supernet else None,
-            "recipe": self.recipe.to_dict() if self.recipe else None,
-            "race": asdict(self.races) if self.races else None,
-            "device": self.scoring_device.type,
-            "latency": [LatencyModel.load(path).digest for path in self.latency],
-        }
-
-    @property
-    def keep(self) -> int:
-        """How many of the best are scored on all images, whatever is raced: at least as many as there are finalists."""
-        return max(KEPT, self.finalists)
-
-    @property
-    def races(self) -> Race | None:
-        """When candidates are given up; never where scores rest on no images or not on accuracy alone."""
-        return Race(keep=self.keep) if self.race and self.data and len(self.objectives) == 1 else None
 
     def control_of(self, trials: int) -> int:
         """How many are drawn for comparison with so many trials."""
@@ -164,65 +206,157 @@ class SearchRun:
     @property
     def search_seconds(self) -> float | None:
         """After how many of the seconds the search leaves the rest to the control."""
-        return self.seconds and self.seconds * self.trials / (self.trials + self.control_of(self.trials))
-
-    @property
-    def limits(self) -> Budget:
-        """The limits that candidates keep: those given, spent where they leave it open."""
-        given = Budget.parse(*self.budget, space=self.space)
-        if len(self.objectives) > 1 or given.latencies:
-            return given  # costs that are improved are not spent, and where time is limited it may be what is short
-        spent = given.spent(SPENT)
-        return spent if self.space.count(spent) else given
-
-    def latency_models(self) -> dict[str, LatencyModel]:
-        """The models that were given, by the setting of the limit that each is for.
-
-        Raises:
-            InputError: one is of another space, device or version than is searched, or for no limit.
-        """
-        models: dict[str, LatencyModel] = {}
-        settings = {Setting.of(limit): limit.setting for limit in self.limits.latencies}
-        for path in self.latency:
-            model = LatencyModel.load(path)
-            if not settings and LATENCY in self.objectives:
-                settings[model.setting] = str(model.setting)
-            if not settings:
-                raise InputError(f"--latency {path}: there is no limit on latency, such as 5ms@cpu, for it to predict")
-            wanted = model.setting if model.setting in settings else next(iter(settings))
-            model.check(self.space, wanted, fingerprint(wanted), source=f"--latency {path}")
-            if settings[wanted] in models:
-                raise InputError(f"--latency {path}: a second model of {settings[wanted]}; name one for each limit")
-            models[settings[wanted]] = model
-        return models
-
-    @property
-    def measured_setting(self) -> Setting:
-        """Where latency is improved that no limit says how to measure.
-
-        Raises:
-            InputError: nothing can be measured there.
-        """
-        return Setting.from_dict({"device": str(self.device)}, source=f"--device {self.device}")
+        seconds = self.asked.seconds
+        return seconds and seconds * self.trials / (self.trials + self.control_of(self.trials))
 
     def check_latencies(self) -> None:
         """Refuse what can be told of limits on latency before anything is built, trained or written.
 
         Raises:
-            InputError: a limit that nothing can keep, a setting that cannot be measured, or a model of something else.
+            InputError: a limit that nothing can keep, or a setting that cannot be measured.
         """
-        models = self.latency_models()
-        limits = self.limits
-        for limit in limits.latencies:
+        models, seed = self.latency_models, self.asked.seed
+        for limit in self.limits.latencies:
             setting = Setting.of(limit)
             fingerprint(setting)
             if limit.setting not in models:
-                LatencyPlan.of(self.space, setting, self.seed)
+                LatencyPlan.of(self.space, setting, seed)
                 check_hopeful(limit, self.space, measure)
-        if LATENCY in self.objectives and not limits.latencies and not models:
-            LatencyPlan.of(self.space, self.measured_setting, self.seed)
-        predicted = [(limit, models[limit.setting]) for limit in limits.latencies if limit.setting in models]
-        Candidates(self.space, limits, [PredictedLimit(limit, model) for limit, model in predicted])
+        if self.latency_setting:
+            LatencyPlan.of(self.space, self.latency_setting, seed)
+        known = [
+            PredictedLimit(limit, models[limit.setting]) for limit in self.limits.latencies if limit.setting in models
+        ]
+        Candidates(self.space, self.limits, [*known, *self.bounds])
+
+
+def plan_search(asked: SearchRequest) -> SearchPlan:
+    """Resolve what is asked: names, files, digests and limits. Nothing is written.
+
+    Raises:
+        InputError: something cannot be used; says what.
+    """
+    # What is quick to check comes first.
+    wanted = _wanted_space(asked)
+    searcher = make_searcher(asked.searcher)
+    evaluator = read_evaluator(asked.evaluator)
+    names, own = read_objectives(asked.objectives, ACCURACY if evaluator is None else SCORE)
+    bounds = _bounds((*asked.budget, *asked.objectives))
+    if asked.study and not asked.storage:
+        raise InputError(f"--study {asked.study!r}: names a study in a --storage, and none is given")
+    check_workers(asked.workers)
+    device, scoring_device = choose_devices(asked.device, asked.workers)
+
+    name = asked.data or (read_provenance(asked.supernet).get("data") if asked.supernet else None)
+    data = open_data(name) if name else None
+    space = choose_space(wanted, asked.supernet, data, asked.limits)
+    given = Budget.parse(*asked.limits, space=space)
+    limits = _spent(given, space) if len(names) == 1 and not bounds else given
+    models = [LatencyModel.load(path) for path in asked.latency]
+    by_setting = _by_setting(asked.latency, models, space, limits, is_improved=LATENCY in names)
+    recipe = None
+    if data and not asked.supernet and evaluator is None:
+        recipe = choose_recipe(asked.recipe, asked.settings, min(space.image_size), supernet=True)
+        check_device(device, recipe)
+    finalists_recipe = None
+    if data and asked.finalists and len(names) == 1:
+        finalists_recipe = brief(Recipe.load(default_recipe(min(space.image_size), supernet=False)))
+    trials, control = _numbers(asked, searcher, space.count(limits), TRIALS if data or evaluator else INDICATOR_TRIALS)
+    races = asked.race and data and evaluator is None and len(names) == 1
+    return SearchPlan(
+        asked=asked,
+        space=space,
+        limits=limits,
+        limits_given=given,
+        bounds=bounds,
+        data=data,
+        evaluator=evaluator,
+        evaluator_says=evaluator.describe() if evaluator else None,
+        supernet_digest=supernet_digest(asked.supernet) if asked.supernet else None,
+        recipe=recipe,
+        searcher=searcher,
+        objectives=names,
+        own=own,
+        latency_models=by_setting,
+        latency_digests=tuple(model.digest for model in models),
+        latency_setting=_measured(device) if LATENCY in names and not limits.latencies and not models else None,
+        trials=trials,
+        control=control,
+        finalists_recipe=finalists_recipe,
+        device=device,
+        scoring_device=scoring_device,
+        race=Race(keep=max(KEPT, asked.finalists)) if races else None,
+    )
+
+
+def _wanted_space(asked: SearchRequest) -> SearchSpace | None:
+    """The space that is named, if one is; what is known of the supernet and the limits is checked."""
+    space = asked.space if isinstance(asked.space, SearchSpace) else None
+    if asked.space is not None and space is None:
+        space = SearchSpace.load(str(asked.space))
+    known = space
+    if asked.supernet:
+        known = read_space(asked.supernet)
+        read_fidelities(file_beside(asked.supernet))
+    limits = Budget.parse(*asked.limits, space=known)
+    if known and (asked.supernet or not asked.data):  # otherwise the data change what an architecture costs
+        known.check(limits)
+    if (asked.recipe or asked.settings) and (asked.supernet or not asked.data or asked.evaluator):
+        raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
+    return space
+
+
+def _bounds(given: Sequence[str | Objective]) -> tuple[ObjectiveBound, ...]:
+    """What limits a user's own numbers, each once."""
+    named: dict[str, Objective] = {}
+    for one in given:
+        if isinstance(one, Objective):
+            one.check()
+            if named.setdefault(one.name, one) is not one:
+                raise InputError(f"objective {one.name!r}: two are called so; give each a name of its own")
+    return tuple(ObjectiveBound(one) for one in named.values() if one.is_limited)
+
+
+def _spent(given: Budget, space: SearchSpace) -> Budget:
+    """Limits that are spent where they leave it open; where time is limited, it may be what is short."""
+    spent = given if given.latencies else given.spent(SPENT)
+    return spent if space.count(spent) else given
+
+
+def _measured(device: torch.device) -> Setting:
+    return Setting.from_dict({"device": str(device)}, source=f"device {device}")
+
+
+def _numbers(asked: SearchRequest, searcher: Searcher, members: int, usual: int) -> tuple[int, int | None]:
+    """How many architectures are evaluated, and drawn for comparison."""
+    enumerates = isinstance(searcher, Enumerate)
+    if enumerates:
+        check_enumerable(members)
+    trials = asked.trials or (members if enumerates else usual)
+    return trials, 0 if asked.control is None and isinstance(searcher, Enumerate | Random) else asked.control
+
+
+def _by_setting(
+    paths: Sequence[Path], models: Sequence[LatencyModel], space: SearchSpace, limits: Budget, is_improved: bool
+) -> dict[str, LatencyModel]:
+    """Latency models by the setting of the limit that each is for.
+
+    Raises:
+        InputError: one is of another space, device or version than is searched, or for no limit.
+    """
+    found: dict[str, LatencyModel] = {}
+    settings = {Setting.of(limit): limit.setting for limit in limits.latencies}
+    for path, model in zip(paths, models, strict=True):
+        if not settings and is_improved:
+            settings[model.setting] = str(model.setting)
+        if not settings:
+            raise InputError(f"--latency {path}: there is no limit on latency, such as 5ms@cpu, for it to predict")
+        wanted = model.setting if model.setting in settings else next(iter(settings))
+        model.check(space, wanted, fingerprint(wanted), source=f"--latency {path}")
+        if settings[wanted] in found:
+            raise InputError(f"--latency {path}: a second model of {settings[wanted]}; name one for each limit")
+        found[settings[wanted]] = model
+    return found
 
 
 def choose_space(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from psvit.data import Batches, ImageData, Inputs, open_data
+from psvit.data import Batches, ImageData, Inputs
 from psvit.errors import InputError
+from psvit.executors.executor import Portable
+from psvit.nn.registration import Registration, register_missing, registered
 from psvit.search.evaluator import Evaluator
 from psvit.search.indicators import DSS
 from psvit.search.inherited import InheritedAccuracy
@@ -29,42 +34,43 @@ class Scoring:
         space: whose members are scored.
         seed: of the order in which images are looked at, and of the indicator's random weights.
         device: where to compute.
-        supernet: its file; without one, a training-free indicator scores.
-        digest: of that file, which an evaluator refuses to be made from when it has changed; without one any will do.
-        data: the name of the images, where there is a supernet.
+        own: an evaluator of a user's own, which then scores.
+        supernet: whose weights score; without one, a training-free indicator does.
+        data: the images, where there is a supernet.
         share_prefixes: whether candidates that begin alike are computed together.
         race: when candidates are given up on; never without it.
         fidelity: what is known of how well the supernet ranks, JSON-serialisable.
+        operators: of a user's own, which networks may have.
     """
 
     space: SearchSpace
     seed: int
     device: str
-    supernet: str | None = None
-    digest: str | None = None
-    data: str | None = None
+    own: Evaluator | None = None
+    supernet: Portable[Supernet] | None = None
+    data: Portable[ImageData] | None = None
     share_prefixes: bool = True
     race: Race | None = None
     fidelity: dict[str, Any] | None = None
+    operators: Mapping[str, Registration] = field(default_factory=registered)
 
-    def __call__(self, images: ImageData | None = None, supernet: Supernet | None = None) -> Evaluator:
+    def __call__(self) -> Evaluator:
         """An evaluator.
-
-        Args:
-            images: those of `data`, where they are open already.
-            supernet: the one in the file, where it is loaded already.
 
         Raises:
             InputError: the supernet in the file is another one by now.
         """
+        register_missing(self.operators)
         device = torch.device(self.device)
+        if self.own is not None:
+            return self.own
         if self.supernet is None:
             return DSS(self.space, self.seed, device)
         assert self.data is not None
-        images = images or open_data(self.data)
+        images = self.data.get()
         batches = Batches(images.search, Inputs.of(images, self.space.image_size), BATCH_SIZE, device, self.seed)
         return InheritedAccuracy(
-            supernet or load_unchanged(self.supernet, self.digest, device),
+            self.supernet.get(),
             batches,
             share_prefixes=self.share_prefixes,
             race=self.race,
@@ -72,17 +78,21 @@ class Scoring:
         )
 
 
-def load_unchanged(file: str, digest: str | None, device: torch.device) -> Supernet:
-    """The supernet in a file, with the weights that the other processes of a search have as well.
+def portable_supernet(
+    file: str | Path, device: torch.device, digest: str | None = None, loaded: Supernet | None = None
+) -> Portable[Supernet]:
+    """A supernet that is read from its file wherever it is needed, with the weights that the other processes have.
 
     Args:
         file: the file.
-        digest: of the weights; without one any will do.
         device: where to.
-
-    Raises:
-        InputError: the weights in the file are others.
+        digest: of the weights, which are refused where they are others; without one any will do.
+        loaded: the supernet, where this process has it already.
     """
+    return Portable(partial(_load, str(file), device, digest), loaded)
+
+
+def _load(file: str, device: torch.device, digest: str | None) -> Supernet:
     supernet = Supernet.load(file, device)
     # Afterwards, so that a file that is replaced meanwhile is noticed.
     if digest and (found := supernet_digest(file)) != digest:

@@ -1,30 +1,34 @@
 """Study: the history of a search, kept in an Optuna study.
 
-The study is the one truth about a search. Searchers propose from its history alone, winner and reports are made from
-it, and a process that dies leaves nothing anywhere else.
+The study holds everything that is known about a search. Searchers propose from its history alone, and the winner and
+the reports are made from it. A process that dies leaves no other state behind.
 
-A *batch* passes through it in three steps, each of which survives the process. `ask` writes down what a process is
-about to evaluate, which keeps other processes from evaluating the same, and is found again by the same process when it
-comes back. `tell` first writes down all scores of the batch in one record, then adds one trial an architecture. A
-process that is killed in between adds the rest when it comes back.
+A *batch* is a group of architectures that one process evaluates together. It passes through the study in three steps,
+and each step survives the death of the process:
 
-What is learnt beside the scores, of finalists for instance, is kept as the study's `facts`.
+1. `ask` writes down the architectures that the process is about to evaluate. Other processes do not evaluate them. If
+   the process is restarted, it finds them again.
+2. `tell` writes down all scores of the batch in one record.
+3. `tell` then adds one trial for each architecture. If the process is killed in between, it adds the rest after its
+   restart.
 
-What a process has asked for and not told counts as held while it gives a sign of life every now and then.
+An architecture that a process has asked for and not yet told is *held* by that process, as long as the process gives a
+sign of life from time to time.
 
-Trials that no search of ours has added, such as enqueued ones or those of other software, are passed over.
+Results besides scores, such as the accuracies of finalists, are kept as the study's `cache`.
+
+Trials that were not added by psvit, such as enqueued ones or those of other software, are ignored.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -37,26 +41,27 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.costs import METRICS, Cost
 from psvit.errors import InputError
 from psvit.io.run_folder import differences
-from psvit.search.facts import Facts
 from psvit.search.history import History, Rejected
-from psvit.search.objectives import LATENCY, Objectives
+from psvit.search.objectives import Objectives
 from psvit.search.optuna_constraints import LIST, constraints_of, create_trial
-from psvit.search.pareto import hypervolumes
 from psvit.search.proposal import Proposal
+from psvit.search.result_cache import ResultCache
 from psvit.search.trial import Score, Trial
 from psvit.space.search_space import SearchSpace
 
 STUDY_NAME, CONTROL = "psvit", "-control"
-"""The name of a run's own study; and what is added to a study's name for that of its control.
+"""The name of a run's own study, and the ending of the name of its control's study.
 
-What is drawn for comparison is in a study of its own, so that the best of a study is the best that was searched.
+The architectures that are drawn for comparison have a study of their own. So the best trial of the first study is the
+best that the search found.
 """
 
 LEASE = 120.0
-"""Seconds without a sign of life after which another process may evaluate what a process holds."""
+"""Seconds without a sign of life from a process, after which other processes may evaluate what it holds."""
 
 PIECE = 24_000
-"""Characters of JSON in one record. MySQL keeps 65,535 bytes, and text within JSON may take two for each of these."""
+"""The most characters of JSON in one record. MySQL stores 65,535 bytes, and JSON inside JSON may need two bytes for a
+character."""
 
 _STATES = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
 _CLAIM, _PIECE, _ALIVE, _CONFIG = "claim:", "piece:", "alive:", "config"
@@ -64,12 +69,12 @@ _CLAIM, _PIECE, _ALIVE, _CONFIG = "claim:", "piece:", "alive:", "config"
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a process evaluates together.
+    """Architectures that one process evaluates together.
 
     Attributes:
         number: how many batches the process had before.
-        proposals: in the order of their trials; only the feasible ones are evaluated.
-        scores: of the feasible ones, once they are known.
+        proposals: the proposals, in the order of their trials; only the feasible ones are evaluated.
+        scores: the scores of the feasible proposals; `None` until they are known.
     """
 
     number: int
@@ -82,7 +87,7 @@ class Batch:
         return [proposal for proposal in self.proposals if proposal.is_feasible]
 
     def only(self, kept: Sequence[bool]) -> Batch:
-        """The batch with some of its proposals, and their scores where there are any."""
+        """The batch with some of its proposals, and with their scores if they are known."""
         scores = self.scores
         if scores is not None:
             of_feasible = (keep for proposal, keep in zip(self.proposals, kept, strict=True) if proposal.is_feasible)
@@ -94,22 +99,23 @@ class Study:
     """The trials of one search.
 
     Args:
-        space: the space that is searched; its genes are the parameters that Optuna sees.
-        storage: where the trials are kept; a study that is there is continued.
-        name: of the study in the storage.
-        objectives: what is improved.
-        config: what scores depend on; a study with another one is refused.
-        process: names this process among those that work on the study, the same when it comes back.
-        clock: the time in seconds, the same for all processes.
+        space: the space that is searched. Its genes are the parameters that Optuna sees.
+        storage: where the trials are kept. If the storage has a study of this name, that study is continued.
+        name: the name of the study in the storage.
+        objectives: what the search improves.
+        config: everything that scores depend on. A study that was begun with another configuration is refused.
+        process: the identity of this process among those that work on the study. A restarted process has the same one.
+        clock: gives the time in seconds, the same for all processes.
 
     Attributes:
-        space: as given.
-        process: as given.
-        history: its trials.
-        facts: what was learnt beside.
+        space: the space, as given.
+        objectives: the objectives, as given.
+        process: the identity of this process, as given.
+        history: the trials.
+        cache: results besides scores.
 
     Raises:
-        InputError: the study there is of another search; what differs is named.
+        InputError: the study in the storage belongs to another search; the message names what differs.
     """
 
     def __init__(
@@ -128,7 +134,7 @@ class Study:
             gene: IntDistribution(0, choices - 1) for gene, choices in space.genes.items()
         }
         self.space = space
-        self._objectives = objectives or Objectives()
+        self.objectives = objectives or Objectives()
         self.process = process
         self._clock = clock
         self._archs: dict[tuple[int, ...], Architecture] = {}
@@ -139,38 +145,40 @@ class Study:
         self._study = optuna.create_study(
             study_name=name,
             storage=storage,
-            directions=self._objectives.directions,
-            # Our searchers propose; Optuna's is named so that it does not depend on Optuna's version.
+            directions=self.objectives.directions,
+            # Our searchers propose, so Optuna's sampler is never asked. One is named here, because the default sampler
+            # depends on Optuna's version.
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
-        self.facts = Facts(self._study)
-        self._check(name, {"objectives": list(self._objectives.names), **(config or {})})
+        self.cache = ResultCache(self._study)
+        self._check(name, {"objectives": list(self.objectives.names), **(config or {})})
         self.sync()
 
     def _check(self, name: str, config: dict[str, Any]) -> None:
         config = json.loads(json.dumps(config))
         found = self._study.user_attrs.get(_CONFIG)
         is_new = found is None and not self._study.get_trials(deepcopy=False)
-        # Optuna keeps those of a study that is there already, and says nothing.
+        # If the study exists, Optuna keeps its directions and does not complain that others are wanted.
         directions = [direction.name.lower() for direction in self._study.directions]
         changed = [] if is_new else differences(found or {}, config)
-        changed += differences(directions, self._objectives.directions, "directions")
+        changed += differences(directions, self.objectives.directions, "directions")
         if changed:
             raise InputError(
-                f"study {name!r}: is of another search ({'; '.join(changed)}); "
+                f"study {name!r}: belongs to another search ({'; '.join(changed)}); "
                 "name another --study or --storage, or give the same options to continue it"
             )
         if is_new:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._study.set_metric_names(["score", *self._objectives.names[1:]])
-            self._study.set_user_attr(_CONFIG, config)  # last, because it says that all is there
+                self._study.set_metric_names(["score", *self.objectives.names[1:]])
+            # The configuration is written last. A study that has one is complete.
+            self._study.set_user_attr(_CONFIG, config)
 
-    # --- what is there
+    # --- reading the storage
 
     def sync(self) -> None:
-        """Read what was added since the last time, by this process or others."""
+        """Read the trials that this process or others have added since the last call."""
         trials = self._study.get_trials(deepcopy=False)
         seen = [*(trials[number] for number in self._unfinished), *trials[self._read :]]
         self._read = len(trials)
@@ -188,7 +196,7 @@ class Study:
         self.history.held = self._held()
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
-        """Whether a search of ours has added a trial, finished and with all that belongs to it."""
+        """Whether psvit has added a trial, and the trial is finished and complete with its attributes."""
         return (
             trial.state.is_finished()
             and {"process", "batch", "origin"} <= trial.user_attrs.keys()
@@ -205,7 +213,7 @@ class Study:
             arch=self._archs.get(row) or self.space.decode(row),
             cost=cost,
             score=score,
-            objectives=tuple(self._objectives.raw(trial.values)) if score.state == "complete" else (),
+            objectives=tuple(self.objectives.raw(trial.values)) if score.state == "complete" else (),
             origin=trial.user_attrs["origin"],
             row=row,
             constraints=constraints_of(trial),
@@ -224,7 +232,7 @@ class Study:
         )
 
     def _held(self) -> frozenset[Architecture]:
-        """The architectures that other processes hold."""
+        """The architectures that other living processes hold."""
         attrs = self._study.user_attrs
         held: set[Architecture] = set()
         for key, head in attrs.items():
@@ -244,15 +252,15 @@ class Study:
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes work on the study or did so."""
+        """Whether other processes work on the study or have worked on it."""
         claims = [key for key in self._study.user_attrs if key.startswith(_CLAIM)]
         return any(key != _CLAIM + self.process for key in claims)
 
-    # --- a batch's way
+    # --- asking and telling
 
     @property
     def last(self) -> Batch | None:
-        """The batch that this process asked for last, told or not."""
+        """The batch that this process asked for last, whether or not its trials were added; `None` before the first."""
         value = _claim(self._study.user_attrs, self.process)
         if value is None:
             return None
@@ -264,7 +272,7 @@ class Study:
         )
 
     def pending(self) -> Batch | None:
-        """The batch that this process has asked for and not wholly told, if there is one."""
+        """The last batch of this process, if some of its trials are still missing; `None` otherwise."""
         last = self.last
         return last if last and self._told.get(last.number, 0) < len(last.proposals) else None
 
@@ -275,11 +283,11 @@ class Study:
         return 0 if value is None else value["number"] + 1
 
     def ask(self, batch: Batch) -> Batch:
-        """Write down what is to be evaluated, or what was evaluated.
+        """Write down a batch that is about to be evaluated, or one that was evaluated, with its scores.
 
         Returns:
-            The batch without what other processes hold or have told meanwhile. Two that ask for the same at the same
-            time may both go without, and propose again.
+            The batch without the architectures that other processes hold or have told meanwhile. If two processes ask
+            for one architecture at the same time, it may be left out of both batches. Both then propose again.
         """
         self._write(batch)
         if not self.is_shared:
@@ -297,12 +305,12 @@ class Study:
         return batch
 
     def _is_free(self, proposal: Proposal) -> bool:
-        """Whether no other process holds a feasible proposal or has told it."""
+        """Whether a feasible proposal was neither told before nor is held by another process."""
         arch = self.space.decode(proposal.row)
         return arch not in self.history and arch not in self.history.held
 
     def _write(self, batch: Batch) -> None:
-        """Write a batch down, in one record where it is short, and always so that it is there whole or not at all."""
+        """Write a batch down, so that a reader finds all of it or nothing. A short batch takes one record."""
         key = _CLAIM + self.process
         content = {
             "proposals": [proposal.to_json() for proposal in batch.proposals],
@@ -310,7 +318,7 @@ class Study:
         }
         text = json.dumps(content)
         if len(text) > PIECE:
-            # The pieces of what is written down now stay until the record that names the new ones is there.
+            # The pieces of the batch before stay in place until the new record is written, which names the new pieces.
             _, former = self._study.user_attrs.get(key, {}).get("pieces", (0, 1))
             pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
             for place, piece in enumerate(pieces):
@@ -319,22 +327,22 @@ class Study:
         self._study.set_user_attr(key, {"number": batch.number, "time": self._clock(), **content})
 
     def beat(self) -> None:
-        """Give a sign of life."""
+        """Write a sign of life of this process, so that it keeps what it holds."""
         self._study.set_user_attr(_ALIVE + self.process, self._clock())
 
     def tell(self, batch: Batch, archs: Sequence[Architecture], scores: Sequence[Score]) -> list[Trial]:
-        """Record a batch's scores for good.
+        """Record the scores of a batch and add its trials.
 
-        A process that gave no sign of life for longer than `LEASE` may find that another one has taken over what it
-        held; its own scores of that are left out.
+        If this process gave no sign of life for longer than `LEASE`, another process may have taken over some of its
+        architectures. The scores that this process has for them are left out.
 
         Args:
-            batch: as it was asked for.
-            archs: of its feasible proposals.
-            scores: of its feasible proposals; if the batch has scores already, those are kept.
+            batch: the batch, as `ask` returned it.
+            archs: the architectures of its feasible proposals.
+            scores: the scores of its feasible proposals. If the batch has scores already, those are kept.
 
         Returns:
-            The trials that are new in the history, those of other processes included.
+            The trials that are new in the history, including those of other processes.
         """
         self._archs.update(zip((proposal.row for proposal in batch.feasible), archs, strict=True))
         before = len(self.history)
@@ -357,17 +365,21 @@ class Study:
         return [Cost(**dict(zip(METRICS, costs, strict=True))) for costs in zip(*columns, strict=True)]
 
     def _add(self, batch: Batch, proposal: Proposal, evaluated: tuple[Architecture, Score, Cost] | None) -> None:
-        """Add one trial, with all that belongs to it in one record."""
+        """Add one trial, with its score, costs and constraints in one record."""
         attrs: dict[str, Any] = {"process": self.process, "batch": batch.number, "origin": proposal.origin}
         state, values, intermediate = TrialState.PRUNED, None, {}
         if evaluated is not None:
             arch, score, cost = evaluated
-            attrs |= {"score": asdict(score), **cost.to_dict()}
-            state = _STATES[score.state]
             if score.state == "complete":
                 assert score.value is not None
-                values = self._objectives.raw(self._objectives.values(arch, cost, score.value))
-            elif score.state == "raced":
+                values = self.objectives.raw(self.objectives.values(arch, cost, score.value))
+                if strange := [
+                    name for name, value in zip(self.objectives.names, values, strict=True) if not isfinite(value)
+                ]:
+                    score, values = Score(value=None, state="failed", reason=f"{strange[0]} is no finite number"), None
+            attrs |= {"score": asdict(score), **cost.to_dict()}
+            state = _STATES[score.state]
+            if score.state == "raced":
                 assert score.value is not None
                 intermediate = {score.images: score.value}
         self._study.add_trial(
@@ -377,51 +389,19 @@ class Study:
                 distributions=self._genes,
                 values=values,
                 user_attrs=attrs,
-                # Optuna's dashboard reads constraints as the list that they were before they had names.
+                # Optuna's dashboard reads constraints as a list, which is the form that older versions of Optuna used.
                 system_attrs={**proposal.attrs, LIST: list(proposal.constraints.values())},
                 intermediate_values=intermediate,
                 constraints=proposal.constraints,
             )
         )
 
-    # --- as a table
-
-    def to_csv(self) -> str:
-        """The history as comma-separated values: number, score, costs, number in the space, architecture as JSON.
-
-        With several objectives also the hypervolume so far, from the worst of every objective in the whole history.
-        """
-        text = io.StringIO()
-        writer = csv.writer(text)
-        others = ["latency_ms"] if LATENCY in self._objectives.names else []
-        volumes = iter(self._hypervolumes())
-        several = ["hypervolume"] if len(self._objectives.names) > 1 else []
-        header = ["number", "score", "state", "images", *METRICS, *others, *several, "origin", "index", "arch"]
-        writer.writerow(header)
-        for trial in self.history:
-            costs = [getattr(trial.cost, metric) for metric in METRICS]
-            values = self._objectives.raw(trial.objectives) if trial.is_complete else []
-            raw = dict(zip(self._objectives.names, values, strict=False))
-            score = trial.score
-            # A patch stem is left out of an architecture's fields, so it is asked for by itself.
-            mixed = {key: getattr(trial.arch, key) for key in self.space.mixed}
-            arch = json.dumps({**mixed, **{key: trial.arch.to_dict()[key] for key in ("stages", "pools")}})
-            added = [
-                *(raw.get(LATENCY) for _ in others),
-                *(next(volumes) if trial.is_complete else "" for _ in several),
-            ]
-            row = [trial.number, score.value, score.state, score.images, *costs, *added, trial.origin]
-            writer.writerow([*row, self.space.index(trial.arch), arch])
-        return text.getvalue()
-
-    def _hypervolumes(self) -> list[float]:
-        """The hypervolume after each complete trial, from the worst of every objective."""
-        objectives = self.history.objectives
-        return hypervolumes(objectives, objectives.min(axis=0)) if len(objectives) else []
-
 
 def _claim(attrs: dict[str, Any], process: str) -> dict[str, Any] | None:
-    """What a process has written down, put together, from the attributes of the study as they were at one moment."""
+    """The last record of a process, with its pieces put together; `None` if there is none.
+
+    All attributes have to be read from the study at one moment.
+    """
     head = attrs.get(_CLAIM + process)
     if head is None or "pieces" not in head:
         return head
@@ -430,10 +410,10 @@ def _claim(attrs: dict[str, Any], process: str) -> dict[str, Any] | None:
 
 
 def _piece(process: str, side: int, place: int) -> str:
-    """The name of a part of what a process has written down; the sides take turns."""
+    """The name of a piece of a record. Records are written to side 0 and side 1 in turn."""
     return f"{_PIECE}{process}:{side}:{place}"
 
 
 def _attrs(trial: FrozenTrial) -> dict[str, Any]:
-    """What a sampler keeps beside a trial; constraints have a place of their own."""
+    """The attributes that a sampler keeps beside a trial, without the constraints, which are kept elsewhere."""
     return {key: value for key, value in trial.system_attrs.items() if not key.startswith(LIST)}

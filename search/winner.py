@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,9 @@ def write_winner(
     return file
 
 
-def write_front(folder: Path, evidence: Evidence, front: Sequence[Finalist], supernet: Supernet | None) -> Path:
+def write_front(
+    folder: Path, evidence: Evidence, front: Sequence[Finalist], supernet: Supernet | None
+) -> list[Finalist]:
     """Write one architecture file a point, numbered from the best by the first objective; others are removed.
 
     The front that was there stays until the new one is whole.
@@ -90,15 +92,19 @@ def write_front(folder: Path, evidence: Evidence, front: Sequence[Finalist], sup
         evidence: what is said beside each.
         front: the points.
         supernet: whose weights they inherit; these are written beside each, as beside the winner.
+
+    Returns:
+        The points, with their files.
     """
     digits = len(str(len(front) - 1))
+    names = [f"{number:0{digits}}.yaml" for number in range(len(front))]
     with replacing_folder(folder / FRONT) as place:
-        for number, point in enumerate(front):
-            file = place / f"{number:0{digits}}.yaml"
+        for name, point in zip(names, front, strict=True):
+            file = place / name
             if supernet is not None:
                 _write_inherited(file, supernet, point.trial.arch)
             evidence.file(point.trial, point.latencies, {}).save(file)
-    return folder / FRONT
+    return [replace(point, written=folder / FRONT / name) for name, point in zip(names, front, strict=True)]
 
 
 def _write_inherited(file: Path, supernet: Supernet, arch: Architecture) -> None:

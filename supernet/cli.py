@@ -9,7 +9,8 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
-    read_keeping,
+    is_first_process,
+    read_duration,
     read_settings,
     recipe_options,
     run,
@@ -58,76 +59,27 @@ def command(
     psvit-supernet ... How it goes is shown by tensorboard --logdir FOLDER.
     """
     set_up_logging(verbose)
-    from psvit.data import Inputs, open_data
-    from psvit.io.run_folder import RunFolder, default_folder
-    from psvit.nn.vit_weights import read_vit
-    from psvit.space.budget import Budget
-    from psvit.space.search_space import SearchSpace, default_space
-    from psvit.supernet.train import train_supernet
-    from psvit.supernet.warm_start import plan
-    from psvit.train.choices import choose_device, choose_recipe, choose_teacher
-    from psvit.train.device_checks import check_device
-    from psvit.train.distributed import joined
-    from psvit.train.training_loader import training_loader
+    from psvit.supernet.run import train_supernet
 
-    space = SearchSpace.load(space_name) if space_name else None
-    values = read_settings(settings)
-    keeping = read_keeping(checkpoint_every, number)
-    place = choose_device(device)
-    with joined(place) as world:
-        with world.first_goes_ahead():  # images and weights may have to be fetched
-            images = open_data(data)
-            vit = read_vit(init) if init else None
-            space = space or default_space(Budget(), images.image_size)
-            space = space.with_data(len(images.classes), images.in_chans)
-            chosen = choose_recipe(recipe, values, min(space.image_size), supernet=True, teacher=bool(teacher_name))
-            check_device(place, chosen)
-            inputs = Inputs.of(images, space.image_size)
-            training_loader(images.train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)
-            teacher = choose_teacher(teacher_name, teacher_weights, inputs, len(images.classes))
-        config = {
-            "data": data,
-            "data_digest": images.digest,
-            "space": space.name,
-            "space_digest": space.digest,
-            "init": {"weights": vit.name, "digest": vit.digest} if vit else None,
-            "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
-            "recipe": chosen.to_dict(),
-            "seed": seed,
-            "device": place.type,
-        }
-        path = out or default_folder(f"supernet-{space.name}", config)
-        held = []
-
-        def begin() -> None:
-            # Held until the end, so that no other run is at work in it.
-            held.append(RunFolder(path, "psvit-supernet", config))
-            click.echo(f"run: {path}")
-            if vit:
-                click.echo(f"warm start from {vit.name}: {plan(space, vit.weights)}; all names: {path}/warm_start.yaml")
-                head_dims = sorted({layout.head_dim for layout in space.layouts})
-                if vit.head_dim is not None and head_dims != [vit.head_dim]:
-                    into = " or ".join(map(str, head_dims))
-                    click.echo(f"its heads of {vit.head_dim} channels are divided anew into heads of {into}")
-
-        world.first_alone(begin)
-        file = train_supernet(
-            space,
-            images,
-            chosen,
-            seed=seed,
-            device=place,
-            folder=path,
-            init=vit,
-            teacher=teacher,
-            keeping=keeping,
-            world=world,
+    trained = train_supernet(
+        space_name,
+        data,
+        recipe=recipe,
+        settings=read_settings(settings),
+        init=init,
+        teacher=teacher_name,
+        teacher_weights=teacher_weights,
+        out=out,
+        seed=seed,
+        device=device,
+        checkpoint_seconds=read_duration("--checkpoint-every", checkpoint_every),
+        keep=number,
+    )
+    if is_first_process():
+        click.echo(
+            f"trained a supernet of the {trained.space.size:,} architectures of {trained.space.name}: {trained.file}; "
+            f"next: psvit-search --supernet {quote(str(trained.folder))} --budget ..."
         )
-        if world.is_first:
-            click.echo(
-                f"trained a supernet of the {space.size:,} architectures of {space.name}: {file}; "
-                f"next: psvit-search --supernet {quote(str(path))} --budget ..."
-            )
 
 
 def main() -> None:

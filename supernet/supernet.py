@@ -32,7 +32,7 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.operators import Pool, Stem, Variant
 from psvit.data import ImageData
 from psvit.errors import InputError
-from psvit.io.documents import digest_of_file, replacing
+from psvit.io.documents import Place, digest_of_file, path_of, replacing
 from psvit.nn.layers import POOLING_MODULES, STEM_MODULES, Layer
 from psvit.nn.network import PSViT, init_weights
 from psvit.space.layout import StageChoices
@@ -208,7 +208,7 @@ class Supernet(nn.Module):
             save_file(tensors, temporary, {METADATA: json.dumps(about)})
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Supernet:
+    def load(cls, path: Place, device: torch.device | str = "cpu") -> Supernet:
         """Read a supernet from its file, or from the run folder that holds it.
 
         Raises:
@@ -225,19 +225,20 @@ class Supernet(nn.Module):
         return supernet.to(device)
 
 
-def supernet_file(path: str | Path) -> Path:
-    """The file of a supernet, given that or its run folder.
+def supernet_file(path: Place) -> Path:
+    """The file of a supernet, given that, its run folder or what the run gave back.
 
     Raises:
         InputError: there is none.
     """
-    file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    path = path_of(path)
+    file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"supernet {str(path)!r}: expected a run folder with {FILE_NAME}, or such a file")
     return file
 
 
-def read_space(path: str | Path) -> SearchSpace:
+def read_space(path: Place) -> SearchSpace:
     """The space of a supernet, without its weights.
 
     Raises:
@@ -246,7 +247,7 @@ def read_space(path: str | Path) -> SearchSpace:
     return SearchSpace.from_dict(_about(path)["space"], source=str(supernet_file(path)))
 
 
-def read_provenance(path: str | Path) -> dict[str, Any]:
+def read_provenance(path: Place) -> dict[str, Any]:
     """Where a supernet comes from: data, seed, recipe.
 
     Raises:
@@ -256,7 +257,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     return provenance
 
 
-def check_held_out(path: str | Path, data: ImageData) -> None:
+def check_held_out(path: Place, data: ImageData) -> None:
     """Make sure that the search images of a data set are none that a supernet was trained on, as far as can be told.
 
     Those of another name are the user's to judge, which a warning says; of older supernets nothing is known.
@@ -265,6 +266,7 @@ def check_held_out(path: str | Path, data: ImageData) -> None:
         InputError: there is no supernet, or the images behind the name have changed since, so that they are split
             otherwise.
     """
+    path = path_of(path)
     provenance = read_provenance(path)
     name, digest = str(provenance.get("data", "")), provenance.get("data_digest")
     if digest in (None, data.digest):
@@ -283,7 +285,7 @@ def check_held_out(path: str | Path, data: ImageData) -> None:
     )
 
 
-def _about(path: str | Path) -> dict[str, Any]:
+def _about(path: Place) -> dict[str, Any]:
     """What is said beside the weights."""
     file = supernet_file(path)
     try:
@@ -300,7 +302,7 @@ def _about(path: str | Path) -> dict[str, Any]:
     return about
 
 
-def supernet_digest(path: str | Path) -> str:
+def supernet_digest(path: Place) -> str:
     """A digest of a supernet's file, to tell whether scores come from the same weights."""
     return digest_of_file(supernet_file(path))
 

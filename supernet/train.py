@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import BINS, architectures, macs_bin
 from psvit.supernet.supernet import FILE_NAME, Supernet
 from psvit.supernet.warm_start import warm_start
-from psvit.train.checkpoints import Checkpoints, Keeping
+from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe, SupernetRecipe
 from psvit.train.teacher import Teacher, taught_loss
@@ -96,7 +97,7 @@ def _logits(supernet: Supernet, arch: Architecture, images: Tensor) -> Tensor:
     return logits
 
 
-def train_supernet(
+def fit_supernet(
     space: SearchSpace,
     data: ImageData,
     recipe: Recipe,
@@ -106,7 +107,7 @@ def train_supernet(
     folder: Path,
     init: Vit | None = None,
     teacher: Teacher | None = None,
-    keeping: Keeping | None = None,
+    checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
 ) -> Path:
     """Train a supernet on the training images, or finish an interrupted training in `folder`.
@@ -122,7 +123,7 @@ def train_supernet(
         folder: of the run.
         init: a vision transformer to begin with; what was filled is written to `warm_start.yaml`.
         teacher: what is learnt from, where the recipe says so.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together.
 
     Returns:
@@ -137,37 +138,14 @@ def train_supernet(
     if file.exists():
         if world.is_first:
             # Of a process that was killed between the two.
-            Checkpoints(folder, Keeping()).clear()
+            Checkpoints(folder, CheckpointConfig()).clear()
         return file
     recipe = SupernetRecipe.of(recipe)
     recipe.check_teacher(teacher is not None)
     inputs = Inputs.of(data, space.image_size)
-    with seeded(seed):
-        supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
-    if init:
-        laid = warm_start(supernet, init.weights)
-        head_dims = sorted({layout.head_dim for layout in space.layouts})
-        here = head_dims[0] if len(head_dims) == 1 else head_dims
-        about = {"init": init.name, "head_dim": {"there": init.head_dim, "here": here}}
-        if world.is_first:
-            write_atomic(folder / "warm_start.yaml", dump_yaml({**about, **laid.report()}))
-    shown = np.linspace(0, len(data.search) - 1, min(WATCHED_IMAGES, len(data.search))).round().astype(np.int64)
-    batches = Batches(data.search.take(shown), inputs, recipe.batch_size, device)
-    archs = watched(space)
-
-    def held_out(model: nn.Module) -> dict[str, float]:
-        assert isinstance(model, Supernet)
-        model.eval()
-        # Every process measures some of them.
-        found = {}
-        for name in list(archs)[world.rank :: world.size]:
-            found[name] = accuracy(partial(_logits, model, archs[name]), batches)
-        measured = {name: value for part in world.gather(found) for name, value in part.items()}
-        return {name: measured[name] for name in archs}
-
     trained = train(
         SupernetTask(
-            model=supernet,
+            model=_begun(space, recipe, seed, init, folder if world.is_first else None),
             recipe=recipe,
             seed=seed,
             teacher=teacher.to(device) if teacher else None,
@@ -180,12 +158,56 @@ def train_supernet(
         device=device,
         folder=folder,
         description="supernet",
-        held_out=held_out,
-        keeping=keeping,
+        held_out=_watching(space, data, inputs, recipe.batch_size, device, world),
+        checkpointing=checkpointing,
         world=world,
     )
     assert isinstance(trained.model, Supernet)
-    provenance = {
+    if world.is_first:
+        trained.model.save(file, _provenance(data, recipe, seed, init, teacher))
+        Checkpoints(folder, CheckpointConfig()).clear()
+    world.gather(None)  # nobody says that it is finished before it is
+    return file
+
+
+def _begun(space: SearchSpace, recipe: SupernetRecipe, seed: int, init: Vit | None, folder: Path | None) -> Supernet:
+    """The supernet as training begins with it; what it begins with is written to the folder, where one is given."""
+    with seeded(seed):
+        supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
+    if init:
+        transferred = warm_start(supernet, init.weights)
+        head_dims = sorted({layout.head_dim for layout in space.layouts})
+        here = head_dims[0] if len(head_dims) == 1 else head_dims
+        about = {"init": init.name, "head_dim": {"there": init.head_dim, "here": here}}
+        if folder:
+            write_atomic(folder / "warm_start.yaml", dump_yaml({**about, **transferred.report()}))
+    return supernet
+
+
+def _watching(
+    space: SearchSpace, data: ImageData, inputs: Inputs, batch_size: int, device: torch.device, world: World
+) -> Callable[[nn.Module], dict[str, float]]:
+    """What measures the accuracies of the `watched` architectures, each in one of the processes."""
+    shown = np.linspace(0, len(data.search) - 1, min(WATCHED_IMAGES, len(data.search))).round().astype(np.int64)
+    batches = Batches(data.search.take(shown), inputs, batch_size, device)
+    archs = watched(space)
+
+    def held_out(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, Supernet)
+        model.eval()
+        found = {}
+        for name in list(archs)[world.rank :: world.size]:
+            found[name] = accuracy(partial(_logits, model, archs[name]), batches)
+        measured = {name: value for part in world.gather(found) for name, value in part.items()}
+        return {name: measured[name] for name in archs}
+
+    return held_out
+
+
+def _provenance(
+    data: ImageData, recipe: Recipe, seed: int, init: Vit | None, teacher: Teacher | None
+) -> dict[str, Any]:
+    return {
         "data": data.name,
         "data_digest": data.digest,
         "init": init.name if init else None,
@@ -194,8 +216,3 @@ def train_supernet(
         "recipe": recipe.to_dict(),
         "torch": torch.__version__,
     }
-    if world.is_first:
-        trained.model.save(file, provenance)
-        Checkpoints(folder, Keeping()).clear()
-    world.gather(None)  # nobody says that it is finished before it is
-    return file

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from psvit.nn.vit_weights import Laid, Weights, in_block, lay, stem_and_head
+from psvit.nn.vit_weights import TransferReport, Weights, in_block, stem_and_head, transfer_weights
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 
 
-def warm_start(supernet: Supernet, weights: Weights) -> Laid:
+def warm_start(supernet: Supernet, weights: Weights) -> TransferReport:
     """Fill the supernet's leading slice: blocks onto the list of layers in order, leading channels and heads.
 
     A layer that shares its neighbour's map does so in the drawn architecture; the supernet keeps queries and keys for
@@ -19,18 +19,18 @@ def warm_start(supernet: Supernet, weights: Weights) -> Laid:
     Returns:
         What was filled and what was not.
     """
-    laid = _laid(supernet, weights)
-    supernet.load_state_dict(laid.weights, strict=False)
-    return laid
+    transferred = _transfer(supernet, weights)
+    supernet.load_state_dict(transferred.weights, strict=False)
+    return transferred
 
 
-def plan(space: SearchSpace, weights: Weights) -> Laid:
+def plan(space: SearchSpace, weights: Weights) -> TransferReport:
     """What a warm start would fill, without making the supernet; the values mean nothing."""
     with torch.device("meta"):
-        return _laid(Supernet(space), weights)
+        return _transfer(Supernet(space), weights)
 
 
-def _laid(supernet: Supernet, weights: Weights) -> Laid:
+def _transfer(supernet: Supernet, weights: Weights) -> TransferReport:
     plain = {name: supernet.plain_name(name) for name, _ in supernet.named_parameters()}
     known = stem_and_head(plain.values())
     sources = {name: known[of_network] for name, of_network in plain.items() if of_network in known}
@@ -39,4 +39,4 @@ def _laid(supernet: Supernet, weights: Weights) -> Laid:
     for block, place in enumerate(places):
         for name, _ in supernet.layers[place].named_parameters():
             sources[f"layers.{place}.{name}"] = in_block(block, name)
-    return lay(weights, dict(supernet.named_parameters()), sources, supernet.space.patches.grid)
+    return transfer_weights(weights, dict(supernet.named_parameters()), sources, supernet.space.patches.grid)

@@ -79,7 +79,13 @@ def make_process() -> Callable[..., BaseProcess]:
     reason, even without a GPU.
     """
     context = multiprocessing.get_context("forkserver")
-    libraries = ["pytest", "ray.cloudpickle", "psvit.supernet.train", "psvit.search.run", "psvit.search.report"]
+    libraries = [
+        "pytest",
+        "ray.cloudpickle",
+        "psvit.supernet.train",
+        "psvit.search.run",
+        "psvit.search.report.document",
+    ]
     context.set_forkserver_preload(libraries)
 
     def make(function: Callable[..., object], *arguments: Any) -> BaseProcess:

@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
+from psvit.search.fidelity.formatting import value_and_interval
 from psvit.search.fidelity.measures import estimated, kendall_tau
 from psvit.search.fidelity.record import Estimate
-from psvit.search.fidelity.words import value_and_interval
 from truth.entries import RANDOM, Entry, entries
 from truth.regression import regression_lines
 from truth.rows import Row

@@ -15,12 +15,30 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, Union, get_args, get_origin
+from typing import Any, Protocol, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psvit.errors import InputError
+
+
+class HasFile(Protocol):
+    """What a run gives back: it names the file that the run is about."""
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+        ...
+
+
+Place = str | Path | HasFile
+"""A file or a folder, or what a run gave back."""
+
+
+def path_of(place: Place) -> Path:
+    """The path that is named."""
+    return Path(place) if isinstance(place, str | Path) else place.file
 
 
 class Value(BaseModel):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from psvit.errors import InputError
 from psvit.nn.network import PSViT, resolve
-from psvit.nn.vit_weights import Source, in_block, is_vit, lay, stem_and_head
+from psvit.nn.vit_weights import Source, in_block, is_vit, stem_and_head, transfer_weights
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[st
     weights = dict(weights.get("model", weights.get("state_dict", weights)))
     if is_vit(weights):
         parameters = dict(model.named_parameters())
-        return lay(weights, parameters, _vit_sources(model), model.arch.patches.grid).weights
+        return transfer_weights(weights, parameters, _vit_sources(model), model.arch.patches.grid).weights
     if "pos_embed" in weights:
         grid, old = model.arch.patches.grid, _source_grid(model, weights["pos_embed"])
         if old != grid:

@@ -21,7 +21,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from psvit.arch.architecture import Architecture, stage_grids
 from psvit.arch.costs import has_class_token
 from psvit.arch.stem import KERNEL, convolutions
-from psvit.nn.picture_words import count, description, summary, times
+from psvit.nn.picture_text import count, description, summary, times
 
 TOKEN_SCALE = 10.0
 """A bar is this many pixels times the square root of its patch tokens high."""

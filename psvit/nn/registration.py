@@ -1,14 +1,14 @@
 """Pooling operators and stems of a user's own, which then are choices like any other.
 
 An operator is known by its name, in space files, architecture files and studies. So whatever builds such a network has
-to register the operator first, in every process: put the call into a module of yours and import it.
+to register the operator first. Workers of a cluster are told of those that the process has that hands out the work.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any, get_args
 
 import torch
@@ -24,6 +24,11 @@ RESERVED = ("proj", "cls_proj")
 
 WIDTHS = (8, 16)
 """Channels at which an operator is tried before it is accepted."""
+
+Registration = Callable[[], None]
+
+_REGISTERED: dict[str, Registration] = {}
+"""By kind and name, what registers an operator once more, in another process."""
 
 PATCH_SIZES = (4, 2, 8, 16, 1)
 """Patches at which a stem is tried, until one is among those that it accepts."""
@@ -63,12 +68,13 @@ def register_pooling(name: str, module: Callable[[Variant, int], nn.Module]) -> 
 
     POOLINGS.add(name, PoolingCost(terms=terms))
     POOLING_MODULES[name] = lambda variant, channels, **dd: _made(lambda: module(variant, channels), **dd)
+    _REGISTERED[f"pooling {name}"] = partial(register_pooling, name, module)
 
 
 def register_stem(
     name: str,
     module: Callable[[int, int, int, int], nn.Module],
-    check: Callable[[int, int], None] = lambda patch_size, patch_stride: None,
+    check: Callable[[int, int], None] | None = None,
 ) -> None:
     """Make a stem known by a name: what turns images into tokens.
 
@@ -78,12 +84,14 @@ def register_stem(
         name: an identifier, such as `two_convs`; appears in files, pictures and reports.
         module: from channels of the image, `embed_dim` D, patch size and patch stride to a module that turns images
             (B, C, height, width) into tokens (B, P, D), row by row, one for each patch that the sizes stand for.
-        check: from patch size and patch stride; raises a `ValueError` that names what it needs instead.
+        check: from patch size and patch stride; raises a `ValueError` that names what it needs instead. Without it, all
+            are accepted.
 
     Raises:
         ValueError: the name is no identifier or is taken, or the module does something else; says what.
     """
-    patches = _accepted(name, check)
+    accepts = check or (lambda patch_size, patch_stride: None)
+    patches = _accepted(name, accepts)
     made = [module(3, width, patches.size, patches.stride) for width in WIDTHS]
     _check_parameters(f"stem {name!r}", *made)
     for one, width in zip(made, WIDTHS, strict=True):
@@ -103,10 +111,23 @@ def register_stem(
             stem(image)
         return (live.peak - image.nbytes) // image.element_size()
 
-    STEMS.add(name, StemCost(terms=terms, elements=elements, check=check))
+    STEMS.add(name, StemCost(terms=terms, elements=elements, check=accepts))
     STEM_MODULES[name] = lambda in_chans, embed_dim, patch_size, patch_stride, **dd: _made(
         lambda: module(in_chans, embed_dim, patch_size, patch_stride), **dd
     )
+    _REGISTERED[f"stem {name}"] = partial(register_stem, name, module, check)
+
+
+def registered() -> dict[str, Registration]:
+    """What this process has registered; it pickles where the modules' classes do."""
+    return dict(_REGISTERED)
+
+
+def register_missing(registrations: Mapping[str, Registration]) -> None:
+    """Register what another process has registered and this one has not."""
+    for name, register in registrations.items():
+        if name not in _REGISTERED:
+            register()
 
 
 def _accepted(name: str, check: Callable[[int, int], None]) -> Patches:

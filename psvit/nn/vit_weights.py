@@ -71,7 +71,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Laid:
+class TransferReport:
     """What laying weights onto a model came to.
 
     Attributes:
@@ -177,12 +177,12 @@ def check_vit(weights: Weights, name: str) -> None:
             raise InputError(f"weights {name!r}: not those of a plain vision transformer: {key} has another form")
 
 
-def lay(
+def transfer_weights(
     weights: Mapping[str, Tensor],
     model: Mapping[str, Tensor],
     sources: Mapping[str, Source],
     grid: tuple[int, int],
-) -> Laid:
+) -> TransferReport:
     """Lay a vision transformer's weights onto a model's parameters.
 
     Args:
@@ -206,7 +206,7 @@ def lay(
         (whole if taken == parameter.numel() else partly).append(name)
         # Values that are resampled count as they are afterwards.
         used[source.name] = used.get(source.name, 0) + prepared[source.name].numel() * taken // value.numel()
-    return Laid(
+    return TransferReport(
         weights=filled,
         whole=tuple(whole),
         partly=tuple(partly),

@@ -50,8 +50,9 @@ _NUMBER = r"\d{1,24}(?:\.\d{1,24})?"
 _RANGE = rf"(?:(?P<lower>{_NUMBER})\.\.)?(?P<upper>{_NUMBER})"
 _COST = re.compile(rf"{_RANGE}(?P<unit>[a-z]+)", re.I | re.ASCII)
 _SHARE = re.compile(rf"{_RANGE}%(?:of(?P<arch>.+))?", re.I | re.ASCII)
+_SETTING = re.compile(r"(?P<device>[^:]+(?::\d+)?)(?P<settings>:.*)?", re.ASCII)
 _LATENCY = re.compile(
-    rf"{_RANGE}(?P<unit>{'|'.join(_MILLISECONDS)})@(?P<device>[^:]+(?::\d+)?)(?P<settings>:.*)?", re.I | re.ASCII
+    rf"{_RANGE}(?P<unit>{'|'.join(_MILLISECONDS)})@(?P<setting>[^:]+(?::\d+)?(?::.*)?)", re.I | re.ASCII
 )
 _EXAMPLES = (
     "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 300MB (of activations), 1.2..1.4GFLOPs, "
@@ -175,17 +176,9 @@ class LatencyLimit(Value):
         lower = Decimal(match["lower"]) * scale if match["lower"] else None
         upper = Decimal(match["upper"]) * scale
         _check_range(text, lower, upper)
-        data: dict[str, Any] = {"device": match["device"].lower(), "upper_ms": float(upper)}
+        data = {**read_setting(match["setting"], f"budget {text!r}"), "upper_ms": float(upper)}
         if lower is not None:
             data["lower_ms"] = float(lower)
-        for setting in match["settings"][1:].split(",") if match["settings"] else ():
-            key, equals, value = setting.partition("=")
-            if not equals or key not in _SETTINGS or _SETTINGS[key] in data:
-                raise InputError(
-                    f"budget {text!r}: {setting!r} is no setting, or given twice; permitted are "
-                    f"{', '.join(f'{name}=' for name in _SETTINGS)}, each once, as in 5ms@cpu:batch=8,threads=1"
-                )
-            data[_SETTINGS[key]] = int(value) if re.fullmatch(r"\d{1,9}", value, re.ASCII) else value
         return cls.from_dict(data, source=f"budget {text!r}")
 
     @property
@@ -212,6 +205,34 @@ class LatencyLimit(Value):
     def __str__(self) -> str:
         lower = "at most " if self.lower_ms is None else f"{self.lower_ms:g} to "
         return f"{lower}{self.upper_ms:g} ms@{self.setting}"
+
+
+def read_setting(text: str, source: str) -> dict[str, Any]:
+    """Where and how a network runs, as it is written after the `@` of a limit, such as `cpu:batch=8,threads=1`.
+
+    Args:
+        text: it.
+        source: what to call it in an error.
+
+    Returns:
+        Fields of `LatencyLimit`; their values are not checked.
+
+    Raises:
+        InputError: it is not written so.
+    """
+    match = _SETTING.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"{source}: not understood; permitted are forms like cpu, cpu:batch=8,threads=1 and cuda:1")
+    data: dict[str, Any] = {"device": match["device"].lower()}
+    for setting in match["settings"][1:].split(",") if match["settings"] else ():
+        key, equals, value = setting.partition("=")
+        if not equals or key not in _SETTINGS or _SETTINGS[key] in data:
+            raise InputError(
+                f"{source}: {setting!r} is no setting, or given twice; permitted are "
+                f"{', '.join(f'{name}=' for name in _SETTINGS)}, each once, as in 5ms@cpu:batch=8,threads=1"
+            )
+        data[_SETTINGS[key]] = int(value) if re.fullmatch(r"\d{1,9}", value, re.ASCII) else value
+    return data
 
 
 def _check_range(text: str, lower: Decimal | int | None, upper: Decimal | int) -> None:

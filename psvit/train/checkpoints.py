@@ -25,18 +25,30 @@ _logger = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 METADATA = "psvit"
 
+EVERY_SECONDS = 600.0
+"""Least time between two checkpoints, where nothing else is said."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Keeping:
+class CheckpointConfig:
     """How often checkpoints are written and how many are kept; neither decides what comes out of a training.
 
     Attributes:
         every_seconds: least time between two checkpoints; every epoch ends with one besides.
         number: how many of the last ones are kept. More than one is for those who want to go back.
+
+    Raises:
+        InputError: a time that is negative, or none is kept.
     """
 
-    every_seconds: float = 600.0
+    every_seconds: float = EVERY_SECONDS
     number: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.every_seconds >= 0:
+            raise InputError(f"checkpoint_seconds must be at least 0, received {self.every_seconds}")
+        if self.number < 1:
+            raise InputError(f"keep must be at least 1, received {self.number}")
 
 
 @dataclass
@@ -45,11 +57,11 @@ class Checkpoints:
 
     Args:
         folder: the run's; they lie below it.
-        keeping: how many and how often.
+        checkpointing: how many and how often.
     """
 
     folder: Path
-    keeping: Keeping
+    checkpointing: CheckpointConfig
     _written: float = field(default_factory=time.monotonic)
 
     @property
@@ -60,7 +72,7 @@ class Checkpoints:
     @property
     def due(self) -> bool:
         """Whether enough time has passed since the last one."""
-        return time.monotonic() - self._written >= self.keeping.every_seconds
+        return time.monotonic() - self._written >= self.checkpointing.every_seconds
 
     def save(self, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Write a checkpoint, then remove those that are too many.
@@ -75,7 +87,7 @@ class Checkpoints:
         # Ten digits, so that the order of names is that of steps.
         with replacing(self.folder / FOLDER / f"{step:010}.safetensors") as temporary:
             save_file(copies, temporary, {METADATA: json.dumps(about)})
-        for path in self.paths[: -self.keeping.number]:
+        for path in self.paths[: -self.checkpointing.number]:
             path.unlink()
         self._written = time.monotonic()
 

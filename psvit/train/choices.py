@@ -28,7 +28,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(name)
         torch.zeros(1, device=chosen).item()  # some are only found missing when they compute
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise InputError(f"device {name}: cannot compute: {str(error).splitlines()[0]}") from None
+        raise InputError(f"--device {name}: cannot compute: {str(error).splitlines()[0]}") from None
     return chosen
 
 

@@ -65,7 +65,7 @@ class World:
         for part, mean in zip(piece, flat.split([part.numel() for part in piece]), strict=True):
             part.copy_(mean.view_as(part))
 
-    def spread_(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of the first process."""
         if self.size > 1:
             for tensor in tensors:

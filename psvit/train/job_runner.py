@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch import nn
 from psvit.data import Batches, ImageData, Inputs, Labelled
 from psvit.executors.executor import Executor, Outcome, Portable
 from psvit.nn.network import PSViT
+from psvit.nn.registration import Registration, register_missing, registered
 from psvit.nn.seeding import seeded
-from psvit.train.checkpoints import Keeping
+from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.distributed import World
 from psvit.train.result_store import ResultStore
 from psvit.train.tasks import Classification, TaughtClassification
@@ -86,7 +87,7 @@ def train_job(
     folder: Path,
     held_out: Callable[[nn.Module], dict[str, float]] | None = None,
     teacher: Teacher | None = None,
-    keeping: Keeping | None = None,
+    checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
 ) -> TrainedNetwork:
     """Train the network of a job to the end, from the beginning or from where an interrupted run in `folder` stopped.
@@ -100,7 +101,7 @@ def train_job(
         folder: for checkpoints and log; one in which it was trained before gives the network back.
         held_out: see `psvit.train.training.train`.
         teacher: what is learnt from besides the labels, on the device.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together.
 
     Raises:
@@ -121,7 +122,7 @@ def train_job(
         folder=folder,
         description=job.label,
         held_out=held_out,
-        keeping=keeping,
+        checkpointing=checkpointing,
         world=world,
     )
     assert isinstance(trained.model, PSViT)
@@ -143,6 +144,7 @@ class JobRunner:
         watched: what they are scored on after every epoch; the log then says how long each took, this included.
         batch_size: images that are scored at once; by default, as many as a step of training takes.
         processes: see `inputs_for`.
+        operators: of a user's own, which networks may have.
     """
 
     data: Portable[ImageData]
@@ -153,6 +155,7 @@ class JobRunner:
     watched: tuple[ScoredOn, ...] = ()
     batch_size: int | None = None
     processes: int | None = None
+    operators: Mapping[str, Registration] = field(default_factory=registered)
 
     def __call__(self, job: TrainingJob) -> TrainingResult:
         """Train the network of a job, or go on where that was interrupted, and score it.
@@ -164,6 +167,7 @@ class JobRunner:
         """
         if job.split == "all_train" and "search" in (*self.parts, *self.watched):
             raise ValueError("a network that is trained on all_train has seen the search images; score it on val")
+        register_missing(self.operators)
         data, device = self.data.get(), torch.device(self.device)
         inputs = inputs_for(data, job, device, self.processes)
         size = self.batch_size or job.recipe.batch_size

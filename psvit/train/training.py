@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from psvit.errors import DivergedError, InputError
 from psvit.io.progress import progress_bar
 from psvit.nn.seeding import seeded
-from psvit.train.checkpoints import Checkpoints, Keeping
+from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.device_checks import autocast, check_device
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
@@ -62,7 +62,7 @@ def train(
     folder: Path,
     description: str,
     held_out: Callable[[nn.Module], dict[str, float]] | None = None,
-    keeping: Keeping | None = None,
+    checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
 ) -> Trained:
     """Train to the end of the recipe, from the beginning or from where an interrupted run in `folder` stopped.
@@ -77,7 +77,7 @@ def train(
         folder: holds `checkpoints/`, `log.csv` and `tensorboard/`; all processes see the same one.
         description: what the progress bar says.
         held_out: accuracies to log at the end of an epoch, by name; called in every process.
-        keeping: how often checkpoints are written and how many are kept.
+        checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together. The same run may be continued by another number of them.
 
     Raises:
@@ -91,14 +91,14 @@ def train(
     if world.is_first and loader.batch_size < recipe.batch_size:
         _tell_of_few_images(recipe.batch_size, loader.batch_size)
     state = TrainingState.begun(task.model.to(device), recipe, loader.steps, num_classes, device)
-    checkpoints = Checkpoints(folder, keeping or Keeping())
+    checkpoints = Checkpoints(folder, checkpointing or CheckpointConfig())
     found = checkpoints.latest()
     if found:
         state.restore(*found)
         _logger.info("continuing after step %d of %d", state.step, recipe.epochs * loader.steps)
     if len(set(world.gather(state.step))) > 1:
         raise InputError(f"{folder}: the processes find different checkpoints in it; it must be the same for all")
-    world.spread_([tensor for module in state.modules for tensor in module.state_dict().values()])
+    world.broadcast_([tensor for module in state.modules for tensor in module.state_dict().values()])
     with (
         _log(folder, state, world) as log,
         _progress(description, state, recipe, loader, world) as advance,

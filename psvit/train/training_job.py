@@ -1,7 +1,8 @@
-"""TrainingJob: the training of one network as a value; and what came of it.
+"""TrainingJob: the training of one network, as a value. TrainingResult: its outcome.
 
-A job says all that decides what a network becomes, besides the images and the kind of device. `psvit.train.job_runner`
-trains it, `psvit.executors.executor` says where, `psvit.train.result_store` remembers what came of it.
+A job holds everything that decides which weights a training ends with, except for the images and the kind of device.
+`psvit.train.job_runner` trains it, `psvit.executors.executor` decides where that is done, and
+`psvit.train.result_store` keeps the result.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from psvit.arch.architecture import Architecture
 from psvit.train.recipe import Recipe
 
 TrainedOn = Literal["train", "all_train"]
-"""On which images a network is trained: those of training, or those of training and searching together."""
+"""The images that a network is trained on: the training images, or the training and search images together."""
 
 ScoredOn = Literal["search", "val"]
-"""On which images it is scored; a network that was trained on `all_train` can only be scored on `val`."""
+"""The images that a network is scored on. If it was trained on `all_train`, it can only be scored on `val`."""
 
 RANDOM = "random"
 
@@ -31,13 +32,13 @@ class TrainingJob:
     """One training of one network.
 
     Attributes:
-        arch: the network.
+        arch: the architecture of the network.
         recipe: how it is trained.
-        seed: of everything random.
-        init: the weights that it begins with: `random`, or a name for those that it inherits, such as their digest.
-        split: on which images it is trained.
-        num_images: on how many of them; on all if it is `None`.
-        label: what a progress bar says. It decides nothing: jobs that differ only in it are equal.
+        seed: the seed of everything random in the training.
+        init: the weights that it begins with: `random`, or a name for inherited weights, such as their digest.
+        split: the images that it is trained on.
+        num_images: the number of these images to use; `None` uses all.
+        label: the text of the progress bar. Jobs that differ only in the label are equal.
     """
 
     arch: Architecture
@@ -50,10 +51,10 @@ class TrainingJob:
 
     @property
     def digest(self) -> str:
-        """Equal jobs have equal ones."""
+        """A short hash of the job. Equal jobs have equal digests."""
         about: list[Any] = [self.arch.to_dict(), self.recipe.to_dict(), self.seed, self.num_images]
         if (self.init, self.split) != (RANDOM, "train"):
-            # Left out otherwise, so that the digests in journals of version 0.1 stay what they are.
+            # The defaults are left out, so that the digests in journals of version 0.1 are still found.
             about += [self.init, self.split]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
 
@@ -63,7 +64,7 @@ class TrainingJob:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """What `to_dict` described.
+        """The job that `to_dict` described.
 
         Raises:
             InputError: the architecture or the recipe breaks a rule.
@@ -74,13 +75,15 @@ class TrainingJob:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What came of a job.
+    """The outcome of a job.
+
+    A store may keep the accuracies alone; the other attributes then have their defaults.
 
     Attributes:
         accuracies: top-1 in percent after the last epoch, by the images that the network was scored on.
-        losses: cross entropy without smoothing there; empty where a store does not keep it.
-        seconds: how long the training took, scoring left out; `None` where a store does not keep it.
-        log: one row for each epoch, see `psvit.train.training.Trained`; empty where a store does not keep it.
+        losses: cross entropy without label smoothing, by the same images.
+        seconds: how long the training took, without scoring.
+        log: one row for each epoch, see `psvit.train.training.Trained`.
     """
 
     accuracies: Mapping[ScoredOn, float]

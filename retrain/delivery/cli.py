@@ -43,18 +43,13 @@ def export_command(place: Path, name: str, out: Path | None, license_name: str |
     same.
     """
     set_up_logging(verbose)
-    from psvit.classifier import Classifier
-    from psvit.retrain.delivery.export import export
+    from psvit.retrain.delivery.export import export_network
     from psvit.retrain.delivery.formats import FORMATS
 
-    if name not in FORMATS:  # before anything is read
-        raise InputError(f"--to {name!r}: permitted are {', '.join(FORMATS)}")
-    classifier = Classifier.load(place)
-    source = classifier.source
-    exported = export(classifier, name, out or source.parent / f"{source.resolve().stem}-{name}", license_name)
+    exported = export_network(place, name, out=out, license=license_name)
     checked = ", ".join(f"{size}: {difference:.1g}" for size, difference in exported.differences.items())
     click.echo(f"largest relative difference from PyTorch's outputs, by batch size: {checked}")
-    click.echo(f"exported as {FORMATS[name].what}: {exported.folder}; how to use it: {exported.folder / 'README.md'}")
+    click.echo(f"exported as {FORMATS[exported.format].what}: {exported.folder}; how to use it: {exported.card}")
 
 
 @click.command(name="psvit-predict", context_settings={"help_option_names": ["-h", "--help"]})

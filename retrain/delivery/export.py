@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from pathlib import Path
 import torch
 
 from psvit.arch.architecture import ArchitectureFile
-from psvit.classifier import NETWORK_FILE, Classifier
+from psvit.classifier import NETWORK_FILE, Classifier, as_classifier
 from psvit.errors import InputError, MismatchError, RunError
-from psvit.io.documents import write_atomic
+from psvit.io.documents import Place, write_atomic
+from psvit.io.tables import html_table
 from psvit.nn.picture import draw
 from psvit.retrain.delivery.card import PICTURE_FILE, card
 from psvit.retrain.delivery.folder import replacing_export
@@ -38,11 +40,61 @@ class Exported:
 
     Attributes:
         folder: where.
+        format: the name of its form.
         differences: by batch size, the largest difference from PyTorch's outputs, relative to the largest of them.
     """
 
     folder: Path
+    format: str
     differences: dict[int, float]
+
+    @property
+    def card(self) -> Path:
+        """The file that says how to use it."""
+        return self.folder / CARD_FILE
+
+    def _repr_html_(self) -> str:
+        rows = [("folder", str(self.folder)), ("form", FORMATS[self.format].what)]
+        rows += [
+            (f"largest relative difference from PyTorch's outputs, batch of {size}", f"{difference:.1g}")
+            for size, difference in self.differences.items()
+        ]
+        return html_table(rows, title="exported network")
+
+
+def export_network(
+    network: Classifier | Place, to: str, *, out: str | Path | None = None, license: str | None = None
+) -> Exported:
+    """Write a trained network in a form that others run, with its preprocessing, class names and a model card.
+
+    What is written is read again and compared with the network at two batch sizes; it is kept only if it computes the
+    same.
+
+    Args:
+        network: a trained network, or what `psvit.Classifier.load` takes.
+        to: the form: `onnx`, `torch-export` or `timm`.
+        out: a folder: new, empty, or of an earlier export in the same form. By default it lies beside the network and
+            is called after it and the form.
+        license: of the weights, as hubs call it, such as `apache-2.0`; without it the card leaves it open.
+
+    Raises:
+        InputError: there is no such form, network or name of a licence, a library for the form is missing, or the
+            folder cannot be used.
+        MismatchError: it computes something else there; nothing is left.
+        RunError: the exporter fails; nothing is left.
+    """
+    _check_form(to)  # before anything is read
+    classifier = as_classifier(network)
+    if classifier.device.type != "cpu":
+        on_cpu = copy.deepcopy(classifier.network).cpu()
+        classifier = Classifier(on_cpu, classifier.preprocessing, classifier.file, classifier.source)
+    source = classifier.source
+    return export(classifier, to, Path(out or source.parent / f"{source.resolve().stem}-{to}"), license)
+
+
+def _check_form(name: str) -> None:
+    if name not in FORMATS:
+        raise InputError(f"--to {name!r}: permitted are {', '.join(FORMATS)}")
 
 
 def export(classifier: Classifier, name: str, folder: Path, license_name: str | None = None) -> Exported:
@@ -63,8 +115,7 @@ def export(classifier: Classifier, name: str, folder: Path, license_name: str | 
         MismatchError: it computes something else there; nothing is left.
         RunError: the exporter fails; nothing is left.
     """
-    if name not in FORMATS:
-        raise InputError(f"--to {name!r}: permitted are {', '.join(FORMATS)}")
+    _check_form(name)
     if license_name is not None and not re.fullmatch(LICENSE_NAME, license_name):
         raise InputError(
             f"--license {license_name!r}: expected a name as hubs have it, such as apache-2.0 or cc-by-4.0"
@@ -79,7 +130,7 @@ def export(classifier: Classifier, name: str, folder: Path, license_name: str | 
     with replacing_export(folder, name, names) as temporary:
         _write(form, classifier, file, temporary, license_name)
         differences = check(form, classifier, temporary)
-    return Exported(folder, differences)
+    return Exported(folder, name, differences)
 
 
 def _write(

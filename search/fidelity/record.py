@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from psvit.io.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.io.documents import Place, Value, dump_yaml, read_yaml, write_atomic
 from psvit.space.budget import Budget
 from psvit.supernet.supernet import supernet_digest, supernet_file
 
@@ -226,7 +226,7 @@ def read_fidelities(path: Path) -> tuple[Fidelity, ...]:
     return _File.from_dict(read_yaml(path, SCHEMA), source=str(path)).measurements
 
 
-def file_beside(supernet: str | Path) -> Path:
+def file_beside(supernet: Place) -> Path:
     """Where the fidelity of a supernet lies.
 
     Raises:
@@ -235,7 +235,7 @@ def file_beside(supernet: str | Path) -> Path:
     return supernet_file(supernet).with_name(FILE_NAME)
 
 
-def leave_beside(supernet: str | Path, fidelity: Fidelity) -> Path:
+def leave_beside(supernet: Place, fidelity: Fidelity) -> Path:
     """Write a measurement beside its supernet, in place of an earlier one of the same; those of others stay.
 
     One of the same on more networks stays too, and then this one is not written. Measurements of weights that lay there
@@ -253,17 +253,22 @@ def leave_beside(supernet: str | Path, fidelity: Fidelity) -> Path:
     return path
 
 
-def known_fidelity(supernet: str | Path, limits: Budget) -> dict[str, Any] | None:
+def known_fidelity(supernet: Place, limits: Budget, digest: str | None = None) -> dict[str, Any] | None:
     """What is known of the fidelity of a supernet, for what is scored with it; `None` if it was not measured.
 
     Of several measurements one is preferred that covers most of the limits that are searched, then one that covers some
     of them, then one on more networks, then the last.
 
+    Args:
+        supernet: its run folder or file.
+        limits: those that are searched.
+        digest: of its weights, where that is known.
+
     Raises:
         InputError: there is no supernet, or the file beside it is damaged.
     """
     measured = read_fidelities(file_beside(supernet))
-    digest = supernet_digest(supernet) if measured else None
+    digest = digest or (supernet_digest(supernet) if measured else None)
     known = [one for one in measured if one.supernet_digest == digest]
     if not known:
         return None

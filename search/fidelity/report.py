@@ -9,9 +9,9 @@ from typing import Any
 
 from psvit.arch.costs import METRICS
 from psvit.io.documents import dump_yaml, write_atomic
+from psvit.search.fidelity.formatting import CEILING, HEADER, conclusions, name_of, rows
 from psvit.search.fidelity.measures import SECOND, MeasuredNetwork
 from psvit.search.fidelity.record import INHERITED, Fidelity, SetFidelity
-from psvit.search.fidelity.words import CEILING, HEADER, conclusions, name_of, rows
 from psvit.search.report.figures import (
     BLUE,
     GREY,
@@ -22,8 +22,8 @@ from psvit.search.report.figures import (
     empty_figure,
     padded_range,
 )
+from psvit.search.report.formatting import DASH, in_words, number
 from psvit.search.report.page import page
-from psvit.search.report.words import DASH, in_words, number
 from psvit.space.budget import Budget, Limit, format_cost
 
 TEMPLATE = "fidelity.html.j2"

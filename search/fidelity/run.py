@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,119 +17,56 @@ import torch
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import METRICS, cost
 from psvit.data import ImageData, open_data
-from psvit.errors import RunError
-from psvit.executors.choose_executor import executor_for
+from psvit.errors import InputError, RunError
+from psvit.executors.choose_executor import check_workers, executor_for
 from psvit.executors.executor import Portable
-from psvit.io.documents import write_atomic
+from psvit.io.announcements import announce
+from psvit.io.documents import Place, path_of, write_atomic
 from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
+from psvit.io.run_folder import RunFolder, default_folder
+from psvit.io.tables import html_table
 from psvit.search.evaluator import Evaluator
-from psvit.search.fidelity.drawing import Drawn, around, draw_spread, draw_within
+from psvit.search.fidelity.drawing import around
+from psvit.search.fidelity.formatting import HEADER, conclusions, rows
 from psvit.search.fidelity.measures import MeasuredNetwork, fidelity_of
 from psvit.search.fidelity.record import (
     FILE_NAME,
     INHERITED,
     Fidelity,
+    SetFidelity,
+    file_beside,
     leave_beside,
     read_fidelities,
     write_fidelities,
 )
+from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.indicators import INDICATORS
-from psvit.search.scoring import BATCH_SIZE, Scoring
+from psvit.search.plan import choose_space
+from psvit.search.scoring import BATCH_SIZE, Scoring, portable_supernet
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import supernet_digest, supernet_file
+from psvit.supernet.supernet import read_provenance, read_space, supernet_digest, supernet_file
+from psvit.train.choices import choose_device, choose_recipe
+from psvit.train.device_checks import check_device
 from psvit.train.job_runner import JobRunner, images_of, run_jobs
 from psvit.train.recipe import Recipe
 from psvit.train.result_store import JournalStore
-from psvit.train.training_job import TrainingJob
+
+COMMAND = "psvit-fidelity"
 
 TRAININGS, SCORES, TABLE, REPORT = "trainings.journal", "scores.journal", "fidelity.csv", "fidelity.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainings:
-    """Which networks are trained, and how; supernets are compared on the same ones.
-
-    Attributes:
-        space: the space, with the data's classes and channels.
-        data: the images.
-        budget: the limits as given.
-        recipe: how networks are trained.
-        images: on how many of the training images; all where not given.
-        seed: of the networks that are drawn, and of their trainings.
-        device: where to compute.
-        within: how many networks are drawn around the budget.
-        spread: how many over the whole reach of MACs.
-        second_seeds: how many of those around the budget are trained with a second seed.
-        workers: `ray` or the address of a Ray cluster; without it, this process trains.
-    """
-
-    space: SearchSpace
-    data: ImageData
-    budget: tuple[str, ...]
-    recipe: Recipe
-    images: int | None
-    seed: int
-    device: torch.device
-    within: int
-    spread: int
-    second_seeds: int
-    workers: str | None = None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """All that decides what comes out for a network, JSON-serialisable; networks may be added, and elsewhere."""
-        return {
-            "space": self.space.name,
-            "space_digest": self.space.digest,
-            "data": self.data.name,
-            "data_digest": self.data.digest,
-            "budget": list(self.budget),
-            "limits": self.limits.resolved,
-            "recipe": self.recipe.to_dict(),
-            "images": self.images,
-            "seed": self.seed,
-            "device": self.device.type,
-        }
-
-    @cached_property
-    def limits(self) -> Budget:
-        """Within which networks are drawn around the budget."""
-        return around(Budget.parse(*self.budget, space=self.space))
-
-    @cached_property
-    def networks(self) -> Drawn:
-        """The networks."""
-        return Drawn(
-            within=draw_within(self.space, self.limits, self.within, self.seed),
-            spread=draw_spread(self.space, self.spread, self.seed),
-        )
-
-    @cached_property
-    def jobs(self) -> list[TrainingJob]:
-        """Every network with the first seed, and some of those around the budget with the second."""
-        wanted = [(arch, self.seed) for arch in self.networks.all]
-        wanted += [(arch, self.seed + 1) for arch in self.networks.within[: self.second_seeds]]
-        return [
-            TrainingJob(
-                arch=arch,
-                recipe=self.recipe,
-                seed=seed,
-                num_images=self.images,
-                label=f"training {number} of {len(wanted)}, seed {seed}",
-            )
-            for number, (arch, seed) in enumerate(wanted, start=1)
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredFidelity:
     """What a run came to.
 
     Attributes:
         fidelity: the measurement.
+        limits: within which networks were drawn around the budget.
         networks: what it rests on.
+        folder: of the run.
         file: where it is written in the run.
         beside: where what is known is written for searches with this supernet.
         kept: what stayed there, because it rests on more networks; `None` if the measurement was written.
@@ -136,11 +74,117 @@ class Measured:
     """
 
     fidelity: Fidelity
-    networks: list[MeasuredNetwork]
+    limits: Budget
+    networks: list[MeasuredNetwork] = field(repr=False)
+    folder: Path
     file: Path
     beside: Path
     kept: Fidelity | None
     failures: list[str]
+
+    @property
+    def report(self) -> Path:
+        """The page that shows all of it."""
+        return self.folder / REPORT
+
+    @property
+    def tables(self) -> list[tuple[str, SetFidelity]]:
+        """The sets of networks, those that count last, and what each is."""
+        within = sum(network.is_within for network in self.networks)
+        spread = sum(network.is_spread for network in self.networks)
+        near = (f"{within} networks within {self.limits}, the ones that count", self.fidelity.within)
+        if not self.fidelity.spread:
+            return [near]
+        return [(f"{spread} networks over the whole range, which mostly measures MACs", self.fidelity.spread), near]
+
+    def _repr_html_(self) -> str:
+        parts = [html_table(rows(measured), HEADER, title) for title, measured in self.tables]
+        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in conclusions(self.fidelity.within)]
+        return f"<div>{''.join(parts)}</div>"
+
+
+def measure_fidelity(
+    supernet: Place,
+    budget: str | Sequence[str],
+    *,
+    data: ImageData | str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    within: int = 30,
+    spread: int = 15,
+    second_seeds: int | None = None,
+    images: int | None = None,
+    workers: str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    command: str | None = None,
+) -> MeasuredFidelity:
+    """Train networks on their own and compare their accuracies with those that they inherit from a supernet.
+
+    What is found lies in the run, and beside the supernet, where searches find it. The same call continues a run that
+    was interrupted; more networks add to those that are there. Validation images are not looked at.
+
+    Args:
+        supernet: a trained one: its run, its file or what the run gave back.
+        budget: where networks are compared: within 5 % of `2GFLOPs` or `22Mparams`, or in a range no wider, such as
+            `1.3..1.4GFLOPs`; other limits may be added.
+        data: the images, or what `psvit.ImageData.open` takes; by default those that the supernet was trained on.
+        recipe: how each network is trained: it, a shipped one's name or a file; by default it goes by the size of the
+            images.
+        settings: values of the recipe to replace, by key, such as `{"epochs": 10}`.
+        within: networks to train around the budget, at least 2.
+        spread: networks to train over the whole range of multiply-accumulates.
+        second_seeds: how many of those around the budget are trained with a second seed; 10 by default, or all.
+        images: on how many of the training images; on all by default.
+        workers: `ray` or the address of a Ray cluster that trains; without it, this process does.
+        out: the run's folder; one below `runs/` by default, which is announced.
+        seed: of everything random, at least 0.
+        device: where to compute; by default a GPU where there is one.
+        command: what the report names as the line that repeats it; by default a call of this function.
+
+    Raises:
+        InputError: something that was given cannot be used, or the folder is another run's; nothing is written.
+        RunError: fewer than two networks around the budget could be trained; says why the last was not.
+    """
+    budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    # What is quick to check first.
+    space = read_space(supernet)
+    space.check(around(Budget.parse(*budgets, space=space)))
+    second_seeds = check_numbers(within, spread, second_seeds)
+    check_workers(workers)
+    read_fidelities(file_beside(supernet))
+    given = data or read_provenance(supernet).get("data")
+    if not given:
+        raise InputError(f"supernet {str(path_of(supernet))!r}: does not say what it was trained on; give --data")
+    chosen = choose_recipe(recipe, settings, min(space.image_size), supernet=False)
+    place = choose_device(device)
+    check_device(place, chosen)
+    opened = open_data(given)
+    trainings = Trainings(
+        space=choose_space(None, str(path_of(supernet)), opened, budgets),
+        data=opened,
+        budget=budgets,
+        recipe=chosen,
+        images=images,
+        seed=seed,
+        device=place,
+        within=within,
+        spread=spread,
+        second_seeds=second_seeds,
+        workers=workers,
+    )
+    config = {**trainings.config, "supernet": supernet_digest(supernet)}
+    folder = RunFolder(Path(out or default_folder(f"fidelity-{'-'.join(budgets)}", config)), COMMAND, config)
+    announce(f"run: {folder.path}")
+    drawn = trainings.networks
+    announce(
+        f"drew {len(drawn.within)} of {space.count(trainings.limits):,} architectures within {trainings.limits}, and "
+        f"{len(drawn.spread)} over the whole range (FLOPs are multiply-accumulates): "
+        f"{len(trainings.jobs)} trainings of {chosen.epochs} epochs"
+    )
+    command = command or f"psvit.measure_fidelity({str(path_of(supernet))!r}, {budgets!r}, out={str(folder.path)!r})"
+    return train_and_compare(trainings, supernet, folder.path, command)
 
 
 def train_networks(trainings: Trainings, folder: Path) -> tuple[dict[tuple[Architecture, int], float], list[str]]:
@@ -162,7 +206,7 @@ def train_networks(trainings: Trainings, folder: Path) -> tuple[dict[tuple[Archi
         folder / TRAININGS, trainings.config, lambda job: {"network": space.index(job.arch), "seed": job.seed}
     )
     runner = JobRunner(
-        data=Portable(partial(open_data, trainings.data.name), trainings.data),
+        data=Portable(trainings.data.reopen, trainings.data),
         device=str(trainings.device),
         folder=(folder / "trainings").resolve(),
         batch_size=BATCH_SIZE,
@@ -209,20 +253,20 @@ def score_networks(
     return known
 
 
-def inherited(trainings: Trainings, supernet: str) -> Callable[[], Evaluator]:
+def inherited(trainings: Trainings, supernet: Place) -> Callable[[], Evaluator]:
     """What makes the evaluator of inherited accuracy, on the images that standalone accuracy is measured on."""
     return lambda: Scoring(
         space=trainings.space,
         seed=trainings.seed,
         device=str(trainings.device),
-        supernet=str(supernet_file(supernet)),
-        data=trainings.data.name,
-    )(trainings.data)
+        supernet=portable_supernet(supernet_file(supernet), trainings.device),
+        data=Portable(trainings.data.reopen, trainings.data),
+    )()
 
 
 def compare(
     trainings: Trainings,
-    supernet: str,
+    supernet: Place,
     accuracies: dict[tuple[Architecture, int], float],
     scores: dict[str, dict[Architecture, float | None]],
 ) -> tuple[Fidelity, list[MeasuredNetwork]]:
@@ -269,9 +313,9 @@ def compare(
     return fidelity, networks
 
 
-def measure_fidelity(
-    trainings: Trainings, supernet: str, folder: Path, command: str, trained_in: Path | None = None
-) -> Measured:
+def train_and_compare(
+    trainings: Trainings, supernet: Place, folder: Path, command: str, trained_in: Path | None = None
+) -> MeasuredFidelity:
     """Train and score what is missing, compare, and write what came out, in the run and beside the supernet.
 
     Args:
@@ -299,12 +343,15 @@ def measure_fidelity(
     write_fidelities(folder / FILE_NAME, (fidelity,))
     from psvit.search.fidelity.report import write_report
 
-    write_report(folder / REPORT, fidelity, networks, command, {**trainings.config, "supernet": supernet}, failures)
+    config = {**trainings.config, "supernet": str(path_of(supernet))}
+    write_report(folder / REPORT, fidelity, networks, command, config, failures)
     beside = leave_beside(supernet, fidelity)
     there = next(one for one in read_fidelities(beside) if one.subject == fidelity.subject)
-    return Measured(
+    return MeasuredFidelity(
         fidelity=fidelity,
+        limits=trainings.limits,
         networks=networks,
+        folder=folder,
         file=folder / FILE_NAME,
         beside=beside,
         kept=None if there == fidelity else there,

@@ -121,7 +121,7 @@ class LatencyPlan:
         return list(found)
 
 
-def build_latency_model(plan: LatencyPlan, out: Path, measure: Callable[..., Latency]) -> tuple[LatencyModel, bool]:
+def build_model(plan: LatencyPlan, out: Path, measure: Callable[..., Latency]) -> tuple[LatencyModel, bool]:
     """Build a latency model and write it, or find it written.
 
     What is measured is kept in a journal beside the file, so that a build that was stopped continues.

@@ -59,17 +59,9 @@ def command(
     agrees with them stands in the file. Let nothing else run meanwhile. psvit-search takes the file with --latency.
     """
     set_up_logging(verbose)
-    from psvit.search.latency.build import LatencyPlan, build_latency_model
-    from psvit.search.latency.measure import Setting, measure
-    from psvit.space.search_space import SearchSpace
-    from psvit.train.choices import choose_device
+    from psvit.search.latency.run import build_latency_model
+    from psvit.search.latency.setting import Setting
 
-    space = SearchSpace.load(space_name)
-    if data:
-        from psvit.data import open_data
-
-        images = open_data(data)
-        space = space.with_data(len(images.classes), images.in_chans)
     options = {
         "device": device,
         "batch_size": batch_size,
@@ -77,28 +69,10 @@ def command(
         "precision": precision,
         "runtime": runtime,
     }
-    choose_device(device)
     setting = Setting.from_dict(options, source="options")
-    model, there = build_latency_model(LatencyPlan.of(space, setting, seed), out, measure)
-    if there:
-        click.echo(f"{out}: holds this latency model already; nothing was measured")
-    least, greatest = model.reach(space)
-    rows = [
-        ("setting", str(setting)),
-        ("device", f"{model.fingerprint.processor}, {model.fingerprint.cores} cores"),
-        ("parts measured", f"{len(model.parts)} in {model.rounds} rounds"),
-        ("architectures measured", f"{model.calibrated_on} to calibrate, {len(model.held_out)} held out"),
-        ("predicted over the space", f"{least:.4g} to {greatest:.4g} ms"),
-        ("held out: mean absolute error", f"{model.validation.mape:.2f} % (ridge on costs: {model.ridge.mape:.2f} %)"),
-        ("held out: Kendall tau", f"{_shown(model.validation.kendall_tau)} ({_shown(model.ridge.kendall_tau)})"),
-        ("held out: R2", f"{_shown(model.validation.r2)} ({_shown(model.ridge.r2)})"),
-    ]
-    show_table(f"latency model of {space.name}", rows)
-    click.echo(f"wrote {out}" if not there else f"found {out}")
-
-
-def _shown(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.3f}"
+    built = build_latency_model(space_name, setting, data=data, out=out, seed=seed)
+    show_table(f"latency model of {built.space.name}", built.rows)
+    click.echo(f"found {built.file}" if built.was_there else f"wrote {built.file}")
 
 
 def main() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 from psvit.arch.architecture import Architecture
 from psvit.errors import InputError, UnmetBudgetError
-from psvit.search.facts import Facts
+from psvit.search.bounds import includes
 from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh
-from psvit.search.latency.tables import Bools, Ints
+from psvit.search.latency.tables import Floats, Ints
+from psvit.search.result_cache import ResultCache
 from psvit.search.trial import Trial
 from psvit.space.budget import LatencyLimit
 from psvit.space.search_space import SearchSpace
@@ -34,7 +35,7 @@ HOPELESS = 2.0
 
 @dataclass(frozen=True)
 class PredictedLimit:
-    """A limit on latency with the model that predicts it.
+    """A limit on latency with the model that predicts it: a `Bound`.
 
     Attributes:
         limit: the limit.
@@ -45,38 +46,42 @@ class PredictedLimit:
     model: LatencyModel
 
     @property
-    def _lower_ms(self) -> float:
-        return self.limit.lower_ms or 0.0
+    def subject(self) -> str:
+        """See `Bound`."""
+        return self.limit.subject
 
-    def permits(self, arch: Architecture) -> bool:
-        """Whether a member of the model's space is predicted to keep the limit."""
-        return self.includes(self.model.predict(arch))
+    @property
+    def ends(self) -> tuple[float | None, float]:
+        """See `Bound`; in milliseconds."""
+        return self.limit.ends
 
-    def includes(self, latency_ms: float) -> bool:
-        """Whether a latency keeps the limit."""
-        return self._lower_ms <= latency_ms <= self.limit.upper_ms
+    @property
+    def draws(self) -> None:
+        """Predictions take no time worth mentioning."""
 
-    def permits_rows(self, space: SearchSpace, rows: Ints) -> Bools:
-        """The same for encoded members, (n, genes) to (n,)."""
-        latency_ms = self.model.predict_rows(space, rows)
-        return (self._lower_ms <= latency_ms) & (latency_ms <= self.limit.upper_ms)
+    def value(self, arch: Architecture) -> float:
+        """The predicted latency of a member in milliseconds."""
+        return self.model.predict(arch)
+
+    def values(self, space: SearchSpace, rows: Ints) -> Floats:
+        """See `Bound`."""
+        return self.model.predict_rows(space, rows)
 
     def macs(self, space: SearchSpace) -> tuple[int, int]:
-        """Limits on MACs that follow from this one."""
-        return self.model.macs_within(space, self._lower_ms, self.limit.upper_ms)
+        """See `Bound`."""
+        return self.model.macs_within(space, self.limit.lower_ms or 0.0, self.limit.upper_ms)
 
     def check(self, space: SearchSpace) -> None:
-        """Make sure that a member of the space is predicted to keep the limit.
-
-        Raises:
-            InputError: none is; names the reachable range.
-        """
+        """See `Bound`."""
         least, greatest = self.model.reach(space)
-        if self.limit.upper_ms < least or self._lower_ms > greatest:
+        if self.limit.upper_ms < least or (self.limit.lower_ms or 0.0) > greatest:
             raise InputError(f"budget: no architecture of {space.name} takes {self.limit}; {self.reach(space)}")
 
+    def __str__(self) -> str:
+        return str(self.limit)
+
     def reach(self, space: SearchSpace) -> str:
-        """The reachable range in words."""
+        """See `Bound`."""
         least, greatest = self.model.reach(space)
         return f"the space reaches {least:.4g} to {greatest:.4g} ms@{self.limit.setting} as predicted"
 
@@ -117,7 +122,7 @@ def first_within(
     trials: Sequence[Trial],
     choose: Callable[[list[Trial]], list[Trial]],
     limits: Sequence[PredictedLimit],
-    facts: Facts,
+    cache: ResultCache,
     measure: Callable[..., Latency] | None,
 ) -> Kept:
     """Measure what would be chosen until all of it keeps all limits.
@@ -125,13 +130,13 @@ def first_within(
     What is measured beyond a limit makes place for others: for the next in a ranking, and on a Pareto front for what
     it alone dominated. See `FINALISTS` and `UNCORRECTED` for how many are measured.
 
-    What is measured is kept among the facts, so that the same call on the same machine gives the same trials again.
+    Measurements are kept in the study's cache, so that the same call on the same machine gives the same trials again.
 
     Args:
         trials: of which some are wanted.
         choose: picks them from those that are left, in the order in which they are measured.
         limits: on latency.
-        facts: of the trials' study.
+        cache: of the trials' study.
         measure: the measuring function; without it, what was not measured before counts as predicted.
 
     Raises:
@@ -147,12 +152,12 @@ def first_within(
     def keeps(trial: Trial) -> bool:
         latencies: dict[str, Any] = {}
         for limit, machine, of_limit, ratio in zip(limits, here, times, ratios, strict=True):
-            latency = latencies[limit.limit.setting] = _latency(trial, limit, machine, facts, measure)
+            latency = latencies[limit.limit.setting] = _latency(trial, limit, machine, cache, measure)
             if (measured_ms := latency.get("measured_ms")) is None:
                 continue
             of_limit.append(measured_ms)
             ratio.append(measured_ms / latency["predicted_ms"])
-            if not limit.includes(measured_ms):
+            if not includes(limit, measured_ms):
                 log.info("trial %d takes %.4g ms, which is not %s", trial.number, measured_ms, limit.limit)
                 return False
         within[trial.number] = latencies
@@ -160,7 +165,7 @@ def first_within(
 
     def is_hopeful(trial: Trial) -> bool:
         return all(
-            limit.includes(median(ratio or [1.0]) * limit.model.predict(trial.arch))
+            includes(limit, median(ratio or [1.0]) * limit.value(trial.arch))
             for limit, ratio in zip(limits, ratios, strict=True)
         )
 
@@ -195,7 +200,7 @@ def _latency(
     trial: Trial,
     limit: PredictedLimit,
     machine: Fingerprint,
-    facts: Facts,
+    cache: ResultCache,
     measure: Callable[..., Latency] | None,
 ) -> dict[str, Any]:
     """A trial's latency as predicted and as measured, for the architecture file."""
@@ -206,7 +211,7 @@ def _latency(
         assert measure is not None
         return measure(fresh(arch), (arch.in_chans, *arch.image_size), setting).to_dict()
 
-    found = facts.learn(name, find) if measure else facts.get(name)
+    found = cache.get_or_compute(name, find) if measure else cache.get(name)
     predicted = {"predicted_ms": limit.model.predict(arch)}
     if found is None:
         return predicted

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from psvit.io.documents import Value
-from psvit.space.budget import Device, LatencyLimit, Precision, Runtime, Threads
+from psvit.space.budget import Device, LatencyLimit, Precision, Runtime, Threads, read_setting
 
 
 class Setting(Value):
@@ -37,6 +37,16 @@ class Setting(Value):
         """
         fields = {name: getattr(limit, name) for name in cls.model_fields}
         return cls.from_dict(fields, source=f"budget {limit}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a setting as it is written after the `@` of a limit, such as `cpu:batch=8,threads=1`.
+
+        Raises:
+            InputError: not such a setting, or nothing can be measured in it.
+        """
+        source = f"latency on {text!r}"
+        return cls.from_dict(read_setting(text, source), source=source)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import psvit.search.report.figures as figures
 from psvit.io.documents import dump_yaml, write_atomic
 from psvit.nn.picture import draw
 from psvit.search.finalists import Finalist
-from psvit.search.objectives import COSTS, LATENCY
+from psvit.search.objectives import COSTS, LATENCY, Objective
 from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
+from psvit.search.report.formatting import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.search.report.page import page
 from psvit.search.report.references import published
 from psvit.search.report.report import UNIFORM, Report, score_of
 from psvit.search.report.shared_choices import Choice, Group, shared_choices
-from psvit.search.report.words import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.search.searchers.random import Random
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
@@ -56,6 +57,7 @@ def render(report: Report) -> str:
         unit=f" {report.unit}" if report.unit else "",
         head=_head(report),
         fronts=_fronts(report),
+        other_titles=list(map(_title, report.objectives.others)),
         front_rows=[_row(report, trial) for trial in report.front],
         reference_rows=_reference_rows(report),
         progress=figures.progress_figure("progress", report.searcher, report.score_title, report.history, random)
@@ -89,7 +91,7 @@ def _head(report: Report) -> dict[str, Any]:
         evaluated += f" Beside them {count(len(report.control), 'random architecture')} for comparison."
     return {
         "task": f"{joined(report.budget) or 'No limit'}, in the {report.space.size:,} architectures of "
-        f"{report.space.name}. Searcher: {report.searcher}. Wanted: {joined(list(map(_wish, report.objectives)))}.",
+        f"{report.space.name}. Searcher: {report.searcher}. Wanted: {joined(_wishes(report))}.",
         "evaluated": evaluated,
         "result": _result(report),
         "score": _score_facts(report.description),
@@ -196,9 +198,12 @@ def _finalists_text(report: Report) -> str:
     return f"{text} The means of the first two are {gap:.2f} points apart, {verdict}."
 
 
-def _wish(objective: str) -> str:
-    wishes = {"macs": "few MACs", "params": "few parameters", "memory": "little memory", LATENCY: "low latency"}
-    return wishes.get(objective, "a good score")
+def _wishes(report: Report) -> list[str]:
+    """What is improved, in words."""
+    known = {"macs": "few MACs", "params": "few parameters", "memory": "little memory", LATENCY: "low latency"}
+    ways = {"minimize": "low", "maximize": "high"}
+    others = {one.name: f"{ways[one.direction]} {one.name}" for one in report.objectives.others}
+    return ["a good score", *({**others, **known}[name] for name in report.objectives.names[1:])]
 
 
 def _with_unit(report: Report, value: float) -> str:
@@ -223,21 +228,20 @@ def _fronts(report: Report) -> list[dict[str, Any]]:
     """Score against MACs, and against each other cost that is an objective."""
     if not report.complete:
         return []
-    costs = list(dict.fromkeys(["macs", *(COSTS[name] for name in report.objectives if name in COSTS)]))
+    costs = list(dict.fromkeys(["macs", *(COSTS[name] for name in report.objectives.names if name in COSTS)]))
     trials = [*report.history, *report.control]
     axes = [figures.cost_axis(metric, trials) for metric in costs]
-    if LATENCY in report.objectives:
-        place = report.objectives.index(LATENCY)
-        axes.append(figures.Axis(title="predicted latency (ms)", of=lambda trial: -trial.objectives[place]))
-    names = ["macs" if len(axes) == 1 else name for name in (*costs, LATENCY)][: len(axes)]
-    both = {COSTS.get(name, name) for name in report.objectives[1:]} or {"macs"}
+    others = {one.name for one in report.objectives.others}
+    axes += [figures.Axis(title=_title(one), of=partial(_value, report, one.name)) for one in report.objectives.others]
+    names = [*costs, *(one.name for one in report.objectives.others)]
+    both = {COSTS.get(name, name) for name in report.objectives.names[1:]} or {"macs"}
     return [
         {
             "figure": figures.front_figure(
                 name=f"front-{name}",
                 axis=axis,
                 score_title=report.score_title,
-                history=[trial for trial in report.history if name != LATENCY or trial.is_complete],
+                history=[trial for trial in report.history if name not in others or trial.is_complete],
                 control=report.control,
                 front=report.front,
                 winner=report.winner.trial if report.winner else None,
@@ -250,15 +254,28 @@ def _fronts(report: Report) -> list[dict[str, Any]]:
     ]
 
 
+def _title(objective: Objective) -> str:
+    """What an objective that is neither the score nor a cost is called, with its unit."""
+    if objective.name == LATENCY:
+        return "predicted latency (ms)"
+    return f"{objective.name} ({objective.unit})" if objective.unit else objective.name
+
+
+def _value(report: Report, name: str, trial: Trial) -> float:
+    """The value of an objective as people read it."""
+    return dict(zip(report.objectives.names, report.objectives.raw(trial.objectives), strict=True))[name]
+
+
 def _front_text(report: Report, axis: figures.Axis, name: str) -> str:
     """What a front shows, and which references it does not."""
+    is_cost = name in COSTS.values()
     if report.has_one_objective:
         text = "The front: candidates that no other beats at as few multiply-accumulates or fewer."
     else:
-        text = f"The front: candidates that no other beats in all of {joined(list(map(_wish, report.objectives)))}."
-    if any(trial.score.state == "raced" for trial in report.history) and name != LATENCY:
+        text = f"The front: candidates that no other beats in all of {joined(_wishes(report))}."
+    if any(trial.score.state == "raced" for trial in report.history) and is_cost:
         text += " Candidates given up early stand where their score on fewer images puts them, or below the frame."
-    if name != LATENCY and report.references:
+    if is_cost and report.references:
         trials = [*report.history, *(trial for trial in report.control if trial.is_complete)]
         near = figures.near_references(axis, report.references, [t for t in trials if t.score.state != "failed"])
         drawn = [reference.name for reference in near]
@@ -337,14 +354,13 @@ def _pictures(report: Report) -> list[dict[str, Any]]:
 
 def _row(report: Report, trial: Trial) -> dict[str, Any]:
     """A trial as a row of a table."""
-    latency = report.objectives.index(LATENCY) if LATENCY in report.objectives else None
     return {
         "number": trial.number,
         "score": number(score_of(trial)),
         "macs": format_cost("macs", trial.cost.macs),
         "params": format_cost("num_params", trial.cost.num_params),
         "memory": format_cost("activation_bytes", trial.cost.activation_bytes),
-        "latency": number(-trial.objectives[latency]) if latency is not None else "",
+        "others": [number(_value(report, one.name, trial)) for one in report.objectives.others],
         "origin": trial.origin,
         "arch": in_words(trial.arch, report.space.mixed),
         "is_winner": report.winner is not None and trial is report.winner.trial,

@@ -17,9 +17,9 @@ from plotly.offline import get_plotlyjs
 from psvit.arch.costs import METRICS
 from psvit.search.finalists import Finalist
 from psvit.search.report.best_of_draws import BestOfDraws
+from psvit.search.report.formatting import in_words, number
 from psvit.search.report.references import Reference
 from psvit.search.report.report import score_of
-from psvit.search.report.words import in_words, number
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
 

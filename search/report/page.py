@@ -9,7 +9,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 import psvit.search.report.figures as figures
-from psvit.search.report.words import percent, value_in_words
+from psvit.search.report.formatting import percent, value_in_words
 
 
 def page(package: str, template: str, **values: Any) -> str:

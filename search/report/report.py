@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psvit.search.finalists import Finalist
-from psvit.search.objectives import ACCURACY
+from psvit.search.objectives import Objectives
 from psvit.search.report.references import Reference
 from psvit.search.trial import Trial
 from psvit.space.search_space import SearchSpace
@@ -36,7 +36,7 @@ class Report:
         searcher: its name.
         history: what was searched, in order, whatever became of it.
         control: further architectures, drawn uniformly and scored alike, for comparison.
-        objectives: their names as in `psvit.search.objectives`, in the order of `Trial.objectives`.
+        objectives: what was improved, in the order of `Trial.objectives`.
         description: what the evaluator says of its scores: kind, meaning, images, fidelity.
         unit: of a score, such as `%`.
         finalists: the best trials, the winner first; with several objectives, the front. Empty where nothing was found.
@@ -54,7 +54,7 @@ class Report:
     searcher: str
     history: Sequence[Trial]
     control: Sequence[Trial] = ()
-    objectives: tuple[str, ...] = (ACCURACY,)
+    objectives: Objectives = field(default_factory=Objectives)
     description: dict[str, Any]
     unit: str = ""
     finalists: Sequence[Finalist] = ()
@@ -71,7 +71,7 @@ class Report:
     @property
     def has_one_objective(self) -> bool:
         """Whether there is one best."""
-        return len(self.objectives) == 1
+        return len(self.objectives.names) == 1
 
     @property
     def winner(self) -> Finalist | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from optuna.samplers import BaseSampler
+
 from psvit.errors import InputError
 from psvit.search.searchers import optuna_samplers
 from psvit.search.searchers.base import Searcher as Searcher
@@ -21,12 +23,19 @@ SEARCHERS: dict[str, Callable[[], Searcher]] = {
 }
 
 
-def make_searcher(name: str) -> Searcher:
-    """The searcher of this name.
+def make_searcher(given: str | Searcher | BaseSampler) -> Searcher:
+    """The searcher of a name, one of a user's own, or one that asks a sampler of Optuna's.
 
     Raises:
-        InputError: there is none.
+        InputError: it is none of these.
     """
-    if name not in SEARCHERS:
-        raise InputError(f"searcher {name!r}: unknown; permitted are {', '.join(SEARCHERS)}")
-    return SEARCHERS[name]()
+    if isinstance(given, BaseSampler):
+        return optuna_samplers.of_sampler(given)
+    if isinstance(given, Searcher):
+        return given
+    if given not in SEARCHERS:
+        raise InputError(
+            f"searcher {given!r}: unknown; permitted are {', '.join(SEARCHERS)}, and in Python a searcher of your own "
+            "or a sampler of Optuna's"
+        )
+    return SEARCHERS[given]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,8 +11,13 @@ from psvit.search.history import History
 from psvit.search.proposal import Proposal
 
 
+@runtime_checkable
 class Searcher(Protocol):
-    """Proposes architectures; keeps no state, so that a search can be continued from its history alone."""
+    """Proposes architectures; keeps no state, so that a search can be continued from its history alone.
+
+    One of your own has a `name`, a `batch_size` and `propose`. Its `parameters` hold what it proposes by: a study is
+    continued only with the same ones.
+    """
 
     name: str
     batch_size: int

@@ -11,6 +11,8 @@ the trial. That costs time for long histories, and makes a continued search equa
 
 from __future__ import annotations
 
+import copy
+import random
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +26,7 @@ from optuna.trial import TrialState
 from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
-from psvit.search.optuna_constraints import SAMPLER_OPTIONS, create_trial, set_constraints
+from psvit.search.optuna_constraints import LIST, SAMPLER_OPTIONS, create_trial, set_constraints
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
 from psvit.space.search_space import SearchSpace
@@ -45,6 +47,8 @@ class OptunaSampler(Searcher):
         options: JSON-serialisable.
         batch_size: architectures that are asked for before any of them is evaluated.
         attempts: rows that are asked for each of them; what takes a sampler seconds is not asked 50 times.
+        keeps: what of a trial's attributes the sampler has to find again.
+        knows_genes: whether the sampler is told what is sampled together, or finds out as it is used to.
     """
 
     def __init__(
@@ -55,12 +59,16 @@ class OptunaSampler(Searcher):
         *,
         batch_size: int,
         attempts: int = ATTEMPTS,
+        keeps: Callable[[str], bool] = lambda key: key.endswith(GENERATION),
+        knows_genes: bool = True,
     ) -> None:
         self.name = name
         self.batch_size = batch_size
         self._make = make
         self._options = options or {}
         self._attempts = attempts
+        self._keeps = keeps
+        self._knows_genes = knows_genes
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -77,7 +85,8 @@ class OptunaSampler(Searcher):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = self._make(seed=int(rng.integers(2**31)), **self._options, **SAMPLER_OPTIONS)
-            _know_genes(sampler, genes)
+            if self._knows_genes:
+                _know_genes(sampler, genes)
             study = _study(sampler, history, genes)
             worst = _worst(history, len(study.directions))
             proposals: list[Proposal] = []
@@ -85,7 +94,7 @@ class OptunaSampler(Searcher):
                 attrs: dict[str, Any] = {}
                 for _ in range(self._attempts):
                     trial = study.ask(genes)
-                    attrs = _kept(study.get_trials(deepcopy=False)[trial.number].system_attrs)
+                    attrs = self._kept(study.get_trials(deepcopy=False)[trial.number].system_attrs)
                     row = space.encoding.canonical([trial.params[gene] for gene in genes])
                     arch = member(space, row)
                     if arch is None:
@@ -110,6 +119,55 @@ class OptunaSampler(Searcher):
                     if not new:
                         break
         return proposals
+
+    def _kept(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """What the sampler has to find again; what it drew stands in the row."""
+        return {key: value for key, value in attrs.items() if self._keeps(key)}
+
+
+def of_sampler(sampler: BaseSampler) -> Searcher:
+    """A searcher that asks a copy of a sampler for every batch, its random numbers seeded for that batch.
+
+    What a sampler keeps in itself between trials is therefore lost; what it writes into their attributes is kept, as
+    CMA-ES does. It finds out by itself what is sampled together.
+    """
+    kind = type(sampler)
+    pristine = copy.deepcopy(sampler)
+
+    def make(seed: int, **options: Any) -> BaseSampler:
+        made = copy.deepcopy(pristine)
+        _seed(made, np.random.default_rng(seed), set())
+        return made
+
+    make.__name__ = f"{kind.__module__}.{kind.__qualname__}"
+    simple = (bool, int, float, str, type(None))
+    options = {name.lstrip("_"): value for name, value in vars(sampler).items() if isinstance(value, simple)}
+    return OptunaSampler(
+        kind.__name__,
+        make,
+        # A seed of its own is not used.
+        {name: value for name, value in sorted(options.items()) if name != "seed"},
+        batch_size=8,
+        attempts=10,
+        keeps=lambda key: not key.startswith(LIST),
+        knows_genes=False,
+    )
+
+
+def _seed(part: Any, rng: np.random.Generator, seen: set[int]) -> None:
+    """Seed every source of random numbers in a sampler, in what it is made of, and in samplers that it asks."""
+    for name, value in sorted(getattr(part, "__dict__", {}).items()):
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, np.random.Generator):
+            setattr(part, name, np.random.default_rng(int(rng.integers(2**31))))
+        elif isinstance(value, np.random.RandomState | random.Random):
+            value.seed(int(rng.integers(2**31)))
+        elif isinstance(lazy := getattr(value, "rng", None), np.random.RandomState):
+            lazy.seed(int(rng.integers(2**31)))
+        elif isinstance(value, BaseSampler) or type(value).__module__.startswith("optuna."):
+            _seed(value, rng, seen)
 
 
 def tpe() -> Searcher:
@@ -178,8 +236,3 @@ def _know_genes(sampler: BaseSampler, genes: dict[str, BaseDistribution]) -> Non
 def _worst(history: History, objectives: int) -> list[float]:
     """What an infeasible row is told to have: samplers want a value, and compare feasible ones with it never."""
     return history.objectives.min(axis=0).tolist() if history.complete else [0.0] * objectives
-
-
-def _kept(attrs: dict[str, Any]) -> dict[str, Any]:
-    """What a sampler has to find again: the generation; what it drew stands in the row."""
-    return {key: value for key, value in attrs.items() if key.endswith(GENERATION)}

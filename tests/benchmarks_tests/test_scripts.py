@@ -20,7 +20,8 @@ from psvit.arch.architecture import ArchitectureFile
 from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, open_data
 from psvit.errors import LostWorkersError
-from psvit.search import run as run_module
+from psvit.search import engine as engine_module
+from psvit.search import prepared as prepared_module
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.latency import measure as measure_module
 from psvit.search.latency.build import LatencyPlan
@@ -291,7 +292,7 @@ def commands(monkeypatch):
 
     script = importlib.import_module("latency")
     monkeypatch.setattr(LatencyPlan, "of", classmethod(of))
-    for module in (measure_module, run_module, script):
+    for module in (measure_module, engine_module, prepared_module, script):
         monkeypatch.setattr(module, "measure", measured)
     called = []
 

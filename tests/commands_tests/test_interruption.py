@@ -25,7 +25,7 @@ from psvit.cli import run
 from psvit.errors import DivergedError, LostWorkersError
 from psvit.io.locks import LOCK_FILE
 from psvit.search import cli as cli_module
-from psvit.search import run as run_module
+from psvit.search import engine as engine_module
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
 from psvit.search.indicators import DSS
@@ -371,10 +371,9 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
 
     with monkeypatch.context() as patch:
         if at == "control":
-            patch.setattr(run_module, "draw_control", interrupted)
+            patch.setattr(engine_module, "draw_control", interrupted)
         elif at == "references":
-            score = run_module._references
-            patch.setattr(run_module, "_references", lambda space, e: interrupted() if e else score(space, e))
+            patch.setattr(engine_module, "_scored", interrupted)
         else:
             patch.setattr(job_runner, "train", at_the_second())
         done = call(*command, "--out", "run")
@@ -401,7 +400,7 @@ def test_a_search_that_loses_its_workers_writes_the_best_so_far(searched, call, 
         raise LostWorkersError("--workers ray: the cluster was lost: its power failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, at, lost)
+        patch.setattr(engine_module, at, lost)
         done = call(*command, "--out", "run")
     assert (done.status, done.err.strip()) == (1, "psvit-search: --workers ray: the cluster was lost: its power failed")
     best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
@@ -485,7 +484,7 @@ def test_a_supernet_that_changed_under_a_search_is_refused(searched, call, tmp_p
     supernet.write_bytes(content)
     done = call("psvit-search", *arguments, *shared, "--out", "other")
     assert (done.status, len(done.err.splitlines())) == (2, 1)
-    assert "study 'ours': is of another search (supernet: " in done.err
+    assert "study 'ours': belongs to another search (supernet: " in done.err
 
 
 def test_a_lock_that_another_program_left_does_not_stop_a_search(call, tmp_path):

@@ -11,7 +11,8 @@ import yaml
 from psvit.arch.architecture import ArchitectureFile
 from psvit.arch.costs import cost
 from psvit.model import PSViT
-from psvit.search import run as run_module
+from psvit.search import engine as engine_module
+from psvit.search import prepared as prepared_module
 from psvit.search.latency import measure as measure_module
 from psvit.search.latency.build import LatencyPlan
 from psvit.search.latency.measure import Latency, Setting, fingerprint
@@ -51,7 +52,8 @@ def measured(monkeypatch):
         )
 
     monkeypatch.setattr(measure_module, "measure", measure)
-    monkeypatch.setattr(run_module, "measure", measure)
+    monkeypatch.setattr(engine_module, "measure", measure)
+    monkeypatch.setattr(prepared_module, "measure", measure)
     return networks, factors
 
 
@@ -125,7 +127,7 @@ def test_a_file_of_another_model_is_refused_with_what_differs(call, table, optio
     ("options", "expected"),
     [
         (("--space", "psvit-3d"), "psvit-3d"),
-        (("--device", "warp"), "--device warp"),
+        (("--device", "warp"), "received 'warp'"),
         (("--batch", 0), "--batch"),
         (("--threads", "many"), "--threads"),
         (("--threads", 10**6), "threads: Input should be less than or equal to 1024"),
@@ -214,7 +216,7 @@ def test_an_interruption_while_finalists_are_measured_writes_the_best_so_far(
     command = (*SEARCH, "--budget", "2ms@cpu", "--latency", table, "--out")
     assert call(*command, "usual").status == 0
     factors[ArchitectureFile.load(tmp_path / "usual/best.yaml").arch] = 5.0
-    measure, before = run_module.measure, len(networks)
+    measure, before = engine_module.measure, len(networks)
 
     def interrupted(*args, **kwargs):
         if len(networks) > before:
@@ -222,7 +224,7 @@ def test_an_interruption_while_finalists_are_measured_writes_the_best_so_far(
         return measure(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "measure", interrupted)
+        patch.setattr(engine_module, "measure", interrupted)
         done = call(*command, "run")
     assert done.status == 130
     # The first was measured beyond the limit, and the second was not measured yet.

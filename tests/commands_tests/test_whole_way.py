@@ -22,7 +22,7 @@ from psvit.data import open_data
 from psvit.executors.executor import LocalExecutor
 from psvit.model import PSViT
 from psvit.search.inherited import InheritedAccuracy
-from psvit.search.plan import SearchRun
+from psvit.search.plan import SearchRequest, plan_search
 from psvit.search.scoring import Scoring
 from psvit.space.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
@@ -410,7 +410,7 @@ def test_racing_keeps_all_finalists(searched, call, monkeypatch):
         return evaluate(self, archs, best)
 
     monkeypatch.setattr(InheritedAccuracy, "evaluate", remember)
-    monkeypatch.setattr("psvit.search.run.train_finalists", lambda finalists, *args, **kwargs: finalists)
+    monkeypatch.setattr("psvit.search.engine.train_finalists", lambda finalists, *args, **kwargs: finalists)
     options = ("--budget", "1MFLOPs", "--trials", 40, "--control", 0, "--finalists", 14)
     assert call("psvit-search", "--supernet", searched / "supernet", *options, "--out", "run").status == 0
     assert told == [(0, 14), (14, 14)]
@@ -456,22 +456,33 @@ def test_a_report_shows_the_full_configuration_and_what_may_change_is_not_refuse
 
 
 def test_a_front_has_no_finalists_and_a_report_no_password():
-    run = SearchRun(
-        space=SearchSpace.load("psvit-2d-digits"),
+    asked = SearchRequest(
+        space="psvit-2d-digits",
         budget=("1MFLOPs",),
-        data=open_data("digits"),
+        data="digits",
+        evaluator=None,
         supernet=None,
         recipe=None,
+        settings=None,
         searcher="evolution",
+        objectives=("accuracy",),
         trials=8,
-        seed=0,
-        device=torch.device("cpu"),
+        seconds=None,
         finalists=5,
+        control=None,
+        latency=(),
+        share_prefixes=True,
+        race=True,
         storage="postgresql://me:hunter2@host/psvit",
+        study=None,
+        workers=None,
+        seed=0,
+        device="cpu",
     )
-    assert run.full_config["storage"] == "postgresql://me:***@host/psvit"
-    assert (run.config["finalists"], run.config["finalists_recipe"]["warmup_epochs"]) == (5, 0)
-    several = replace(run, objectives=("accuracy", "macs"))
+    plan = plan_search(asked)
+    assert plan.full_config["storage"] == "postgresql://me:***@host/psvit"
+    assert (plan.config["finalists"], plan.config["finalists_recipe"]["warmup_epochs"]) == (5, 0)
+    several = plan_search(replace(asked, objectives=("accuracy", "macs")))
     assert (several.config["finalists"], several.config["finalists_recipe"]) == (0, None)
 
 

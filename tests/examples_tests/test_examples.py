@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from psvit import RetrainedNetwork
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -40,6 +42,62 @@ def test_own_operators_are_searched_exported_and_rebuilt(tmp_path):
     assert "torch.Size([3, 10])" in done.stdout, done.stderr[-2000:]
 
 
+@pytest.mark.slow
+def test_the_whole_way_gives_a_comparison_a_latency_and_an_export(tmp_path):
+    printed = run("from_images_to_deployment.py", tmp_path / "way")
+    rows = [line.split() for line in printed.splitlines()]
+    small, large = (next(row for row in rows if row[:2] == [name, "2"]) for name in ("smallest", "largest"))
+    networks = [RetrainedNetwork.load(tmp_path / "way" / name) for name in ("smallest-0", "smallest-1")]
+    assert float(small[2]) == pytest.approx(sum(one.accuracy for one in networks) / 2, abs=0.006)
+    assert float(large[large.index("%") + 4]) == pytest.approx(float(large[2]) - float(small[2]), abs=0.011)
+    assert "largest: " in printed
+    assert list((tmp_path / "way" / "exported").glob("*.pt2"))
+
+
 def test_every_example_is_run_by_a_test():
     here = Path(__file__).read_text()
     assert all(f'"{path.name}"' in here for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.slow
+def test_a_score_of_ones_own_has_a_shortlist_a_front_and_a_report(tmp_path):
+    printed = run("own_score.py", tmp_path / "run")
+    found = yaml.safe_load((tmp_path / "run" / "best.yaml").read_text())
+    assert (found["score"]["kind"], found["score"]["version"]) == ("spread of outputs", "1")
+    assert printed.count("after brief training") == 3 == len(found["provenance"]["finalists"])
+    assert (tmp_path / "run" / "report.html").exists()
+    # All of it is found done.
+    assert run("own_score.py", tmp_path / "run") == printed
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_images_of_ones_own_are_searched_here_and_by_workers(tmp_path):
+    here = run("own_images.py", tmp_path / "here")
+    assert "it tells circle, square, triangle apart" in here
+    assert run("own_images.py", tmp_path / "there", "ray") == here
+    for name in ("history.csv", "best.safetensors"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_sampler_and_a_searcher_of_ones_own_propose(tmp_path):
+    printed = run("own_searcher.py", tmp_path)
+    assert [line.partition(":")[0] for line in printed.splitlines()] == ["hill-climbing", "tpe", "evolution"]
+    for name, origin in (("hill-climbing", "hill climbing"), ("tpe", "TPESampler")):
+        with (tmp_path / name / "history.csv").open(newline="") as file:
+            origins = [row["origin"] for row in csv.DictReader(file)]
+        assert len(origins) == 48
+        assert origin in origins
+
+
+@pytest.mark.slow
+def test_an_objective_of_ones_own_is_improved_and_kept_to(tmp_path):
+    printed = run("own_objective.py", tmp_path / "run")
+    with (tmp_path / "run" / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 64
+    assert max(float(row["energy_uj"]) for row in rows) <= 9
+    files = sorted((tmp_path / "run" / "pareto").glob("*.yaml"))
+    assert f"a front of {len(files)} networks" in printed
+    assert set(yaml.safe_load(files[0].read_text())["score"]["objectives"]) == {"score", "energy_uj", "maps"}

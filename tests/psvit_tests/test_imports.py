@@ -123,6 +123,16 @@ def test_imports_have_no_circles():
     assert not modules
 
 
+@pytest.mark.parametrize("path", [path for _, path in FILES], ids=[str(path.relative_to(ROOT)) for _, path in FILES])
+def test_files_and_bodies_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            assert node.body[-1].end_lineno - first.lineno < 60, node.name
+
+
 def loaded_by(code: str) -> list[str]:
     """The heavy libraries that a fresh interpreter has loaded after some code."""
     report = f"import json, sys; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"

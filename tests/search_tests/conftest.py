@@ -14,14 +14,15 @@ from torch import nn
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.search.candidates import Candidates
-from psvit.search.facts import Facts
 from psvit.search.finalists import Finalist
 from psvit.search.history import History
 from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import parts_in
 from psvit.search.proposal import Proposal
-from psvit.search.report import Report, deit_references
+from psvit.search.report.references import deit_references
+from psvit.search.report.report import Report
+from psvit.search.result_cache import ResultCache
 from psvit.search.study import Study
 from psvit.search.trial import Score, State, Trial
 from psvit.space.budget import Budget
@@ -132,9 +133,9 @@ def contents() -> Callable[[Study], list[tuple[Any, ...]]]:
 
 
 @pytest.fixture
-def facts() -> Facts:
+def cache() -> ResultCache:
     """Those of a study that knows nothing yet."""
-    return Facts(optuna.create_study())
+    return ResultCache(optuna.create_study())
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from psvit.data import Batches, Inputs, accuracy, open_data
 from psvit.errors import DivergedError
 from psvit.executors.executor import LocalExecutor, Portable
 from psvit.model import PSViT
-from psvit.search.facts import Facts, StudyStore
 from psvit.search.finalists import SEEDS, Finalist, brief, train_finalists
+from psvit.search.result_cache import ResultCache, StudyStore
 from psvit.search.trial import Score, Trial
 from psvit.supernet.supernet import Supernet
 from psvit.train import job_runner
@@ -62,10 +62,10 @@ def network_of(digits_space):
 
 
 @pytest.fixture
-def train(best, network_of, data, recipe, facts, tmp_path):
+def train(best, network_of, data, recipe, cache, tmp_path):
     """Trains the finalists; whatever a test needs otherwise is given."""
 
-    def with_changes(finalists=None, network=None, recipe=recipe, data=data, seed=5, facts=facts):
+    def with_changes(finalists=None, network=None, recipe=recipe, data=data, seed=5, cache=cache):
         runner = JobRunner(
             data=Portable(lambda: data),
             device="cpu",
@@ -73,7 +73,7 @@ def train(best, network_of, data, recipe, facts, tmp_path):
             initial=lambda job: (network or network_of)(job.arch),
         )
         told = train_finalists(
-            finalists or best, runner, LocalExecutor(), StudyStore(facts), recipe=recipe, init="some", seed=seed
+            finalists or best, runner, LocalExecutor(), StudyStore(cache), recipe=recipe, init="some", seed=seed
         )
         assert not runner.folder.exists(), "what trainings needed is of no use any more"
         return told
@@ -150,7 +150,7 @@ def test_accuracies_are_those_on_the_search_images(train, best, data, monkeypatc
 
 
 def test_validation_images_are_not_looked_at(train, data):
-    assert train(data=replace(data, val=None), facts=Facts(optuna.create_study())) == train()
+    assert train(data=replace(data, val=None), cache=ResultCache(optuna.create_study())) == train()
 
 
 def test_training_begins_with_the_inherited_weights_and_learns_from_there(train, network_of, recipe, data):
@@ -184,7 +184,7 @@ def test_what_is_known_is_not_trained_again(train, best, trained, digits_space, 
 
 @pytest.mark.parametrize("stopped_at", [1, 4, 9])
 def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_of, trained, stopped_at):
-    whole = train(facts=Facts(optuna.create_study()))
+    whole = train(cache=ResultCache(optuna.create_study()))
     trained.clear()
 
     def stopping(arch):
@@ -249,7 +249,7 @@ def test_an_error_that_is_nobodys_fault_but_ours_is_raised(train, monkeypatch):
 def test_a_training_that_was_begun_is_finished(train, best, data, recipe, tmp_path, monkeypatch):
     """From its last checkpoint, not from the beginning."""
     recipe = recipe.override({"epochs": 2})
-    whole = train(best[:1], recipe=recipe, facts=Facts(optuna.create_study()))
+    whole = train(best[:1], recipe=recipe, cache=ResultCache(optuna.create_study()))
     looked_at, losses = [], Classification.losses
 
     def remember(self, images, targets, smoothing, step):
@@ -271,16 +271,16 @@ def test_other_trainings_are_other_facts(train, best, recipe, trained):
         assert len(trained) == 3 * number
 
 
-def test_accuracies_that_a_study_of_version_0_1_holds_are_found(train, best, recipe, trained, facts):
+def test_accuracies_that_a_study_of_version_0_1_holds_are_found(train, best, recipe, trained, cache):
     for number, one in enumerate(best):
         for seed in (5, 6, 7):
             name = f"training:{one.trial.arch.digest}:{recipe.digest}:{seed}"
-            facts.learn(name, lambda value=10.0 * number + seed: {"accuracy": value})
+            cache.get_or_compute(name, lambda value=10.0 * number + seed: {"accuracy": value})
     told = train()
     assert trained == []
     assert [one.trial for one in told] == [one.trial for one in reversed(best)]
     assert told[0].accuracies == (25.0, 26.0, 27.0)
     # And what is learnt now is found by version 0.1, too.
     job = TrainingJob(arch=best[0].trial.arch, recipe=recipe, seed=8)
-    StudyStore(facts).put(job, job_runner.TrainingResult(accuracies={"search": 1.5}))
-    assert facts.get(f"training:{job.arch.digest}:{recipe.digest}:8") == {"accuracy": 1.5}
+    StudyStore(cache).put(job, job_runner.TrainingResult(accuracies={"search": 1.5}))
+    assert cache.get(f"training:{job.arch.digest}:{recipe.digest}:8") == {"accuracy": 1.5}

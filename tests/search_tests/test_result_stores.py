@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from psvit.errors import InputError
-from psvit.search.facts import Facts, StudyStore
+from psvit.search.result_cache import ResultCache, StudyStore
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
 from psvit.train.result_store import JournalStore
@@ -32,7 +32,7 @@ def reopened(request, tmp_path):
 
     def study():
         opened = optuna.create_study(study_name="one", storage=storage, load_if_exists=True)
-        return StudyStore(Facts(opened))
+        return StudyStore(ResultCache(opened))
 
     return {"study": study, "journal": lambda: JournalStore(tmp_path / "some.journal", CONFIG, by_digest)}[
         request.param

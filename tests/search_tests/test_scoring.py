@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import pytest
+import torch
 
 from psvit.data import open_data
 from psvit.errors import InputError
+from psvit.executors.executor import Portable
 from psvit.nn.seeding import seeded
-from psvit.search.scoring import Scoring
+from psvit.search.scoring import Scoring, portable_supernet
 from psvit.supernet.supernet import Supernet, supernet_digest
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -24,17 +29,25 @@ def file(digits_space, tmp_path):
 
 def test_a_supernet_that_changed_is_refused_wherever_an_evaluator_is_made(digits_space, file):
     digest = supernet_digest(file)
-    scoring = Scoring(
-        space=digits_space, seed=0, device="cpu", supernet=str(file), digest=digest, data="digits", share_prefixes=False
-    )
-    travelled = pickle.loads(pickle.dumps(scoring))
-    archs, images = [digits_space[0], digits_space[1]], open_data("digits")
+    images, held = open_data("digits"), Supernet.load(file)
+
+    def scoring(loaded=None):
+        return Scoring(
+            space=digits_space,
+            seed=0,
+            device="cpu",
+            supernet=portable_supernet(file, CPU, digest, loaded),
+            data=Portable(images.reopen, images),
+            share_prefixes=False,
+        )
+
+    travelled = pickle.loads(pickle.dumps(scoring(held)))
+    archs = [digits_space[0], digits_space[1]]
     before = travelled().evaluate(archs)
-    assert before == scoring(images).evaluate(archs)
-    held = Supernet.load(file)
+    assert before == scoring()().evaluate(archs)
     with seeded(1):
         Supernet(digits_space).save(file)
-    for make in (travelled, lambda: scoring(images)):
+    for make in (pickle.loads(pickle.dumps(scoring(held))), scoring()):
         with pytest.raises(InputError) as refused:
             make()
         line = str(refused.value)
@@ -43,11 +56,17 @@ def test_a_supernet_that_changed_is_refused_wherever_an_evaluator_is_made(digits
         assert supernet_digest(file) in line
         assert "\n" not in line
     # One that is loaded already is the one that the search began with.
-    assert scoring(images, held).evaluate(archs) == before
+    assert scoring(held)().evaluate(archs) == before
 
 
 def test_without_a_digest_any_supernet_will_do(digits_space, file):
-    scoring = Scoring(space=digits_space, seed=0, device="cpu", supernet=str(file), data="digits")
+    scoring = Scoring(
+        space=digits_space,
+        seed=0,
+        device="cpu",
+        supernet=portable_supernet(file, CPU),
+        data=Portable(partial(open_data, "digits")),
+    )
     with seeded(1):
         Supernet(digits_space).save(file)
     assert len(scoring().evaluate([digits_space[0]])) == 1

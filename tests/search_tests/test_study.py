@@ -29,6 +29,7 @@ from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import LEASE, PIECE, Batch, Study
 from psvit.search.trial import Score
+from psvit.search.trial_table import trial_table
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 
@@ -205,7 +206,7 @@ def test_the_history_as_csv_says_everything(tiny_space, archs, tell, tmp_path):
     objectives = Objectives(names=("accuracy", "params"))
     study = Study(tiny_space, open_storage(tmp_path / "journal"), objectives=objectives)
     tell(study, archs, SCORES)
-    rows = list(csv.DictReader(io.StringIO(study.to_csv())))
+    rows = list(csv.DictReader(io.StringIO(trial_table(study).to_csv())))
     assert [int(row["number"]) for row in rows] == list(range(len(SCORES)))
     for row, arch, score in zip(rows, archs, SCORES, strict=True):
         assert (float(row["score"]) if row["score"] else None) == score.value
@@ -222,7 +223,7 @@ def test_the_history_of_a_mixed_space_says_what_its_members_do_not_have_in_commo
     archs = [space[number] for number in (0, space.size // 2, space.size - 1)]
     study = Study(space, open_storage(tmp_path / "journal"))
     tell(study, archs, [Score(value=float(number)) for number in range(3)], space=space)
-    rows = list(csv.DictReader(io.StringIO(study.to_csv())))
+    rows = list(csv.DictReader(io.StringIO(trial_table(study).to_csv())))
     said = [json.loads(row["arch"]) for row in rows]
     assert [(one["variant"], one["stem"]) for one in said] == [(arch.variant, arch.stem) for arch in archs]
     assert {arch.stem for arch in archs} == {"patch", "conv"}
@@ -234,24 +235,24 @@ def test_facts_are_kept_with_the_study_and_known_to_all_who_work_on_it(tiny_spac
 
     study, other, another = opened(), opened(process="b"), opened(name="another")
     tell(study, archs, SCORES)
-    assert other.facts.get("training:1") is None
-    assert study.facts.learn("training:1", lambda: {"accuracy": 0.1 + 0.2}) == {"accuracy": 0.1 + 0.2}
+    assert other.cache.get("training:1") is None
+    assert study.cache.get_or_compute("training:1", lambda: {"accuracy": 0.1 + 0.2}) == {"accuracy": 0.1 + 0.2}
     for known in (study, other, opened()):
-        assert known.facts.get("training:1") == {"accuracy": 0.1 + 0.2}
-        assert known.facts.learn("training:1", lambda: pytest.fail("found twice")) == {"accuracy": 0.1 + 0.2}
-        assert known.facts.get("training:2") is None
-    assert another.facts.get("training:1") is None
+        assert known.cache.get("training:1") == {"accuracy": 0.1 + 0.2}
+        assert known.cache.get_or_compute("training:1", lambda: pytest.fail("found twice")) == {"accuracy": 0.1 + 0.2}
+        assert known.cache.get("training:2") is None
+    assert another.cache.get("training:1") is None
 
     # Of two that find the same at the same time the first is believed, by both.
     def slowly():
-        assert study.facts.learn("training:2", lambda: {"accuracy": 1.0}) == {"accuracy": 1.0}
+        assert study.cache.get_or_compute("training:2", lambda: {"accuracy": 1.0}) == {"accuracy": 1.0}
         return {"accuracy": 2.0}
 
-    assert other.facts.learn("training:2", slowly) == {"accuracy": 1.0}
+    assert other.cache.get_or_compute("training:2", slowly) == {"accuracy": 1.0}
 
 
 def test_an_empty_history_as_csv_is_its_header(tiny_space, tmp_path):
-    header = Study(tiny_space, open_storage(tmp_path / "journal")).to_csv().splitlines()
+    header = trial_table(Study(tiny_space, open_storage(tmp_path / "journal"))).to_csv().splitlines()
     assert len(header) == 1
     columns = header[0].split(",")
     assert columns[:2] == ["number", "score"]
@@ -268,7 +269,7 @@ def test_a_study_of_another_search_is_refused_with_what_differs(tiny_space, arch
         ({**config, "budget": ["2MFLOPs"]}, None, "budget: ['1MFLOPs'] there, ['2MFLOPs'] here"),
         (config, Objectives(names=("accuracy", "macs")), "objectives: ['accuracy'] there, ['accuracy', 'macs'] here"),
     ]:
-        with pytest.raises(InputError, match="study 'psvit': is of another search") as refused:
+        with pytest.raises(InputError, match="study 'psvit': belongs to another search") as refused:
             Study(tiny_space, open_storage(path), config=other, objectives=objectives)
         assert expected in str(refused.value)
         assert "\n" not in str(refused.value)
@@ -279,7 +280,7 @@ def test_somebody_elses_study_is_refused(tiny_space, tmp_path):
     storage = open_storage(tmp_path / "journal")
     study = optuna.create_study(storage=storage, study_name="psvit")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    with pytest.raises(InputError, match="is of another search"):
+    with pytest.raises(InputError, match="belongs to another search"):
         Study(tiny_space, open_storage(tmp_path / "journal"))
 
 
@@ -295,7 +296,7 @@ def test_somebody_elses_study_is_refused(tiny_space, tmp_path):
 def test_an_empty_study_with_other_directions_is_refused_and_left_alone(tiny_space, tmp_path, there, wanted, expected):
     path = tmp_path / "journal"
     optuna.create_study(storage=open_storage(path), study_name="psvit", directions=there)
-    with pytest.raises(InputError, match="study 'psvit': is of another search") as refused:
+    with pytest.raises(InputError, match="study 'psvit': belongs to another search") as refused:
         Study(tiny_space, open_storage(path), objectives=Objectives(names=wanted))
     assert expected in str(refused.value)
     plain = optuna.load_study(study_name="psvit", storage=open_storage(path))

@@ -44,19 +44,19 @@ def read(place):
 
 def test_a_front_has_one_file_a_point_in_order_and_nothing_of_the_one_before(tiny_space, tmp_path):
     archs = [tiny_space[number] for number in range(12)]
-    place = write_front(tmp_path, EVIDENCE, front_of(archs), None)
-    assert place == tmp_path / "pareto"
+    points, place = write_front(tmp_path, EVIDENCE, front_of(archs), None), tmp_path / "pareto"
+    assert [Architecture.load(point.file) for point in points] == archs
     assert read(place) == {f"{number:02}.yaml": arch for number, arch in enumerate(archs)}
-    assert read(write_front(tmp_path, EVIDENCE, front_of(archs[5:8]), None)) == {
-        f"{number}.yaml": arch for number, arch in enumerate(archs[5:8])
-    }
+    write_front(tmp_path, EVIDENCE, front_of(archs[5:8]), None)
+    assert read(place) == {f"{number}.yaml": arch for number, arch in enumerate(archs[5:8])}
     assert [path.name for path in tmp_path.iterdir()] == ["pareto"]
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_a_front_that_is_not_written_to_its_end_leaves_the_one_before(tiny_space, tmp_path, monkeypatch, written):
     archs = [tiny_space[number] for number in range(6)]
-    place = write_front(tmp_path, EVIDENCE, front_of(archs[:2]), None)
+    write_front(tmp_path, EVIDENCE, front_of(archs[:2]), None)
+    place = tmp_path / "pareto"
     before = read(place)
     saved, save = [], ArchitectureFile.save
 

@@ -18,8 +18,8 @@ from psvit.data import Inputs
 from psvit.errors import InputError
 from psvit.nn.seeding import seeded
 from psvit.supernet.supernet import Supernet
-from psvit.supernet.train import SupernetTask, train_supernet
-from psvit.train.checkpoints import Keeping
+from psvit.supernet.train import SupernetTask, fit_supernet
+from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.distributed import World, joined
 from psvit.train.recipe import SupernetRecipe
 from psvit.train.training import train
@@ -84,8 +84,8 @@ def in_processes(make_process):
     return call
 
 
-def trained(world, space, data, recipe, folder, keeping=None):
-    train_supernet(space, data, recipe, seed=3, device=CPU, folder=folder, world=world, keeping=keeping)
+def trained(world, space, data, recipe, folder, checkpointing=None):
+    fit_supernet(space, data, recipe, seed=3, device=CPU, folder=folder, world=world, checkpointing=checkpointing)
     return str(world)
 
 
@@ -158,7 +158,7 @@ def test_processes_begin_with_the_same_weights(in_processes, tiny_space):
         with torch.no_grad():
             for parameter in supernet.parameters():
                 parameter.fill_(world.rank + 1)
-        world.spread_(list(supernet.state_dict().values()))
+        world.broadcast_(list(supernet.state_dict().values()))
         return {float(value) for parameter in supernet.parameters() for value in parameter.unique()}
 
     assert in_processes(2, spread) == [{1.0}, {1.0}]
@@ -191,7 +191,7 @@ def test_a_run_may_be_continued_by_another_number_of_processes(in_processes, tin
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(World, "average_", average_)
             with pytest.raises(Stops):
-                trained(world, tiny_space, tiny_data(), RECIPE, tmp_path / "run", Keeping(every_seconds=0))
+                trained(world, tiny_space, tiny_data(), RECIPE, tmp_path / "run", CheckpointConfig(every_seconds=0))
         return True
 
     assert in_processes(2, stops) == [True, True]

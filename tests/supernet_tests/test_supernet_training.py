@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import time
 
 import pytest
 import torch
+from ray import cloudpickle
 from safetensors.torch import load_file
 
 from psvit.data import Batches, Decoded, Inputs, accuracy
@@ -20,7 +20,7 @@ from psvit.errors import InputError
 from psvit.supernet import train as train_module
 from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import Supernet, read_provenance
-from psvit.supernet.train import SupernetTask, train_supernet, watched
+from psvit.supernet.train import SupernetTask, fit_supernet, watched
 from psvit.train.recipe import Recipe, SupernetRecipe
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ class Failing(Decoded):
 
 
 def train(space, data, folder, recipe=RECIPE, seed=0, **options):
-    return train_supernet(space, data, recipe, seed=seed, device=CPU, folder=folder, **options)
+    return fit_supernet(space, data, recipe, seed=seed, device=CPU, folder=folder, **options)
 
 
 def assert_equal_weights(one, other):
@@ -188,18 +188,18 @@ def test_a_run_stopped_every_epoch_continues_bit_for_bit(tiny_space, tiny_data, 
 KILLED = """
 import sys, pickle, torch
 from pathlib import Path
-from psvit.train.checkpoints import Keeping
-from psvit.supernet.train import train_supernet
+from psvit.train.checkpoints import CheckpointConfig
+from psvit.supernet.train import fit_supernet
 space, data, recipe = pickle.loads(Path(sys.argv[1]).read_bytes())
-keeping = Keeping(every_seconds=0)
-train_supernet(space, data, recipe, seed=0, device=torch.device("cpu"), folder=Path(sys.argv[2]), keeping=keeping)
+often, device = CheckpointConfig(every_seconds=0), torch.device("cpu")
+fit_supernet(space, data, recipe, seed=0, device=device, folder=Path(sys.argv[2]), checkpointing=often)
 """
 
 
 def test_a_process_killed_again_and_again_ends_bit_for_bit(tiny_space, tiny_data, tmp_path):
     """Nothing that runs on the way out of a process may matter: this one has no way out."""
     recipe = RECIPE.override({"epochs": 20, "warmup_epochs": 0, "sampling": "sandwich", "target": "inplace"})
-    (tmp_path / "task").write_bytes(pickle.dumps((tiny_space, tiny_data(), recipe)))
+    (tmp_path / "task").write_bytes(cloudpickle.dumps((tiny_space, tiny_data(), recipe)))
     folder = tmp_path / "killed"
     rng = random.Random(0)
     reached = [0]

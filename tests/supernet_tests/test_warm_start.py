@@ -11,7 +11,7 @@ from psvit.arch.architecture import Stage
 from psvit.nn.vit_weights import Vit
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, read_provenance
-from psvit.supernet.train import train_supernet
+from psvit.supernet.train import fit_supernet
 from psvit.supernet.warm_start import plan, warm_start
 from psvit.train.recipe import Recipe
 
@@ -55,21 +55,21 @@ def test_the_vits_own_architecture_gives_the_vits_outputs(space_1d, images):
     model = vit()
     supernet = Supernet(space_1d).eval()
     weights = model.state_dict()
-    laid = warm_start(supernet, weights)
+    transferred = warm_start(supernet, weights)
     arch = space_1d.network(
         space_1d.layouts[0], stages=(Stage(embed_dim=D, groups=(1,) * DEPTH, mlp_ratio=2),), pools=()
     )
     batch = images(space_1d)
     torch.testing.assert_close(supernet(batch, arch), model(batch), atol=1e-5, rtol=0)
-    assert "layers.0.attn.qkv.weight" in laid.partly
-    assert "head.bias" in laid.whole
+    assert "layers.0.attn.qkv.weight" in transferred.partly
+    assert "head.bias" in transferred.whole
 
 
 def test_layers_and_heads_are_laid_in_order_and_the_rest_stays(space_1d):
     weights = vit().state_dict()
     supernet = Supernet(space_1d)
     before = {name: parameter.detach().clone() for name, parameter in supernet.named_parameters()}
-    laid = warm_start(supernet, weights)
+    transferred = warm_start(supernet, weights)
     after = dict(supernet.named_parameters())
     wide = after["layers.2.attn.qkv.weight"]
     for part in range(3):
@@ -80,24 +80,24 @@ def test_layers_and_heads_are_laid_in_order_and_the_rest_stays(space_1d):
         )
     # Beyond the vision transformer's depth, and poolings: as initialised.
     deeper = {name for name in before if name.startswith(("layers.3.", "layers.5.", "layers.6.", "pools."))}
-    assert deeper <= {*laid.fresh}
-    assert all(torch.equal(after[name], before[name]) for name in laid.fresh)
-    assert not any(torch.equal(after[name], before[name]) for name in (*laid.whole, *laid.partly))
-    assert {*laid.whole, *laid.partly, *laid.fresh} == {*before}
-    assert laid.unused == ()
+    assert deeper <= {*transferred.fresh}
+    assert all(torch.equal(after[name], before[name]) for name in transferred.fresh)
+    assert not any(torch.equal(after[name], before[name]) for name in (*transferred.whole, *transferred.partly))
+    assert {*transferred.whole, *transferred.partly, *transferred.fresh} == {*before}
+    assert transferred.unused == ()
 
 
 def test_a_gap_between_stages_takes_no_block(space, images):
     # The space's list of layers has a place that no layout uses; the block after it is not lost.
     weights = vit(depth=6).state_dict()
     supernet = Supernet(space)
-    laid = warm_start(supernet, weights)
+    transferred = warm_start(supernet, weights)
     used = [place for place, layer in enumerate(supernet.layers) if next(layer.parameters(), None) is not None]
     assert used != list(range(len(supernet.layers)))
     for block, place in enumerate(used[:6]):
         norm = dict(supernet.named_parameters())[f"layers.{place}.norm1.weight"]
         assert torch.equal(norm[:D], weights[f"blocks.{block}.norm1.weight"])
-    assert laid.unused == (() if "1d" in space.variants else ("cls_token",))
+    assert transferred.unused == (() if "1d" in space.variants else ("cls_token",))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_training_begins_with_them_and_says_so(tiny_space, tiny_data, tmp_path
     weights = vit(img_size=8, patch_size=4, in_chans=1, num_classes=3).state_dict()
     recipe = Recipe.load("digits").override({"epochs": 1, "batch_size": 12, "lr": 1e-12, "warmup_epochs": 0})
     kwargs = {"seed": 0, "device": torch.device("cpu")}
-    file = train_supernet(
+    file = fit_supernet(
         tiny_space, tiny_data(), recipe, folder=tmp_path, init=Vit("some_vit", weights, head_dim=4), **kwargs
     )
     trained = dict(Supernet.load(file).named_parameters())

@@ -1,4 +1,4 @@
-"""Weights of vision transformers laid onto networks: DeiT exactly, everything else slice by slice."""
+"""Weights of vision transformers transferred onto networks: DeiT exactly, everything else slice by slice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from psvit import Architecture, InputError, Stage
 from psvit.model import PSViT, checkpoint_filter_fn
-from psvit.nn.vit_weights import lay, read_vit, stem_and_head
+from psvit.nn.vit_weights import read_vit, stem_and_head, transfer_weights
 
 D, HEADS, DEPTH, CLASSES = 24, 3, 5, 7
 
@@ -135,15 +135,15 @@ def test_what_found_a_place_and_what_did_not_is_known():
     deit = vit(depth=2, init_values=1e-5).state_dict()
     model = network([Stage(embed_dim=D, groups=(1, 1, 1), mlp_ratio=4)])
     names = dict(model.named_parameters())
-    laid = lay(deit, names, stem_and_head(names), (4, 4))
-    assert {*laid.whole} == {name for name in names if not name.startswith("stages.")}
-    assert not laid.partly
-    assert {*laid.fresh} == {name for name in names if name.startswith("stages.")}
-    assert {*laid.unused} == {name for name in deit if name.startswith("blocks.") and ".ls" not in name}
-    assert not laid.cut
-    assert "left stages.0.groups.0.layers.0.norm1.weight, " in str(laid)
-    assert f"and {len(laid.fresh) - 4} more as initialised" in str(laid)
-    assert laid.report()["fresh"] == list(laid.fresh)
+    transferred = transfer_weights(deit, names, stem_and_head(names), (4, 4))
+    assert {*transferred.whole} == {name for name in names if not name.startswith("stages.")}
+    assert not transferred.partly
+    assert {*transferred.fresh} == {name for name in names if name.startswith("stages.")}
+    assert {*transferred.unused} == {name for name in deit if name.startswith("blocks.") and ".ls" not in name}
+    assert not transferred.cut
+    assert "left stages.0.groups.0.layers.0.norm1.weight, " in str(transferred)
+    assert f"and {len(transferred.fresh) - 4} more as initialised" in str(transferred)
+    assert transferred.report()["fresh"] == list(transferred.fresh)
 
 
 def test_another_image_size_interpolates_positions():
@@ -208,10 +208,10 @@ def test_a_source_that_is_cut_is_said_to_be():
     wide = vit(embed_dim=2 * D, num_heads=2 * HEADS).state_dict()
     model = network([Stage(embed_dim=D, groups=(2,), mlp_ratio=4)])
     names = dict(model.named_parameters())
-    laid = lay(wide, names, stem_and_head(names), (4, 4))
-    assert {*laid.whole} == {name for name in names if not name.startswith("stages.")}
-    assert {*laid.cut} == {*laid.whole} - {"head.bias"}
-    assert "used cls_token, " in str(laid)
+    transferred = transfer_weights(wide, names, stem_and_head(names), (4, 4))
+    assert {*transferred.whole} == {name for name in names if not name.startswith("stages.")}
+    assert {*transferred.cut} == {*transferred.whole} - {"head.bias"}
+    assert "used cls_token, " in str(transferred)
 
 
 @pytest.mark.parametrize(("there", "here"), [(1, 3), (3, 1), (4, 2), (2, 4), (3, 3)])

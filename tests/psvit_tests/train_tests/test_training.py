@@ -19,7 +19,7 @@ from psvit.model import PSViT
 from psvit.nn.seeding import seeded
 from psvit.train import training as training_module
 from psvit.train import training_state as state_module
-from psvit.train.checkpoints import Keeping
+from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.device_checks import check_device, check_precision
 from psvit.train.recipe import Recipe
 from psvit.train.tasks import Classification
@@ -70,7 +70,7 @@ def network(seed=0):
         return PSViT(ARCH, drop_path_rate=0.2)
 
 
-def run(folder, recipe, *, task=None, seed=7, held_out=None, n=40, keeping=None):
+def run(folder, recipe, *, task=None, seed=7, held_out=None, n=40, checkpointing=None):
     return train(
         task or Classification(network()),
         training_loader(images(n), INPUTS, recipe),
@@ -81,7 +81,7 @@ def run(folder, recipe, *, task=None, seed=7, held_out=None, n=40, keeping=None)
         folder=folder,
         description="training",
         held_out=held_out,
-        keeping=keeping,
+        checkpointing=checkpointing,
     )
 
 
@@ -149,7 +149,7 @@ def test_a_run_continued_in_the_middle_of_an_epoch_ends_with_the_same_weights(tm
     for at in (3, 4, 11, 17):
         task = Interrupted(network(seed=0 if at == 3 else 99), at=at)
         with pytest.raises(ProcessEnds):
-            run(tmp_path / "parts", recipe, task=task, keeping=Keeping(every_seconds=0))
+            run(tmp_path / "parts", recipe, task=task, checkpointing=CheckpointConfig(every_seconds=0))
         # What was done before the interruption is not done again.
         assert [path.name for path in (tmp_path / "parts/checkpoints").iterdir()] == [f"{at:010}.safetensors"]
     continued = run(tmp_path / "parts", recipe, task=Classification(network(seed=99)))
@@ -403,13 +403,13 @@ def test_the_log_is_continued(tmp_path):
 
 
 def test_only_the_last_checkpoint_and_the_log_are_left(tmp_path):
-    run(tmp_path, RECIPES["averaged"], keeping=Keeping(every_seconds=0))
+    run(tmp_path, RECIPES["averaged"], checkpointing=CheckpointConfig(every_seconds=0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "log.csv", "tensorboard"]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000000020.safetensors"]
 
 
 def test_as_many_checkpoints_are_kept_as_are_wanted(tmp_path):
-    run(tmp_path, PLAIN, keeping=Keeping(every_seconds=0, number=3))
+    run(tmp_path, PLAIN, checkpointing=CheckpointConfig(every_seconds=0, number=3))
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == [f"{step:010}.safetensors" for step in (18, 19, 20)]
 
@@ -467,10 +467,10 @@ def test_weights_that_are_no_numbers_are_never_kept_though_the_loss_is_one(tmp_p
 
     recipe = PLAIN.override(changes)
     # A checkpoint after every step, of which the last is kept.
-    often = Keeping(every_seconds=0, number=1)
+    often = CheckpointConfig(every_seconds=0, number=1)
     found = "weights are no numbers" if step == 14 else "the loss is nan"
     with pytest.raises(DivergedError, match=f"{found} in epoch 3; try a smaller lr"):
-        run(tmp_path / "run", recipe, task=Diverging(network()), keeping=often)
+        run(tmp_path / "run", recipe, task=Diverging(network()), checkpointing=often)
     (kept,) = (tmp_path / "run/checkpoints").iterdir()
     assert kept.stem == f"{step:010}"
     # What is there continues as if nothing had been.
@@ -572,7 +572,12 @@ def test_low_precision_is_continued_bit_for_bit(tmp_path, precision):
     recipe = PLAIN.override({"precision": precision})
     whole = run(tmp_path / "whole", recipe)
     with pytest.raises(ProcessEnds):
-        run(tmp_path / "parts", recipe, task=Interrupted(network(), at=7), keeping=Keeping(every_seconds=0))
+        run(
+            tmp_path / "parts",
+            recipe,
+            task=Interrupted(network(), at=7),
+            checkpointing=CheckpointConfig(every_seconds=0),
+        )
     assert same(weights(whole), weights(run(tmp_path / "parts", recipe)))
 
 

@@ -7,15 +7,18 @@ import io
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+import psvit
 from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, Labelled, open_data
 from psvit.errors import DivergedError, InputError, RunError
+from psvit.executors.executor import Portable
 from psvit.io.documents import read_yaml
 from psvit.io.journal import Journal
 from psvit.nn.seeding import seeded
@@ -31,10 +34,11 @@ from psvit.search.fidelity.record import (
     write_fidelities,
 )
 from psvit.search.fidelity.report import render
-from psvit.search.fidelity.run import Trainings, compare, measure_fidelity, score_networks, table, train_networks
+from psvit.search.fidelity.run import compare, score_networks, table, train_and_compare, train_networks
+from psvit.search.fidelity.trainings import Trainings
 from psvit.search.indicators import INDICATORS
 from psvit.search.inherited import InheritedAccuracy
-from psvit.search.scoring import Scoring
+from psvit.search.scoring import Scoring, portable_supernet
 from psvit.space.budget import Budget
 from psvit.supernet.supernet import Supernet, supernet_digest
 from psvit.train import job_runner
@@ -175,13 +179,13 @@ def test_failures_are_told_left_out_and_tried_again(trainings, tmp_path, monkeyp
         return train(task, *args, **kwargs)
 
     monkeypatch.setattr(job_runner, "train", diverge)
-    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     index = trainings.space.index(victim)
     assert measured.failures == [f"network {index}, seed 5: training diverged"]
     assert measured.fidelity.within.agreement(INHERITED).networks == 2
     assert f"network {index}, seed 5: training diverged" in (tmp_path / "run/fidelity.html").read_text()
     monkeypatch.setattr(job_runner, "train", train)
-    again = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    again = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     assert again.failures == []
     assert again.fidelity.within.agreement(INHERITED).networks == 3
 
@@ -192,7 +196,7 @@ def test_where_hardly_anything_can_be_trained_the_reason_is_told(trainings, tmp_
 
     monkeypatch.setattr(job_runner, "train", diverge)
     with pytest.raises(RunError, match=r"0 of 3 networks .* the loss is nan in epoch 1"):
-        measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+        train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     assert not (supernet / FILE_NAME).exists()
 
 
@@ -200,7 +204,7 @@ def test_where_hardly_anything_can_be_trained_the_reason_is_told(trainings, tmp_
 
 
 def test_scores_are_those_of_the_search_and_are_written_down(trainings, supernet, tmp_path, digits_space, data):
-    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     archs = trainings.networks.all
     batches = Batches(data.search, Inputs.of(data, digits_space.image_size), 64, CPU)
     expected = InheritedAccuracy(Supernet.load(supernet), batches).evaluate(archs)
@@ -220,7 +224,7 @@ def test_scores_are_those_of_the_search_and_are_written_down(trainings, supernet
 
 
 def test_the_table_has_all_that_is_known(trainings, supernet, tmp_path):
-    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "run/fidelity.csv").read_text())))
     assert (tmp_path / "run/fidelity.csv").read_bytes().decode() == table(measured.networks)
     assert [(row["within"], row["spread"]) for row in rows] == [("1", "0")] * 3 + [("0", "1")] * 2
@@ -340,10 +344,16 @@ def test_a_measurement_on_fewer_networks_takes_the_place_of_none_on_more(fidelit
 
 def test_what_scores_say_of_themselves_is_what_is_known(fidelity, supernet, digits_space, data):
     leave_beside(supernet, fidelity)
-    scoring = Scoring(space=digits_space, seed=0, device="cpu", supernet=str(supernet), data="digits")
-    assert scoring(data).describe()["fidelity"] == "not measured"
+    scoring = Scoring(
+        space=digits_space,
+        seed=0,
+        device="cpu",
+        supernet=portable_supernet(supernet, torch.device("cpu")),
+        data=Portable(partial(open_data, "digits")),
+    )
+    assert scoring().describe()["fidelity"] == "not measured"
     known = known_fidelity(supernet, MFLOPS)
-    assert replace(scoring, fidelity=known)(data).describe()["fidelity"] == known
+    assert replace(scoring, fidelity=known)().describe()["fidelity"] == known
 
 
 # --- the report
@@ -351,7 +361,7 @@ def test_what_scores_say_of_themselves_is_what_is_known(fidelity, supernet, digi
 
 def test_the_report_has_a_point_for_every_network_and_is_one_file(trainings, supernet, tmp_path, monkeypatch):
     monkeypatch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
-    measured = measure_fidelity(trainings, str(supernet), tmp_path / "run", "psvit-fidelity --out 'run'")
+    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity --out 'run'")
     text = (tmp_path / "run/fidelity.html").read_text()
     figures = {
         part.split('"')[0]: json.loads(part.split(">", 1)[1].split("</script>")[0])
@@ -376,9 +386,46 @@ def test_the_report_has_a_point_for_every_network_and_is_one_file(trainings, sup
 def test_without_a_spread_or_second_seeds_there_is_a_report_too(trainings, supernet, tmp_path, monkeypatch):
     monkeypatch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
     few = replace(trainings, spread=0, second_seeds=0)
-    measured = measure_fidelity(few, str(supernet), tmp_path / "run", "psvit-fidelity")
+    measured = train_and_compare(few, str(supernet), tmp_path / "run", "psvit-fidelity")
     assert (measured.fidelity.spread, measured.fidelity.within.ceiling) == (None, None)
     text = (tmp_path / "run/fidelity.html").read_text()
     assert "over the whole range" not in text
     assert 'data-figure="seeds"' not in text
     assert run_module.FILE_NAME in {path.name for path in (tmp_path / "run").iterdir()}
+
+
+# --- from Python
+
+
+def test_a_fidelity_is_measured_from_python_and_found_measured(supernet, tmp_path, trained):
+    options = {
+        "settings": {"epochs": 1, "warmup_epochs": 0},
+        "within": 3,
+        "spread": 2,
+        "second_seeds": 1,
+        "images": 64,
+        "out": tmp_path / "run",
+        "seed": 5,
+        "device": "cpu",
+    }
+    measured = psvit.measure_fidelity(supernet, "1MFLOPs", **options)
+    assert len(trained) == 3 + 2 + 1
+    assert measured.fidelity == read_fidelities(measured.file)[0] == read_fidelities(measured.beside)[0]
+    assert (measured.fidelity.budget, measured.fidelity.images) == (("1MFLOPs",), 64)
+    shown = measured._repr_html_()
+    assert shown.count("<table>") == 2
+    assert "ranked by" in shown
+    assert "psvit.measure_fidelity(" in measured.report.read_text()
+    assert psvit.measure_fidelity(supernet, ["1MFLOPs"], **options) == measured
+    assert len(trained) == 6
+    for changes, expected in [
+        ({"second_seeds": 4}, "--second-seeds 4: there are --within 3"),
+        ({"within": 1, "second_seeds": 0}, "at least 2"),
+        ({"spread": -1}, "at least 0"),
+        ({"workers": "many"}, "--workers 'many'"),
+        ({"seed": 6}, "seed: 5 there, 6 here"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            psvit.measure_fidelity(supernet, "1MFLOPs", **{**options, **changes})
+    with pytest.raises(InputError, match="latency"):
+        psvit.measure_fidelity(supernet, "5ms@cpu", **options)

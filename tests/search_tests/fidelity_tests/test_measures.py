@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from psvit.arch.costs import cost
+from psvit.search.fidelity.formatting import conclusions, rows
 from psvit.search.fidelity.measures import (
     SECOND,
     MeasuredNetwork,
@@ -25,7 +26,6 @@ from psvit.search.fidelity.measures import (
     resamples,
     spearman_rho,
 )
-from psvit.search.fidelity.words import conclusions, rows
 
 STATISTICS = [(kendall_tau, stats.kendalltau), (spearman_rho, stats.spearmanr)]
 FEW_VALUES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=12)

@@ -13,7 +13,7 @@ import pytest
 from psvit.errors import InputError, NoisyMachineError
 from psvit.model import PSViT
 from psvit.search.latency import build
-from psvit.search.latency.build import LatencyPlan, build_latency_model, calibrate, figures
+from psvit.search.latency.build import LatencyPlan, build_model, calibrate, figures
 from psvit.search.latency.measure import Setting
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import parts_in
@@ -43,7 +43,7 @@ def killed_after(count):
 
 
 def test_latencies_that_add_up_are_predicted_exactly(plan, clock, tmp_path):
-    model, there = build_latency_model(plan, tmp_path / "table.yaml", clock())
+    model, there = build_model(plan, tmp_path / "table.yaml", clock())
     assert not there
     assert model.validation.mape < 0.01
     assert model.validation.kendall_tau == pytest.approx(1)
@@ -56,14 +56,14 @@ def test_latencies_that_add_up_are_predicted_exactly(plan, clock, tmp_path):
 
 def test_what_networks_take_longer_than_their_parts_is_calibrated_away(plan, clock, tmp_path):
     slower = clock(lambda network: 1.3 if isinstance(network, PSViT) else 1.0)
-    model, _ = build_latency_model(plan, tmp_path / "table.yaml", slower)
+    model, _ = build_model(plan, tmp_path / "table.yaml", slower)
     assert model.validation.mape < 1
     assert model.calibration.groups == pytest.approx([1.3, 1.3], abs=0.05)
 
 
 def test_everything_is_measured_once_a_round_in_another_order(plan, clock, tmp_path):
     counting = clock()
-    build_latency_model(plan, tmp_path / "table.yaml", counting)
+    build_model(plan, tmp_path / "table.yaml", counting)
     subjects = len(parts_in(plan.space)) + 12 + 8
     assert len(counting.measured) == 2 * subjects
     kinds = [[type(network) for network in counting.measured[i * subjects : (i + 1) * subjects]] for i in range(2)]
@@ -73,10 +73,10 @@ def test_everything_is_measured_once_a_round_in_another_order(plan, clock, tmp_p
 
 def test_a_slow_round_of_three_changes_nothing(plan, clock, tmp_path):
     plan = LatencyPlan(**{**plan.__dict__, "rounds": 3})
-    usual, _ = build_latency_model(plan, tmp_path / "usual.yaml", clock())
+    usual, _ = build_model(plan, tmp_path / "usual.yaml", clock())
     subjects = len(parts_in(plan.space)) + 12 + 8
     slow = iter(range(3 * subjects))
-    model, _ = build_latency_model(
+    model, _ = build_model(
         plan, tmp_path / "slow.yaml", clock(lambda _: 9.0 if subjects <= next(slow) < 2 * subjects else 1.0)
     )
     assert model == usual
@@ -105,13 +105,13 @@ def _fields(plan):
 
 @pytest.mark.parametrize("after", [1, 30, 59, 80])
 def test_a_build_that_was_killed_continues_where_it_was(plan, clock, tmp_path, after):
-    whole, _ = build_latency_model(plan, tmp_path / "whole.yaml", clock())
+    whole, _ = build_model(plan, tmp_path / "whole.yaml", clock())
     out = tmp_path / "table.yaml"
     with pytest.raises(Killed):
-        build_latency_model(plan, out, clock(killed_after(after)))
+        build_model(plan, out, clock(killed_after(after)))
     assert not out.exists()
     rest = clock()
-    model, _ = build_latency_model(plan, out, rest)
+    model, _ = build_model(plan, out, rest)
     assert model == whole
     assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - after
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.yaml", "whole.yaml"]
@@ -120,31 +120,31 @@ def test_a_build_that_was_killed_continues_where_it_was(plan, clock, tmp_path, a
 def test_a_record_that_was_cut_off_is_measured_again(plan, clock, tmp_path):
     out, journal = tmp_path / "table.yaml", tmp_path / "table.yaml.journal"
     with pytest.raises(Killed):
-        build_latency_model(plan, out, clock(killed_after(30)))
+        build_model(plan, out, clock(killed_after(30)))
     journal.write_bytes(journal.read_bytes()[:-7])
     rest = clock()
-    build_latency_model(plan, out, rest)
+    build_model(plan, out, rest)
     assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - 29
 
 
 def test_a_journal_of_another_build_is_refused_with_what_differs(plan, clock, tmp_path):
     out = tmp_path / "table.yaml"
     with pytest.raises(Killed):
-        build_latency_model(plan, out, clock(killed_after(3)))
+        build_model(plan, out, clock(killed_after(3)))
     other = LatencyPlan(**{**_fields(plan), "setting": Setting(batch_size=8), "seed": 4})
     with pytest.raises(InputError, match=r"table.yaml.journal: .*setting.batch_size: 1 there, 8 here; seed: 0 there"):
-        build_latency_model(other, out, clock())
+        build_model(other, out, clock())
 
 
 def test_a_finished_model_is_found_and_another_is_refused(plan, clock, tmp_path):
     out = tmp_path / "table.yaml"
-    model, _ = build_latency_model(plan, out, clock())
+    model, _ = build_model(plan, out, clock())
     before = out.read_bytes()
     again = clock()
-    assert build_latency_model(plan, out, again) == (model, True)
+    assert build_model(plan, out, again) == (model, True)
     assert again.measured == []
     with pytest.raises(InputError, match=r"table.yaml: holds .*\(seed: 0 there, 1 here\)"):
-        build_latency_model(LatencyPlan(**{**_fields(plan), "seed": 1}), out, again)
+        build_model(LatencyPlan(**{**_fields(plan), "seed": 1}), out, again)
     assert out.read_bytes() == before
 
 
@@ -152,7 +152,7 @@ def test_what_is_no_journal_is_refused_and_stays(plan, clock, tmp_path):
     journal = tmp_path / "table.yaml.journal"
     journal.write_text("somebody's notes\n")
     with pytest.raises(InputError, match="is no journal"):
-        build_latency_model(plan, tmp_path / "table.yaml", clock())
+        build_model(plan, tmp_path / "table.yaml", clock())
     assert journal.read_text() == "somebody's notes\n"
 
 
@@ -160,26 +160,26 @@ def test_what_is_no_journal_is_refused_and_stays(plan, clock, tmp_path):
 def test_a_journal_with_what_is_no_record_is_refused(plan, clock, tmp_path, line):
     out, journal = tmp_path / "table.yaml", tmp_path / "table.yaml.journal"
     with pytest.raises(Killed):
-        build_latency_model(plan, out, clock(killed_after(3)))
+        build_model(plan, out, clock(killed_after(3)))
     journal.write_text(f"{journal.read_text()}{line}\n")
     with pytest.raises(InputError, match="is no journal"):
-        build_latency_model(plan, out, clock())
+        build_model(plan, out, clock())
 
 
 def test_a_journal_whose_first_line_was_cut_off_begins_anew(plan, clock, tmp_path):
     out, journal = tmp_path / "table.yaml", tmp_path / "table.yaml.journal"
     journal.write_text('{"space": "ti')
     with pytest.raises(Killed):
-        build_latency_model(plan, out, clock(killed_after(3)))
+        build_model(plan, out, clock(killed_after(3)))
     rest = clock()
-    build_latency_model(plan, out, rest)
+    build_model(plan, out, rest)
     assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - 3
 
 
 def test_two_builds_of_one_file_do_not_run_at_once(plan, clock, tmp_path):
     out = tmp_path / "table.yaml"
     with pytest.raises(Killed):
-        build_latency_model(plan, out, clock(killed_after(3)))
+        build_model(plan, out, clock(killed_after(3)))
     line = f"from pathlib import Path; from psvit.io.locks import hold; lock = hold(Path({str(out) + '.journal'!r}))"
     with subprocess.Popen(
         [sys.executable, "-c", f"{line}; print('in', flush=True); input()"],
@@ -189,10 +189,10 @@ def test_two_builds_of_one_file_do_not_run_at_once(plan, clock, tmp_path):
     ) as other:
         assert other.stdout.readline() == "in\n"
         with pytest.raises(InputError, match=r"table.yaml.journal: another process is measuring"):
-            build_latency_model(plan, out, clock())
+            build_model(plan, out, clock())
         other.communicate("\n")
     rest = clock()
-    build_latency_model(plan, out, rest)
+    build_model(plan, out, rest)
     assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - 3
 
 
@@ -204,16 +204,16 @@ def test_a_build_that_ended_before_the_journal_was_locked_is_not_done_again(plan
     def late(path, config):
         with monkeypatch.context() as context:
             context.setattr(build, "Journal", journal)
-            build_latency_model(other, out, clock())
+            build_model(other, out, clock())
         return journal(path, config)
 
     monkeypatch.setattr(build, "Journal", late)
     unused = clock()
     if same:
-        assert build_latency_model(plan, out, unused) == (LatencyModel.load(out), True)
+        assert build_model(plan, out, unused) == (LatencyModel.load(out), True)
     else:
         with pytest.raises(InputError, match=r"holds a latency model of something else \(seed: 1 there, 0 here\)"):
-            build_latency_model(plan, out, unused)
+            build_model(plan, out, unused)
     assert unused.measured == []
     assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_measured_leaves_no_journal(plan, tmp_path):
         raise InputError("out of memory")
 
     with pytest.raises(InputError, match="out of memory"):
-        build_latency_model(plan, tmp_path / "table.yaml", refused)
+        build_model(plan, tmp_path / "table.yaml", refused)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,8 +251,8 @@ def test_what_is_too_noisy_at_first_is_measured_later(plan, clock, tmp_path):
             raise NoisyMachineError("too noisy")
         return 1.0
 
-    model, _ = build_latency_model(plan, tmp_path / "table.yaml", clock(factor))
-    assert model == build_latency_model(plan, tmp_path / "other.yaml", clock())[0]
+    model, _ = build_model(plan, tmp_path / "table.yaml", clock(factor))
+    assert model == build_model(plan, tmp_path / "other.yaml", clock())[0]
 
 
 def test_a_machine_that_stays_noisy_ends_the_build_and_loses_nothing(plan, clock, tmp_path):
@@ -265,7 +265,7 @@ def test_a_machine_that_stays_noisy_ends_the_build_and_loses_nothing(plan, clock
 
     stopped = clock(factor)
     with pytest.raises(NoisyMachineError):
-        build_latency_model(plan, tmp_path / "table.yaml", stopped)
+        build_model(plan, tmp_path / "table.yaml", stopped)
     assert next(calls) == 10 + build.PATIENCE
     records = (tmp_path / "table.yaml.journal").read_text().splitlines()
     assert len(records) == 1 + 10

@@ -10,6 +10,7 @@ import pytest
 from psvit.arch.costs import cost
 from psvit.errors import InputError, NoisyMachineError, UnmetBudgetError
 from psvit.search import candidates as candidates_module
+from psvit.search.bounds import includes_all
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
 from psvit.search.latency import limits as limits_module
@@ -39,10 +40,14 @@ def limited(digits_space, made_up_model):
     return make
 
 
+def permits(limit, arch):
+    return (limit.limit.lower_ms or 0.0) <= limit.model.predict(arch) <= limit.limit.upper_ms
+
+
 def keeping(space, budget, *limits):
     """All members that keep all limits, found by looking at every one."""
     archs = (space[i] for i in range(space.size))
-    return {a for a in archs if budget.satisfied_by(cost(a)) and all(limit.permits(a) for limit in limits)}
+    return {a for a in archs if budget.satisfied_by(cost(a)) and all(permits(limit, a) for limit in limits)}
 
 
 @pytest.fixture(params=[name for name in SEARCHERS if name != "optuna-gp"])
@@ -76,10 +81,12 @@ def test_ends_of_a_limit_belong_to_it(digits_space, made_up_model):
         (np.nextafter(latency, np.inf), 2 * latency, False),
     ]:
         limit = PredictedLimit(LatencyLimit(device="cpu", lower_ms=lower, upper_ms=float(upper)), model)
-        assert limit.permits(arch) is kept
+        assert permits(limit, arch) is kept
     rows = np.array([digits_space.encode(digits_space[i]) for i in range(0, digits_space.size, 50)])
     limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=latency), model)
-    assert limit.permits_rows(digits_space, rows).tolist() == [limit.permits(digits_space.decode(row)) for row in rows]
+    assert includes_all(limit, limit.values(digits_space, rows)).tolist() == [
+        permits(limit, digits_space.decode(row)) for row in rows
+    ]
 
 
 @pytest.mark.parametrize("ends", [(0.0, 0.02), (0.4, 0.5), (0.0, 0.6)])
@@ -91,7 +98,7 @@ def test_proposals_keep_all_limits(searcher, digits_space, evaluated, limited, e
         proposals = searcher.propose(12, history, candidates, np.random.default_rng([0, batch]))
         assert all("cpu" in "".join(proposal.constraints) for proposal in proposals)
         proposed = [digits_space.decode(proposal.row) for proposal in proposals if proposal.is_feasible]
-        assert all(limit.permits(arch) and budget.satisfied_by(cost(arch)) for arch in proposed)
+        assert all(permits(limit, arch) and budget.satisfied_by(cost(arch)) for arch in proposed)
         assert len(set(proposed)) == len(proposed)
         assert not set(archs) & set(proposed)
         archs += proposed
@@ -132,8 +139,8 @@ def test_a_search_for_what_is_not_there_ends(digits_space, limited, monkeypatch)
     looked = []
     monkeypatch.setattr(
         PredictedLimit,
-        "permits_rows",
-        lambda self, space, rows: looked.append(len(rows)) or np.zeros(len(rows), dtype=bool),
+        "values",
+        lambda self, space, rows: looked.append(len(rows)) or np.full(len(rows), np.inf),
     )
     candidates = Candidates(digits_space, Budget(), [limit])
     assert candidates.draw_unseen(3, seen_of([]), np.random.default_rng(0)) == []
@@ -232,12 +239,12 @@ def timed(clock, digits_space, history, times, setting=None):
     return Clock()
 
 
-def test_the_best_that_is_measured_within_the_limit_wins(digits_space, made_up_model, clock, history, facts):
+def test_the_best_that_is_measured_within_the_limit_wins(digits_space, made_up_model, clock, history, cache):
     model = made_up_model(digits_space)
     limit = PredictedLimit(LatencyLimit.parse("5ms@cpu:threads=1"), model)
     # Measured just over the limit, far over it, and exactly at it.
     measure = timed(clock, digits_space, history, {19: 5.0001, 18: 50.0, 17: 5.0})
-    kept = first_within(best_first(history), first(1), [limit], facts, measure)
+    kept = first_within(best_first(history), first(1), [limit], cache, measure)
     trial, latencies = winner_of(kept)
     assert trial.number == 17
     assert kept.passed_over == 2
@@ -250,69 +257,69 @@ def test_the_best_that_is_measured_within_the_limit_wins(digits_space, made_up_m
     assert set(latency) == {"predicted_ms", "measured_ms", "iqr_ms", "repeats", "setting", "fingerprint"}
     # Asked again, it answers the same from what is known.
     again = timed(clock, digits_space, history, {})
-    assert first_within(best_first(history), first(1), [limit], facts, again) == kept
+    assert first_within(best_first(history), first(1), [limit], cache, again) == kept
     assert again.measured == []
 
 
 def test_what_was_measured_is_of_an_architecture_on_a_machine(
-    digits_space, made_up_model, clock, history, facts, monkeypatch
+    digits_space, made_up_model, clock, history, cache, monkeypatch
 ):
     """Not of a trial's number: in another study that is another architecture's, and other machines take other times."""
     limit = PredictedLimit(LatencyLimit.parse("5ms@cpu"), made_up_model(digits_space))
     ranked = best_first(history)
-    first_within(ranked, first(2), [limit], facts, timed(clock, digits_space, history, {19: 6.0}))
+    first_within(ranked, first(2), [limit], cache, timed(clock, digits_space, history, {19: 6.0}))
     renumbered = [replace(trial, number=99 - trial.number) for trial in ranked]
     measure = timed(clock, digits_space, history, {})
-    kept = first_within(renumbered, first(2), [limit], facts, measure)
+    kept = first_within(renumbered, first(2), [limit], cache, measure)
     assert [trial.arch for trial, _ in kept.trials] == [ranked[1].arch, ranked[2].arch]
     assert measure.measured == []
     monkeypatch.setattr(
         limits_module, "fingerprint", lambda setting: fingerprint(setting).model_copy(update={"processor": "another"})
     )
-    kept = first_within(ranked, first(2), [limit], facts, measure)
+    kept = first_within(ranked, first(2), [limit], cache, measure)
     assert [trial.arch for trial, _ in kept.trials] == [ranked[0].arch, ranked[1].arch]
     assert len(measure.measured) == 2
 
 
 def test_without_measuring_what_is_known_counts_and_the_rest_as_predicted(
-    digits_space, made_up_model, clock, history, facts
+    digits_space, made_up_model, clock, history, cache
 ):
     model = made_up_model(digits_space)
     limit = PredictedLimit(LatencyLimit.parse("5ms@cpu"), model)
     ranked = best_first(history)
-    first_within(ranked, first(1), [limit], facts, timed(clock, digits_space, history, {19: 6.0}))
-    kept = first_within(ranked, first(2), [limit], facts, None)
+    first_within(ranked, first(1), [limit], cache, timed(clock, digits_space, history, {19: 6.0}))
+    kept = first_within(ranked, first(2), [limit], cache, None)
     assert [trial.number for trial, _ in kept.trials] == [18, 17]
     assert kept.passed_over == 1
     assert kept.trials[0][1]["cpu"]["measured_ms"] == 1.0
     assert kept.trials[1][1] == {"cpu": {"predicted_ms": model.predict(history[17].arch)}}
 
 
-def test_as_many_are_kept_as_are_wanted(digits_space, made_up_model, clock, history, facts):
+def test_as_many_are_kept_as_are_wanted(digits_space, made_up_model, clock, history, cache):
     limit = PredictedLimit(LatencyLimit.parse("5ms@cpu"), made_up_model(digits_space))
     measure = timed(clock, digits_space, history, {18: 6.0, 16: 6.0, 14: 6.0})
-    kept = first_within(best_first(history), first(3), [limit], facts, measure)
+    kept = first_within(best_first(history), first(3), [limit], cache, measure)
     assert [trial.number for trial, _ in kept.trials] == [19, 17, 15]
     assert kept.passed_over == 2
     assert len(measure.measured) == 5
     # Asked for fewer or for more, it measures only what it does not know yet.
-    assert first_within(best_first(history), first(2), [limit], facts, clock()).trials == kept.trials[:2]
+    assert first_within(best_first(history), first(2), [limit], cache, clock()).trials == kept.trials[:2]
     more = timed(clock, digits_space, history, {14: 6.0})
-    kept = first_within(best_first(history), first(4), [limit], facts, more)
+    kept = first_within(best_first(history), first(4), [limit], cache, more)
     assert [trial.number for trial, _ in kept.trials] == [19, 17, 15, 13]
     assert len(more.measured) == 2
     # Where there are no more, those that there are.
-    kept = first_within(best_first(history), first(99), [limit], facts, timed(clock, digits_space, history, {14: 6.0}))
+    kept = first_within(best_first(history), first(99), [limit], cache, timed(clock, digits_space, history, {14: 6.0}))
     assert len(kept.trials) == 17
 
 
-def test_a_lower_end_holds_for_what_is_measured_too(digits_space, made_up_model, clock, history, facts):
+def test_a_lower_end_holds_for_what_is_measured_too(digits_space, made_up_model, clock, history, cache):
     limit = PredictedLimit(LatencyLimit.parse("4..5ms@cpu"), made_up_model(digits_space))
     measure = timed(clock, digits_space, history, {19: 3.99, 18: 4.0})
-    assert winner_of(first_within(best_first(history), first(1), [limit], facts, measure))[0].number == 18
+    assert winner_of(first_within(best_first(history), first(1), [limit], cache, measure))[0].number == 18
 
 
-def test_all_of_several_limits_have_to_be_kept(digits_space, made_up_model, clock, history, facts):
+def test_all_of_several_limits_have_to_be_kept(digits_space, made_up_model, clock, history, cache):
     model = made_up_model(digits_space)
     limits = [PredictedLimit(LatencyLimit.parse(text), model) for text in ("5ms@cpu", "2ms@cpu:threads=1")]
 
@@ -322,33 +329,33 @@ def test_all_of_several_limits_have_to_be_kept(digits_space, made_up_model, cloc
             slow = setting.threads == 1 and network.arch == history[19].arch
             return type(latency)(**{**dict(latency), "median_ms": 3.0 if slow else 1.0})
 
-    trial, latencies = winner_of(first_within(best_first(history), first(1), limits, facts, Clock()))
+    trial, latencies = winner_of(first_within(best_first(history), first(1), limits, cache, Clock()))
     assert trial.number == 18
     assert set(latencies) == {"cpu", "cpu:threads=1"}
 
 
-def test_where_none_is_within_the_limit_there_is_no_winner(digits_space, made_up_model, clock, history, facts):
+def test_where_none_is_within_the_limit_there_is_no_winner(digits_space, made_up_model, clock, history, cache):
     limit = PredictedLimit(LatencyLimit.parse("0.5ms@cpu"), made_up_model(digits_space))
     measure = timed(clock, digits_space, history, {0: 0.1})
     with pytest.raises(
         UnmetBudgetError, match=r"8 were measured and none keeps at most 0.5 ms@cpu; they take 1 to 1 ms"
     ):
-        first_within(best_first(history), first(1), [limit], facts, measure)
+        first_within(best_first(history), first(1), [limit], cache, measure)
     # By then it is known that predictions are far off, and no other trial is predicted within the limit.
     assert len(measure.measured) == limits_module.UNCORRECTED < len(history)
 
 
-def test_no_more_than_so_many_are_measured(digits_space, made_up_model, clock, history, facts, monkeypatch):
+def test_no_more_than_so_many_are_measured(digits_space, made_up_model, clock, history, cache, monkeypatch):
     limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=100.0), made_up_model(digits_space))
     # However predictions are corrected, all seem to be within the limit, and none is.
     monkeypatch.setattr(limits_module, "median", lambda ratios: 1.0)
     measure = timed(clock, digits_space, history, {trial.number: 101.0 for trial in history})
     with pytest.raises(UnmetBudgetError, match="16 were measured and none keeps"):
-        first_within(best_first(history), first(1), [limit], facts, measure)
+        first_within(best_first(history), first(1), [limit], cache, measure)
     assert len(measure.measured) == limits_module.FINALISTS < len(history)
 
 
-def test_predictions_that_were_all_too_low_are_corrected(digits_space, made_up_model, clock, history, facts):
+def test_predictions_that_were_all_too_low_are_corrected(digits_space, made_up_model, clock, history, cache):
     model = made_up_model(digits_space)
     predicted = sorted(model.predict(trial.arch) for trial in history)
     # Everything takes a third longer than predicted, and only the few fastest still keep the limit.
@@ -356,14 +363,14 @@ def test_predictions_that_were_all_too_low_are_corrected(digits_space, made_up_m
     slowest_first = sorted(history, key=lambda trial: model.predict(trial.arch))
     ranked = [trial_of(i, trial.arch) for i, trial in enumerate(slowest_first)]
     measure = timed(clock, digits_space, ranked, {t.number: 4 / 3 * model.predict(t.arch) for t in ranked})
-    kept = first_within(best_first(ranked), first(1), [limit], facts, measure)
+    kept = first_within(best_first(ranked), first(1), [limit], cache, measure)
     assert winner_of(kept)[0] == ranked[2]
     assert kept.passed_over == limits_module.UNCORRECTED
     assert len(measure.measured) == limits_module.UNCORRECTED + 1
 
 
 def test_what_only_those_beyond_the_limit_dominated_comes_to_the_front(
-    digits_space, made_up_model, clock, history, facts
+    digits_space, made_up_model, clock, history, cache
 ):
     limit = PredictedLimit(LatencyLimit.parse("5ms@cpu"), made_up_model(digits_space))
     # Accuracy and (negative) cost: 19 dominates 18, which dominates 17; 3 is dominated by none.
@@ -374,19 +381,19 @@ def test_what_only_those_beyond_the_limit_dominated_comes_to_the_front(
         return [left[i] for i in front(np.array([trial.objectives for trial in left]))]
 
     measure = timed(clock, digits_space, history, {19: 6.0})
-    kept = first_within(trials, choose, [limit], facts, measure)
+    kept = first_within(trials, choose, [limit], cache, measure)
     assert [trial.number for trial, _ in kept.trials] == [18, 3]
     assert kept.passed_over == 1
     assert len(measure.measured) == 3
     # Where all of the first front is beyond it, there is another behind.
     faster = PredictedLimit(LatencyLimit.parse("0.5ms@cpu"), limit.model)
     measure = timed(clock, digits_space, history, {17: 0.4})
-    kept = first_within(trials, choose, [faster], facts, measure)
+    kept = first_within(trials, choose, [faster], cache, measure)
     assert [trial.number for trial, _ in kept.trials] == [17]
     assert kept.passed_over == 3
 
 
-def test_noise_loses_no_finalist(digits_space, made_up_model, clock, history, facts):
+def test_noise_loses_no_finalist(digits_space, made_up_model, clock, history, cache):
     limit = PredictedLimit(LatencyLimit.parse("5ms@cpu"), made_up_model(digits_space))
     measure = timed(clock, digits_space, history, {19: 9.0})
 
@@ -396,7 +403,7 @@ def test_noise_loses_no_finalist(digits_space, made_up_model, clock, history, fa
         return measure(network, input_shape, setting)
 
     with pytest.raises(NoisyMachineError):
-        first_within(best_first(history), first(1), [limit], facts, noisy)
+        first_within(best_first(history), first(1), [limit], cache, noisy)
     rest = timed(clock, digits_space, history, {19: 9.0})
-    assert winner_of(first_within(best_first(history), first(1), [limit], facts, rest))[0].number == 18
+    assert winner_of(first_within(best_first(history), first(1), [limit], cache, rest))[0].number == 18
     assert len(rest.measured) == 1

@@ -19,17 +19,21 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.search.finalists import Finalist
+from psvit.search.objectives import Objective, Objectives
 from psvit.search.pareto import front
-from psvit.search.report import Reference, deit_references, render, write_report
 from psvit.search.report.best_of_draws import best_of_draws
+from psvit.search.report.document import render, write_report
 from psvit.search.report.figures import best_so_far
+from psvit.search.report.formatting import in_words
+from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.shared_choices import Group, shared_choices
-from psvit.search.report.words import in_words
 from psvit.search.trial import Score, Trial
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\"'"
+
+IN_THREE = Objectives(names=("accuracy", "params", "latency"), others=(Objective("latency", lambda arch: 1.0),))
 
 
 class Page(HTMLParser):
@@ -282,7 +286,7 @@ def test_references_are_drawn_and_named_on_every_cost(made_up_report):
     largest = cost(SearchSpace.load("psvit-2d-nano").largest)
     near = Reference(name="near", cost=largest)
     far = Reference(name="far", cost=largest.model_copy(update={"macs": 10**12, "num_params": 10**9}))
-    changes = {"history": history, "control": control, "objectives": ("accuracy", "params", "latency")}
+    changes = {"history": history, "control": control, "objectives": IN_THREE}
     page = Page(render(replace(report, references=[near, far], finalists=front, **changes)))
     for name, value, cost_of_far in [
         ("macs", largest.macs / 1e6, "far at 1000 GFLOPs"),
@@ -464,7 +468,7 @@ def test_several_objectives_have_a_front_and_no_winner(made_up_report):
                 report,
                 history=history,
                 control=control,
-                objectives=("accuracy", "params", "latency"),
+                objectives=IN_THREE,
                 finalists=found,
                 hypervolume=[(1, 0.5), (2, 0.75), (256, 1.5)],
             )
@@ -492,7 +496,7 @@ def test_a_front_of_score_and_one_cost_is_a_line_in_that_cost_alone(made_up_repo
         report,
         history=[replace(trial, objectives=(1.0, -1.0)), other],
         control=[],
-        objectives=("accuracy", "params"),
+        objectives=Objectives(names=("accuracy", "params")),
         finalists=[Finalist(trial=trial), Finalist(trial=other)],
     )
     page = Page(render(two))

@@ -14,8 +14,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from psvit.search.finalists import Finalist
+from psvit.search.objectives import Objectives
 from psvit.search.pareto import front
-from psvit.search.report import Reference, write_report
+from psvit.search.report.document import write_report
+from psvit.search.report.references import Reference
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -149,7 +151,7 @@ def file(made_up_report, tmp_path):
                 report,
                 history=complete,
                 control=[],
-                objectives=("accuracy", "macs", "params"),
+                objectives=Objectives(names=("accuracy", "macs", "params")),
                 finalists=[Finalist(trial=complete[int(at)], latencies=latencies) for at in front(np.array(turned))],
                 hypervolume=[(n, float(n) ** 0.5) for n in range(1, len(complete) + 1)],
             )

@@ -1,0 +1,374 @@
+"""Retraining runs: what each network is trained by, decided before anything is written, and the networks they give."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from psvit.arch.architecture import Architecture, ArchitectureFile
+from psvit.arch.costs import Cost, cost
+from psvit.classifier import NETWORK_FILE, Classifier
+from psvit.data import ImageData, open_data
+from psvit.errors import InputError
+from psvit.executors.choose_executor import executor_for
+from psvit.executors.executor import Portable
+from psvit.io.announcements import announce
+from psvit.io.documents import Place, path_of, write_atomic
+from psvit.io.run_folder import RunFolder, default_folder
+from psvit.io.tables import html_table, text_table
+from psvit.nn.picture import draw
+from psvit.retrain.several import COMMAND, Network, Retraining, open_teacher
+from psvit.space.budget import format_cost
+from psvit.train.accuracies import LABELS, accuracies, trained_as
+from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
+from psvit.train.choices import choose_device, choose_recipe
+from psvit.train.distributed import joined
+from psvit.train.recipe import Recipe
+
+TABLE_FILE = "networks.csv"
+
+UNNAMED = "network"
+"""What a network is called that has no file."""
+
+Found = Architecture | ArchitectureFile | Place
+"""A network to train: its architecture, a file that holds it, or what a search gave back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainedNetwork:
+    """A network that was trained on its own.
+
+    Attributes:
+        name: what it is called in tables.
+        folder: of its run.
+        file: its architecture file, beside which the weights lie.
+        about: what the file holds: score, budget, provenance.
+        cost: multiply-accumulates, parameters, and bytes of activations of one image.
+    """
+
+    name: str
+    folder: Path
+    file: Path
+    about: ArchitectureFile = field(repr=False)
+    cost: Cost
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str | None = None) -> RetrainedNetwork:
+        """The network of a finished run, called as its folder by default.
+
+        Raises:
+            InputError: there is none, or its file breaks a rule.
+        """
+        file = Path(folder) / NETWORK_FILE
+        about = ArchitectureFile.load(file)
+        name = name or Path(folder).resolve().name
+        return cls(name=name, folder=Path(folder), file=file, about=about, cost=cost(about.arch))
+
+    @property
+    def arch(self) -> Architecture:
+        """What it is."""
+        return self.about.arch
+
+    @property
+    def accuracy(self) -> float:
+        """Its top-1 on the validation images in percent."""
+        return float(self.about.score["value"])
+
+    @property
+    def images(self) -> int:
+        """How many validation images that rests on."""
+        return int(self.about.score["images"])
+
+    @property
+    def how(self) -> str:
+        """How it was trained: `fine_tuned` or `from_scratch`."""
+        return trained_as(self.about)
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Its top-1 in percent beside what it is compared with, by key of `psvit.train.accuracies.LABELS`."""
+        return accuracies(self.about)
+
+    def classifier(self, device: torch.device | str = "cpu") -> Classifier:
+        """The network with its weights, to be used on images.
+
+        Raises:
+            InputError: the weights are gone or damaged.
+        """
+        return Classifier.load(self.file, device)
+
+    def _repr_html_(self) -> str:
+        rows = [(LABELS[key], f"{value:.2f} %") for key, value in self.accuracies.items()]
+        table = html_table(rows, title=f"top-1 on {self.images:,} validation images")
+        return f"<div>{draw(self.arch, titles=[self.name])}{table}</div>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainedNetworks(Sequence[RetrainedNetwork]):
+    """Networks that were trained on their own, in the order in which they were given.
+
+    Attributes:
+        networks: those that could be trained.
+        folder: of the run.
+        file: the table of several networks, as CSV; `None` where one was given.
+        failures: why others could not be trained, by name.
+    """
+
+    networks: tuple[RetrainedNetwork, ...]
+    folder: Path
+    file: Path | None
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @overload
+    def __getitem__(self, index: int) -> RetrainedNetwork: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RetrainedNetwork, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> RetrainedNetwork | tuple[RetrainedNetwork, ...]:
+        return self.networks[index]
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    @property
+    def _known(self) -> list[str]:
+        return [key for key in LABELS if any(key in network.accuracies for network in self)]
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """What stands above the columns of `rows`."""
+        return ("network", "MACs", "parameters", *(key.replace("_", " ") for key in self._known))
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """What each costs and is worth, in words."""
+        return [
+            (
+                network.name,
+                *(format_cost(key, getattr(network.cost, key)) for key in ("macs", "num_params")),
+                *(f"{network.accuracies[key]:.2f} %" if key in network.accuracies else "-" for key in self._known),
+            )
+            for network in self
+        ]
+
+    def __str__(self) -> str:
+        return text_table(self.rows, self.header)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows, self.header, "top-1 on the validation images")
+
+
+def retrain_network(
+    network: Found,
+    data: ImageData | str | Path,
+    *,
+    recipe: Recipe | str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    inherit: bool = False,
+    compare: bool = False,
+    teacher: str | None = None,
+    teacher_weights: str | Path | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    checkpoint_seconds: float = EVERY_SECONDS,
+    keep: int = 1,
+) -> RetrainedNetwork:
+    """Train one network on its own; see `retrain_networks`, whose arguments it takes.
+
+    Raises:
+        InputError: something that was given cannot be used, or the folder is another run's; nothing is written.
+        DivergedError: the loss became NaN or infinite.
+    """
+    return retrain_networks(
+        [network],
+        data,
+        recipe=recipe,
+        settings=settings,
+        inherit=inherit,
+        compare=compare,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+        out=out,
+        seed=seed,
+        device=device,
+        checkpoint_seconds=checkpoint_seconds,
+        keep=keep,
+    )[0]
+
+
+def retrain_networks(
+    networks: Sequence[Found],
+    data: ImageData | str | Path,
+    *,
+    recipe: Recipe | str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    inherit: bool = False,
+    compare: bool = False,
+    teacher: str | None = None,
+    teacher_weights: str | Path | None = None,
+    workers: str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    checkpoint_seconds: float = EVERY_SECONDS,
+    keep: int = 1,
+) -> RetrainedNetworks:
+    """Train networks on all training images, each on its own, and look at the validation images once after that.
+
+    The same call continues a run that was interrupted, and trains no network again that is finished. One network has
+    the run's folder for itself, of several each has a folder in it. Processes that `torchrun` started train together.
+
+    Args:
+        networks: one or more: architectures, files or shipped names of them, or what searches gave back.
+        data: the images, or what `psvit.ImageData.open` takes.
+        recipe: how to train: it, a shipped one's name or a file; by default it goes by the size of the images.
+        settings: values of the recipe to replace, by key, such as `{"epochs": 10}`.
+        inherit: whether to start from the weights of a supernet that lie beside an architecture file.
+        compare: whether to train each the other way too, as long and with the same seed.
+        teacher: a network to learn from, where the recipe says so: a model of timm, or a .yaml file.
+        teacher_weights: its .safetensors or .pth file.
+        workers: `ray` trains several networks at once on a Ray cluster.
+        out: the run's folder; one below `runs/` by default, which is announced.
+        seed: of everything random, at least 0.
+        device: where to compute; by default a GPU where there is one.
+        checkpoint_seconds: least time between two checkpoints; every epoch ends with one besides.
+        keep: how many of the last checkpoints are kept while training lasts.
+
+    Returns:
+        The networks. Where several were given and the training of some failed, it says why.
+
+    Raises:
+        InputError: something that was given cannot be used, or the folder is another run's; nothing is written.
+        DivergedError: one network was given, and its loss became NaN or infinite.
+    """
+    _check(networks, workers, teacher, teacher_weights)
+    read = [_read(network) for network in networks]
+    recipes = [
+        choose_recipe(
+            recipe,
+            settings,
+            min(found.arch.image_size),
+            supernet=False,
+            teacher=bool(teacher),
+            inherited=inherit,
+        )
+        for _, found in read
+    ]
+    checkpointing = CheckpointConfig(every_seconds=checkpoint_seconds, number=keep)
+    place = choose_device(device)
+    with joined(place) as world:
+        if workers and world.size > 1:
+            raise InputError("--workers ray: give it to one process, not to those of torchrun")
+        with world.first_goes_ahead():  # images and weights may have to be fetched
+            opened = open_data(data)
+            images = Portable(opened.reopen, opened)
+            taught = partial(open_teacher, teacher or "", teacher_weights, images, read[0][1].arch.image_size)
+            retraining = Retraining(
+                images=images,
+                teacher=Portable(taught) if teacher else None,
+                inherit=inherit,
+                compare=compare,
+                seed=seed,
+                device=str(place),
+                checkpointing=checkpointing,
+                world=world,
+            )
+            configs = [retraining.config(file, found, one) for (file, found), one in zip(read, recipes, strict=True)]
+        names = _named([file for file, _ in read])
+        config = configs[0] if len(read) == 1 else {"networks": dict(zip(names, configs, strict=True))}
+        folder = Path(out) if out else default_folder("retrain", config)
+        planned = [
+            Network(
+                name=name,
+                file=file,
+                found=found,
+                recipe=chosen,
+                folder=folder if len(read) == 1 else folder / name,
+                config=own,
+            )
+            for name, (file, found), chosen, own in zip(names, read, recipes, configs, strict=True)
+        ]
+        return _run(planned, retraining, folder, config, workers)
+
+
+def _check(
+    networks: Sequence[Found], workers: str | None, teacher: str | None, teacher_weights: str | Path | None
+) -> None:
+    """Refuse what can be told before anything is read."""
+    if not networks:
+        raise InputError("networks: none was given; give one or more")
+    if workers not in (None, "ray"):
+        raise InputError(
+            f"--workers {workers!r}: permitted is ray, which joins the cluster of RAY_ADDRESS or starts one"
+        )
+    if workers and (target := os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+        raise InputError(f"--workers ray: RAY_ADDRESS is {target}; join the cluster on one of its nodes, as auto")
+    if teacher_weights and not teacher:
+        raise InputError(f"--teacher-weights {teacher_weights}: of which network? name it with --teacher")
+
+
+def _read(network: Found) -> tuple[Path | None, ArchitectureFile]:
+    """The architecture file of a network, where it has one, and what is known about it."""
+    if isinstance(network, ArchitectureFile):
+        return None, network
+    if isinstance(network, Architecture):
+        return None, ArchitectureFile(arch=network)
+    file = path_of(network)
+    return file, ArchitectureFile.load(file)
+
+
+def _named(files: Sequence[Path | None]) -> list[str]:
+    """What networks are called: as their files, with a number in front where two would be called alike."""
+    stems = [file.stem if file else UNNAMED for file in files]
+    digits = len(str(len(stems) - 1))
+    return stems if len(set(stems)) == len(stems) else [f"{i:0{digits}}-{stem}" for i, stem in enumerate(stems)]
+
+
+def _run(
+    networks: list[Network], retraining: Retraining, folder: Path, config: dict[str, Any], workers: str | None
+) -> RetrainedNetworks:
+    held = []
+
+    def begin() -> None:
+        # Held until the end, so that no other run is at work in it.
+        held.append(RunFolder(folder, COMMAND, config))
+        announce(f"run: {folder}")
+
+    retraining.world.first_alone(begin)
+    if len(networks) == 1:
+        retraining(networks[0])
+        return RetrainedNetworks(networks=(_trained(networks[0]),), folder=folder, file=None)
+    # What is finished is returned as it is, for which nothing is begun on a cluster.
+    wanted = [network for network in networks if not network.is_finished()] if workers else networks
+    outcomes = executor_for(workers, torch.device(retraining.device)).run(retraining, wanted)
+    failures = {network.name: outcome.failure for network, outcome in outcomes if outcome.failure}
+    trained = tuple(_trained(network) for network in networks if network.is_finished())
+    if retraining.world.is_first:
+        _write_table(trained, folder / TABLE_FILE)
+    return RetrainedNetworks(networks=trained, folder=folder, file=folder / TABLE_FILE, failures=failures)
+
+
+def _trained(network: Network) -> RetrainedNetwork:
+    return RetrainedNetwork.load(network.folder, network.name)
+
+
+def _write_table(networks: Sequence[RetrainedNetwork], path: Path) -> None:
+    """Write what networks cost and are worth as a CSV file: accuracies in percent, costs of one image."""
+    text = io.StringIO()
+    columns = ["network", "macs", "num_params", "activation_bytes", "how", *LABELS, "file"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for network in networks:
+        known = {**network.cost.to_dict(), "how": network.how, **network.accuracies, "file": str(network.file)}
+        writer.writerow({"network": network.name, **known})
+    write_atomic(path, text.getvalue())

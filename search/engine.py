@@ -1,0 +1,366 @@
+"""The steps of a search, from its plan to the winner, its weights and its report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from psvit.errors import LostWorkersError, RunError, UnmetBudgetError
+from psvit.executors.choose_executor import executor_for
+from psvit.executors.executor import Portable
+from psvit.io.documents import write_atomic
+from psvit.io.run_folder import RunFolder
+from psvit.nn.network import PSViT
+from psvit.search.bounds import Bound
+from psvit.search.candidates import DRAWS
+from psvit.search.evaluator import Evaluator
+from psvit.search.finalists import Finalist, train_finalists
+from psvit.search.latency.limits import first_within
+from psvit.search.latency.measure import Latency, measure
+from psvit.search.pareto import front, hypervolumes
+from psvit.search.plan import SearchPlan
+from psvit.search.prepared import Prepared, prepare
+from psvit.search.racing import ties
+from psvit.search.report.references import Reference, deit_references
+from psvit.search.report.report import Report
+from psvit.search.result import HtmlFile, SearchResult
+from psvit.search.result_cache import StudyStore
+from psvit.search.search import draw_control, search
+from psvit.search.storage import open_storage
+from psvit.search.study import CONTROL, STUDY_NAME, Study
+from psvit.search.trial import Trial
+from psvit.search.trial_table import trial_table
+from psvit.search.winner import Evidence, write_front, write_winner
+from psvit.space.search_space import SearchSpace
+from psvit.supernet.supernet import Supernet
+from psvit.train.job_runner import JobRunner, initial_network
+from psvit.train.training_job import RANDOM, TrainingJob
+
+JOURNAL, REPORT, HISTORY = "study.journal", "report.html", "history.csv"
+
+Stop = KeyboardInterrupt | LostWorkersError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """The outcome of the evaluations of a search, whether it came to its end or was stopped.
+
+    Attributes:
+        study: the study of the candidates.
+        control: the study of the architectures that were drawn for comparison; `None` if none were wanted.
+        description: what the evaluator says of its scores.
+        references: networks to compare with.
+        stopped: the interruption that stopped the search; `None` if it came to its end.
+    """
+
+    study: Study
+    control: Study | None
+    description: dict[str, Any]
+    references: list[Reference]
+    stopped: Stop | None
+
+
+def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
+    """Build and train what is missing, search, and write the winner, its weights and the history.
+
+    An interrupted run is continued. A finished run is not repeated. If the search is stopped by Ctrl-C or loses its
+    workers, the best candidate so far is written, as soon as at least one was scored.
+
+    Args:
+        plan: the resolved plan of the search.
+        folder: the folder of the run.
+        command: the command or call that repeats the search, for the report.
+
+    Raises:
+        InputError: no architecture is within the budget; the message names the reachable range.
+        NoisyMachineError: the machine was too noisy to measure latency; the same call continues.
+        UnmetBudgetError: no architecture was found or measured within the limits on latency.
+        RunError: every evaluation failed; the message says why the last did.
+    """
+    prepared = prepare(plan, folder)
+    searched = _search(prepared)
+    trials = trial_table(searched.study)
+    write_atomic(folder / HISTORY, trials.to_csv())
+    _check_found(prepared, searched.study)
+    best: list[Finalist] = []
+    passed_over, stopped = 0, searched.stopped
+    if not stopped:
+        try:
+            best, passed_over = _best(prepared, searched.study, measure)
+            best = _trained(prepared, searched.study, best)
+        except (KeyboardInterrupt, LostWorkersError) as error:
+            stopped = error
+    if stopped:
+        best, passed_over = _best(prepared, searched.study, None)
+    searched = replace(searched, stopped=stopped)
+    report = _report(prepared, searched, command, best, passed_over)
+    from psvit.search.report.document import write_report  # it loads plotly
+
+    write_report(folder / REPORT, report)
+    best, points = _deliver(prepared, searched, best, report)
+    return SearchResult(
+        folder=folder.path,
+        file=best[0].file,
+        finalists=best,
+        front=points,
+        trials=trials,
+        report=HtmlFile(folder / REPORT),
+        objectives=plan.objectives,
+        kind=searched.description.get("kind", "score"),
+        fidelity=searched.description.get("fidelity", "not measured"),
+        wanted=plan.trials,
+        passed_over=passed_over,
+        data=plan.data.name if plan.data else None,
+        stopped=stopped,
+    )
+
+
+def _search(prepared: Prepared) -> Searched:
+    """Evaluate the candidates, the architectures that are drawn for comparison, and the references."""
+    plan = prepared.plan
+    study, control = _studies(prepared)
+    references = deit_references(plan.space)
+    stopped: Stop | None = None
+    began = time.monotonic()
+    with _evaluator(prepared) as evaluator:
+        try:
+            for _ in search(
+                prepared.candidates,
+                plan.searcher,
+                evaluator,
+                study,
+                trials=plan.trials,
+                seed=plan.asked.seed,
+                seconds=plan.search_seconds,
+                keep=plan.keep,
+            ):
+                pass
+            if control is not None:
+                draw_control(
+                    prepared.candidates,
+                    evaluator,
+                    control,
+                    study.history,
+                    trials=plan.control_of(len(study.history)),
+                    seed=plan.asked.seed,
+                    seconds=plan.asked.seconds and plan.asked.seconds - (time.monotonic() - began),
+                )
+            references = _scored(references, plan.space, evaluator)
+        except (KeyboardInterrupt, LostWorkersError) as error:
+            stopped = error
+        if stopped:
+            # The study is opened anew, because the interruption may have come while it was reading its storage.
+            study, control = _studies(prepared)
+            if not study.history.complete:
+                raise stopped
+        description = evaluator.describe()
+    return Searched(study=study, control=control, description=description, references=references, stopped=stopped)
+
+
+def _studies(prepared: Prepared) -> tuple[Study, Study | None]:
+    """The study of the search, and that of the control; the latter is `None` if no control is wanted.
+
+    Both are kept in the run's own journal, or in the storage that was given, which several processes can share.
+    """
+    plan, folder, wanted = prepared.plan, prepared.folder, prepared.plan.asked.storage
+    storage, name, process = open_storage(wanted or folder / JOURNAL), STUDY_NAME, "0"
+    if wanted is not None:
+        # The same command in another folder joins the search as another process. So each folder has an identity, which
+        # it keeps when the command is repeated.
+        identity = folder / "process"
+        if not identity.exists():
+            write_atomic(identity, uuid.uuid4().hex)
+        digest = hashlib.sha256(json.dumps(plan.config, sort_keys=True).encode()).hexdigest()[:12]
+        name, process = plan.asked.study or f"{STUDY_NAME}-{digest}", identity.read_text()
+    config = {**plan.scored, "supernet": prepared.digest}
+    opened = partial(Study, plan.space, storage, objectives=prepared.objectives, config=config, process=process)
+    return opened(name=name), opened(name=name + CONTROL) if plan.control != 0 else None
+
+
+def _evaluator(prepared: Prepared) -> AbstractContextManager[Evaluator]:
+    """The evaluator: in this process, or on the workers of a cluster."""
+    plan = prepared.plan
+    if plan.asked.workers is None:
+        return nullcontext(prepared.scoring())
+    from psvit.search.prefix_tree import cut
+    from psvit.search.ray_backend import RayEvaluator
+
+    return RayEvaluator(
+        prepared.scoring,
+        cut=partial(cut, plan.space),
+        address=plan.asked.workers,
+        gpus_per_worker=1 if plan.scoring_device.type == "cuda" else 0,
+    )
+
+
+def _check_found(prepared: Prepared, study: Study) -> None:
+    """Raise an error if no candidate was scored, so that there is nothing to choose from."""
+    plan = prepared.plan
+    if study.history.complete:
+        return
+    if study.history.trials:
+        reason = study.history.trials[-1].score.reason
+        raise RunError(f"none of {len(study.history)} architectures could be scored; the last failed: {reason}")
+    bounds: list[Bound] = [*prepared.latencies, *plan.bounds]
+    if bounds:
+        raise UnmetBudgetError(
+            f"budget: none of {DRAWS:,} architectures that were drawn is predicted to keep "
+            f"{' and '.join(map(str, bounds))}; "
+            f"{'; '.join(bound.reach(plan.space) for bound in bounds)}"
+        )
+    raise RunError("nothing was evaluated; give the search more --time")
+
+
+def _best(prepared: Prepared, study: Study, measure: Callable[..., Latency] | None) -> tuple[list[Finalist], int]:
+    """The finalists or the front, best first, and the number of trials that were passed over.
+
+    If there are limits on latency, `measure` measures the trials, and those beyond a limit are passed over. With `None`
+    in its place, nothing is measured.
+    """
+    plan, history = prepared.plan, study.history
+    several = len(plan.objectives) > 1
+    wanted = max(1, plan.asked.finalists if plan.data else 1)
+
+    def choose(left: list[Trial]) -> list[Trial]:
+        if several:
+            return [left[position] for position in front(np.array([trial.objectives for trial in left]))]
+        return left[:wanted]
+
+    trials = history.complete if several else history.best(len(history))
+    kept = first_within(trials, choose, prepared.latencies, study.cache, measure)
+    return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
+
+
+def _trained(prepared: Prepared, study: Study, best: list[Finalist]) -> list[Finalist]:
+    """The finalists after brief trainings, best first.
+
+    With several objectives or without images, nothing is trained, and they are returned as they are.
+    """
+    plan, scoring = prepared.plan, prepared.scoring
+    if plan.finalists_recipe is None:
+        return best
+    assert scoring.data is not None
+    device = plan.scoring_device
+    runner = JobRunner(
+        data=scoring.data,
+        device=str(device),
+        folder=(prepared.folder / "finalists").resolve(),
+        # Without a supernet, the trainings begin with random weights.
+        initial=partial(_inherited, scoring.supernet) if scoring.supernet else initial_network,
+    )
+    return train_finalists(
+        best,
+        runner,
+        executor_for(plan.asked.workers, device, bar="finalists"),
+        StudyStore(study.cache),
+        recipe=plan.finalists_recipe,
+        init=prepared.digest or RANDOM,
+        seed=plan.asked.seed,
+    )
+
+
+def _inherited(supernet: Portable[Supernet], job: TrainingJob) -> PSViT:
+    """The network of a job, with the weights that it inherits from the supernet."""
+    return supernet.get().extract(job.arch)
+
+
+def _scored(references: list[Reference], space: SearchSpace, evaluator: Evaluator) -> list[Reference]:
+    """The references, with a score if they are members of the space. They are scored like candidates."""
+    members = [reference.arch for reference in references if reference.arch and space.contains(reference.arch)]
+    scores = evaluator.evaluate(members) if members else []
+    values = {arch: score.value for arch, score in zip(members, scores, strict=True)}
+    return [
+        replace(reference, score=values[reference.arch]) if reference.arch in values else reference
+        for reference in references
+    ]
+
+
+def _deliver(
+    prepared: Prepared, searched: Searched, best: list[Finalist], report: Report
+) -> tuple[list[Finalist], list[Finalist]]:
+    """Write the winner and, with several objectives, the front; give back finalists and front with their files."""
+    plan = prepared.plan
+    evidence = Evidence(
+        budget=plan.budget,
+        description=searched.description,
+        provenance={
+            "space": plan.space.name,
+            "space_digest": plan.space.digest,
+            "supernet_digest": prepared.digest,
+            "data": plan.data.describe() if plan.data else None,
+            "searcher": plan.searcher.name,
+            "trials": len(searched.study.history),
+            "seed": plan.asked.seed,
+            "limits": plan.limits.resolved,
+            **({"interrupted": True} if searched.stopped else {}),
+        },
+        objectives=prepared.objectives,
+    )
+    title = f"Found for {' and '.join(plan.budget) or 'any budget'} in {plan.space.name}"
+    winner = replace(best[0], written=write_winner(prepared.folder.path, evidence, best, prepared.supernet, title))
+    if len(plan.objectives) > 1:
+        points = write_front(prepared.folder.path, evidence, best, prepared.supernet)
+        return [winner, *points[1:]], points
+    points = [winner if trial is winner.trial else Finalist(trial=trial) for trial in report.front]
+    return [winner, *best[1:]], points
+
+
+def _notes(prepared: Prepared, searched: Searched, best: list[Finalist], passed_over: int) -> list[str]:
+    """Remarks for the reader of the report, such as ties or an early stop."""
+    plan, study = prepared.plan, searched.study
+    notes = ["The search was stopped before its end; this is the best so far."] if searched.stopped else []
+    if all(finalist.failure for finalist in best):
+        notes.append("No finalist could be trained, so the winner is the one with the best score.")
+    if passed_over:
+        notes.append(
+            f"{passed_over} trials with better scores were passed over, because they were measured beyond a limit on "
+            "latency."
+        )
+    if len(plan.objectives) == 1:
+        scores = study.history.scores(len(study.history))
+        places = {len(best): "the last of the finalists" if len(best) > 1 else "the winner"}
+        if plan.race:
+            places[plan.keep] = "the last that racing keeps"
+        for place, name in places.items():
+            if tied := ties(scores, place):
+                notes.append(
+                    f"{tied} candidates tie for place {place}, {name}; of equals the earlier counts as better."
+                )
+    return notes
+
+
+def _report(prepared: Prepared, searched: Searched, command: str, best: list[Finalist], passed_over: int) -> Report:
+    """The report of the search."""
+    plan, history = prepared.plan, searched.study.history
+    volumes = hypervolumes(history.objectives, history.objectives.min(axis=0)) if len(plan.objectives) > 1 else []
+    evaluations = [number for number, trial in enumerate(history, start=1) if trial.is_complete]
+    libraries = ("psvit", "torch", "timm", "numpy", "optuna")
+    return Report(
+        title=f"{' and '.join(plan.budget)} in {plan.space.name}",
+        command=command,
+        config=plan.full_config,
+        space=plan.space,
+        budget=plan.budget,
+        searcher=plan.searcher.name,
+        history=history.trials,
+        control=searched.control.history.trials if searched.control else [],
+        objectives=prepared.objectives,
+        description=searched.description,
+        unit=searched.description.get("unit", "%" if plan.needs_supernet else ""),
+        finalists=best,
+        references=searched.references,
+        hypervolume=list(zip(evaluations, volumes, strict=True)) if volumes else [],
+        versions={"python": platform.python_version(), **{name: version(name) for name in libraries}},
+        notes=_notes(prepared, searched, best, passed_over),
+    )

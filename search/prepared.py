@@ -1,0 +1,128 @@
+"""What a search needs before it begins, built, trained and loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from psvit.executors.executor import Portable
+from psvit.io.run_folder import RunFolder
+from psvit.search.candidates import Candidates
+from psvit.search.fidelity.record import known_fidelity
+from psvit.search.latency.build import LatencyPlan, build_model
+from psvit.search.latency.limits import PredictedLimit
+from psvit.search.latency.measure import Setting, measure
+from psvit.search.latency.model import LatencyModel
+from psvit.search.objectives import LATENCY, Objective, Objectives
+from psvit.search.plan import SearchPlan
+from psvit.search.scoring import Scoring, portable_supernet
+from psvit.space.budget import LatencyLimit
+from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
+from psvit.supernet.train import fit_supernet
+
+ANY_LATENCY_MS = 1e9
+"""More than anything takes: where latency is improved and not limited, it is measured in the end all the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A plan with all that it needs, built, trained and loaded.
+
+    Attributes:
+        plan: the plan.
+        folder: of the run.
+        latencies: limits on latency, and what predicts it where it is improved without one.
+        objectives: what is improved.
+        candidates: what may be proposed.
+        scoring: makes evaluators.
+        supernet: whose weights score, or are inherited.
+        digest: of the weights.
+    """
+
+    plan: SearchPlan
+    folder: RunFolder
+    latencies: list[PredictedLimit]
+    objectives: Objectives
+    candidates: Candidates
+    scoring: Scoring
+    supernet: Supernet | None
+    digest: str | None
+
+
+def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
+    """Build and train what the plan needs and was not given."""
+    # Before a supernet is trained, because a limit that nothing can keep shows here.
+    latencies = _predicted_limits(plan, folder)
+    improved = _improved_latency(plan, folder, latencies)
+    others = {one.name: one for one in plan.own}
+    if improved:
+        others[LATENCY] = Objective(LATENCY, improved.value)
+    candidates = Candidates(plan.space, plan.limits, [*latencies, *plan.bounds])
+    file = _supernet_file(plan, folder)
+    # Weights are hashed once: those that were given, by the plan.
+    digest = plan.supernet_digest or (supernet_digest(file) if file else None)
+    supernet = Supernet.load(file, plan.device) if file else None
+    scoring = Scoring(
+        space=plan.space,
+        seed=plan.asked.seed,
+        device=str(plan.scoring_device),
+        own=plan.evaluator,
+        supernet=portable_supernet(file, plan.scoring_device, digest, supernet) if file else None,
+        data=Portable(plan.data.reopen, plan.data) if plan.data else None,
+        share_prefixes=plan.asked.share_prefixes,
+        race=plan.race,
+        fidelity=known_fidelity(file, plan.limits, digest) if file and not plan.evaluator else None,
+    )
+    return Prepared(
+        plan=plan,
+        folder=folder,
+        latencies=[*latencies, *([improved] if improved and not latencies else [])],
+        objectives=Objectives(
+            names=plan.objectives, others=tuple(others[name] for name in plan.objectives if name in others)
+        ),
+        candidates=candidates,
+        scoring=scoring,
+        supernet=supernet,
+        digest=digest,
+    )
+
+
+def _predicted_limits(plan: SearchPlan, folder: RunFolder) -> list[PredictedLimit]:
+    """The limits on latency with their models, built inside the run where none was given."""
+    models = plan.latency_models
+    return [
+        PredictedLimit(limit, models.get(limit.setting) or _latency_model(plan, folder, Setting.of(limit), number))
+        for number, limit in enumerate(plan.limits.latencies, start=1)
+    ]
+
+
+def _improved_latency(plan: SearchPlan, folder: RunFolder, latencies: list[PredictedLimit]) -> PredictedLimit | None:
+    """What predicts the latency that is an objective: that of the first limit, else of the model that was given."""
+    if LATENCY not in plan.objectives:
+        return None
+    if latencies:
+        return latencies[0]
+    model = next(iter(plan.latency_models.values()), None)
+    if model is None:
+        assert plan.latency_setting is not None
+        model = _latency_model(plan, folder, plan.latency_setting, 1)
+    limit = LatencyLimit.from_dict({**model.setting.to_dict(), "upper_ms": ANY_LATENCY_MS})
+    return PredictedLimit(limit, model)
+
+
+def _latency_model(plan: SearchPlan, folder: RunFolder, setting: Setting, number: int) -> LatencyModel:
+    of_space = LatencyPlan.of(plan.space, setting, plan.asked.seed)
+    return build_model(of_space, folder / f"latency-{number}.yaml", measure)[0]
+
+
+def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
+    """The file of the supernet, trained inside the run where one is needed and none was given."""
+    if plan.asked.supernet is not None:
+        return supernet_file(plan.asked.supernet)
+    if not plan.needs_supernet:
+        return None
+    assert plan.data is not None
+    assert plan.recipe is not None
+    return fit_supernet(
+        plan.space, plan.data, plan.recipe, seed=plan.asked.seed, device=plan.device, folder=folder / "supernet"
+    )

@@ -1,0 +1,92 @@
+"""SearchResult: what a search found, as a value."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psvit.arch.costs import METRICS
+from psvit.errors import LostWorkersError
+from psvit.io.tables import Table, html_table
+from psvit.search.finalists import Finalist
+from psvit.search.winner import FRONT
+from psvit.space.budget import format_cost
+
+
+@dataclass(frozen=True)
+class HtmlFile:
+    """A page in a file, which a notebook shows.
+
+    Attributes:
+        path: of the file.
+    """
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" width="100%" height="700" style="border:0"></iframe>'
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        folder: of the run.
+        file: the winner's architecture file; its weights lie beside it, where it inherits some.
+        finalists: the best trials, the winner first; with several objectives, the Pareto front.
+        front: the trials that no other beats: in all objectives where there are several, else in score and MACs.
+        trials: every architecture that was evaluated, a row each.
+        report: `report.html`, for a browser or a notebook.
+        objectives: names of what was improved.
+        kind: what scores are.
+        fidelity: what is known of how truly they rank, or `not measured`.
+        wanted: how many architectures were to be evaluated.
+        passed_over: trials with better scores that were measured beyond a limit on latency.
+        data: the name of the images, where there were some.
+        stopped: what stopped the search before its end, so that this is the best so far.
+    """
+
+    folder: Path
+    file: Path
+    finalists: Sequence[Finalist]
+    front: Sequence[Finalist]
+    trials: Table
+    report: HtmlFile
+    objectives: tuple[str, ...]
+    kind: str
+    fidelity: Any
+    wanted: int
+    passed_over: int
+    data: str | None
+    stopped: KeyboardInterrupt | LostWorkersError | None
+
+    @property
+    def best(self) -> Finalist:
+        """The winner: the first of the finalists."""
+        return self.finalists[0]
+
+    @property
+    def front_folder(self) -> Path | None:
+        """Where the front's architecture files are, where there are several objectives."""
+        return self.folder / FRONT if len(self.objectives) > 1 else None
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"#{one.trial.number}",
+                f"{one.score:.6g}",
+                *(format_cost(metric, getattr(one.cost, metric)) for metric in METRICS),
+                "" if one.accuracy is None else f"{one.accuracy:.2f} %",
+            )
+            for one in self.finalists
+        ]
+        header = ("trial", self.kind, "MACs", "parameters", "activation memory", "after brief training")
+        return f"{self.best._repr_html_()}{html_table(rows, header)}"
