@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -86,7 +87,12 @@ def make_process() -> Callable[..., BaseProcess]:
         "psvit.search.report.document",
     ]
     context.set_forkserver_preload(libraries)
-    return lambda function, *arguments: context.Process(target=ByValue(function), args=arguments)
+
+    def make(function: Callable[..., object], *arguments: Any) -> BaseProcess:
+        by_value = (ByValue(argument) if isinstance(argument, FunctionType) else argument for argument in arguments)
+        return context.Process(target=ByValue(function), args=tuple(by_value))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import importlib
+import itertools
 import json
 import os
 import random
@@ -10,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import optuna
 import pytest
@@ -73,46 +75,61 @@ def slowly(pause, log):
     return evaluate
 
 
-def search_slowly(pause, folder, options):
-    """A slow search, as the command does it, in a process of its own that writes what it says into a file."""
+def call_command(module, arguments, err, evaluate):
+    """Call a command in a process of its own, which writes what it says into a file."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has its children ignore it
-    with open(f"{folder}.err", "wb", buffering=0) as err, open(os.devnull, "wb") as nothing:
-        os.dup2(err.fileno(), 2)
+    with err.open("wb", buffering=0) as said, open(os.devnull, "wb") as nothing:
+        os.dup2(said.fileno(), 2)
         os.dup2(nothing.fileno(), 1)
-    DSS.evaluate = slowly(pause, f"{folder}.log")
-    sys.argv = ["psvit-search", *ARGUMENTS, "--out", str(folder), *map(str, options)]
-    cli_module.main()
+    if evaluate is not None:
+        DSS.evaluate = evaluate
+    sys.argv = [module, *map(str, arguments)]
+    importlib.import_module(module).main()
 
 
-class Searching:
-    """A process that searches, with its status once it has ended, and what it said."""
+class Called:
+    """A command in a process of its own: its status once it has ended, and what it said."""
 
-    def __init__(self, process, folder):
-        self.process, self.folder = process, folder
+    def __init__(self, process, err):
+        self._process, self._err = process, err
         process.start()
 
     def poll(self):
-        return self.process.exitcode
+        return self._process.exitcode
 
     def wait(self):
-        self.process.join()
-        return self.process.exitcode
+        self._process.join()
+        return self._process.exitcode
 
     def send_signal(self, number):
-        os.kill(self.process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(self._process.pid, number)
 
     @property
     def err(self):
         self.wait()
-        return Path(f"{self.folder}.err").read_text()
+        return self._err.read_text()
 
 
 @pytest.fixture
-def start(make_process, tmp_path):
+def call_apart(make_process, tmp_path):
+    """Calls a command in a process of its own, and does not wait for it."""
+    numbers = itertools.count()
+
+    def process(module, *arguments, evaluate=None):
+        err = tmp_path / f"{next(numbers)}.err"
+        return Called(make_process(call_command, module, arguments, err, evaluate), err)
+
+    return process
+
+
+@pytest.fixture
+def start(call_apart, tmp_path):
     """Starts a slow search in a process of its own."""
 
     def process(out, *options, pause=0.02):
-        return Searching(make_process(search_slowly, pause, tmp_path / out, options), tmp_path / out)
+        evaluate = slowly(pause, tmp_path / f"{out}.log")
+        return call_apart("psvit.search.cli", *ARGUMENTS, "--out", tmp_path / out, *options, evaluate=evaluate)
 
     return process
 
@@ -210,12 +227,12 @@ def test_two_searches_on_one_storage_of_which_one_is_killed(start, tmp_path):
     """Others go on while one is down, and it takes its own batch up again when it comes back."""
     rng = random.Random(0)
     options = ("--storage", str(tmp_path / "shared.journal"))
-    steady, killed = start("steady", *options, pause=0.05), start("killed", *options, pause=0.05)
+    steady, killed = start("steady", *options, pause=0.1), start("killed", *options, pause=0.1)
     for _ in range(3):
-        time.sleep(rng.uniform(8, 12))
+        time.sleep(rng.uniform(1, 2))
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        killed = start("killed", *options, pause=0.05)
+        killed = start("killed", *options, pause=0.1)
     for process in (steady, killed):
         assert process.wait() == 0, process.err
     evaluated = [(tmp_path / f"{name}.log").read_text().splitlines() for name in ("steady", "killed")]
@@ -480,7 +497,7 @@ def test_a_lock_that_another_program_left_does_not_stop_a_search(call, tmp_path)
     assert call("psvit-search", *arguments).status == 0
 
 
-BRIEF = ("--data", "digits", "--set", "epochs=4", "--set", "warmup_epochs=1", "--set", "batch_size=64")
+BRIEF = ("--set", "epochs=4", "--set", "warmup_epochs=1")
 FULL_OF_CHANCE = ("--set", "drop_path_rate=0.1", "--set", "mixup=0.5", "--set", "ema_decay=0.9", "--set", "hflip=0.5")
 
 
@@ -490,76 +507,84 @@ def newest(folder):
 
 
 @pytest.mark.slow
-def test_a_supernet_killed_at_random_moments_ends_bit_for_bit(script, tmp_path):
-    command = [script("psvit-supernet"), *BRIEF, *FULL_OF_CHANCE, "--set", "sampling=sandwich"]
+def test_a_supernet_killed_at_random_moments_ends_bit_for_bit(call, call_apart, few_digits, tmp_path):
+    settings = (*BRIEF, *FULL_OF_CHANCE, "--set", "batch_size=8", "--set", "sampling=sandwich")
+    command = ("--data", few_digits, *settings)
     rng = random.Random(1)
     kills = 0
     while kills < 4:
         before = newest(tmp_path / "killed")
-        process = subprocess.Popen([*command, "--checkpoint-every", "0.001s", "--out", tmp_path / "killed"])
+        options = ("--checkpoint-every", "0.001s", "--out", tmp_path / "killed")
+        process = call_apart("psvit.supernet.cli", *command, *options)
         while process.poll() is None and newest(tmp_path / "killed") < before + rng.randint(1, 20):
             time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL, process.err
         kills += 1
     assert newest(tmp_path / "killed") > 4
     # Neither how often checkpoints are written nor how many are kept is part of what a run is.
-    subprocess.run([*command, "--keep", "2", "--out", tmp_path / "killed"], check=True)
-    subprocess.run([*command, "--out", tmp_path / "whole"], check=True)
+    assert call("psvit-supernet", *command, "--keep", "2", "--out", tmp_path / "killed").status == 0
+    assert call_apart("psvit.supernet.cli", *command, "--out", tmp_path / "whole").wait() == 0
     one, other = ((tmp_path / name / "supernet.safetensors").read_bytes() for name in ("killed", "whole"))
     assert one == other
     # Nothing half written is left, only the file that is locked.
     assert [path.name for path in tmp_path.glob("killed/**/.*")] == [LOCK_FILE]
 
 
+@pytest.fixture
+def torchrun(python, script):
+    """Runs a command in two processes that PyTorch starts."""
+
+    def run(command, *arguments, check=True):
+        launch = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
+        line = [*launch, script(command), *map(str, arguments)]
+        return subprocess.run(line, check=check, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def assert_nearly_equal(one, other):
+    one, other = load_file(one), load_file(other)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=1e-4)
+
+
 @pytest.mark.slow
-def test_torchrun_trains_in_two_processes(python, script, tmp_path):
-    torchrun = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
-    command = [script("psvit-supernet"), *BRIEF, "--set", "opt=momentum", "--set", "lr=0.05"]
-    done = subprocess.run(
-        [*torchrun, *command, "--out", tmp_path / "two"], check=True, capture_output=True, text=True, timeout=300
-    )
+def test_torchrun_trains_in_two_processes(torchrun, call, few_digits, tmp_path):
+    settings = (*BRIEF, "--set", "batch_size=32", "--set", "opt=momentum", "--set", "lr=0.05")
+    done = torchrun("psvit-supernet", "--data", few_digits, *settings, "--out", tmp_path / "two")
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
         "run",
         "trained a supernet of the 6,468 architectures of psvit-2d-digits",
     ]
-    subprocess.run([*command, "--out", tmp_path / "one"], check=True)
-    one, two = (load_file(tmp_path / name / "supernet.safetensors") for name in ("one", "two"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-4)
+    assert call("psvit-supernet", "--data", few_digits, *settings, "--out", tmp_path / "one").status == 0
+    assert_nearly_equal(*(tmp_path / name / "supernet.safetensors" for name in ("one", "two")))
 
 
 @pytest.mark.slow
-def test_torchrun_retrains_several_networks_in_two_processes(python, script, tmp_path):
-    torchrun = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
+def test_torchrun_retrains_several_networks_in_two_processes(torchrun, call, few_digits, tmp_path):
     space = SearchSpace.load("psvit-2d-digits")
-    for name in (0, 1):
-        space[900 * name].save(tmp_path / f"{name}.yaml")
+    files = [tmp_path / f"{name}.yaml" for name in (0, 1)]
+    for name, file in enumerate(files):
+        space[900 * name].save(file)
     # Without stochastic depth, which each process draws for its part.
-    settings = ("epochs=2", "warmup_epochs=0", "batch_size=128", "drop_path_rate=0", "opt=momentum", "lr=0.05")
-    command = [script("psvit-retrain"), tmp_path / "0.yaml", tmp_path / "1.yaml", "--data", "digits"]
-    command += [word for setting in settings for word in ("--set", setting)]
-    done = subprocess.run(
-        [*torchrun, *command, "--out", tmp_path / "two"], check=True, capture_output=True, text=True, timeout=300
-    )
+    settings = ("epochs=2", "warmup_epochs=0", "batch_size=32", "drop_path_rate=0", "opt=momentum", "lr=0.05")
+    arguments = [*files, "--data", few_digits, *(word for setting in settings for word in ("--set", setting))]
+    done = torchrun("psvit-retrain", *arguments, "--out", tmp_path / "two")
     assert done.stdout.count("trained 2 networks") == 1
-    subprocess.run([*command, "--out", tmp_path / "one"], check=True)
+    assert call("psvit-retrain", *arguments, "--out", tmp_path / "one").status == 0
     for network in ("0", "1"):
-        one, two = (load_file(tmp_path / name / network / "network.safetensors") for name in ("one", "two"))
-        for name, tensor in one.items():
-            torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-4)
+        assert_nearly_equal(*(tmp_path / name / network / "network.safetensors" for name in ("one", "two")))
 
 
 @pytest.mark.slow
-def test_bad_input_to_several_processes_is_one_line(python, script, tmp_path):
-    torchrun = [python, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--standalone"]
-    for options in (["--set", "batch_size=63"], ["--space", "nowhere"], ["--out", "/proc/nowhere"]):
-        command = [*torchrun, script("psvit-supernet"), "--data", "digits", "--out", tmp_path / "run", *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode
-        # What torchrun adds of its own is not ours.
-        assert len([line for line in done.stderr.splitlines() if line.startswith("psvit-supernet: ")]) == 1
-        assert not [line for line in done.stderr.splitlines() if line.startswith("Traceback") and "psvit" in line]
+@pytest.mark.parametrize("options", [("--set", "batch_size=63"), ("--out", "/proc/nowhere")], ids=str)
+def test_bad_input_to_several_processes_is_one_line(torchrun, tmp_path, options):
+    done = torchrun("psvit-supernet", "--data", "digits", "--out", tmp_path / "run", *options, check=False)
+    assert done.returncode
+    # What torchrun adds of its own is not ours.
+    assert len([line for line in done.stderr.splitlines() if line.startswith("psvit-supernet: ")]) == 1
+    assert not [line for line in done.stderr.splitlines() if line.startswith("Traceback") and "psvit" in line]
     assert not (tmp_path / "run").exists()
 
 
