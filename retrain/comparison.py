@@ -46,7 +46,7 @@ class Difference:
     """By how many points the top-1 of a network exceeds that of the first.
 
     Attributes:
-        points: the difference; negative where the first is better.
+        points: the difference; negative if the first is better.
         interval: its bootstrap interval, in points.
         p: how often a resample would be as far on the other side of zero, on both sides; small where they differ.
     """
@@ -161,7 +161,7 @@ def compare(
         resamples: how many, at least 100.
         confidence: of the intervals, between 0 and 1.
         seed: of the resamples; equal calls give equal figures.
-        device: where to compute; by default a GPU where there is one.
+        device: where to compute; by default a GPU if there is one.
 
     Raises:
         InputError: something that was given cannot be used.

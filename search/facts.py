@@ -1,8 +1,7 @@
-"""Facts: what a search learns besides the scores of its trials, kept in its study as well.
+"""Facts: results of a search besides its scores, kept in its study: accuracies of finalists, measured latencies.
 
-Those are the accuracies of trained finalists and measured latencies: attributes of the study, each under a name that
-holds all it depends on that the study's configuration does not. Other processes find them, and so does the same search
-in another folder; another study has facts of its own.
+A fact is an attribute of the study. Its name contains everything that the fact depends on and that the study's
+configuration does not say. All processes that work on the study find its facts; another study has facts of its own.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ class Facts:
     """The facts of one study, JSON-serialisable mappings by name.
 
     Args:
-        study: where they are kept.
+        study: the study that keeps them.
     """
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """What is known under a name by now, by any process."""
+        """The fact of a name, from whichever process; `None` if there is none yet."""
         value: dict[str, Any] | None = self._study.user_attrs.get(name)
         return value
 
     def learn(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What is known under a name; what nobody knows is found now and kept before it is returned.
+        """The fact of a name. If there is none yet, `find` is called, and its result is stored before it is returned.
 
-        Processes that look for the same at the same time both find it; the first that is done is believed.
+        If two processes look for one fact at the same time, both call `find`, and the first result is kept.
         """
         known = self.get(name)
         if known is None:

@@ -149,7 +149,7 @@ class PrefixTree:
     Args:
         space: the space that the architectures are of.
         archs: the population, no two equal.
-        positions: those of the architectures in a larger population; from 0 on where not given.
+        positions: those of the architectures in a larger population; by default from 0 on.
 
     Attributes:
         roots: the first steps; several, where first widths differ.

@@ -31,7 +31,7 @@ class Prepared:
     Attributes:
         plan: the plan.
         folder: of the run.
-        latencies: limits on latency, and what predicts it where it is improved without one.
+        latencies: limits on latency. If latency is improved without a limit, its model is here as well.
         objectives: what is improved.
         candidates: what may be proposed.
         scoring: makes evaluators.
@@ -87,7 +87,7 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
 
 
 def _predicted_limits(plan: SearchPlan, folder: RunFolder) -> list[PredictedLimit]:
-    """The limits on latency with their models, built inside the run where none was given."""
+    """The limits on latency with their models. A model that was not given is built inside the run."""
     models = plan.latency_models
     return [
         PredictedLimit(limit, models.get(limit.setting) or _latency_model(plan, folder, Setting.of(limit), number))
@@ -115,7 +115,7 @@ def _latency_model(plan: SearchPlan, folder: RunFolder, setting: Setting, number
 
 
 def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
-    """The file of the supernet, trained inside the run where one is needed and none was given."""
+    """The file of the supernet. If one is needed and none was given, it is trained inside the run."""
     if plan.asked.supernet is not None:
         return supernet_file(plan.asked.supernet)
     if not plan.needs_supernet:

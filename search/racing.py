@@ -163,7 +163,7 @@ def chance_of_wins(wins: Counts, losses: Counts, seen: int, total: int) -> NDArr
         total: all images.
 
     Returns:
-        A bound on the probability, 1 where there are no more wins than losses.
+        A bound on the probability; 1 if there are no more wins than losses.
     """
     discordant = wins + losses
     half = (discordant + total - seen + 1) // 2

@@ -36,7 +36,7 @@ class Scoring:
         device: where to compute.
         own: an evaluator of a user's own, which then scores.
         supernet: whose weights score; without one, a training-free indicator does.
-        data: the images, where there is a supernet.
+        data: the images, if there is a supernet.
         share_prefixes: whether candidates that begin alike are computed together.
         race: when candidates are given up on; never without it.
         fidelity: what is known of how well the supernet ranks, JSON-serialisable.
@@ -86,8 +86,8 @@ def portable_supernet(
     Args:
         file: the file.
         device: where to.
-        digest: of the weights, which are refused where they are others; without one any will do.
-        loaded: the supernet, where this process has it already.
+        digest: of the weights. Other weights are refused; without a digest, any will do.
+        loaded: the supernet, if this process has it already.
     """
     return Portable(partial(_load, str(file), device, digest), loaded)
 

@@ -59,7 +59,7 @@ class Evidence:
 def write_winner(
     folder: Path, evidence: Evidence, finalists: Sequence[Finalist], supernet: Supernet | None, title: str
 ) -> Path:
-    """Write `best.yaml`, its picture and, where there is a supernet, its weights.
+    """Write `best.yaml`, its picture and, if there is a supernet, its weights.
 
     Equal searches write equal bytes, except for measured latencies.
 

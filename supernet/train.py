@@ -171,7 +171,7 @@ def fit_supernet(
 
 
 def _begun(space: SearchSpace, recipe: SupernetRecipe, seed: int, init: Vit | None, folder: Path | None) -> Supernet:
-    """The supernet as training begins with it; what it begins with is written to the folder, where one is given."""
+    """The supernet as training begins with it; what it begins with is written to the folder, if one is given."""
     with seeded(seed):
         supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
     if init:

@@ -127,7 +127,7 @@ class StemCost:
     Attributes:
         terms: from patches, channels of the image, and `embed_dim`; without positions and class token.
         elements: from the same, the most numbers that are alive in it at once, the image not counted.
-        check: raises a `ValueError` where it cannot make tokens of patches of a size, so many pixels apart.
+        check: from the size and the stride of patches; raises a `ValueError` if the stem cannot make tokens of them.
     """
 
     terms: Callable[[Patches, int, int], Terms]

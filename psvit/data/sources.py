@@ -97,7 +97,7 @@ def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) 
 
 
 def _labels(dataset: Any, what: str) -> NDArray[np.int64]:
-    """The classes of a data set's images, without reading the images where it says them."""
+    """The classes of a data set's images, without reading the images if the data set states them."""
     known = getattr(dataset, "targets", None)
     try:
         if known is None or len(known) != len(dataset):

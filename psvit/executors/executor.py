@@ -74,7 +74,7 @@ class Portable(Generic[T]):
 
     Args:
         make: makes the value; it pickles.
-        made: the value, where this process has it already.
+        made: the value, if this process has it already.
     """
 
     def __init__(self, make: Callable[[], T], made: T | None = None) -> None:

@@ -22,7 +22,7 @@ _WAIT_POLICY_NAME = "OMP_WAIT_POLICY"
 
 
 def waiting_settings() -> dict[str, str]:
-    """The environment variables that say how threads wait: the user's where there are any, otherwise ours."""
+    """The environment variables that say how threads wait: the user's if there are any, otherwise ours."""
     own = {name: os.environ[name] for name in (_SPIN_COUNT_NAME, _WAIT_POLICY_NAME) if name in os.environ}
     return own or {_SPIN_COUNT_NAME: SPIN_COUNT}
 

@@ -16,7 +16,7 @@ from psvit.train.teacher import Teacher, load_teacher
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device that is named, or a GPU where there is one, or the CPU.
+    """The device that is named. Without a name, a GPU if there is one, otherwise the CPU.
 
     Raises:
         InputError: there is no such device.
@@ -35,7 +35,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 def choose_devices(device: str | torch.device | None, workers: str | None) -> tuple[torch.device, torch.device]:
     """Where this process computes, and where the workers of a cluster do.
 
-    The nodes of a cluster may have GPUs where this process has none. It then computes on the CPU what it does itself.
+    The nodes of a cluster may have GPUs although this process has none. It then computes its own part on the CPU.
 
     Raises:
         InputError: there is no such device.

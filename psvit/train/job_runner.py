@@ -1,4 +1,4 @@
-"""What runs training jobs: trains a network, or goes on where that was interrupted, times it, and scores it."""
+"""JobRunner: trains the network of a job, or continues an interrupted training, times it, and scores it."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class JobRunner:
     operators: Mapping[str, Registration] = field(default_factory=registered)
 
     def __call__(self, job: TrainingJob) -> TrainingResult:
-        """Train the network of a job, or go on where that was interrupted, and score it.
+        """Train the network of a job, or continue its interrupted training, and score it.
 
         Raises:
             ValueError: it would be scored on images that it was trained on.

@@ -112,7 +112,7 @@ def spearman_rho(one: Floats, other: Floats, counts: Floats | None = None) -> Fl
 
 
 def _signs(values: Floats) -> Floats:
-    """1 where the first of two is greater, -1 where it is less, 0 where they are equal, (n, n)."""
+    """1 if the first of two is greater, -1 if it is less, 0 if they are equal, (n, n)."""
     return np.sign(values[:, None] - values[None, :])
 
 
@@ -180,7 +180,7 @@ def agreement(score: str, values: Floats, accuracies: Floats, macs: Floats | Non
 
     Args:
         score: what the values are called.
-        values: of each network, not a number where there is none, (n,).
+        values: of each network, NaN if it has none, (n,).
         accuracies: standalone accuracies of the same networks.
         macs: of each network, to compare with.
     """

@@ -140,7 +140,7 @@ def measure_fidelity(
         workers: `ray` or the address of a Ray cluster that trains; without it, this process does.
         out: the run's folder; one below `runs/` by default, which is announced.
         seed: of everything random, at least 0.
-        device: where to compute; by default a GPU where there is one.
+        device: where to compute; by default a GPU if there is one.
         command: what the report names as the line that repeats it; by default a call of this function.
 
     Raises:

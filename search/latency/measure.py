@@ -60,7 +60,7 @@ class Fingerprint(Value):
     """What has to be equal for a latency to be the same.
 
     Attributes:
-        processor: the model of the CPU, after that of the GPU where one is measured: small batches wait for the CPU.
+        processor: the model of the CPU, after that of the GPU if one is measured: small batches wait for the CPU.
         instructions: what PyTorch's CPU kernels are chosen for, such as `AVX512`.
         cores: that this process may use.
         threads: that operators may use.
