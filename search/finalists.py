@@ -150,7 +150,9 @@ def train_finalists(
     for finalist in finalists:
         arch = finalist.trial.arch
         if failure := failures.get(arch, ""):
-            _logger.warning("finalist %d is out: %s", finalist.trial.number, failure)
+            _logger.warning(
+                "finalist %d cannot win, because a training of it failed: %s", finalist.trial.number, failure
+            )
             told.append(replace(finalist, failure=failure))
         else:
             known = [store.get(job) for job in jobs[arch]]

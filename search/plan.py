@@ -305,7 +305,10 @@ def _wanted_space(asked: SearchRequest) -> SearchSpace | None:
     if known and (asked.supernet or not asked.data):  # otherwise the data change what an architecture costs
         known.check(limits)
     if (asked.recipe or asked.settings) and (asked.supernet or not asked.data or asked.evaluator):
-        raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
+        raise InputError(
+            "--recipe and --set: say how a supernet is trained first, and none is trained here; leave them out, or "
+            "give --data without --supernet"
+        )
     return space
 
 

@@ -278,7 +278,7 @@ def check_held_out(path: Place, data: ImageData) -> None:
             "or train another supernet"
         )
     _logger.warning(
-        "the supernet %s was trained on %r, not on %r; none of the images of both may be the same",
+        "the supernet %s was trained on %r, not on %r; make sure that the two have no image in common",
         path,
         name,
         data.name,
