@@ -1,4 +1,4 @@
-"""What the commands share: options, one-line errors, logging. Only files of this name know the command-line library.
+"""Shared by the commands: options, one-line errors, logging. Only files of this name know the command-line library.
 
 Nothing heavy is imported here, so that `--help` answers at once; a command imports what it needs when it runs.
 """

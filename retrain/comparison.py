@@ -45,7 +45,7 @@ AT_ONCE = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """By how many points the top-1 of a network exceeds that of the first.
+    """The difference in top-1 between a network and the first one.
 
     Attributes:
         points: the difference; negative if the first is better.
@@ -187,7 +187,7 @@ def compare(
 def compared(
     names: Sequence[str], correct: Sequence[Bools], resamples: int, confidence: float, seed: int
 ) -> list[ComparedNetwork]:
-    """What networks are worth, given which images each of their trainings recognises.
+    """The accuracies and differences of networks, given the images that each of their trainings recognises.
 
     Args:
         names: what they are called.
@@ -230,7 +230,7 @@ def compared(
 
 
 def resampled_totals(correct: Sequence[Bools], resamples: int, seed: int) -> list[Floats]:
-    """How many right answers each network gives in each of the resamples, summed over as many trainings as it has.
+    """The number of right answers of each network in each resample, summed over as many trainings as it has.
 
     Images on which all trainings of all networks agree alike are drawn as one kind, which changes nothing but the
     time it takes: how often each kind is drawn is multinomial.
@@ -309,7 +309,7 @@ def _answers(name: str, trained: Sequence[Trained], data: ImageData, device: tor
 
 
 def _but_seed(classifier: Classifier) -> Any:
-    """What has to be equal for trainings to be those of one network, as far as it is known."""
+    """What must be equal if trainings differ in their seed only, as far as it is known."""
     file = classifier.file
     return file and (file.arch, file.provenance.get("recipe"), file.provenance.get("inherited"))
 

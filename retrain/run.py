@@ -74,7 +74,7 @@ class RetrainedNetwork:
 
     @property
     def arch(self) -> Architecture:
-        """What it is."""
+        """The architecture of the network."""
         return self.about.arch
 
     @property
@@ -84,7 +84,7 @@ class RetrainedNetwork:
 
     @property
     def images(self) -> int:
-        """How many validation images that rests on."""
+        """How many validation images the accuracy rests on."""
         return int(self.about.score["images"])
 
     @property
@@ -150,7 +150,7 @@ class RetrainedNetworks(Sequence[RetrainedNetwork]):
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """What each costs and is worth, in words."""
+        """The costs and accuracies of each network, in words."""
         return [
             (
                 network.name,

@@ -1,4 +1,4 @@
-"""Which of several results are best when there is more than one objective.
+"""Find the best of several results if there is more than one objective.
 
 Objectives are (n, objectives), each turned so that more is better. With a single objective ranking is sorting, so one
 and several objectives need no code of their own.

@@ -151,7 +151,7 @@ class SearchPlan:
 
     @property
     def keep(self) -> int:
-        """How many of the best are scored on all images, whatever is raced: at least as many as there are finalists."""
+        """How many of the best are always scored on all images: at least as many as there are finalists."""
         return max(KEPT, self.asked.finalists)
 
     @property

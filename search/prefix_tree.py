@@ -217,7 +217,7 @@ def _order(siblings: list[Node]) -> int:
 
 
 class State(NamedTuple):
-    """What one step hands to the next: tokens (B, N, D), or at first images, and a producer's attention."""
+    """The state between two steps: tokens (B, N, D), or at first images, and a producer's attention."""
 
     x: Tensor
     shared: Shared | None = None

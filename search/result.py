@@ -36,7 +36,7 @@ class HtmlFile:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         folder: the folder of the run.

@@ -163,7 +163,7 @@ def _continued(study: Study) -> Batch | None:
 
 
 def _exhausted(study: Study) -> frozenset[Architecture] | None:
-    """What others held when this process last found nothing else to evaluate; `None` if that is not known."""
+    """The architectures that others held when this process last found nothing else to evaluate; `None` if not known."""
     last = study.last
     # If others work on the study, it is not known what they held then.
     return frozenset() if last and not last.feasible and not study.is_shared else None

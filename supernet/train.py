@@ -187,7 +187,7 @@ def _begun(space: SearchSpace, recipe: SupernetRecipe, seed: int, init: Vit | No
 def _watching(
     space: SearchSpace, data: ImageData, inputs: Inputs, batch_size: int, device: torch.device, world: World
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """What measures the accuracies of the `watched` architectures, each in one of the processes."""
+    """A function that measures the accuracies of the `watched` architectures, each in one of the processes."""
     shown = np.linspace(0, len(data.search) - 1, min(WATCHED_IMAGES, len(data.search))).round().astype(np.int64)
     batches = Batches(data.search.take(shown), inputs, batch_size, device)
     archs = watched(space)

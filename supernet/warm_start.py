@@ -25,7 +25,7 @@ def warm_start(supernet: Supernet, weights: Weights) -> Laid:
 
 
 def plan(space: SearchSpace, weights: Weights) -> Laid:
-    """What a warm start would fill, without making the supernet; the values mean nothing."""
+    """The parameters that a warm start would fill, without making the supernet. Their values mean nothing."""
     with torch.device("meta"):
         return _laid(Supernet(space), weights)
 

@@ -54,7 +54,7 @@ class ImageData:
         return self.train.union(self.search)
 
     def describe(self) -> dict[str, Any]:
-        """What a network needs to know of the data it was trained on, JSON-serialisable."""
+        """The facts about the images that a trained network's file holds, JSON-serialisable."""
         return {
             "name": self.name,
             "digest": self.digest,
@@ -96,7 +96,7 @@ class ImageData:
             val: the validation images.
             classes: names of the classes, in the order of their numbers. By default `train.classes`, or the numbers if
                 there is no such attribute.
-            name: what runs call these images. A run is continued only with images of the same name and content.
+            name: what runs call these images. A run is continued only with images of the same name and digest.
 
         Raises:
             InputError: something in them cannot be used; the message says what.

@@ -175,7 +175,7 @@ def _timm(name: str) -> Source:
 
 
 def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:
-    """Of images in memory, or of what is known of others without reading them: how many there are of which class."""
+    """A digest of the images if they are in memory, otherwise of their labels, for which no image is read."""
     digest = hashlib.sha256("\n".join(classes).encode())
     for part in parts:
         digest.update(part.labels.tobytes())
@@ -185,7 +185,7 @@ def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:
 
 
 def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[tuple[str, int]]) -> str:
-    """Of the files of a folder, wherever it lies."""
+    """A digest of the files of a folder. It does not depend on where the folder lies."""
     digest = hashlib.sha256("\n".join(classes).encode())
     begin = len(str(root))
     for path, label in samples:

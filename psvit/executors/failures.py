@@ -1,4 +1,4 @@
-"""What may go wrong with one architecture without ending the run, and how it is said."""
+"""Failures of a single architecture that do not end the run, and their reasons in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait for one another, settled before PyTorch is loaded.
+"""Set how OpenMP's threads wait for one another, before PyTorch is loaded.
 
 PyTorch computes with GNU OpenMP. Its threads spin before they sleep: 300,000 rounds by default, which is so long that
 beside a single busy process a training step becomes many times slower, because the threads spin on the core that they

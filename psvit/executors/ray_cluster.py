@@ -140,6 +140,6 @@ def _target(address: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The message of an error on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

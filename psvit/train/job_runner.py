@@ -64,7 +64,7 @@ def inputs_for(data: ImageData, job: TrainingJob, device: torch.device, processe
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """What training a job gives.
+    """The trained network of a job.
 
     Attributes:
         network: ready to be evaluated.

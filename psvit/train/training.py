@@ -40,7 +40,7 @@ CHECKED_STEPS = 50
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives.
+    """The result of a training.
 
     Attributes:
         model: the trained module; the averaged weights where the recipe averages.

@@ -18,7 +18,7 @@ from psvit.train.training_loader import TrainingLoader
 
 @dataclass
 class TrainingState:
-    """All that training changes, and so all that a checkpoint holds."""
+    """Everything that training changes. A checkpoint holds all of it."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -74,7 +74,7 @@ class TrainingState:
         self.seconds = self.waited = 0.0
 
     def row(self, recipe: Recipe, loader: TrainingLoader) -> dict[str, float]:
-        """What the log says of the epoch that ends here."""
+        """The row of the log for the epoch that ends here."""
         return {
             "epoch": self.step // loader.steps,
             "lr": self.lr,

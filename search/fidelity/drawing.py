@@ -1,4 +1,4 @@
-"""Which networks a fidelity is measured on: some around the budget, some over the whole reach of the space.
+"""Draw the networks that a fidelity is measured on: some around the budget, some over the whole range of the space.
 
 Both are the beginnings of sequences that seed and limits decide, so that asking for more keeps those that are there.
 """

@@ -159,7 +159,7 @@ def regret(scores: Floats, accuracies: Floats, top: int = TOP) -> float | None:
 
 
 def regret_of_random(accuracies: Floats, top: int = TOP) -> float | None:
-    """What the regret of `top` networks drawn at random is in expectation."""
+    """The expected regret of `top` networks that are drawn at random."""
     if len(accuracies) < ENOUGH * top:
         return None
     return float(accuracies.max() - best_of_draws(accuracies.tolist(), [top]).expected[0])
@@ -197,7 +197,7 @@ def agreement(score: str, values: Floats, accuracies: Floats, macs: Floats | Non
 
 
 def fidelity_of(networks: Sequence[MeasuredNetwork], limits: dict[str, tuple[int | None, int]]) -> SetFidelity:
-    """What a set of networks says.
+    """The measures of a set of networks.
 
     Args:
         networks: the set; those without an accuracy of their own are left out.

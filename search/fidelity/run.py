@@ -258,7 +258,7 @@ def score_networks(
 
 
 def inherited(trainings: Trainings, supernet: Place) -> Callable[[], Evaluator]:
-    """What makes the evaluator of inherited accuracy, on the images that standalone accuracy is measured on."""
+    """A function that makes the evaluator of inherited accuracy, on the images of standalone accuracy."""
     return lambda: Scoring(
         space=trainings.space,
         seed=trainings.seed,

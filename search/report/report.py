@@ -25,7 +25,7 @@ UNIFORM = "uniform"
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that a report says.
+    """Everything that a report shows.
 
     Attributes:
         title: what was searched for, for people.
@@ -99,7 +99,7 @@ class Report:
 
     @property
     def uniform(self) -> list[Trial]:
-        """All that was drawn uniformly, the searcher's own draws included, an architecture once.
+        """All trials that were drawn uniformly, including the searcher's own, each architecture once.
 
         Architectures that were drawn twice are not drawn more often than others, so what is left is uniform as well.
         """

@@ -29,7 +29,7 @@ class Searcher(Protocol):
         return {"batch_size": self.batch_size}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
-        """What to evaluate next.
+        """Propose what to evaluate next.
 
         Args:
             n: how many architectures are wanted.
