@@ -65,7 +65,7 @@ class Patches(NamedTuple):
 
 
 class Registry(Generic[Entry]):
-    """What is known by name.
+    """Entries by name.
 
     Args:
         what: what its entries are, for messages.
@@ -111,7 +111,7 @@ class Registry(Generic[Entry]):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingCost:
-    """What a pooling operator costs.
+    """The costs of a pooling operator.
 
     Attributes:
         terms: from variant, rows and columns of the tokens that come in (one row in 1d) and channels.
@@ -122,12 +122,12 @@ class PoolingCost:
 
 @dataclass(frozen=True, kw_only=True)
 class StemCost:
-    """What a stem costs, and which patches it can make tokens of.
+    """The costs of a stem, and the patches that it can make tokens of.
 
     Attributes:
         terms: from patches, channels of the image, and `embed_dim`; without positions and class token.
         elements: from the same, the most numbers that are alive in it at once, the image not counted.
-        check: raises a `ValueError` where it cannot make tokens of patches of a size, so many pixels apart.
+        check: from the size and the stride of patches; raises a `ValueError` if the stem cannot make tokens of them.
     """
 
     terms: Callable[[Patches, int, int], Terms]

@@ -1,7 +1,7 @@
-"""Pooling operators and stems of a user's own, which then are choices like any other.
+"""Pooling operators and stems of a user's own. Once registered, they are choices like any other.
 
-An operator is known by its name, in space files, architecture files and studies. So whatever builds such a network has
-to register the operator first. Workers of a cluster are told of those that the process has that hands out the work.
+Files and studies hold only the name of an operator. So every program that builds such a network has to register the
+operator first. Workers of a cluster need not: the process that hands out the work tells them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psvit.nn.layers import POOLING_MODULES, STEM_MODULES
 from psvit.nn.live_tensors import LiveTensors
 
 RESERVED = ("proj", "cls_proj")
-"""What linear layers beside a pooling operator are called."""
+"""Names of the linear layers beside a pooling operator, which no operator may have."""
 
 WIDTHS = (8, 16)
 """Channels at which an operator is tried before it is accepted."""
@@ -37,17 +37,19 @@ PATCH_SIZES = (4, 2, 8, 16, 1)
 def register_pooling(name: str, module: Callable[[Variant, int], nn.Module]) -> None:
     """Make a pooling operator known by a name.
 
-    Its costs are counted on the meta device, where nothing is computed. A supernet keeps the parameters for the widest
-    tokens, and a narrower network uses the leading part of each along every axis.
+    The module is tried at once, in both variants. Its costs are counted on the meta device, where nothing is computed.
+    A supernet keeps the parameters for the widest tokens. A narrower network uses the leading part of each parameter
+    along every axis.
 
     Args:
-        name: an identifier, such as `blur`; appears in files, pictures and reports.
+        name: an identifier, such as `blur`. It appears in files, pictures and reports.
         module: from variant and channels C to a module that pools tokens: (B, C, N) to (B, C, ceil(N / 2)) in `1d`,
-            (B, C, rows, columns) to (B, C, ceil(rows / 2), ceil(columns / 2)) in `2d`. It has no buffers, and its
-            parameters do not shrink where C grows.
+            (B, C, rows, columns) to (B, C, ceil(rows / 2), ceil(columns / 2)) in `2d`. It must have no buffers. It must
+            have the same parameters at every C, and none may shrink as C grows.
 
     Raises:
-        ValueError: the name is no identifier or is taken, or the module does something else; says what.
+        ValueError: the name is no identifier or is taken, or the module breaks one of these rules; the message says
+            which.
     """
     if name in RESERVED:
         raise ValueError(f"a pooling must not be called {' or '.join(RESERVED)}; choose another name")
@@ -76,19 +78,21 @@ def register_stem(
     module: Callable[[int, int, int, int], nn.Module],
     check: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Make a stem known by a name: what turns images into tokens.
+    """Make a stem known by a name. A stem turns images into tokens.
 
-    Costs and weights are treated like those of a pooling operator.
+    Its costs are counted, and its weights shared in a supernet, as those of a pooling operator.
 
     Args:
-        name: an identifier, such as `two_convs`; appears in files, pictures and reports.
+        name: an identifier, such as `two_convs`. It appears in files, pictures and reports.
         module: from channels of the image, `embed_dim` D, patch size and patch stride to a module that turns images
-            (B, C, height, width) into tokens (B, P, D), row by row, one for each patch that the sizes stand for.
-        check: from patch size and patch stride; raises a `ValueError` that names what it needs instead. Without it, all
-            are accepted.
+            (B, C, height, width) into tokens (B, P, D): one for each patch, row by row. There are
+            (height - patch size) / patch stride + 1 rows of patches, and columns by the same rule.
+        check: a function of patch size and patch stride that raises a `ValueError` if the stem cannot have these. The
+            message names what it needs instead. Without `check`, all sizes are accepted.
 
     Raises:
-        ValueError: the name is no identifier or is taken, or the module does something else; says what.
+        ValueError: the name is no identifier or is taken, or the module breaks one of these rules; the message says
+            which.
     """
     accepts = check or (lambda patch_size, patch_stride: None)
     patches = _accepted(name, accepts)
