@@ -156,8 +156,8 @@ def compare(
 
     If each network was trained once, an interval says how far other images would change the figures, and nothing about
     another training. So give several trainings of a network, which differ in their seed, as a list. Then the seeds are
-    resampled too. In 1,000 simulated comparisons an interval of 95 % held the true difference in 91 % with two seeds, and
-    in 95 % with three.
+    resampled too. In 1,000 simulated comparisons, an interval of 95 % held the true difference in 91 % of them with two
+    seeds, and in 95 % with three.
 
     Args:
         networks: two or more networks, by name or in order. Each is a trained network, its run or its file, or a list
