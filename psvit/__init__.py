@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from psvit.search.proposal import Proposal as Proposal
     from psvit.search.run import run_search as run_search
     from psvit.search.searchers import Searcher as Searcher
+    from psvit.search.trial import Score as Score
     from psvit.space.budget import Budget as Budget
     from psvit.space.search_space import SearchSpace as SearchSpace
     from psvit.supernet.run import TrainedSupernet as TrainedSupernet
@@ -72,6 +73,7 @@ _PUBLIC = {
     "Proposal": "psvit.search.proposal",
     "RetrainedNetwork": "psvit.retrain.run",
     "RetrainedNetworks": "psvit.retrain.run",
+    "Score": "psvit.search.trial",
     "ScoringFunction": "psvit.search.evaluator",
     "SearchSpace": "psvit.space.search_space",
     "Searcher": "psvit.search.searchers",

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     "objectives_text",
     default="accuracy",
     show_default=True,
-    help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several "
+    help="What is improved: accuracy (or score, the same), or also any of macs, params, memory and latency, as in accuracy,macs; several "
     "give a Pareto front and one file a point.",
 )
 @click.option(

@@ -245,6 +245,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     evaluator = read_evaluator(asked.evaluator)
     names, own = read_objectives(asked.objectives, ACCURACY if evaluator is None else SCORE)
     bounds = _bounds((*asked.budget, *asked.objectives))
+    _check_budget(asked.budget)
     if asked.study and not asked.storage:
         raise InputError(f"--study {asked.study!r}: names a study in a --storage, and none is given")
     check_workers(asked.workers)
@@ -321,6 +322,13 @@ def _bounds(given: Sequence[str | Objective]) -> tuple[ObjectiveBound, ...]:
             if named.setdefault(one.name, one) is not one:
                 raise InputError(f"objective {one.name!r}: two are called so; give each a name of its own")
     return tuple(ObjectiveBound(one) for one in named.values() if one.is_limited)
+
+
+def _check_budget(budget: Sequence[str | Objective]) -> None:
+    """Make sure that what is given as a limit is one."""
+    for one in budget:
+        if isinstance(one, Objective) and not one.is_limited:
+            raise InputError(f"budget: objective {one.name!r} has no end; give it lower=... or upper=...")
 
 
 def _spent(given: Budget, space: SearchSpace) -> Budget:

@@ -276,6 +276,11 @@ def test_a_limit_of_ones_own_that_nothing_keeps_is_refused(search):
         search("run", budget=[BUDGET, Objective("maps", fewest_maps, upper=0)])
 
 
+def test_an_objective_without_an_end_is_no_limit(search):
+    with pytest.raises(InputError, match="'maps' has no end"):
+        search("run", budget=[BUDGET, Objective("maps", fewest_maps)])
+
+
 def test_an_objective_that_is_no_number_fails_its_trial(search):
     result = search(
         "run", objectives=["score", Objective("odd", lambda arch: math.nan if fewest_maps(arch) % 2 else 1.0)]
