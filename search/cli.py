@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     "objectives_text",
     default="accuracy",
     show_default=True,
-    help="What is improved: accuracy (or score, the same), or also any of macs, params, memory and latency, as in accuracy,macs; several "
-    "give a Pareto front and one file a point.",
+    help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several "
+    "give a Pareto front and one file a point. score is another name of accuracy.",
 )
 @click.option(
     "--searcher",
