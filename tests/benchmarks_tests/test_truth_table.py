@@ -240,7 +240,7 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
         "    print(run(wanted, running, Path('rows.csv'), 2, 1.0), 'left', flush=True)\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(truth_table.__file__).parent)}
-    command = [sys.executable, str(script), "30"]
+    command = [sys.executable, str(script), "6"]
     first = subprocess.Popen(command, cwd=tmp_path, env=environment)
     try:
         deadline = time.monotonic() + 120
@@ -256,7 +256,7 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
     assert done.stdout.splitlines()[-1] == "0 left", done.stdout + done.stderr
     found = rows.read(tmp_path / "rows.csv")
     assert sorted(row.name for row in found) == ["n0", "n1", "n2"]
-    assert all(len(row.search_accuracy) == 30 for row in found)
+    assert all(len(row.search_accuracy) == 6 for row in found)
     assert not list((tmp_path / "work").iterdir())
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import subprocess
 import sys
 import sysconfig
@@ -69,6 +71,26 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         return Outcome(command, ended.value.code, out, err)
 
     return in_process
+
+
+@pytest.fixture(scope="session")
+def printed_by() -> Callable[..., str]:
+    """Calls a command in this process, in a folder, for what several tests look at; returns what it printed."""
+
+    def in_folder(folder: Path, command: str, *arguments: object) -> str:
+        called = getattr(importlib.import_module(MODULES[command]), COMMANDS.get(command, "command"))
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            run(called, [str(argument) for argument in arguments])
+        assert (ended.value.code, err.getvalue()) == (0, "")
+        return out.getvalue()
+
+    return in_folder
 
 
 @pytest.fixture(scope="session")

@@ -32,11 +32,10 @@ def contents(folder):
 
 
 @pytest.fixture(scope="session")
-def retrained(tmp_path_factory, searched, script, few_digits):
+def retrained(tmp_path_factory, searched, printed_by, few_digits):
     """The finished run of a retraining on few digits; not to be changed by tests."""
     place = tmp_path_factory.mktemp("retrained")
-    command = (script("psvit-retrain"), searched / "best.yaml", "--data", few_digits, *BRIEFLY, "--out", "run")
-    subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    printed_by(place, "psvit-retrain", searched / "best.yaml", "--data", few_digits, *BRIEFLY, "--out", "run")
     return place / "run"
 
 

@@ -27,14 +27,11 @@ SEARCH = (*BUDGET, "--trials", 4, "--finalists", 0, "--control", 0)
 
 
 @pytest.fixture(scope="module")
-def measured(searched, script, tmp_path_factory):
+def measured(searched, printed_by, tmp_path_factory):
     """A folder with a supernet, the run of its fidelity, and what was printed; not to be changed by tests."""
     place = tmp_path_factory.mktemp("measured")
     shutil.copytree(searched / "supernet", place / "supernet")
-    command = [script("psvit-fidelity"), "--supernet", "supernet", *BUDGET, *map(str, FEW), *TRAINED, "--out", "run"]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    (place / "out.txt").write_text(done.stdout)
+    (place / "out.txt").write_text(printed_by(place, *fidelity_command()))
     return place
 
 

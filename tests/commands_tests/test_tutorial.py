@@ -56,6 +56,11 @@ def test_every_command_of_the_tutorial_runs_and_says_what_is_shown(tmp_path, pyt
         assert done.returncode in (0, 141), f"{code}\n{done.stdout}\n{done.stderr}"
         if shown is not None and gist(shown) != gist(done.stdout):
             different.append(f"{code}\nshown:\n{shown}\nsaid:\n{done.stdout}")
+        if code.startswith("python - <<") and "train_test_split" in code:
+            # With half of the images every training takes half of the time, and only numbers are others.
+            for folder in (tmp_path / "images/train").iterdir():
+                for path in sorted(folder.iterdir())[::2]:
+                    path.unlink()
     assert not different, "\n".join(different)
     assert (tmp_path / "runs/network/network-onnx/network.onnx").is_file()
     assert len((tmp_path / "runs/front-networks/networks.csv").read_text().splitlines()) > 2

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from ray import cloudpickle
 from safetensors.torch import load_file
 
 from psvit.data import Batches, Decoded, Inputs, accuracy
@@ -21,6 +17,7 @@ from psvit.supernet import train as train_module
 from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import Supernet, read_provenance
 from psvit.supernet.train import SupernetTask, fit_supernet, watched
+from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.recipe import Recipe, SupernetRecipe
 
 CPU = torch.device("cpu")
@@ -185,35 +182,30 @@ def test_a_run_stopped_every_epoch_continues_bit_for_bit(tiny_space, tiny_data, 
     assert_equal_weights(folder / "supernet.safetensors", uninterrupted)
 
 
-KILLED = """
-import sys, pickle, torch
-from pathlib import Path
-from psvit.train.checkpoints import CheckpointConfig
-from psvit.supernet.train import fit_supernet
-space, data, recipe = pickle.loads(Path(sys.argv[1]).read_bytes())
-often, device = CheckpointConfig(every_seconds=0), torch.device("cpu")
-fit_supernet(space, data, recipe, seed=0, device=device, folder=Path(sys.argv[2]), checkpointing=often)
-"""
-
-
-def test_a_process_killed_again_and_again_ends_bit_for_bit(tiny_space, tiny_data, tmp_path):
+def test_a_process_killed_again_and_again_ends_bit_for_bit(make_process, tiny_space, tiny_data, tmp_path):
     """Nothing that runs on the way out of a process may matter: this one has no way out."""
     recipe = RECIPE.override({"epochs": 20, "warmup_epochs": 0, "sampling": "sandwich", "target": "inplace"})
-    (tmp_path / "task").write_bytes(cloudpickle.dumps((tiny_space, tiny_data(), recipe)))
-    folder = tmp_path / "killed"
+    folder, data = tmp_path / "killed", tiny_data()
     rng = random.Random(0)
+
+    def fit():
+        often = CheckpointConfig(every_seconds=0)
+        fit_supernet(tiny_space, data, recipe, seed=0, device=CPU, folder=folder, checkpointing=often)
+
     reached = [0]
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "task", folder])
+        process = make_process(fit)
+        process.start()
         deadline = time.monotonic() + 300
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
             # Some steps in, between any two instructions.
             if (step := newest(folder)) > reached[-1] + 3:
                 time.sleep(rng.uniform(0, 0.1))
                 break
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         reached.append(step)
     assert not (folder / "supernet.safetensors").exists()
     continued = train(tiny_space, tiny_data(), folder, recipe)

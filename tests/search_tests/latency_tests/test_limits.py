@@ -93,7 +93,7 @@ def test_ends_of_a_limit_belong_to_it(digits_space, made_up_model):
 def test_proposals_keep_all_limits(searcher, digits_space, evaluated, limited, ends):
     limit, budget, archs = limited(*ends), Budget.parse("0.6..1.5MFLOPs"), []
     candidates = Candidates(digits_space, budget, [limit])
-    for batch in range(4):
+    for batch in range(2):
         history = evaluated(candidates, archs)
         proposals = searcher.propose(12, history, candidates, np.random.default_rng([0, batch]))
         assert all("cpu" in "".join(proposal.constraints) for proposal in proposals)
@@ -102,7 +102,7 @@ def test_proposals_keep_all_limits(searcher, digits_space, evaluated, limited, e
         assert len(set(proposed)) == len(proposed)
         assert not set(archs) & set(proposed)
         archs += proposed
-    assert len(archs) == min(48, len(keeping(digits_space, budget, limit)))
+    assert len(archs) == min(24, len(keeping(digits_space, budget, limit)))
 
 
 def test_every_candidate_of_a_listed_set_is_drawn_once_and_then_nothing(digits_space, limited):
@@ -124,12 +124,12 @@ def test_sets_too_large_to_list_are_drawn_from_uniformly(digits_space, limited, 
     members = keeping(digits_space, budget, limit)
     candidates = Candidates(digits_space, budget, [limit])
     drawn = [
-        arch for seed in range(40) for arch in candidates.draw_unseen(50, seen_of([]), np.random.default_rng([7, seed]))
+        arch for seed in range(25) for arch in candidates.draw_unseen(50, seen_of([]), np.random.default_rng([7, seed]))
     ]
-    assert len(drawn) == 40 * 50
+    assert len(drawn) == 25 * 50
     assert set(drawn) <= members
-    # Each of some 320 members about six times: none is left out by the limits on MACs that narrow the draw.
-    assert len(set(drawn)) > 0.98 * len(members)
+    # Each of some 320 members about four times: none is left out by the limits on MACs that narrow the draw.
+    assert len(set(drawn)) > 0.96 * len(members)
 
 
 def test_a_search_for_what_is_not_there_ends(digits_space, limited, monkeypatch):
