@@ -4,9 +4,8 @@ Intervals come from the percentile bootstrap (Efron and Tibshirani, "An Introduc
 13). It resamples what another experiment would draw anew:
 
 - the images. All networks get the same ones, so that a difference is that of two networks on equal images;
-- the seeds of a network that was trained several times. Of S seeds a resample draws S - 1: their mean then varies as
-  much as it does from one set of S seeds to another, where that of S draws would vary too little (McCarthy and Snowden,
-  "The Bootstrap and Finite Population Sampling", 1985).
+- the seeds of a network that was trained several times. A resample draws S - 1 of S seeds. With S draws, the mean
+  would vary too little (McCarthy and Snowden, "The Bootstrap and Finite Population Sampling", 1985).
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ def _range(interval: tuple[float, float], sign: str = "") -> str:
 def _told(difference: Difference | None) -> tuple[str, ...]:
     if difference is None:
         return "-", "-", "-", ""
-    verdict = ("better" if difference.points > 0 else "worse") if difference.is_told else "cannot be told"
+    verdict = ("better" if difference.points > 0 else "worse") if difference.is_told else "no clear difference"
     return f"{difference.points:+.2f}", _range(difference.interval, "+"), f"{difference.p:.2g}", verdict
 
 
@@ -243,8 +242,8 @@ def _points(right: Any, of_first: Any, seeds: int, seeds_of_first: int, images: 
 def resampled_totals(correct: Sequence[Bools], resamples: int, seed: int) -> list[Floats]:
     """The number of right answers of each network in each resample, summed over the seeds that are drawn.
 
-    Images on which all trainings of all networks agree alike are drawn as one kind, which changes nothing but the
-    time it takes: how often each kind is drawn is multinomial.
+    Images with the same pattern of right and wrong answers are counted together: how often each pattern is drawn is
+    multinomial. This is faster and gives the same distribution.
 
     Args:
         correct: for each network, whether a training recognises an image, (seeds, images).

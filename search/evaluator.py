@@ -96,7 +96,7 @@ class ScoringFunction:
 
     def describe(self) -> dict[str, Any]:
         """See `Evaluator`."""
-        said = {"kind": self.name, "version": self.version, "meaning": self.meaning, "unit": self.unit}
+        said = {"kind": self.name, "version": str(self.version), "meaning": self.meaning, "unit": self.unit}
         return {key: value for key, value in said.items() if value}
 
 

@@ -52,7 +52,11 @@ class Objective:
     def __call__(self, arch: Architecture) -> float:
         """The number of an architecture."""
         if arch not in self._known:
-            self._known[arch] = float(self.function(arch))
+            value = self.function(arch)
+            try:
+                self._known[arch] = float(value)
+            except (TypeError, ValueError):
+                raise InputError(f"objective {self.name!r}: must return a number, received {value!r}") from None
         return self._known[arch]
 
     @property
@@ -78,7 +82,7 @@ class Objective:
 
     def to_dict(self) -> dict[str, Any]:
         """What has to be equal when a study is continued, JSON-serialisable."""
-        return {"direction": self.direction, "lower": self.lower, "upper": self.upper, "version": self.version}
+        return {"direction": self.direction, "lower": self.lower, "upper": self.upper, "version": str(self.version)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,10 +36,10 @@ from psvit.train.device_checks import check_device
 from psvit.train.recipe import Recipe, default_recipe
 
 SPENT = 0.9
-"""If a limit has no lower end, the search uses at least this share of it, as long as some architecture does."""
+"""If a limit has no lower end, only architectures that cost at least this share of it are searched, if any do."""
 
 CONTROL_SHARE = 0.25
-"""Architectures that are drawn for comparison, relative to those evaluated, if their number is not given."""
+"""Default number of random architectures for comparison, as a share of the trials."""
 
 LATENCY_SPACE = "psvit-2d-small"
 """The space for images of 224 pixels if latency alone is limited."""
@@ -88,7 +88,7 @@ class SearchPlan:
     """All that a search decides before it begins.
 
     Attributes:
-        asked: the request, for everything that needs no resolving.
+        asked: the request. What is not an attribute below is used as it was given.
         space: the space, with the data's classes and channels.
         limits: the limits that candidates keep. If a given limit has no lower end, it may have one here.
         limits_given: the limits as given, resolved.
@@ -104,16 +104,16 @@ class SearchPlan:
         own: the objectives that are a user's own.
         latency_models: the given latency models, by the setting of the limit that each is for.
         latency_digests: the digests of these models, in the order in which they were given.
-        latency_setting: the setting in which latency is measured if it is improved, but neither limited nor modelled.
+        latency_setting: the setting in which latency is measured if it is an objective, and there is no limit on it
+            and no model of it.
         trials: how many architectures are evaluated.
-        control: how many architectures are drawn uniformly and scored for comparison; `None` for `CONTROL_SHARE` of
-            those evaluated.
+        control: how many architectures are drawn uniformly and scored for comparison; `None` means `CONTROL_SHARE` of
+            the trials.
         finalists_recipe: how finalists are trained; `None` if they are not, that is, with several objectives or without
             images.
         device: the device of this process.
         scoring_device: the device on which candidates are scored.
-        race: when candidates are given up early; `None` if they never are, because scores rest on no images or there
-            are several objectives.
+        race: the rule for giving up candidates early; `None` if it is switched off.
     """
 
     asked: SearchRequest
@@ -190,7 +190,7 @@ class SearchPlan:
 
     @property
     def full_config(self) -> dict[str, Any]:
-        """The same, and all that may change when a run is continued, such as the number of trials. Has no passwords."""
+        """`config`, and also what may change when a run is continued. Passwords are left out."""
         return {
             **self.config,
             "trials": self.trials,
@@ -216,7 +216,7 @@ class SearchPlan:
         """Check the limits on latency, as far as that is possible before anything is built, trained or written.
 
         Raises:
-            InputError: a limit that nothing can keep, or a setting that cannot be measured.
+            InputError: no architecture can meet a limit, or a setting cannot be measured.
         """
         models, seed = self.latency_models, self.asked.seed
         for limit in self.limits.latencies:
@@ -240,12 +240,12 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         InputError: something cannot be used; says what.
     """
     # What is quick to check comes first.
+    _check(asked)
     wanted = _wanted_space(asked)
     searcher = make_searcher(asked.searcher)
     evaluator = read_evaluator(asked.evaluator)
     names, own = read_objectives(asked.objectives, ACCURACY if evaluator is None else SCORE)
     bounds = _bounds((*asked.budget, *asked.objectives))
-    _check_budget(asked.budget)
     if asked.study and not asked.storage:
         raise InputError(f"--study {asked.study!r}: names a study in a --storage, and none is given")
     check_workers(asked.workers)
@@ -294,7 +294,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
 
 
 def _wanted_space(asked: SearchRequest) -> SearchSpace | None:
-    """The space that is named, or `None`. Space, supernet and limits are checked as far as they are known."""
+    """The space that is named, or `None`. What needs no images of space, supernet and limits is checked here."""
     space = asked.space if isinstance(asked.space, SearchSpace) else None
     if asked.space is not None and space is None:
         space = SearchSpace.load(str(asked.space))
@@ -324,9 +324,19 @@ def _bounds(given: Sequence[str | Objective]) -> tuple[ObjectiveBound, ...]:
     return tuple(ObjectiveBound(one) for one in named.values() if one.is_limited)
 
 
-def _check_budget(budget: Sequence[str | Objective]) -> None:
-    """Make sure that what is given as a limit is one."""
-    for one in budget:
+def _check(asked: SearchRequest) -> None:
+    """Refuse numbers that cannot be, and an objective in the budget that has no end."""
+    for name, value, least in (
+        ("trials", asked.trials, 1),
+        ("finalists", asked.finalists, 0),
+        ("control", asked.control, 0),
+        ("seed", asked.seed, 0),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, received {value}")
+    if asked.seconds is not None and not asked.seconds > 0:
+        raise InputError(f"seconds must be more than 0, received {asked.seconds}")
+    for one in asked.budget:
         if isinstance(one, Objective) and not one.is_limited:
             raise InputError(f"budget: objective {one.name!r} has no end; give it lower=... or upper=...")
 
@@ -334,7 +344,8 @@ def _check_budget(budget: Sequence[str | Objective]) -> None:
 def _spent(given: Budget, space: SearchSpace) -> Budget:
     """The limits, with a lower end for the first that has none, see `Budget.spent`.
 
-    They stay as they are if nothing would be left within them, or if latency is limited, since time may be scarcer.
+    They stay as they are if nothing would be left within them, or if latency is limited: then latency may be what
+    limits a network, not MACs.
     """
     spent = given if given.latencies else given.spent(SPENT)
     return spent if space.count(spent) else given
@@ -359,7 +370,7 @@ def _by_setting(
     """Latency models by the setting of the limit that each is for.
 
     Raises:
-        InputError: one is of another space, device or version than is searched, or for no limit.
+        InputError: a model belongs to another space, device or version, or there is no limit that it could predict.
     """
     found: dict[str, LatencyModel] = {}
     settings = {Setting.of(limit): limit.setting for limit in limits.latencies}
@@ -381,7 +392,7 @@ def choose_space(
 ) -> SearchSpace:
     """The space to search: the supernet's, the wanted one, or the smallest shipped one that holds the budget.
 
-    The limits come as given, because `60%` is of what the space holds, which the data may change.
+    Pass the limits as text: `60%` is a share of the largest architecture's cost, which changes with the data's classes.
 
     Raises:
         InputError: the supernet belongs to another space or other images, or nothing is within the budget.
@@ -401,7 +412,7 @@ def choose_space(
         limits = Budget.parse(*budget, space=wanted)
         space = wanted or default_space(limits, data.image_size if data else IMAGE_SIZE)
         if not wanted and not limits.limits:
-            # One would have to measure which spaces hold a latency. If there are several, the middle one is taken.
+            # Only measuring shows which spaces can meet a latency. So take the middle one.
             middle = SearchSpace.load(LATENCY_SPACE)
             space = middle if space.image_size == middle.image_size else space
         if data:

@@ -34,7 +34,7 @@ class HtmlFile:
         return f'<iframe srcdoc="{page}" width="100%" height="700" style="border:0"></iframe>'
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SearchResult:
     """The result of a search.
 
@@ -72,6 +72,15 @@ class SearchResult:
     def best(self) -> Finalist:
         """The winner: the first of the finalists."""
         return self.finalists[0]
+
+    def __repr__(self) -> str:
+        best = self.best
+        stopped = f", stopped by {type(self.stopped).__name__}" if self.stopped else ""
+        return (
+            f"SearchResult({len(self.trials)} trials in {str(self.folder)!r}{stopped}; "
+            f"best: trial {best.trial.number}, {self.kind} {best.score:.6g}, {format_cost('macs', best.cost.macs)}; "
+            f"{len(self.front)} on the front)"
+        )
 
     @property
     def front_folder(self) -> Path | None:

@@ -83,15 +83,15 @@ class Registry(Generic[Entry]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
-    def add(self, name: str, entry: Entry) -> None:
-        """Make an entry known.
+    def add(self, name: str, entry: Entry, again: bool = False) -> None:
+        """Make an entry known, or replace it by itself made anew (`again`), as a notebook's cell that runs twice does.
 
         Raises:
             ValueError: the name is no identifier, or is taken.
         """
         if not name.isidentifier():
             raise ValueError(f"the name of a {self._what} must be an identifier, received {name!r}")
-        if name in self._entries:
+        if name in self._entries and not again:
             raise ValueError(f"a {self._what} {name!r} is registered already; choose another name")
         self._entries[name] = entry
 

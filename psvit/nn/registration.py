@@ -68,7 +68,7 @@ def register_pooling(name: str, module: Callable[[Variant, int], nn.Module]) -> 
         shape = grid[1:] if variant == "1d" else grid
         return _counted(lambda: module(variant, channels), (1, channels, *shape))
 
-    POOLINGS.add(name, PoolingCost(terms=terms))
+    POOLINGS.add(name, PoolingCost(terms=terms), again=_is_again(f"pooling {name}", module))
     POOLING_MODULES[name] = lambda variant, channels, **dd: _made(lambda: module(variant, channels), **dd)
     _REGISTERED[f"pooling {name}"] = partial(register_pooling, name, module)
 
@@ -115,11 +115,19 @@ def register_stem(
             stem(image)
         return (live.peak - image.nbytes) // image.element_size()
 
-    STEMS.add(name, StemCost(terms=terms, elements=elements, check=accepts))
+    STEMS.add(name, StemCost(terms=terms, elements=elements, check=accepts), again=_is_again(f"stem {name}", module))
     STEM_MODULES[name] = lambda in_chans, embed_dim, patch_size, patch_stride, **dd: _made(
         lambda: module(in_chans, embed_dim, patch_size, patch_stride), **dd
     )
     _REGISTERED[f"stem {name}"] = partial(register_stem, name, module, check)
+
+
+def _is_again(what: str, module: Callable[..., nn.Module]) -> bool:
+    """Whether a module of this name, from the same place in the same code, was registered before."""
+    known = _REGISTERED.get(what)
+    before = known.args[1] if isinstance(known, partial) else None
+    named = [(getattr(one, "__module__", None), getattr(one, "__qualname__", None)) for one in (before, module)]
+    return known is not None and named[0] == named[1] and None not in named[0]
 
 
 def registered() -> dict[str, Registration]:
