@@ -217,7 +217,7 @@ def test_workers_refuse_a_supernet_that_changed_after_the_search_began(searched,
         """Stands in for workers on a cluster: makes its evaluator when somebody has trained the supernet again."""
 
         def __init__(self, make_evaluator, **options):
-            self.make = make_evaluator
+            self.make = pickle.loads(pickle.dumps(make_evaluator))
 
         def __enter__(self):
             supernet = Supernet.load(file)
