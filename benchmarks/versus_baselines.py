@@ -28,7 +28,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -131,7 +130,7 @@ def open_comparison(
         workers: a Ray cluster; without it this process trains, one network after the other.
     """
     runner = JobRunner(
-        data=Portable(partial(open_data, data.name), data),
+        data=Portable(data.reopen, data),
         device=str(device),
         folder=(folder / "trainings").resolve(),
         batch_size=BATCH_SIZE,

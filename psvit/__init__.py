@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from psvit.arch.costs import cost as cost
     from psvit.classifier import Classifier as Classifier
     from psvit.data import ImageData as ImageData
+    from psvit.errors import DivergedError as DivergedError
     from psvit.errors import InputError as InputError
+    from psvit.errors import LostWorkersError as LostWorkersError
+    from psvit.errors import MismatchError as MismatchError
+    from psvit.errors import NoisyMachineError as NoisyMachineError
+    from psvit.errors import RunError as RunError
+    from psvit.errors import UnmetBudgetError as UnmetBudgetError
     from psvit.model import PSViT as PSViT
     from psvit.model import create_model as create_model
     from psvit.nn.picture import draw as draw
@@ -45,8 +51,10 @@ if TYPE_CHECKING:
     from psvit.search.latency.run import measure_latency as measure_latency
     from psvit.search.objectives import Objective as Objective
     from psvit.search.proposal import Proposal as Proposal
+    from psvit.search.result import SearchResult as SearchResult
     from psvit.search.run import run_search as run_search
     from psvit.search.searchers import Searcher as Searcher
+    from psvit.search.trial import Score as Score
     from psvit.space.budget import Budget as Budget
     from psvit.space.search_space import SearchSpace as SearchSpace
     from psvit.supernet.run import TrainedSupernet as TrainedSupernet
@@ -60,24 +68,32 @@ _PUBLIC = {
     "Classifier": "psvit.classifier",
     "Comparison": "psvit.retrain.comparison",
     "Cost": "psvit.arch.costs",
+    "DivergedError": "psvit.errors",
     "Evaluator": "psvit.search.evaluator",
     "Exported": "psvit.retrain.delivery.export",
     "History": "psvit.search.history",
     "ImageData": "psvit.data",
     "InputError": "psvit.errors",
     "Latency": "psvit.search.latency.measure",
+    "LostWorkersError": "psvit.errors",
     "MeasuredFidelity": "psvit.search.fidelity.run",
+    "MismatchError": "psvit.errors",
+    "NoisyMachineError": "psvit.errors",
     "Objective": "psvit.search.objectives",
     "PSViT": "psvit.model",
     "Proposal": "psvit.search.proposal",
     "RetrainedNetwork": "psvit.retrain.run",
     "RetrainedNetworks": "psvit.retrain.run",
+    "RunError": "psvit.errors",
+    "Score": "psvit.search.trial",
     "ScoringFunction": "psvit.search.evaluator",
+    "SearchResult": "psvit.search.result",
     "SearchSpace": "psvit.space.search_space",
     "Searcher": "psvit.search.searchers",
     "Seen": "psvit.search.history",
     "Stage": "psvit.arch.architecture",
     "TrainedSupernet": "psvit.supernet.run",
+    "UnmetBudgetError": "psvit.errors",
     "build_latency_model": "psvit.search.latency.run",
     "compare": "psvit.retrain.comparison",
     "cost": "psvit.arch.costs",

@@ -44,7 +44,7 @@ class Classifier:
     Args:
         network: the network, which is set to evaluation mode.
         preprocessing: how it wants images, and its classes.
-        file: the architecture file with all that is known about it, where there is one.
+        file: the architecture file with all that is known about it; `None` if there is none.
         source: where it was read from.
     """
 
@@ -121,7 +121,7 @@ class Classifier:
 
         Args:
             image: the image or its file.
-            top: how many classes; all where there are fewer.
+            top: how many classes; all of them if there are fewer.
 
         Raises:
             InputError: not a readable image.

@@ -1,4 +1,4 @@
-"""What the commands share: options, one-line errors, logging. Only files of this name know the command-line library.
+"""Shared by the commands: options, one-line errors, logging. Only files of this name know the command-line library.
 
 Nothing heavy is imported here, so that `--help` answers at once; a command imports what it needs when it runs.
 """
@@ -23,7 +23,7 @@ from psvit.io.announcements import ANNOUNCEMENTS
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
 
 PIPED_COLUMNS = 120
-"""Of tables where nobody says how wide the window is."""
+"""The width of tables if the width of the window is not known."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -61,9 +61,7 @@ def run_options(function: Function) -> Function:
     """Options that every command has which makes a run."""
     for option in (
         click.option("-v", "--verbose", is_flag=True, help="Log what is done."),
-        click.option(
-            "--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda where there is one]"
-        ),
+        click.option("--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda if there is one]"),
         click.option(
             "--out",
             type=click.Path(path_type=Path),
@@ -177,7 +175,7 @@ def read_duration(option: str, text: str) -> float:
 
 
 def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
-    """Print names and values under a title, and under headings where there are several values a name."""
+    """Print names and values under a title, and under headings if names have several values."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table

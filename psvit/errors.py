@@ -41,7 +41,7 @@ class MismatchError(RunError):
 
 
 class LostWorkersError(RunError):
-    """Workers on a cluster do not start, or are lost for good; the same command continues where there are others."""
+    """Workers on a cluster do not start, or are lost for good; the same command continues on other workers."""
 
 
 class UnmetBudgetError(RunError):

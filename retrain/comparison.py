@@ -1,10 +1,11 @@
 """Comparing trained networks on the validation images, with how sure one may be that they differ.
 
 Intervals come from the percentile bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter
-13). What is resampled is what another experiment would draw anew: the images, the same ones for all networks, so that
-a difference is that of two networks on equal images; and, within a network that was trained several times, its seeds.
-Of S seeds a resample draws S - 1: their mean then varies as much as it does from one set of S seeds to another, where
-that of S draws would vary too little (McCarthy and Snowden, "The Bootstrap and Finite Population Sampling", 1985).
+13). It resamples what another experiment would draw anew:
+
+- the images. All networks get the same ones, so that a difference is that of two networks on equal images;
+- the seeds of a network that was trained several times. A resample draws S - 1 of S seeds. With S draws, the mean
+  would vary too little (McCarthy and Snowden, "The Bootstrap and Finite Population Sampling", 1985).
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ AT_ONCE = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """By how many points the top-1 of a network exceeds that of the first.
+    """The difference in top-1 between a network and the first one.
 
     Attributes:
-        points: the difference; negative where the first is better.
+        points: the difference; negative if the first is better.
         interval: its bootstrap interval, in points.
-        p: how often a resample would be as far on the other side of zero, on both sides; small where they differ.
+        p: the two-sided bootstrap p-value of no difference; small if the networks differ.
     """
 
     points: float
@@ -65,14 +66,14 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedNetwork:
-    """What one network is worth.
+    """The accuracy of one network.
 
     Attributes:
-        name: what it is called.
-        seeds: how many trainings of it were compared, which differ in their seed.
+        name: its name.
+        seeds: how many trainings of it were compared; they differ in their seed.
         accuracy: top-1 on the validation images in percent, the mean over the seeds.
         interval: its bootstrap interval, in percent.
-        difference: from the first network; `None` for that itself.
+        difference: the difference from the first network; `None` for the first network itself.
     """
 
     name: str
@@ -84,13 +85,13 @@ class ComparedNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Sequence[ComparedNetwork]):
-    """Networks side by side, each against the first. Intervals are not widened for there being several.
+    """Networks side by side, each compared with the first. Intervals are not corrected for multiple comparisons.
 
     Attributes:
         networks: in the order in which they were given.
         images: how many validation images they were compared on.
-        confidence: of every interval.
-        resamples: that intervals rest on.
+        confidence: the confidence of every interval.
+        resamples: the number of resamples that intervals rest on.
     """
 
     networks: tuple[ComparedNetwork, ...]
@@ -137,7 +138,7 @@ def _range(interval: tuple[float, float], sign: str = "") -> str:
 def _told(difference: Difference | None) -> tuple[str, ...]:
     if difference is None:
         return "-", "-", "-", ""
-    verdict = ("better" if difference.points > 0 else "worse") if difference.is_told else "cannot be told"
+    verdict = ("better" if difference.points > 0 else "worse") if difference.is_told else "no clear difference"
     return f"{difference.points:+.2f}", _range(difference.interval, "+"), f"{difference.p:.2g}", verdict
 
 
@@ -152,21 +153,22 @@ def compare(
 ) -> Comparison:
     """Compare trained networks on the validation images, each with the first.
 
-    With one training a network, intervals say how far another draw of images would change the figures, and nothing of
-    another training. Give several trainings that differ in their seed as a list, so that their seeds are resampled too:
-    of two, an interval of 95 % held what is true in 91 % of 1,000 simulated comparisons, of three in 95 %.
+    If each network was trained once, an interval says how far other images would change the figures, and nothing about
+    another training. So give several trainings of a network, which differ in their seed, as a list. Then the seeds are
+    resampled too. In 1,000 simulated comparisons, an interval of 95 % held the true difference in 91 % of them with two
+    seeds, and in 95 % with three.
 
     Args:
-        networks: two or more, by name or in order: each a trained network, the run or file of one, or a list of those
-            that differ in their seed only.
-        data: the images, or what `psvit.ImageData.open` takes; they must have the classes that the networks know.
-        resamples: how many, at least 100.
+        networks: two or more networks, by name or in order. Each is a trained network, its run or its file, or a list
+            of trainings that differ only in their seed.
+        data: images: an `ImageData`, or what `psvit.ImageData.open` takes. They must have the networks' classes.
+        resamples: how many resamples are drawn, at least 100.
         confidence: of the intervals, between 0 and 1.
-        seed: of the resamples; equal calls give equal figures.
-        device: where to compute; by default a GPU where there is one.
+        seed: the seed of the resamples. Equal calls give equal figures.
+        device: where to compute. By default, a GPU if there is one.
 
     Raises:
-        InputError: something that was given cannot be used.
+        InputError: an argument cannot be used.
     """
     if resamples < 100:
         raise InputError(f"resamples must be at least 100, received {resamples}")
@@ -187,7 +189,7 @@ def compare(
 def compared(
     names: Sequence[str], correct: Sequence[Bools], resamples: int, confidence: float, seed: int
 ) -> list[ComparedNetwork]:
-    """What networks are worth, given which images each of their trainings recognises.
+    """The accuracies and differences of networks, given the images that each of their trainings recognises.
 
     Args:
         names: what they are called.
@@ -238,10 +240,10 @@ def _points(right: Any, of_first: Any, seeds: int, seeds_of_first: int, images: 
 
 
 def resampled_totals(correct: Sequence[Bools], resamples: int, seed: int) -> list[Floats]:
-    """How many right answers each network gives in each of the resamples, summed over the seeds that are drawn.
+    """The number of right answers of each network in each resample, summed over the seeds that are drawn.
 
-    Images on which all trainings of all networks agree alike are drawn as one kind, which changes nothing but the
-    time it takes: how often each kind is drawn is multinomial.
+    Images with the same pattern of right and wrong answers are counted together: how often each pattern is drawn is
+    multinomial. This is faster and gives the same distribution.
 
     Args:
         correct: for each network, whether a training recognises an image, (seeds, images).
@@ -317,7 +319,7 @@ def _answers(name: str, trained: Sequence[Trained], data: ImageData, device: tor
 
 
 def _but_seed(classifier: Classifier) -> Any:
-    """What has to be equal for trainings to be those of one network, as far as it is known."""
+    """What must be equal if trainings differ in their seed only, as far as it is known."""
     file = classifier.file
     return file and (file.arch, file.provenance.get("recipe"), file.provenance.get("inherited"))
 
@@ -327,7 +329,7 @@ def _recognised(classifier: Classifier, data: ImageData) -> Bools:
     known = file.provenance.get("data", {}).get("digest") if file else None
     if known != data.digest:
         _logger.warning(
-            "%s was trained on other images than %r; none of those it is compared on may be among them",
+            "%s was trained on other images than %r; make sure that it was trained on none of these",
             classifier.source,
             data.name,
         )

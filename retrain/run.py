@@ -1,4 +1,4 @@
-"""Retraining runs: what each network is trained by, decided before anything is written, and the networks they give."""
+"""`retrain_networks`: plan a retraining run before anything is written, train each network, return the networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from psvit.train.recipe import Recipe
 TABLE_FILE = "networks.csv"
 
 UNNAMED = "network"
-"""What a network is called that has no file."""
+"""The name of a network that has no file."""
 
 Found = Architecture | ArchitectureFile | Place
 """A network to train: its architecture, a file that holds it, or what a search gave back."""
@@ -47,10 +47,10 @@ class RetrainedNetwork:
     """A network that was trained on its own.
 
     Attributes:
-        name: what it is called in tables.
-        folder: of its run.
-        file: its architecture file, beside which the weights lie.
-        about: what the file holds: score, budget, provenance.
+        name: its name in tables.
+        folder: the folder of its run.
+        file: its architecture file. The weights lie beside it.
+        about: the content of the file: score, budget, provenance.
         cost: multiply-accumulates, parameters, and bytes of activations of one image.
     """
 
@@ -74,7 +74,7 @@ class RetrainedNetwork:
 
     @property
     def arch(self) -> Architecture:
-        """What it is."""
+        """The architecture of the network."""
         return self.about.arch
 
     @property
@@ -84,7 +84,7 @@ class RetrainedNetwork:
 
     @property
     def images(self) -> int:
-        """How many validation images that rests on."""
+        """How many validation images the accuracy rests on."""
         return int(self.about.score["images"])
 
     @property
@@ -117,9 +117,9 @@ class RetrainedNetworks(Sequence[RetrainedNetwork]):
 
     Attributes:
         networks: those that could be trained.
-        folder: of the run.
-        file: the table of several networks, as CSV; `None` where one was given.
-        failures: why others could not be trained, by name.
+        folder: the folder of the run.
+        file: the table of several networks, as CSV; `None` if one network was given.
+        failures: by name, why the others could not be trained.
     """
 
     networks: tuple[RetrainedNetwork, ...]
@@ -150,7 +150,7 @@ class RetrainedNetworks(Sequence[RetrainedNetwork]):
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """What each costs and is worth, in words."""
+        """The costs and accuracies of each network, in words."""
         return [
             (
                 network.name,
@@ -183,10 +183,10 @@ def retrain_network(
     checkpoint_seconds: float = EVERY_SECONDS,
     keep: int = 1,
 ) -> RetrainedNetwork:
-    """Train one network on its own; see `retrain_networks`, whose arguments it takes.
+    """Train one network on its own. `retrain_networks` explains the arguments.
 
     Raises:
-        InputError: something that was given cannot be used, or the folder is another run's; nothing is written.
+        InputError: an argument cannot be used, or the folder belongs to another run; nothing is written.
         DivergedError: the loss became NaN or infinite.
     """
     return retrain_networks(
@@ -225,30 +225,32 @@ def retrain_networks(
 ) -> RetrainedNetworks:
     """Train networks on all training images, each on its own, and look at the validation images once after that.
 
-    The same call continues a run that was interrupted, and trains no network again that is finished. One network has
-    the run's folder for itself, of several each has a folder in it. Processes that `torchrun` started train together.
+    The same call continues a run that was interrupted. A finished network is not trained again. If one network is
+    given, its files lie in the run's folder; if several are, each has a folder in it. Processes that `torchrun` started
+    train together.
 
     Args:
-        networks: one or more: architectures, files or shipped names of them, or what searches gave back.
-        data: the images, or what `psvit.ImageData.open` takes.
-        recipe: how to train: it, a shipped one's name or a file; by default it goes by the size of the images.
-        settings: values of the recipe to replace, by key, such as `{"epochs": 10}`.
-        inherit: whether to start from the weights of a supernet that lie beside an architecture file.
-        compare: whether to train each the other way too, as long and with the same seed.
-        teacher: a network to learn from, where the recipe says so: a model of timm, or a .yaml file.
-        teacher_weights: its .safetensors or .pth file.
+        networks: one or more networks: architectures, their files or shipped names, finalists or results of searches.
+        data: images: an `ImageData`, or what `psvit.ImageData.open` takes.
+        recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
+        settings: values of the recipe to replace, such as `{"epochs": 10}`.
+        inherit: whether to start from the supernet's weights that lie beside an architecture file.
+        compare: whether to train each network in the other way too (from scratch, or from the supernet's weights), as
+            long and with the same seed.
+        teacher: a network to learn from, if the recipe wants one: a model of timm, or a .yaml file.
+        teacher_weights: the .safetensors or .pth file of the teacher's weights.
         workers: `ray` trains several networks at once on a Ray cluster.
-        out: the run's folder; one below `runs/` by default, which is announced.
-        seed: of everything random, at least 0.
-        device: where to compute; by default a GPU where there is one.
-        checkpoint_seconds: least time between two checkpoints; every epoch ends with one besides.
-        keep: how many of the last checkpoints are kept while training lasts.
+        out: the run's folder. By default, one below `runs/`, which is announced.
+        seed: the seed of everything random, at least 0.
+        device: where to compute. By default, a GPU if there is one.
+        checkpoint_seconds: the least time between two checkpoints. Besides, every epoch ends with one.
+        keep: how many of the last checkpoints are kept during training.
 
     Returns:
-        The networks. Where several were given and the training of some failed, it says why.
+        The trained networks. If several were given, `failures` says why some could not be trained.
 
     Raises:
-        InputError: something that was given cannot be used, or the folder is another run's; nothing is written.
+        InputError: an argument cannot be used, or the folder belongs to another run; nothing is written.
         DivergedError: one network was given, and its loss became NaN or infinite.
     """
     _check(networks, workers, teacher, teacher_weights)
@@ -304,7 +306,7 @@ def retrain_networks(
 def _check(
     networks: Sequence[Found], workers: str | None, teacher: str | None, teacher_weights: str | Path | None
 ) -> None:
-    """Refuse what can be told before anything is read."""
+    """Check what can be checked before anything is read."""
     if not networks:
         raise InputError("networks: none was given; give one or more")
     if workers not in (None, "ray"):
@@ -318,7 +320,7 @@ def _check(
 
 
 def _read(network: Found) -> tuple[Path | None, ArchitectureFile]:
-    """The architecture file of a network, where it has one, and what is known about it."""
+    """The architecture file of a network, if it has one, and what is known about the network."""
     if isinstance(network, ArchitectureFile):
         return None, network
     if isinstance(network, Architecture):
@@ -328,7 +330,7 @@ def _read(network: Found) -> tuple[Path | None, ArchitectureFile]:
 
 
 def _named(files: Sequence[Path | None]) -> list[str]:
-    """What networks are called: as their files, with a number in front where two would be called alike."""
+    """The names of networks: those of their files, with a number in front if two would be equal."""
     stems = [file.stem if file else UNNAMED for file in files]
     digits = len(str(len(stems) - 1))
     return stems if len(set(stems)) == len(stems) else [f"{i:0{digits}}-{stem}" for i, stem in enumerate(stems)]
@@ -348,7 +350,7 @@ def _run(
     if len(networks) == 1:
         retraining(networks[0])
         return RetrainedNetworks(networks=(_trained(networks[0]),), folder=folder, file=None)
-    # What is finished is returned as it is, for which nothing is begun on a cluster.
+    # Finished networks are returned as they are. No cluster is started for them.
     wanted = [network for network in networks if not network.is_finished()] if workers else networks
     outcomes = executor_for(workers, torch.device(retraining.device)).run(retraining, wanted)
     failures = {network.name: outcome.failure for network, outcome in outcomes if outcome.failure}

@@ -60,7 +60,7 @@ class Retraining:
 
     Attributes:
         images: the images.
-        teacher: a network to learn from besides, where there is one.
+        teacher: a network to learn from besides the labels; `None` if there is none.
         inherit: whether to start from the weights that a supernet left beside the architecture file.
         compare: whether to train the network the other way as well, so that both accuracies can be shown.
         seed: of everything random.
@@ -117,7 +117,7 @@ class Retraining:
         }
 
     def __call__(self, network: Network) -> ArchitectureFile:
-        """Train a network to the end, or return it as it is where that was done before.
+        """Train a network to the end, or return it as it is if that was done before.
 
         The comparison comes first, because the network's file says that all is finished.
 

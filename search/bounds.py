@@ -18,7 +18,7 @@ class Bound(Protocol):
 
     @property
     def subject(self) -> str:
-        """What is limited."""
+        """The name of the limited number."""
         ...
 
     @property
@@ -28,7 +28,7 @@ class Bound(Protocol):
 
     @property
     def draws(self) -> int | None:
-        """How many architectures may be looked at for it, where it takes long; `None` where it does not."""
+        """How many architectures may be looked at for one batch, if the number takes long; `None` if it does not."""
         ...
 
     def value(self, arch: Architecture) -> float:
@@ -99,11 +99,11 @@ class ObjectiveBound:
         return np.array([self.value(space.decode(row)) for row in rows], dtype=np.float64)
 
     def macs(self, space: SearchSpace) -> tuple[int, int]:
-        """Nothing is known of how it goes with MACs."""
+        """The whole range of MACs, because it is not known how the number depends on MACs."""
         return space.reach("macs")
 
     def check(self, space: SearchSpace) -> None:
-        """Nothing is known of what it reaches."""
+        """Checks nothing, because the reachable range of the number is not known."""
 
     def reach(self, space: SearchSpace) -> str:
         """See `Bound`."""

@@ -66,19 +66,19 @@ class Candidates:
             )
 
     def _may_hold_any(self) -> bool:
-        """Whether anything keeps the bounds; taken to be so where there are too many to look through."""
+        """Whether any member keeps the bounds. If there are too many to look through, the answer is yes."""
         if not self._bounds or self.members.count > self._listed:
             return True
         return bool(self._within(self.members.take(np.arange(self.members.count)).rows).any())
 
     def permits(self, arch: Architecture) -> bool:
-        """Whether an architecture within the limits on costs keeps the bounds."""
+        """Whether an architecture within the limits on costs keeps those on latency and on a user's own numbers."""
         return all(includes(bound, bound.value(arch)) for bound in self._bounds)
 
     def propose(
         self, archs: Sequence[Architecture], origin: str, attrs: dict[str, Any] | None = None
     ) -> list[Proposal]:
-        """Proposals of members, with how far inside or beyond each limit they are."""
+        """Proposals of members, each with how far it is inside or beyond every limit."""
         rows = np.array([self.space.encode(arch) for arch in archs], dtype=np.int64)
         costs = self.space.price(rows.reshape(len(archs), -1)) if len(archs) else None
         proposals = []
@@ -98,15 +98,15 @@ class Candidates:
         return Proposal(row=row, origin=origin, constraints={OUTSIDE: 1.0, **dict.fromkeys(limits, 0.0)}, attrs=attrs)
 
     def mutate(self, arch: Architecture, rng: np.random.Generator, rate: float) -> Architecture:
-        """`SearchSpace.mutate` within the limits on costs."""
+        """A member within the limits on costs that differs from another in few choices, see `SearchSpace.mutate`."""
         return self.space.mutate(arch, rng, self.budget, rate)
 
     def crossover(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
-        """`SearchSpace.crossover` within the limits on costs."""
+        """A member within the limits on costs with choices of both parents, see `SearchSpace.crossover`."""
         return self.space.crossover(one, other, rng, self.budget)
 
     def draw_unseen(self, n: int, seen: Seen | History, rng: np.random.Generator) -> list[Architecture]:
-        """Draw candidates uniformly from those not seen; adds them to `seen`, where that is no history.
+        """Draw candidates uniformly from those not seen. If `seen` is a `Seen`, they are added to it.
 
         Returns:
             `n` architectures, or all that are left; under bounds, or all that `DRAWS` draws found.
@@ -154,7 +154,7 @@ def _excess(value: float, lower: float | None, upper: float) -> float:
     elif lower is not None:
         below = -value if value < 0 else -1.0
     excess = max(above, below)
-    # Rounded away from the limit, so that it never seems to be kept where it is not.
+    # Rounded away from the limit, so that a limit that is exceeded never seems to be kept.
     return math.ceil(1e4 * excess) / 1e4 if excess > 0 else math.floor(1e4 * excess) / 1e4
 
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     default="accuracy",
     show_default=True,
     help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several "
-    "give a Pareto front and one file a point.",
+    "give a Pareto front and one file a point. score is another name of accuracy.",
 )
 @click.option(
     "--searcher",

@@ -90,7 +90,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
     """
     prepared = prepare(plan, folder)
     searched = _search(prepared)
-    trials = trial_table(searched.study)
+    trials = trial_table(searched.study, plan.bounds)
     write_atomic(folder / HISTORY, trials.to_csv())
     _check_found(prepared, searched.study)
     best: list[Finalist] = []
@@ -225,8 +225,8 @@ def _check_found(prepared: Prepared, study: Study) -> None:
 def _best(prepared: Prepared, study: Study, measure: Callable[..., Latency] | None) -> tuple[list[Finalist], int]:
     """The finalists or the front, best first, and the number of trials that were passed over.
 
-    If there are limits on latency, `measure` measures the trials, and those beyond a limit are passed over. With `None`
-    in its place, nothing is measured.
+    If there are limits on latency, `measure` measures the trials, and those beyond a limit are passed over. After an
+    interruption it is `None`, and nothing is measured.
     """
     plan, history = prepared.plan, study.history
     several = len(plan.objectives) > 1
@@ -335,7 +335,8 @@ def _notes(prepared: Prepared, searched: Searched, best: list[Finalist], passed_
         for place, name in places.items():
             if tied := ties(scores, place):
                 notes.append(
-                    f"{tied} candidates tie for place {place}, {name}; of equals the earlier counts as better."
+                    f"{tied} candidates have the same score at place {place} ({name}). "
+                    "The one that was evaluated first ranks higher."
                 )
     return notes
 

@@ -17,29 +17,34 @@ from psvit.search.trial import Score
 class Evaluator(Protocol):
     """Scores populations of architectures; more is better.
 
-    Equal calls give equal scores, and so do equal architectures in different populations, unless they are raced.
+    An architecture gets the same score in every population, unless it is given up early.
     """
 
     def evaluate(self, archs: Sequence[Architecture], /, best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The scores of a population.
 
-        What goes wrong with one architecture (memory, outputs that are no numbers) is said in its score; all else is
-        raised.
+        If one architecture cannot be scored (too little memory, outputs that are no numbers), its score says so, with
+        the state `failed`. Other errors are raised.
 
         Args:
             archs: the population, no two equal.
-            best: the best scores that are known of others, on all images, best first. An evaluator that races gives
-                up on those that cannot be among the best of these and the population; without any, none is given up.
-            parts: where the population is only a part of one, into how many that was cut. An evaluator that races
-                promises something of the whole, so the parts share its probability of error.
+            best: only for evaluators that *race*, that is, give up early on hopeless architectures: the best complete
+                scores so far, best first. An architecture is hopeless if it cannot be among the best of these and of
+                the population. If `best` is empty, none is given up.
+            parts: only for evaluators that race: into how many parts the whole population was cut, if `archs` is one
+                of these. The parts share the probability of error that the evaluator promises for the whole.
 
         Returns:
-            Their scores, in their order.
+            The scores, in the order of `archs`.
         """
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What a score is and what it rests on, JSON-serialisable; stands beside every score that is written down."""
+        """What a score is and what it rests on, JSON-serialisable.
+
+        `kind` is its name, `version`, `meaning` and `unit` are optional. It is written beside every score, and a study
+        is continued only with an equal description.
+        """
         ...
 
 
@@ -47,13 +52,14 @@ class Evaluator(Protocol):
 class ScoringFunction:
     """An evaluator of a user's own: a function from architectures to numbers.
 
-    A study is continued only with the name and the version that it was begun with.
+    A study is continued only with the name, version, meaning and unit that it was begun with.
 
     Attributes:
-        function: the scores of some architectures, in their order; more is better. `None`, or what is no finite
-            number, says that one could not be scored. Equal architectures have equal scores.
-        name: what a score is, in files and reports.
-        version: to be changed when the function gives other scores.
+        function: from a list of architectures to a list of their scores, in the same order; more is better. `None`, or
+            a number that is not finite, says that an architecture could not be scored. Equal architectures get equal
+            scores.
+        name: the name of the score, in files and reports.
+        version: change it whenever the function gives other scores.
         meaning: what a score says, in a sentence.
         unit: of a score, such as `%`.
     """
@@ -90,15 +96,15 @@ class ScoringFunction:
 
     def describe(self) -> dict[str, Any]:
         """See `Evaluator`."""
-        said = {"kind": self.name, "version": self.version, "meaning": self.meaning, "unit": self.unit}
+        said = {"kind": self.name, "version": str(self.version), "meaning": self.meaning, "unit": self.unit}
         return {key: value for key, value in said.items() if value}
 
 
 def read_evaluator(given: Any) -> Evaluator | None:
-    """An evaluator of a user's own: one already, or a function with a name.
+    """The evaluator that a user gave. A function becomes a `ScoringFunction` of its name.
 
     Raises:
-        InputError: it is neither, or what it says of itself is not JSON.
+        InputError: it is no evaluator and no function with a name, or its description is not JSON.
     """
     if given is None:
         return None

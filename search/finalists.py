@@ -38,8 +38,8 @@ class Finalist:
     Attributes:
         trial: the trial.
         latencies: by the limit's setting, what was predicted and what was measured.
-        accuracies: top-1 in percent on the search images after brief trainings; empty where there were none.
-        failure: why a training of it gave no network; then it has no accuracies.
+        accuracies: top-1 in percent on the search images, one for each brief training; empty if it was not trained.
+        failure: why a training of it failed; empty if none did. After a failure there are no accuracies.
         written: its architecture file, once that is written.
     """
 
@@ -72,17 +72,17 @@ class Finalist:
 
     @property
     def score(self) -> float | None:
-        """What the evaluator gave it."""
+        """Its score."""
         return self.trial.score.value
 
     @property
     def accuracy(self) -> float | None:
-        """The mean over the trainings."""
+        """The mean accuracy over the brief trainings, in percent; `None` if it was not trained."""
         return mean(self.accuracies) if self.accuracies else None
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over the trainings."""
+        """The standard deviation over the brief trainings; `None` if there are fewer than two."""
         return stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,10 +102,10 @@ class Finalist:
 
 
 def brief(recipe: Recipe) -> Recipe:
-    """The recipe of a finalist's training: a network's, for a twentieth of its epochs.
+    """The recipe of a finalist's training: that of a network, with a twentieth of the epochs.
 
-    It begins with the weights that the network inherits, so it needs less time to show what they can become, and
-    neither averages weights over longer than it lasts nor warms up for most of it.
+    The training usually begins with inherited weights, so it needs less time. It does not average weights, because the
+    average would reach further back than the training lasts, and it does not warm up.
     """
     epochs = max(1, round(SHARE * recipe.epochs))
     return recipe.override({"epochs": epochs, "warmup_epochs": 0, "ema_decay": None})
@@ -123,9 +123,9 @@ def train_finalists(
 ) -> list[Finalist]:
     """Train every finalist briefly on the training images, compare them on the search images.
 
-    A training that was interrupted continues. A search that goes on for longer may have other finalists; those that
-    stay are not trained again. One whose training diverges or runs out of memory is out, and what a trainer looks for
-    afterwards leaves it out as well.
+    An interrupted training is continued. If a search is extended, it may have other finalists; those that stay are not
+    trained again. If one training of a finalist diverges or runs out of memory, the finalist cannot win, and its other
+    trainings are left out.
 
     Args:
         finalists: the best trials.
@@ -133,8 +133,8 @@ def train_finalists(
         executor: says where.
         store: of the trials' study.
         recipe: how they are trained, see `brief`.
-        init: the digest of the weights.
-        seed: of the first training of each; the others have the next ones.
+        init: the digest of the weights that they begin with.
+        seed: of the first training of each finalist; the others have the next seeds.
 
     Returns:
         The finalists with their accuracies, best mean first; of equal ones the one that was better before. Those that
@@ -162,10 +162,13 @@ def train_finalists(
     for finalist in finalists:
         arch = finalist.trial.arch
         if failure := failures.get(arch, ""):
-            _logger.warning("finalist %d is out: %s", finalist.trial.number, failure)
+            _logger.warning(
+                "finalist %d cannot win, because a training of it failed: %s", finalist.trial.number, failure
+            )
             told.append(replace(finalist, failure=failure))
         else:
             known = [store.get(job) for job in jobs[arch]]
             told.append(replace(finalist, accuracies=tuple(one.accuracies["search"] for one in known if one)))
-    shutil.rmtree(runner.folder, ignore_errors=True)  # with what was begun of those that are no finalists any more
+    # This also removes unfinished trainings of former finalists.
+    shutil.rmtree(runner.folder, ignore_errors=True)
     return sorted(told, key=lambda finalist: -mean(finalist.accuracies or [-1.0]))

@@ -1,4 +1,4 @@
-"""History: what a search knows so far, kept so that looking at it does not cost more the longer it gets."""
+"""History: the trials of a search so far, kept so that looking at them stays cheap as they become many."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class History:
     Attributes:
         trials: all of them.
         complete: those that were scored on all images.
-        rejected: what was proposed beside them and not evaluated.
+        rejected: proposals that were not feasible and therefore not evaluated.
         held: architectures that other processes are evaluating.
     """
 
@@ -94,10 +94,13 @@ class History:
 
 
 class Seen:
-    """What is not to be proposed again: a history, what others hold, and what is added; the history is not copied.
+    """The architectures that must not be proposed again.
+
+    These are the architectures of a history, those that other processes hold, and those that are added here. The
+    history is not copied.
 
     Args:
-        history: whose architectures count as seen.
+        history: the history.
     """
 
     def __init__(self, history: History) -> None:

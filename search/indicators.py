@@ -1,4 +1,4 @@
-"""Training-free indicators: scores of architectures at random initialisation, where there is nothing trained.
+"""Training-free indicators: scores of architectures at random initialisation, without anything trained.
 
 All candidates are slices of one randomly initialised supernet, which is made once, instead of networks built anew.
 """

@@ -159,7 +159,7 @@ class InheritedAccuracy:
 
 
 class _Answers:
-    """What the candidates of a population answered so far.
+    """The answers of the candidates of a population so far.
 
     Args:
         num_candidates: how many there are.

@@ -14,7 +14,7 @@ from psvit.errors import InputError
 Direction = Literal["minimize", "maximize"]
 
 ACCURACY, SCORE, LATENCY = "accuracy", "score", "latency"
-"""Two names of what the evaluator gives, and one of what a latency model does."""
+"""Two names for the score that the evaluator gives, and one for the latency that a model predicts."""
 
 COSTS = {"macs": "macs", "params": "num_params", "memory": "activation_bytes"}
 """Names of objectives that are costs, and which cost each is."""
@@ -24,17 +24,18 @@ COSTS = {"macs": "macs", "params": "num_params", "memory": "activation_bytes"}
 class Objective:
     """A number that every architecture has, to be improved, kept within limits, or both.
 
-    A search improves it where it is given among the `objectives`. Where it has an end, the search keeps to that, as it
-    does where it is given in the `budget`.
+    Among the `objectives` of a search, it is improved. If it has an end (`lower` or `upper`), the search proposes only
+    architectures within its ends, whether it is given among the `objectives` or in the `budget`.
 
     Attributes:
-        name: an identifier, such as `energy_mj`; appears in files and reports.
-        function: the number of an architecture; always the same for the same one. It is called once for each, in the
-            process that searches.
-        direction: whether less or more of it is better.
-        lower: the least that is permitted.
-        upper: the most that is permitted.
-        version: of the function. A study is continued only with the version that it was begun with.
+        name: an identifier, such as `energy_mj`. It appears in files and reports.
+        function: from an architecture to its number. It gives equal architectures equal numbers. It is called once for
+            each architecture, in the process that searches.
+        direction: whether less or more of the number is better.
+        lower: the least permitted number, inclusive.
+        upper: the greatest permitted number, inclusive.
+        version: of the function. Change it whenever the function changes: a study is continued only with the version
+            that it was begun with.
         unit: of the number, for people.
     """
 
@@ -51,7 +52,11 @@ class Objective:
     def __call__(self, arch: Architecture) -> float:
         """The number of an architecture."""
         if arch not in self._known:
-            self._known[arch] = float(self.function(arch))
+            value = self.function(arch)
+            try:
+                self._known[arch] = float(value)
+            except (TypeError, ValueError):
+                raise InputError(f"objective {self.name!r}: must return a number, received {value!r}") from None
         return self._known[arch]
 
     @property
@@ -60,10 +65,10 @@ class Objective:
         return self.lower is not None or self.upper is not None
 
     def check(self) -> None:
-        """Make sure that it can be told from others and that something is within its ends.
+        """Check the name, the direction and the ends.
 
         Raises:
-            InputError: it is otherwise.
+            InputError: the name is no identifier or is taken, the direction is unknown, or the ends do not ascend.
         """
         what = f"objective {self.name!r}"
         taken = (ACCURACY, SCORE, LATENCY, *COSTS, *COSTS.values())
@@ -76,8 +81,8 @@ class Objective:
             raise InputError(f"{what}: its ends must be numbers that ascend, received {self.lower} and {self.upper}")
 
     def to_dict(self) -> dict[str, Any]:
-        """What a study has to agree on, JSON-serialisable."""
-        return {"direction": self.direction, "lower": self.lower, "upper": self.upper, "version": self.version}
+        """What has to be equal when a study is continued, JSON-serialisable."""
+        return {"direction": self.direction, "lower": self.lower, "upper": self.upper, "version": str(self.version)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +120,14 @@ class Objectives:
 
 
 def read_objectives(given: Sequence[str | Objective], score: str) -> tuple[tuple[str, ...], tuple[Objective, ...]]:
-    """Names of objectives, and which of them are a user's own.
+    """The names of objectives, and those objectives that are a user's own.
 
     Args:
         given: names such as `accuracy` or `macs`, and objectives of a user's own.
-        score: what the score is called here, whichever of its names is given.
+        score: the name that the score has in this search, whichever of its two names is given.
 
     Raises:
-        InputError: a name that there is not, one given twice, or not the score first.
+        InputError: a name is unknown or given twice, or the first is not the score.
     """
     own = tuple(one for one in given if isinstance(one, Objective))
     for one in own:

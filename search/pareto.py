@@ -1,4 +1,4 @@
-"""Which of several results are best when there is more than one objective.
+"""Find the best of several results if there is more than one objective.
 
 Objectives are (n, objectives), each turned so that more is better. With a single objective ranking is sorting, so one
 and several objectives need no code of their own.
@@ -15,9 +15,10 @@ Ints = NDArray[np.int64]
 
 
 def ranks(objectives: Floats) -> Ints:
-    """The front that each result belongs to, (n,): 0 where nothing is better, 1 where only those are, and so on.
+    """The front of each result, (n,): 0 if no result is better, 1 if only those of front 0 are, and so on.
 
-    A result is better than another where it is nowhere worse and somewhere better; equal results share a front.
+    A result is better than another if it is worse in no objective and better in at least one. Equal results share a
+    front.
     """
     if not len(objectives):
         return np.zeros(0, dtype=np.int64)

@@ -36,24 +36,24 @@ from psvit.train.device_checks import check_device
 from psvit.train.recipe import Recipe, default_recipe
 
 SPENT = 0.9
-"""A limit without a lower end is a budget to spend: the search stays in its upper tenth where that is not empty."""
+"""If a limit has no lower end, only architectures that cost at least this share of it are searched, if any do."""
 
 CONTROL_SHARE = 0.25
-"""Of what was evaluated, so many are drawn uniformly for comparison where their number is not given."""
+"""Default number of random architectures for comparison, as a share of the trials."""
 
 LATENCY_SPACE = "psvit-2d-small"
-"""The space for images of 224 pixels where latency alone is limited."""
+"""The space for images of 224 pixels if latency alone is limited."""
 
 IMAGE_SIZE = 224
-"""For which images a network is searched where there are none."""
+"""Side of the images that a network is searched for, if no images are given."""
 
 INDICATOR_TRIALS, TRIALS = 128, 256
-"""Architectures to evaluate where that is not said: with the training-free indicator, and with all else."""
+"""Architectures to evaluate by default: with the training-free indicator, and with any other score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
-    """What is asked of a search, as it was given; `psvit.run_search` says what each of it means."""
+    """The arguments of `psvit.run_search`, as they were given; its docstring explains them."""
 
     space: SearchSpace | str | Path | None
     budget: tuple[str | Objective, ...]
@@ -85,32 +85,35 @@ class SearchRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPlan:
-    """What a search is of.
+    """All that a search decides before it begins.
 
     Attributes:
-        asked: as it was given; what is not among the following is used as it stands there.
+        asked: the request. What is not an attribute below is used as it was given.
         space: the space, with the data's classes and channels.
-        limits: those that candidates keep: those given, spent where they leave it open.
-        limits_given: those given, resolved.
-        bounds: those on numbers of a user's own.
-        data: images, where there are some.
-        evaluator: of a user's own; without one, a supernet scores where there are images, and else an indicator.
-        evaluator_says: what it says of itself.
-        supernet_digest: of the weights of the one that was given.
-        recipe: how a supernet is trained first, where none is given.
-        searcher: proposes.
-        objectives: names of what is improved, the score first.
-        own: those of them that are a user's own.
-        latency_models: those that were given, by the setting of the limit that each is for.
-        latency_digests: of them, in the order in which they were given.
-        latency_setting: where latency is measured that is improved and that nothing says how to measure.
-        trials: architectures to evaluate.
-        control: architectures drawn uniformly and scored for comparison; `None` for `CONTROL_SHARE` of what was
-            evaluated by then.
-        finalists_recipe: how finalists are trained; with several objectives or without images, none are.
-        device: where this process computes.
-        scoring_device: where candidates are scored.
-        race: when candidates are given up; never where scores rest on no images or not on accuracy alone.
+        limits: the limits that candidates keep. If a given limit has no lower end, it may have one here.
+        limits_given: the limits as given, resolved.
+        bounds: the limits on numbers of a user's own.
+        data: the images; `None` without any.
+        evaluator: an evaluator of a user's own. If it is `None`, a supernet scores if there are images, otherwise an
+            indicator.
+        evaluator_says: the description that this evaluator gives of itself.
+        supernet_digest: the digest of the weights of the given supernet.
+        recipe: how a supernet is trained first; `None` if none is trained.
+        searcher: proposes the candidates.
+        objectives: the names of the objectives, the score first.
+        own: the objectives that are a user's own.
+        latency_models: the given latency models, by the setting of the limit that each is for.
+        latency_digests: the digests of these models, in the order in which they were given.
+        latency_setting: the setting in which latency is measured if it is an objective, and there is no limit on it
+            and no model of it.
+        trials: how many architectures are evaluated.
+        control: how many architectures are drawn uniformly and scored for comparison; `None` means `CONTROL_SHARE` of
+            the trials.
+        finalists_recipe: how finalists are trained; `None` if they are not, that is, with several objectives or without
+            images.
+        device: the device of this process.
+        scoring_device: the device on which candidates are scored.
+        race: the rule for giving up candidates early; `None` if it is switched off.
     """
 
     asked: SearchRequest
@@ -148,12 +151,12 @@ class SearchPlan:
 
     @property
     def keep(self) -> int:
-        """How many of the best are scored on all images, whatever is raced: at least as many as there are finalists."""
+        """How many of the best are always scored on all images: at least as many as there are finalists."""
         return max(KEPT, self.asked.finalists)
 
     @property
     def scored(self) -> dict[str, Any]:
-        """What scores and limits depend on, which all processes that work on a study must agree on."""
+        """Everything that scores and limits depend on. All processes that work on a study must agree on it."""
         own = {one.name: one.to_dict() for one in (*self.own, *(bound.objective for bound in self.bounds))}
         return {
             "budget": list(self.asked.limits),
@@ -168,14 +171,14 @@ class SearchPlan:
             "race": asdict(self.race) if self.race else None,
             "device": self.scoring_device.type,
             "latency": list(self.latency_digests),
-            # Only where there is one, so that studies from before there could be one go on.
+            # Left out if there are none, so that studies from before there could be any still continue.
             **({"evaluator": dict(self.evaluator_says)} if self.evaluator_says is not None else {}),
             **({"own_objectives": own} if own else {}),
         }
 
     @property
     def config(self) -> dict[str, Any]:
-        """All that decides the result, JSON-serialisable; a search may go on for longer, and elsewhere."""
+        """Everything that decides the result, JSON-serialisable. It has to be equal when a run is continued."""
         return {
             **self.scored,
             "searcher": self.searcher.name,
@@ -187,7 +190,7 @@ class SearchPlan:
 
     @property
     def full_config(self) -> dict[str, Any]:
-        """Also what may be another when a run is continued: how long, how and where it searches; no password."""
+        """`config`, and also what may change when a run is continued. Passwords are left out."""
         return {
             **self.config,
             "trials": self.trials,
@@ -200,20 +203,20 @@ class SearchPlan:
         }
 
     def control_of(self, trials: int) -> int:
-        """How many are drawn for comparison with so many trials."""
+        """How many architectures are drawn for comparison, given the number of trials."""
         return int(CONTROL_SHARE * trials) if self.control is None else self.control
 
     @property
     def search_seconds(self) -> float | None:
-        """After how many of the seconds the search leaves the rest to the control."""
+        """The seconds that the search takes for itself; the rest is for the control. `None` if time is not limited."""
         seconds = self.asked.seconds
         return seconds and seconds * self.trials / (self.trials + self.control_of(self.trials))
 
     def check_latencies(self) -> None:
-        """Refuse what can be told of limits on latency before anything is built, trained or written.
+        """Check the limits on latency, as far as that is possible before anything is built, trained or written.
 
         Raises:
-            InputError: a limit that nothing can keep, or a setting that cannot be measured.
+            InputError: no architecture can meet a limit, or a setting cannot be measured.
         """
         models, seed = self.latency_models, self.asked.seed
         for limit in self.limits.latencies:
@@ -237,6 +240,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         InputError: something cannot be used; says what.
     """
     # What is quick to check comes first.
+    _check(asked)
     wanted = _wanted_space(asked)
     searcher = make_searcher(asked.searcher)
     evaluator = read_evaluator(asked.evaluator)
@@ -290,7 +294,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
 
 
 def _wanted_space(asked: SearchRequest) -> SearchSpace | None:
-    """The space that is named, if one is; what is known of the supernet and the limits is checked."""
+    """The space that is named, or `None`. What needs no images of space, supernet and limits is checked here."""
     space = asked.space if isinstance(asked.space, SearchSpace) else None
     if asked.space is not None and space is None:
         space = SearchSpace.load(str(asked.space))
@@ -302,12 +306,15 @@ def _wanted_space(asked: SearchRequest) -> SearchSpace | None:
     if known and (asked.supernet or not asked.data):  # otherwise the data change what an architecture costs
         known.check(limits)
     if (asked.recipe or asked.settings) and (asked.supernet or not asked.data or asked.evaluator):
-        raise InputError("--recipe and --set say how a supernet is trained first, which --data without --supernet does")
+        raise InputError(
+            "--recipe and --set: say how a supernet is trained first, and none is trained here; leave them out, or "
+            "give --data without --supernet"
+        )
     return space
 
 
 def _bounds(given: Sequence[str | Objective]) -> tuple[ObjectiveBound, ...]:
-    """What limits a user's own numbers, each once."""
+    """The limits on a user's own numbers, each once."""
     named: dict[str, Objective] = {}
     for one in given:
         if isinstance(one, Objective):
@@ -317,8 +324,29 @@ def _bounds(given: Sequence[str | Objective]) -> tuple[ObjectiveBound, ...]:
     return tuple(ObjectiveBound(one) for one in named.values() if one.is_limited)
 
 
+def _check(asked: SearchRequest) -> None:
+    """Refuse numbers that cannot be, and an objective in the budget that has no end."""
+    for name, value, least in (
+        ("trials", asked.trials, 1),
+        ("finalists", asked.finalists, 0),
+        ("control", asked.control, 0),
+        ("seed", asked.seed, 0),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, received {value}")
+    if asked.seconds is not None and not asked.seconds > 0:
+        raise InputError(f"seconds must be more than 0, received {asked.seconds}")
+    for one in asked.budget:
+        if isinstance(one, Objective) and not one.is_limited:
+            raise InputError(f"budget: objective {one.name!r} has no end; give it lower=... or upper=...")
+
+
 def _spent(given: Budget, space: SearchSpace) -> Budget:
-    """Limits that are spent where they leave it open; where time is limited, it may be what is short."""
+    """The limits, with a lower end for the first that has none, see `Budget.spent`.
+
+    They stay as they are if nothing would be left within them, or if latency is limited: then latency may be what
+    limits a network, not MACs.
+    """
     spent = given if given.latencies else given.spent(SPENT)
     return spent if space.count(spent) else given
 
@@ -328,7 +356,7 @@ def _measured(device: torch.device) -> Setting:
 
 
 def _numbers(asked: SearchRequest, searcher: Searcher, members: int, usual: int) -> tuple[int, int | None]:
-    """How many architectures are evaluated, and drawn for comparison."""
+    """How many architectures are evaluated, and how many are drawn for comparison."""
     enumerates = isinstance(searcher, Enumerate)
     if enumerates:
         check_enumerable(members)
@@ -342,7 +370,7 @@ def _by_setting(
     """Latency models by the setting of the limit that each is for.
 
     Raises:
-        InputError: one is of another space, device or version than is searched, or for no limit.
+        InputError: a model belongs to another space, device or version, or there is no limit that it could predict.
     """
     found: dict[str, LatencyModel] = {}
     settings = {Setting.of(limit): limit.setting for limit in limits.latencies}
@@ -364,7 +392,7 @@ def choose_space(
 ) -> SearchSpace:
     """The space to search: the supernet's, the wanted one, or the smallest shipped one that holds the budget.
 
-    The limits come as given, because `60%` is of what the space holds, which the data may change.
+    Pass the limits as text: `60%` is a share of the largest architecture's cost, which changes with the data's classes.
 
     Raises:
         InputError: the supernet belongs to another space or other images, or nothing is within the budget.
@@ -384,7 +412,7 @@ def choose_space(
         limits = Budget.parse(*budget, space=wanted)
         space = wanted or default_space(limits, data.image_size if data else IMAGE_SIZE)
         if not wanted and not limits.limits:
-            # Which spaces hold a latency would have to be measured. Where there is a choice, the middle one is taken.
+            # Only measuring shows which spaces can meet a latency. So take the middle one.
             middle = SearchSpace.load(LATENCY_SPACE)
             space = middle if space.image_size == middle.image_size else space
         if data:

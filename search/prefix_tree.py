@@ -149,7 +149,7 @@ class PrefixTree:
     Args:
         space: the space that the architectures are of.
         archs: the population, no two equal.
-        positions: those of the architectures in a larger population; from 0 on where not given.
+        positions: those of the architectures in a larger population; by default from 0 on.
 
     Attributes:
         roots: the first steps; several, where first widths differ.
@@ -217,7 +217,7 @@ def _order(siblings: list[Node]) -> int:
 
 
 class State(NamedTuple):
-    """What one step hands to the next: tokens (B, N, D), or at first images, and a producer's attention."""
+    """The state between two steps: tokens (B, N, D), or at first images, and a producer's attention."""
 
     x: Tensor
     shared: Shared | None = None

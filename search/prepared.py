@@ -1,4 +1,4 @@
-"""What a search needs before it begins, built, trained and loaded."""
+"""Prepare a search: build, train and load what its plan needs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
 from psvit.supernet.train import fit_supernet
 
 ANY_LATENCY_MS = 1e9
-"""More than anything takes: where latency is improved and not limited, it is measured in the end all the same."""
+"""A limit that every network meets. If latency is improved but not limited, it makes the search measure the front."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A plan with all that it needs, built, trained and loaded.
+    """A plan with everything that it needs, built, trained and loaded.
 
     Attributes:
         plan: the plan.
-        folder: of the run.
-        latencies: limits on latency, and what predicts it where it is improved without one.
-        objectives: what is improved.
-        candidates: what may be proposed.
+        folder: the folder of the run.
+        latencies: limits on latency. If latency is improved without a limit, its model is here as well.
+        objectives: the objectives.
+        candidates: the architectures that may be proposed.
         scoring: makes evaluators.
-        supernet: whose weights score, or are inherited.
-        digest: of the weights.
+        supernet: the supernet whose weights score or are inherited; `None` without one.
+        digest: the digest of its weights.
     """
 
     plan: SearchPlan
@@ -50,8 +50,8 @@ class Prepared:
 
 
 def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
-    """Build and train what the plan needs and was not given."""
-    # Before a supernet is trained, because a limit that nothing can keep shows here.
+    """Build and train what the plan needs, unless it was given."""
+    # Latency comes before the supernet is trained, because a limit that nothing can meet shows here.
     latencies = _predicted_limits(plan, folder)
     improved = _improved_latency(plan, folder, latencies)
     others = {one.name: one for one in plan.own}
@@ -88,7 +88,7 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
 
 
 def _predicted_limits(plan: SearchPlan, folder: RunFolder) -> list[PredictedLimit]:
-    """The limits on latency with their models, built inside the run where none was given."""
+    """The limits on latency with their models. A model that was not given is built inside the run."""
     models = plan.latency_models
     return [
         PredictedLimit(limit, models.get(limit.setting) or _latency_model(plan, folder, Setting.of(limit), number))
@@ -97,7 +97,7 @@ def _predicted_limits(plan: SearchPlan, folder: RunFolder) -> list[PredictedLimi
 
 
 def _improved_latency(plan: SearchPlan, folder: RunFolder, latencies: list[PredictedLimit]) -> PredictedLimit | None:
-    """What predicts the latency that is an objective: that of the first limit, else of the model that was given."""
+    """The prediction of latency, if latency is an objective: by the model of the first limit, or by the given model."""
     if LATENCY not in plan.objectives:
         return None
     if latencies:
@@ -116,7 +116,7 @@ def _latency_model(plan: SearchPlan, folder: RunFolder, setting: Setting, number
 
 
 def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
-    """The file of the supernet, trained inside the run where one is needed and none was given."""
+    """The file of the supernet. If one is needed and none was given, it is trained inside the run."""
     if plan.asked.supernet is not None:
         return supernet_file(plan.asked.supernet)
     if not plan.needs_supernet:

@@ -1,4 +1,4 @@
-"""Proposal: what a searcher suggests to evaluate, before anything is known of it."""
+"""Proposal: an architecture that a searcher suggests to evaluate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 UNIFORM, MUTATION, CROSSOVER = "uniform", "mutation", "crossover"
-"""How proposals of our own searchers come about; those of Optuna's samplers have the sampler's name."""
+"""Origins of the proposals of our own searchers. The origin of an Optuna sampler's proposal is the sampler's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class Proposal:
 
     Attributes:
         row: one value for each of `SearchSpace.genes`.
-        origin: how it came about.
-        constraints: by limit, by which share it is exceeded; at most 0 where it is kept.
-        attrs: what a sampler of Optuna's has to find again beside the trial.
+        origin: how it came about, such as `mutation`.
+        constraints: by limit, the share by which it is exceeded; at most 0 if it is kept.
+        attrs: attributes that a sampler of Optuna's stores with the trial.
     """
 
     row: tuple[int, ...]
@@ -27,11 +27,11 @@ class Proposal:
 
     @property
     def is_feasible(self) -> bool:
-        """Whether it may be evaluated."""
+        """Whether it encodes an architecture within all limits, so that it may be evaluated."""
         return all(value <= 0 for value in self.constraints.values())
 
     def to_json(self) -> list[Any]:
-        """As short a JSON value as will do, because databases limit their length."""
+        """The proposal as a JSON value. It is short, because databases limit the length of values."""
         return [list(self.row), self.origin, self.constraints, self.attrs]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Racing: which candidates of a population cannot be among its best any more, after some of the images.
+"""Racing: find the candidates of a population that cannot be among its best any more, after some of the images.
 
 The images are a finite set, looked at in a random order without replacement, so what is unknown after m of N of them
 is which answers the other N - m get, and numbers of right answers are hypergeometric. Nothing is approximated:
@@ -9,7 +9,7 @@ is which answers the other N - m get, and numbers of right answers are hypergeom
 - Of a candidate that was scored earlier only the accuracy on all images is known. It is called better when a candidate
   with as many right answers would have had more of them so far.
 
-Both are certain where the images that are left cannot change the order. A candidate is given up when `keep` others
+Both are certain if the remaining images cannot change the order. A candidate is given up when `keep` others
 are called better than it.
 
 The bounds of Bardenet and Maillard for sampling without replacement (arXiv 1309.4029), which know only mean, range or
@@ -163,7 +163,7 @@ def chance_of_wins(wins: Counts, losses: Counts, seen: int, total: int) -> NDArr
         total: all images.
 
     Returns:
-        A bound on the probability, 1 where there are no more wins than losses.
+        A bound on the probability; 1 if there are no more wins than losses.
     """
     discordant = wins + losses
     half = (discordant + total - seen + 1) // 2
@@ -188,7 +188,7 @@ def chance_of_so_few(correct: Counts, seen: int, total: int, target: Counts) -> 
 
 
 def ties(scores: Sequence[float], place: int) -> int:
-    """How many tie for a place where not all of them find room up to it; none where they do.
+    """How many candidates tie for a place, if not all of them find room up to it; 0 if they do.
 
     Args:
         scores: on all images.

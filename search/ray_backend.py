@@ -41,7 +41,7 @@ PATIENCE_S = 600.0
 
 @dataclass(frozen=True)
 class Part:
-    """What one worker evaluates at a time.
+    """The part of a population that one worker evaluates at a time.
 
     Attributes:
         positions: where its architectures stand in their population.
@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a part.
+    """The outcome of a part.
 
     Attributes:
         scores: those of its architectures.
@@ -224,7 +224,7 @@ class RayEvaluator:
         return [scores[position] for position in range(len(archs))]
 
     def describe(self) -> dict[str, Any]:
-        """What the workers' evaluators say of themselves."""
+        """The description that the workers' evaluators give."""
         if self._description is None:
             self._collect([Part((), ())])
         assert self._description is not None

@@ -34,24 +34,24 @@ class HtmlFile:
         return f'<iframe srcdoc="{page}" width="100%" height="700" style="border:0"></iframe>'
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        folder: of the run.
-        file: the winner's architecture file; its weights lie beside it, where it inherits some.
+        folder: the folder of the run.
+        file: the winner's architecture file. If the winner inherits weights, they lie beside it.
         finalists: the best trials, the winner first; with several objectives, the Pareto front.
-        front: the trials that no other beats: in all objectives where there are several, else in score and MACs.
+        front: the trials that no other trial beats in all objectives or, with one objective, in score and MACs.
         trials: every architecture that was evaluated, a row each.
         report: `report.html`, for a browser or a notebook.
-        objectives: names of what was improved.
-        kind: what scores are.
-        fidelity: what is known of how truly they rank, or `not measured`.
+        objectives: the names of the objectives.
+        kind: the name of the score.
+        fidelity: how truly scores rank networks, as far as it was measured, or `not measured`.
         wanted: how many architectures were to be evaluated.
-        passed_over: trials with better scores that were measured beyond a limit on latency.
-        data: the name of the images, where there were some.
-        stopped: what stopped the search before its end, so that this is the best so far.
+        passed_over: how many trials with better scores were measured beyond a limit on latency.
+        data: the name of the images; `None` if there were none.
+        stopped: what stopped the search before its end; `None` if nothing did. After a stop, this is the best so far.
     """
 
     folder: Path
@@ -73,9 +73,18 @@ class SearchResult:
         """The winner: the first of the finalists."""
         return self.finalists[0]
 
+    def __repr__(self) -> str:
+        best = self.best
+        stopped = f", stopped by {type(self.stopped).__name__}" if self.stopped else ""
+        return (
+            f"SearchResult({len(self.trials)} trials in {str(self.folder)!r}{stopped}; "
+            f"best: trial {best.trial.number}, {self.kind} {best.score:.6g}, {format_cost('macs', best.cost.macs)}; "
+            f"{len(self.front)} on the front)"
+        )
+
     @property
     def front_folder(self) -> Path | None:
-        """Where the front's architecture files are, where there are several objectives."""
+        """The folder of the front's architecture files; `None` with one objective."""
         return self.folder / FRONT if len(self.objectives) > 1 else None
 
     def _repr_html_(self) -> str:

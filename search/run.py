@@ -25,7 +25,7 @@ from psvit.train.recipe import Recipe
 COMMAND = "psvit-search"
 
 FINALISTS = 5
-"""How many of the best are trained briefly, where that is not said."""
+"""How many of the best are trained briefly by default."""
 
 
 def run_search(
@@ -56,46 +56,52 @@ def run_search(
 ) -> SearchResult:
     """Find the best architecture within a budget, and write it to `best.yaml`; `report.html` says how it was found.
 
-    The same call continues a run that was interrupted, and finds a finished one finished. Interrupted by the keyboard
-    after something was scored, it returns the best so far; `SearchResult.stopped` says so.
+    The same call continues a run that was interrupted. A finished run is not repeated. If Ctrl-C stops the search after
+    at least one candidate was scored, the best so far is returned, and `SearchResult.stopped` says so.
 
     Args:
-        space: a space, a shipped one's name or a file. By default that of the supernet, or the smallest shipped 2d
-            space that holds the budget.
-        budget: limits such as `2GFLOPs` (multiply-accumulates), `22Mparams`, `1.2..1.4GFLOPs`, `60%` or `5ms@cpu`; and
-            objectives of your own that have an end. `2GFLOPs` alone searches 1.8 to 2, `0..2GFLOPs` everything below.
-        data: images: opened ones, a folder, or a name. Without a supernet, one is trained on them first.
-        supernet: a trained one, whose weights score candidates: its folder or file, or what `train_supernet` returned.
-        evaluator: scores candidates instead: a function from a list of architectures to a list of numbers, more being
-            better; a `ScoringFunction`, which has a version; or an `Evaluator`. Without any of the three, and without
-            images, a training-free indicator scores.
+        space: a space, the name of a shipped one, or a file. By default, the space of the supernet, or the smallest
+            shipped 2d space that holds the budget.
+        budget: limits such as `2GFLOPs` (multiply-accumulates), `22Mparams`, `1.2..1.4GFLOPs`, `60%` or `5ms@cpu`, and
+            `Objective`s of your own that have an end. `2GFLOPs` alone searches 1.8 to 2, `0..2GFLOPs` everything up to
+            2.
+        data: images: an `ImageData`, a folder, or a name. Without a supernet and an evaluator, a supernet is trained on
+            them first.
+        supernet: a trained supernet, whose weights score candidates: its folder, its file, or what `train_supernet`
+            returned.
+        evaluator: scores candidates in its place: a function from a list of architectures to a list of numbers, more
+            being better; a `ScoringFunction`, which has a version; or an `Evaluator`. With neither evaluator, supernet
+            nor images, a training-free indicator scores.
         searcher: `evolution`, `random`, `enumerate`, `optuna-tpe`, `optuna-nsga2` or `optuna-gp`; a sampler of
             Optuna's; or a `Searcher` of your own.
-        objectives: what is improved: `accuracy` or `score` first, both of which are what candidates are scored with;
-            then any of `macs`, `params`, `memory`, `latency` and objectives of your own. Several give a Pareto front.
-        trials: architectures to evaluate; 256, 128 with the indicator, all where they are enumerated.
-        seconds: after which no further batch is begun; the control gets its share.
-        finalists: where there are images, so many of the best are trained briefly before one is called the winner. They
-            begin with the supernet's weights, where there is one.
-        control: architectures drawn at random and scored for comparison; a quarter of those evaluated.
-        recipe: how a supernet is trained first; by the size of the images.
+        objectives: what is improved. The first is `accuracy` or `score`, two names for what candidates are scored with.
+            Then any of `macs`, `params`, `memory`, `latency` and `Objective`s of your own. Several give a Pareto front.
+        trials: how many architectures are evaluated. By default 256, 128 with the indicator, all with `enumerate`.
+        seconds: time limit: no batch is begun after it. The random comparison is included.
+        finalists: how many of the best are trained briefly before one is called the winner, if there are images. They
+            begin with the supernet's weights, if there is a supernet.
+        control: how many architectures are drawn at random and scored for comparison. By default, a quarter of those
+            evaluated.
+        recipe: how a supernet is trained first. By default, the recipe goes by the size of the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
-        latency: files of latency models for limits such as `5ms@cpu`; others are built first, inside the run.
+        latency: files of latency models for limits such as `5ms@cpu`. Missing models are built first, inside the run.
         share_prefixes: whether candidates that begin alike are computed together.
         race: whether candidates that cannot be among the best any more are given up early.
-        storage: where the study is kept, so that several processes can work on it: a journal file, or a URL.
-        study: its name in the storage.
+        storage: where the study is kept, so that several processes can work on it: a journal file or a URL. By default,
+            a journal in the run's folder.
+        study: the name of the study in the storage. By default, it follows from the configuration.
         workers: a Ray cluster that scores candidates and trains finalists: `ray`, or `ray://host:port`.
-        out: the run's folder; below `runs/` by default.
-        seed: same seed, same result.
-        device: where to compute; a GPU where there is one.
-        repeated_by: what repeats the run, for the report.
+        out: the run's folder. By default, one below `runs/`, which is announced.
+        seed: the seed of everything random. The same seed gives the same result.
+        device: where to compute. By default, a GPU if there is one.
+        repeated_by: the call or command that repeats the run, for the report.
 
     Raises:
-        InputError: something cannot be used, or no architecture is within the budget; says what is possible.
+        InputError: an argument cannot be used, or no architecture is within the budget. The message says what is
+            possible.
         NoisyMachineError: the machine was too noisy to measure latency; the same call continues.
         UnmetBudgetError: no architecture was found or measured within the limits.
-        RunError: every evaluation failed; says why the last did.
+        RunError: every evaluation failed; the message says why the last did.
     """
     asked = SearchRequest(
         space=space,
@@ -125,7 +131,7 @@ def run_search(
 
 
 def _begun(plan: SearchPlan, out: str | Path | None) -> RunFolder:
-    """The run's folder, made once everything that can be told beforehand was found right."""
+    """The run's folder. It is made after everything that can be checked beforehand was checked."""
     place = Path(out) if out else default_folder(f"search-{'-'.join(plan.budget)}", plan.config)
     if not check_folder(place, COMMAND, plan.config):
         plan.check_latencies()

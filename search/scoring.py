@@ -1,4 +1,4 @@
-"""Scoring: how the candidates of a search are scored, as a value that can travel to the processes that do it."""
+"""Scoring: how the candidates of a search are scored, as a value that can be sent to other processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, supernet_digest
 
 BATCH_SIZE = 128
-"""Images that are scored at once; more would be no faster, and candidates are given up between batches."""
+"""How many images are scored at once. More would not be faster, and candidates are given up only between batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +31,16 @@ class Scoring:
     """Makes evaluators; picklable.
 
     Attributes:
-        space: whose members are scored.
-        seed: of the order in which images are looked at, and of the indicator's random weights.
+        space: the space whose members are scored.
+        seed: the seed of the order of the images, and of the indicator's random weights.
         device: where to compute.
-        own: an evaluator of a user's own, which then scores.
-        supernet: whose weights score; without one, a training-free indicator does.
-        data: the images, where there is a supernet.
+        own: an evaluator of a user's own. If there is one, it scores.
+        supernet: the supernet whose weights score otherwise. Without it, a training-free indicator scores.
+        data: the images, if there is a supernet.
         share_prefixes: whether candidates that begin alike are computed together.
-        race: when candidates are given up on; never without it.
-        fidelity: what is known of how well the supernet ranks, JSON-serialisable.
-        operators: of a user's own, which networks may have.
+        race: when candidates are given up early; `None` gives up none.
+        fidelity: how well the supernet ranks, as far as it was measured, JSON-serialisable.
+        operators: operators of a user's own, which networks may have.
     """
 
     space: SearchSpace
@@ -58,7 +58,7 @@ class Scoring:
         """An evaluator.
 
         Raises:
-            InputError: the supernet in the file is another one by now.
+            InputError: the supernet in the file has changed.
         """
         register_missing(self.operators)
         device = torch.device(self.device)
@@ -85,16 +85,16 @@ def portable_supernet(
 
     Args:
         file: the file.
-        device: where to.
-        digest: of the weights, which are refused where they are others; without one any will do.
-        loaded: the supernet, where this process has it already.
+        device: the device to load it on.
+        digest: of the weights. Other weights are refused; without a digest, any will do.
+        loaded: the supernet, if this process has it already.
     """
     return Portable(partial(_load, str(file), device, digest), loaded)
 
 
 def _load(file: str, device: torch.device, digest: str | None) -> Supernet:
     supernet = Supernet.load(file, device)
-    # Afterwards, so that a file that is replaced meanwhile is noticed.
+    # The digest is read after the weights, so that a file that is replaced meanwhile is noticed.
     if digest and (found := supernet_digest(file)) != digest:
         raise InputError(
             f"supernet {file}: has changed on {platform.node()} since the search began, or is another one there: "

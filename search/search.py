@@ -27,10 +27,10 @@ from psvit.space.budget import format_cost
 _logger = logging.getLogger(__name__)
 
 KEPT = 10
-"""So many of the best are scored on all images, whatever is raced: evolution's parents, and the usual finalists."""
+"""How many of the best candidates are always scored on all images: evolution's parents, and the usual finalists."""
 
 CONFLICTS = 20
-"""Proposals in a row that other processes were faster with, before a search gives up on finding its own."""
+"""How many times in a row others may be faster with everything that was proposed, before the search waits for them."""
 
 
 def search(
@@ -45,25 +45,26 @@ def search(
     keep: int = KEPT,
     pause: Callable[[float], object] = time.sleep,
 ) -> Iterator[list[Trial]]:
-    """Evaluate architectures until the study holds `trials`, those that failed included, or all candidates.
+    """Evaluate architectures until the study holds `trials` (failed ones count), or all candidates.
 
-    A batch is proposed from the whole history and a generator seeded by (seed, number of the batch), and written down
-    before it is evaluated. A search that was stopped anywhere therefore continues with the batch that it was at.
-    Several processes that work on one study do not evaluate what another one holds, and wait for it at the end; as they
-    begin their last batches at the same time, there may be a few trials more than asked for.
+    A batch is proposed from the whole history, with a generator that is seeded by (seed, number of the batch). It is
+    written down before it is evaluated. So a stopped search continues with the batch that it was evaluating.
 
-    A searcher that proposes nothing feasible says that nothing is left but what others hold. It is asked again only
-    when they hold something else than then, which they may have dropped.
+    If several processes work on one study, none evaluates what another one holds, and each waits for the others at the
+    end. They may begin their last batches at the same time, so there may be a few more trials than asked for.
+
+    If a searcher proposes nothing feasible, then only what others hold is left. It is asked again as soon as they hold
+    something else, because they may have dropped something.
 
     Args:
-        candidates: what may be evaluated.
-        searcher: proposes.
-        evaluator: scores.
-        study: where everything is kept.
-        trials: how many.
-        seed: of everything random.
-        seconds: after which no further batch is begun.
-        keep: how many of the best scores an evaluator that races is told.
+        candidates: the architectures that may be evaluated.
+        searcher: proposes them.
+        evaluator: scores them.
+        study: keeps everything.
+        trials: how many trials the study shall hold.
+        seed: the seed of everything random.
+        seconds: time after which no further batch is begun.
+        keep: how many of the best scores the evaluator is told, see `Evaluator.evaluate`.
         pause: waits for some seconds.
 
     Yields:
@@ -109,19 +110,19 @@ def draw_control(
     batch_size: int = 32,
     pause: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Score architectures drawn uniformly, for comparison: what random search would have found.
+    """Score architectures drawn uniformly, to compare the search with random search.
 
-    They are drawn as if nothing had been searched. All of them are scored on all images, because the scores of a
-    random search are wanted, not its best one; those that the search scored so are not scored again.
+    They are drawn as if there had been no search. All of them are scored on all images, because the report shows all
+    scores of random search and not only the best. Those that the search has scored on all images keep that score.
 
     Args:
-        candidates: what may be drawn.
-        evaluator: scores.
-        study: keeps them, not the study that was searched in.
-        searched: what was.
-        trials: how many.
-        seed: of everything random.
-        seconds: after which no further batch is begun.
+        candidates: the architectures that may be drawn.
+        evaluator: scores them.
+        study: the control's own study, which keeps them.
+        searched: the history of the search.
+        trials: how many to draw.
+        seed: the seed of everything random.
+        seconds: time after which no further batch is begun.
         batch_size: how many are scored together.
         pause: waits for some seconds.
     """
@@ -154,17 +155,17 @@ def draw_control(
 
 
 def _continued(study: Study) -> Batch | None:
-    """What this process was at when it was stopped."""
+    """The unfinished batch of this process, if it was stopped in the middle of one."""
     batch = study.pending()
     if batch is not None and batch.scores is None:
-        batch = study.ask(batch)  # what others have taken over meanwhile is theirs
+        batch = study.ask(batch)  # leaves out what others have taken over meanwhile
     return batch if batch is not None and batch.proposals else None
 
 
 def _exhausted(study: Study) -> frozenset[Architecture] | None:
-    """What others held when nothing else was left, as far as this process's last batch tells; nothing if it was."""
+    """The architectures that others held when this process last found nothing else to evaluate; `None` if not known."""
     last = study.last
-    # Where others work on the study it is not known what they held then.
+    # If others work on the study, it is not known what they held then.
     return frozenset() if last and not last.feasible and not study.is_shared else None
 
 
@@ -172,7 +173,7 @@ def _ask(candidates: Candidates, searcher: Searcher, study: Study, n: int, seed:
     """The next batch, held for this process; `None` if nothing is left to evaluate."""
     number = study.next_number
     for conflict in range(CONFLICTS):
-        # Processes that begin together shall not propose the same again and again.
+        # The seed differs between processes. Otherwise, processes that began together would go on proposing the same.
         key = [seed, number] if not conflict else [seed, number, conflict, crc32(study.process.encode())]
         proposals = searcher.propose(n, study.history, candidates, np.random.default_rng(key))
         if not proposals:
@@ -188,7 +189,7 @@ def _feasible(proposals: list[Proposal]) -> list[Proposal]:
 
 
 def _evaluate(batch: Batch, study: Study, score: Callable[[list[Architecture]], list[Score]]) -> list[Trial]:
-    """Score a batch and record it; one whose scores were written down before is only recorded."""
+    """Score a batch and record it. If its scores were written down before, it is only recorded."""
     archs: list[Architecture] = [study.space.decode(proposal.row) for proposal in batch.feasible]
     scores: list[Score] = []
     if batch.scores is None and archs:
@@ -199,7 +200,7 @@ def _evaluate(batch: Batch, study: Study, score: Callable[[list[Architecture]], 
 
 @contextmanager
 def _beating(study: Study) -> Iterator[None]:
-    """Give signs of life while something lasts."""
+    """Write a sign of life of this process from time to time, as long as the context lasts."""
     over = threading.Event()
 
     def beat() -> None:
@@ -209,7 +210,7 @@ def _beating(study: Study) -> Iterator[None]:
                 study.beat()
                 pause = LEASE / 4
             except Exception as error:  # whatever the storage's driver raises; most of it passes
-                _logger.warning("no sign of life was given, which is tried again: %s", line_of(error))
+                _logger.warning("could not write a sign of life to the study; trying again: %s", line_of(error))
                 pause = LEASE / 24
 
     thread = threading.Thread(target=beat, name="psvit signs of life", daemon=True)

@@ -80,7 +80,7 @@ def without_password(text: str) -> str:
 
 
 def line_of(error: Exception) -> str:
-    """What an error of a storage says, on one line that is not too long and without passwords."""
+    """The message of a storage's error, on one short line without passwords."""
     return without_password(" ".join(str(error).split()))[:200].rstrip(".") or type(error).__name__
 
 

@@ -9,20 +9,20 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.costs import Cost
 
 State = Literal["complete", "raced", "failed"]
-"""Scored on all images; given up early, because it cannot be among the best; not scored, for a reason."""
+"""`complete`: scored on all images. `raced`: given up early, as it cannot be among the best. `failed`: no score."""
 
 STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What an evaluator says of one architecture.
+    """The score of one architecture.
 
     Attributes:
-        value: more is better; of fewer than all images if the state is `raced`, `None` if it is `failed`.
-        images: how many images it rests on; 0 for an indicator that looks at none.
-        state: whether it is whole.
-        reason: why there is none.
+        value: more is better. If the state is `raced`, it rests on a part of the images; if `failed`, it is `None`.
+        images: how many images it rests on; 0 if it rests on none.
+        state: `complete`, `raced` or `failed`.
+        reason: why the architecture could not be scored; empty unless the state is `failed`.
     """
 
     value: float | None
@@ -36,16 +36,16 @@ class Trial:
     """An architecture with its score; a history is a list of them in the order of their numbers.
 
     Attributes:
-        number: its number in the study; others may lie between those of a history.
+        number: its number in the study. The numbers of a history may have gaps.
         arch: the architecture.
         cost: its costs.
-        score: what the evaluator gave it.
-        objectives: what the search improves, (objectives,), each turned so that more is better; empty where the trial
-            is not complete. With a single objective, the score.
+        score: its score.
+        objectives: the values of the objectives, (objectives,), each turned so that more is better; empty if the trial
+            is not complete. With a single objective, this is the score.
         origin: how it was proposed: `uniform`, `mutation`, `crossover`, or the name of a sampler.
         row: the architecture in encoded form.
-        constraints: by limit, by which share it is exceeded; never positive.
-        attrs: what a sampler of Optuna's finds again beside it.
+        constraints: by limit, the share by which it is exceeded; never positive.
+        attrs: attributes that a sampler of Optuna's has stored with the trial.
     """
 
     number: int

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from psvit.arch.costs import METRICS
 from psvit.io.tables import Table
+from psvit.search.bounds import ObjectiveBound
 from psvit.search.objectives import LATENCY
 from psvit.search.pareto import hypervolumes
 from psvit.search.study import Study
@@ -14,14 +16,20 @@ HEADINGS = {LATENCY: f"{LATENCY}_ms"}
 """What a column is called that is not called as its objective."""
 
 
-def trial_table(study: Study) -> Table:
-    """One row a trial: number, score, costs, other objectives, number in the space, architecture as JSON.
+def trial_table(study: Study, bounds: Sequence[ObjectiveBound] = ()) -> Table:
+    """One row a trial: number, score, costs, numbers of a user's own, number in the space, architecture as JSON.
 
     With several objectives also the hypervolume so far, from the worst of every objective in the whole history.
+
+    Args:
+        study: the study.
+        bounds: limits on numbers of a user's own, which are told of every trial.
     """
     history, objectives = study.history, study.objectives
     several = len(objectives.names) > 1 and bool(history.complete)
     volumes = iter(hypervolumes(history.objectives, history.objectives.min(axis=0)) if several else [])
+    others = {HEADINGS.get(other.name, other.name): other.name for other in objectives.others}
+    limited = [bound for bound in bounds if bound.subject not in others]
     rows = []
     for trial in history:
         raw = dict(zip(objectives.names, objectives.raw(trial.objectives), strict=True)) if trial.is_complete else {}
@@ -35,14 +43,14 @@ def trial_table(study: Study) -> Table:
                 "state": trial.score.state,
                 "images": trial.score.images,
                 **{metric: getattr(trial.cost, metric) for metric in METRICS},
-                **{HEADINGS.get(other.name, other.name): raw.get(other.name) for other in objectives.others},
+                **{heading: raw.get(name) for heading, name in others.items()},
+                **{bound.subject: bound.value(trial.arch) for bound in limited},
                 **({"hypervolume": next(volumes) if trial.is_complete else None} if len(objectives.names) > 1 else {}),
                 "origin": trial.origin,
                 "index": study.space.index(trial.arch),
                 "arch": json.dumps(arch),
             }
         )
-    others = [HEADINGS.get(other.name, other.name) for other in objectives.others]
-    several_columns = ["hypervolume"] if len(objectives.names) > 1 else []
-    columns = ["number", "score", "state", "images", *METRICS, *others, *several_columns, "origin", "index", "arch"]
-    return Table(rows, columns)
+    own = [*others, *(bound.subject for bound in limited)]
+    volume = ["hypervolume"] if len(objectives.names) > 1 else []
+    return Table(rows, ["number", "score", "state", "images", *METRICS, *own, *volume, "origin", "index", "arch"])

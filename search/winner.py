@@ -1,4 +1,4 @@
-"""What a search leaves: the winner with weights and picture, and of a Pareto front every point with its weights."""
+"""Write the winner with its weights and picture, and every point of a Pareto front with its weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BEST, FRONT = "best.yaml", "pareto"
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What every architecture file of a search says beside the architecture.
+    """The facts that every architecture file of a search holds besides the architecture.
 
     Attributes:
         budget: the limits as given.
@@ -59,7 +59,7 @@ class Evidence:
 def write_winner(
     folder: Path, evidence: Evidence, finalists: Sequence[Finalist], supernet: Supernet | None, title: str
 ) -> Path:
-    """Write `best.yaml`, its picture and, where there is a supernet, its weights.
+    """Write `best.yaml`, its picture and, if there is a supernet, its weights.
 
     Equal searches write equal bytes, except for measured latencies.
 

@@ -1,4 +1,4 @@
-"""A supernet run: what it trains, decided before anything is written, and the trained supernet that it gives."""
+"""`train_supernet`: plan a supernet run before anything is written, train, and return the trained supernet."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class TrainedSupernet:
     """A supernet whose training is finished.
 
     Attributes:
-        folder: of the run.
-        file: its weights.
-        space: the architectures that it has weights for.
-        digest: of the weights.
-        provenance: where they come from: data, recipe, seed, versions.
+        folder: the folder of the run.
+        file: the file of its weights.
+        space: the space of the architectures that it has weights for.
+        digest: a hash of the weights.
+        provenance: what the weights were trained with: data, recipe, seed, versions.
     """
 
     folder: Path
@@ -72,14 +72,13 @@ class SupernetPlan:
     """All that a supernet run decides before it begins.
 
     Attributes:
-        space: with the data's classes and channels.
+        space: the space, with the data's classes and channels.
         data: the images.
-        recipe: how it is trained.
-        init: a vision transformer to begin with.
-        teacher: what is learnt from, where the recipe says so.
-        seed: of everything random.
+        recipe: how the supernet is trained.
+        init: a vision transformer whose weights it begins with; `None` if it begins with random ones.
+        teacher: a network to learn from; `None` if the recipe wants none.
+        seed: the seed of everything random.
         device: where to compute.
-        config: all that decides what comes out, JSON-serialisable.
     """
 
     space: SearchSpace
@@ -89,10 +88,24 @@ class SupernetPlan:
     teacher: Teacher | None
     seed: int
     device: torch.device
-    config: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that decides what comes out, JSON-serialisable."""
+        return {
+            "data": self.data.name,
+            "data_digest": self.data.digest,
+            "space": self.space.name,
+            "space_digest": self.space.digest,
+            "init": {"weights": self.init.name, "digest": self.init.digest} if self.init else None,
+            "teacher": {"name": self.teacher.name, "digest": self.teacher.digest} if self.teacher else None,
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "device": self.device.type,
+        }
 
     def announce(self, folder: Path) -> None:
-        """Say where the run is, and what it begins with."""
+        """Announce the folder of the run and the weights that it begins with."""
         announce(f"run: {folder}")
         if not self.init:
             return
@@ -121,25 +134,27 @@ def train_supernet(
 ) -> TrainedSupernet:
     """Train a supernet: one set of weights from which every architecture of a space takes its slice.
 
-    The same call continues a run that was interrupted, and finds a finished one finished. Processes that `torchrun`
+    The same call continues a run that was interrupted. A finished run is not repeated. Processes that `torchrun`
     started train together. Validation images are not looked at.
 
     Args:
-        space: it, a shipped one's name or a file; without one, the smallest shipped 2d space for the images' size.
-        data: the images, or what `psvit.ImageData.open` takes.
-        recipe: how to train: it, a shipped one's name or a file; by default it goes by the size of the images.
-        settings: values of the recipe to replace, by key, such as `{"epochs": 10}`.
-        init: a vision transformer to begin with: a name that timm knows, or a .safetensors or .pth file.
-        teacher: a network to learn from, where the recipe says so: a model of timm, or a .yaml file.
-        teacher_weights: its .safetensors or .pth file.
-        out: the run's folder; one below `runs/` by default, which is announced.
-        seed: of everything random, at least 0.
-        device: where to compute; by default a GPU where there is one.
-        checkpoint_seconds: least time between two checkpoints; every epoch ends with one besides.
-        keep: how many of the last checkpoints are kept while training lasts.
+        space: a space, the name of a shipped one, or a file. By default, the smallest shipped 2d space for the size of
+            the images.
+        data: images: an `ImageData`, or what `psvit.ImageData.open` takes.
+        recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
+        settings: values of the recipe to replace, such as `{"epochs": 10}`.
+        init: a vision transformer whose weights training begins with: a name that timm knows, or a .safetensors or
+            .pth file.
+        teacher: a network to learn from, if the recipe wants one: a model of timm, or a .yaml file.
+        teacher_weights: the .safetensors or .pth file of the teacher's weights.
+        out: the run's folder. By default, one below `runs/`, which is announced.
+        seed: the seed of everything random, at least 0.
+        device: where to compute. By default, a GPU if there is one.
+        checkpoint_seconds: the least time between two checkpoints. Besides, every epoch ends with one.
+        keep: how many of the last checkpoints are kept during training.
 
     Raises:
-        InputError: something that was given cannot be used, or the folder is another run's; nothing is written.
+        InputError: an argument cannot be used, or the folder belongs to another run; nothing is written.
         DivergedError: the loss became NaN or infinite.
     """
     space = space if isinstance(space, SearchSpace) or space is None else SearchSpace.load(space)
@@ -155,34 +170,17 @@ def train_supernet(
             inputs = Inputs.of(images, space.image_size)
             training_loader(images.train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)
             taught_by = choose_teacher(teacher, teacher_weights, inputs, len(images.classes))
-        made = _plan(space, images, chosen, begin_with, taught_by, seed, place)
+        made = SupernetPlan(
+            space=space,
+            data=images,
+            recipe=chosen,
+            init=begin_with,
+            teacher=taught_by,
+            seed=seed,
+            device=place,
+        )
         folder = Path(out) if out else default_folder(f"supernet-{space.name}", made.config)
         return _run(made, folder, CheckpointConfig(every_seconds=checkpoint_seconds, number=keep), world)
-
-
-def _plan(
-    space: SearchSpace,
-    data: ImageData,
-    recipe: Recipe,
-    init: Vit | None,
-    teacher: Teacher | None,
-    seed: int,
-    device: torch.device,
-) -> SupernetPlan:
-    config = {
-        "data": data.name,
-        "data_digest": data.digest,
-        "space": space.name,
-        "space_digest": space.digest,
-        "init": {"weights": init.name, "digest": init.digest} if init else None,
-        "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
-        "recipe": recipe.to_dict(),
-        "seed": seed,
-        "device": device.type,
-    }
-    return SupernetPlan(
-        space=space, data=data, recipe=recipe, init=init, teacher=teacher, seed=seed, device=device, config=config
-    )
 
 
 def _run(made: SupernetPlan, folder: Path, checkpointing: CheckpointConfig, world: World) -> TrainedSupernet:

@@ -1,4 +1,4 @@
-"""Which architectures a training step trains, as a function of seed and step alone.
+"""Choose the architectures that a training step trains, by seed and step alone.
 
 Every process of a distributed run draws the same ones, and a run that is continued draws those it would have drawn.
 """
@@ -47,7 +47,7 @@ def draw(space: SearchSpace, seed: int, step: int) -> Architecture:
 
 
 def draw_one(space: SearchSpace, rng: np.random.Generator) -> Architecture:
-    """As `draw`, with a generator."""
+    """See `draw`; takes a generator instead of a seed and a step."""
     number = int(rng.integers(len(space.layouts)))
     layout = space.layouts[number]
     chosen: dict[tuple[Dimension, int], Any] = {}

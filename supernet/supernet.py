@@ -46,7 +46,7 @@ METADATA = "psvit"
 
 
 class Slice(NamedTuple):
-    """Which part of a supernet's parameter a network's parameter is.
+    """The part of a supernet's parameter that a network uses as its own.
 
     Attributes:
         name: the supernet's parameter.
@@ -278,7 +278,7 @@ def check_held_out(path: Place, data: ImageData) -> None:
             "or train another supernet"
         )
     _logger.warning(
-        "the supernet %s was trained on %r, not on %r; none of the images of both may be the same",
+        "the supernet %s was trained on %r, not on %r; make sure that the two have no image in common",
         path,
         name,
         data.name,
@@ -333,7 +333,7 @@ _INITIALISERS = {nn.init.kaiming_uniform_, nn.init.uniform_, Tensor.uniform_, Te
 
 
 def _stem_name(kind: Stem) -> str:
-    """What a kind of stem is called in the supernet; in version 0.1 there was but one, under timm's name."""
+    """The name of a kind of stem in the supernet. The patch stem keeps timm's name, as in version 0.1."""
     return "patch_embed" if kind == "patch" else f"{kind}_stem"
 
 

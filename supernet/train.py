@@ -171,7 +171,7 @@ def fit_supernet(
 
 
 def _begun(space: SearchSpace, recipe: SupernetRecipe, seed: int, init: Vit | None, folder: Path | None) -> Supernet:
-    """The supernet as training begins with it; what it begins with is written to the folder, where one is given."""
+    """The supernet as training begins with it; what it begins with is written to the folder, if one is given."""
     with seeded(seed):
         supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
     if init:
@@ -187,7 +187,7 @@ def _begun(space: SearchSpace, recipe: SupernetRecipe, seed: int, init: Vit | No
 def _watching(
     space: SearchSpace, data: ImageData, inputs: Inputs, batch_size: int, device: torch.device, world: World
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """What measures the accuracies of the `watched` architectures, each in one of the processes."""
+    """A function that measures the accuracies of the `watched` architectures, each in one of the processes."""
     shown = np.linspace(0, len(data.search) - 1, min(WATCHED_IMAGES, len(data.search))).round().astype(np.int64)
     batches = Batches(data.search.take(shown), inputs, batch_size, device)
     archs = watched(space)

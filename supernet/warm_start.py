@@ -25,7 +25,7 @@ def warm_start(supernet: Supernet, weights: Weights) -> TransferReport:
 
 
 def plan(space: SearchSpace, weights: Weights) -> TransferReport:
-    """What a warm start would fill, without making the supernet; the values mean nothing."""
+    """The parameters that a warm start would fill, without making the supernet. Their values mean nothing."""
     with torch.device("meta"):
         return _transfer(Supernet(space), weights)
 

@@ -178,7 +178,7 @@ def stage_grids(
 
 
 class ArchitectureFile(Value):
-    """What an architecture file holds: the architecture, and what is known about it.
+    """The content of an architecture file: the architecture, and what is known about it.
 
     Attributes:
         arch: all that is needed to build the network.

@@ -1,4 +1,4 @@
-"""What a network costs, in closed form: multiply-accumulates, parameters and peak activation memory.
+"""Costs of a network in closed form: multiply-accumulates, parameters and peak activation memory.
 
 FLOPs are multiply-accumulates (MACs) here, as in the DeiT, PiT and AutoFormer papers, whose "1.3 GFLOPs" are 1.3 G
 MACs. Counted are matrix products and convolutions and nothing else: no bias, norm, softmax, activation or pooling
@@ -53,7 +53,7 @@ class Cost(Value):
 
 
 class PricedStage(Protocol):
-    """What costs depend on of a `psvit.arch.architecture.Stage`, which is described there."""
+    """The fields of `psvit.arch.architecture.Stage` that costs depend on."""
 
     embed_dim: int
     groups: tuple[int, ...]
@@ -68,7 +68,7 @@ class PricedStage(Protocol):
 
 
 class Priced(Protocol):
-    """What costs depend on of a `psvit.arch.architecture.Architecture`, which is described there."""
+    """The fields of `psvit.arch.architecture.Architecture` that costs depend on."""
 
     variant: Variant
     image_size: tuple[int, int]

@@ -65,7 +65,7 @@ class Patches(NamedTuple):
 
 
 class Registry(Generic[Entry]):
-    """What is known by name.
+    """Entries by name.
 
     Args:
         what: what its entries are, for messages.
@@ -83,15 +83,15 @@ class Registry(Generic[Entry]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
-    def add(self, name: str, entry: Entry) -> None:
-        """Make an entry known.
+    def add(self, name: str, entry: Entry, again: bool = False) -> None:
+        """Make an entry known, or replace it by itself made anew (`again`), as a notebook's cell that runs twice does.
 
         Raises:
             ValueError: the name is no identifier, or is taken.
         """
         if not name.isidentifier():
             raise ValueError(f"the name of a {self._what} must be an identifier, received {name!r}")
-        if name in self._entries:
+        if name in self._entries and not again:
             raise ValueError(f"a {self._what} {name!r} is registered already; choose another name")
         self._entries[name] = entry
 
@@ -111,7 +111,7 @@ class Registry(Generic[Entry]):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingCost:
-    """What a pooling operator costs.
+    """The costs of a pooling operator.
 
     Attributes:
         terms: from variant, rows and columns of the tokens that come in (one row in 1d) and channels.
@@ -122,12 +122,12 @@ class PoolingCost:
 
 @dataclass(frozen=True, kw_only=True)
 class StemCost:
-    """What a stem costs, and which patches it can make tokens of.
+    """The costs of a stem, and the patches that it can make tokens of.
 
     Attributes:
         terms: from patches, channels of the image, and `embed_dim`; without positions and class token.
         elements: from the same, the most numbers that are alive in it at once, the image not counted.
-        check: raises a `ValueError` where it cannot make tokens of patches of a size, so many pixels apart.
+        check: from the size and the stride of patches; raises a `ValueError` if the stem cannot make tokens of them.
     """
 
     terms: Callable[[Patches, int, int], Terms]

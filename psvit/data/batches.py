@@ -77,7 +77,7 @@ def evaluation_transform(
 
 
 class Batches:
-    """Images in fixed batches, unaugmented, for comparing networks; kept in memory where they fit.
+    """Images in fixed batches, unaugmented, for comparing networks; kept in memory if they fit.
 
     Args:
         images: the images.

@@ -33,7 +33,7 @@ class ImageData:
         train: for training supernets, and with `search` for training final networks.
         search: for comparing candidates.
         val: for the final report.
-        reopen: opens the same images in another process; it pickles where their data sets do.
+        reopen: opens the same images in another process; it can be pickled if their data sets can.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ImageData:
         return self.train.union(self.search)
 
     def describe(self) -> dict[str, Any]:
-        """What a network needs to know of the data it was trained on, JSON-serialisable."""
+        """The facts about the images that a trained network's file holds, JSON-serialisable."""
         return {
             "name": self.name,
             "digest": self.digest,
@@ -84,21 +84,22 @@ class ImageData:
 
     @classmethod
     def from_datasets(cls, train: Any, val: Any, classes: Sequence[str] | None = None, name: str = "datasets") -> Self:
-        """Images of two data sets of PyTorch's, or of anything else with a length that can be indexed.
+        """Images of two data sets of PyTorch's, or of anything else that has a length and can be indexed.
 
-        They yield pairs of an image and its class. An image is one of Pillow's, an array (height, width, channels) or a
-        tensor (channels, height, width) of unsigned bytes: not normalised and not augmented, which recipes do.
-        Labels are read from an attribute `targets` where there is one, and otherwise image by image.
+        An item is a pair of an image and its class, a whole number from 0. An image is one of Pillow's, an array
+        (height, width, channels) or a tensor (channels, height, width), in unsigned bytes. It is not normalised and not
+        augmented, because recipes do that.
+        Labels are read from an attribute `targets` if there is one, otherwise image by image.
 
         Args:
             train: the training images; a part of them is held out for comparing candidates.
             val: the validation images.
-            classes: names of the classes, in the order of their numbers; those of `train.classes`, or the numbers, by
-                default.
-            name: what runs call these images; a run is continued only with images of the same name and digest.
+            classes: names of the classes, in the order of their numbers. By default `train.classes`, or the numbers if
+                there is no such attribute.
+            name: what runs call these images. A run is continued only with images of the same name and digest.
 
         Raises:
-            InputError: something in them cannot be used; says what.
+            InputError: something in them cannot be used; the message says what.
         """
         reopen = partial(cls.from_datasets, train, val, classes, name)
         return cls._split(name, of_datasets(train, val, classes, name), reopen)

@@ -123,7 +123,7 @@ class Labelled(Dataset[tuple[Any, int]]):
     Args:
         pictures: all images.
         labels: a class for each of all images, (n,).
-        rows: which of them belong to this set; all where not given.
+        rows: which of them belong to this set; all if not given.
         transform: what becomes of an image before it is batched.
     """
 

@@ -97,7 +97,7 @@ def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) 
 
 
 def _labels(dataset: Any, what: str) -> NDArray[np.int64]:
-    """The classes of a data set's images, without reading the images where it says them."""
+    """The classes of a data set's images, without reading the images if the data set states them."""
     known = getattr(dataset, "targets", None)
     try:
         if known is None or len(known) != len(dataset):
@@ -175,7 +175,7 @@ def _timm(name: str) -> Source:
 
 
 def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:
-    """Of images in memory, or of what is known of others without reading them: how many there are of which class."""
+    """A digest of the images if they are in memory, otherwise of their labels, for which no image is read."""
     digest = hashlib.sha256("\n".join(classes).encode())
     for part in parts:
         digest.update(part.labels.tobytes())
@@ -185,7 +185,7 @@ def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:
 
 
 def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[tuple[str, int]]) -> str:
-    """Of the files of a folder, wherever it lies."""
+    """A digest of the files of a folder. It does not depend on where the folder lies."""
     digest = hashlib.sha256("\n".join(classes).encode())
     begin = len(str(root))
     for path, label in samples:

@@ -1,4 +1,4 @@
-"""Which executor works: this process, or a Ray cluster that is named."""
+"""Choose the executor: this process, or a Ray cluster that is named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # those who hand work on need nothing of it
 
 
 def executor_for(workers: str | None, device: torch.device, bar: str = "") -> Executor:
-    """What works on a Ray cluster, or in this process where no cluster is named.
+    """An executor on the Ray cluster that is named, or in this process if none is.
 
     Args:
         workers: `ray`, which joins the cluster of `RAY_ADDRESS` or starts one, or `ray://host:port`.

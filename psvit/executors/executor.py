@@ -1,7 +1,7 @@
-"""Executors: where independent pieces of work are done, one after the other or at once.
+"""Executors: do independent pieces of work, one after the other or at once, here or on a cluster.
 
-What is done is a function of an item. Both travel to where the work is done, so they pickle; what is large stays where
-it is (`Portable`).
+A piece of work is a function and an item. Both may be sent to other processes, so both must pickle. Large values are
+not sent; they are made again where they are needed (`Portable`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome(Generic[Result]):
-    """What came of an item.
+    """The outcome of the work on one item.
 
     Attributes:
         value: the result; `None` if the work failed.
-        failure: why it failed.
+        failure: why the work failed; empty if it did not.
     """
 
     value: Result | None = None
@@ -36,12 +36,12 @@ class Executor(Protocol):
     def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
         """Do the work on every item.
 
-        A `RunError`, memory that ran out, and a process that was lost time after time are outcomes of their item: they
-        may be the machine's doing, or the item's alone. Whatever else the work raises is raised here.
+        If the work raises a `RunError`, runs out of memory, or loses its process several times, only its item fails,
+        because the item or the machine may be the cause. Any other exception is raised here.
 
         Args:
-            work: the work; it pickles.
-            items: the items, which pickle as well. An executor may ask for the next only when it can begin with it.
+            work: the function that does the work; it pickles.
+            items: the items, which pickle as well. The next one is asked for only when work on it can begin.
 
         Yields:
             Each item with its outcome, as soon as that is known.
@@ -50,7 +50,7 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Works in this process, one item after the other; the next is asked for when the one before is done."""
+    """Works in this process, on one item after the other."""
 
     def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
         """See `Executor`."""
@@ -70,11 +70,13 @@ def attempt(work: Callable[[Item], Result], item: Item) -> Outcome[Result]:
 
 
 class Portable(Generic[T]):
-    """A value that is too large to travel: what is pickled is how to make it, which is done where it is asked for.
+    """A value that is too large to be sent to other processes.
+
+    Instead of the value, the function that makes it is pickled. Each process makes the value when it first needs it.
 
     Args:
-        make: makes the value; it pickles.
-        made: the value, where this process has it already.
+        make: the function that makes the value; it pickles.
+        made: the value, if this process has it already.
     """
 
     def __init__(self, make: Callable[[], T], made: T | None = None) -> None:
@@ -82,7 +84,7 @@ class Portable(Generic[T]):
         self._made = made
 
     def get(self) -> T:
-        """The value, made when it is asked for the first time."""
+        """The value. It is made at the first call."""
         if self._made is None:
             self._made = self._make()
         return self._made

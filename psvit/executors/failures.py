@@ -1,4 +1,4 @@
-"""What may go wrong with one architecture without ending the run, and how it is said."""
+"""Failures of a single architecture that do not end the run, and their reasons in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NO_NUMBERS = "outputs that are no finite numbers"
 
 
 def out_of_memory(error: Exception) -> str:
-    """The reason to record where an exception says that memory ran out; empty where it says anything else."""
+    """The reason to record if an exception says that memory ran out; empty for any other exception."""
     import torch  # only here: where nothing fails, those who hand work on do without it
 
     says_so = isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait for one another, settled before PyTorch is loaded.
+"""Set how OpenMP's threads wait for one another, before PyTorch is loaded.
 
 PyTorch computes with GNU OpenMP. Its threads spin before they sleep: 300,000 rounds by default, which is so long that
 beside a single busy process a training step becomes many times slower, because the threads spin on the core that they
@@ -22,7 +22,7 @@ _WAIT_POLICY_NAME = "OMP_WAIT_POLICY"
 
 
 def waiting_settings() -> dict[str, str]:
-    """The environment variables that say how threads wait: the user's where there are any, otherwise ours."""
+    """The environment variables that say how threads wait: the user's if there are any, otherwise ours."""
     own = {name: os.environ[name] for name in (_SPIN_COUNT_NAME, _WAIT_POLICY_NAME) if name in os.environ}
     return own or {_SPIN_COUNT_NAME: SPIN_COUNT}
 

@@ -118,7 +118,7 @@ def check_room(resources: Mapping[str, float]) -> int:
 
 
 def packed(error: Exception) -> bytes:
-    """An exception with its traceback as a note, pickled; another one that says the same where it cannot be."""
+    """An exception with its traceback as a note, pickled; if it cannot be pickled, another one that says the same."""
     trace = f"On a Ray worker:\n{traceback.format_exc()}"
     error.add_note(trace)
     try:
@@ -140,6 +140,6 @@ def _target(address: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The message of an error on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

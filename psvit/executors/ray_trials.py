@@ -53,7 +53,7 @@ SETTINGS = {
 class RayExecutor:
     """Works on a Ray cluster, on as many items at once as it has room for; each has a core, or a core and GPUs.
 
-    Relative paths mean the same to workers as here, where they see the working folder.
+    If workers see the working folder, relative paths mean the same to them as here.
 
     Args:
         address: `ray` joins the cluster that `RAY_ADDRESS` names, or starts one on this machine; `ray://host:port`

@@ -24,7 +24,7 @@ from psvit.errors import InputError
 
 
 class HasFile(Protocol):
-    """What a run gives back: it names the file that the run is about."""
+    """A result of a run, which names the run's main file."""
 
     @property
     def file(self) -> Path:
@@ -33,7 +33,7 @@ class HasFile(Protocol):
 
 
 Place = str | Path | HasFile
-"""A file or a folder, or what a run gave back."""
+"""A file, a folder, or the result of a run."""
 
 
 def path_of(place: Place) -> Path:

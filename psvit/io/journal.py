@@ -48,7 +48,7 @@ class Journal:
         self.records: list[dict[str, Any]] = records
 
     def _begin(self, config: dict[str, Any]) -> list[dict[str, Any]]:
-        """The lines that are there; the configuration, written now, where there are none."""
+        """The lines of the file. If it has none, the configuration is written now and is the first."""
         self._stream.seek(0)
         content = self._stream.read()
         # What a process that died while it wrote left of a line has no line break at its end.

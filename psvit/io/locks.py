@@ -20,7 +20,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 def hold(path: Path) -> BaseFileLock | None:
-    """Lock a file, which is made where there is none, until the lock is released or not referred to any more.
+    """Lock a file, which is made if it does not exist, until the lock is released or not referred to any more.
 
     Forked children have no part in it: those that load images may outlive a killed parent. Within one thread the same
     file can be locked again, so that in a notebook a run continues that was interrupted and is still referred to.

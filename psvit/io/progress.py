@@ -13,7 +13,7 @@ from rich.text import Text
 
 
 class _Rate(ProgressColumn):
-    """Units a second, or a minute or an hour where that would be less than one."""
+    """Units a second; a minute or an hour if there is less than one a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

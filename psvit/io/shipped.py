@@ -23,7 +23,7 @@ def find(kind: Kind, name_or_path: str | Path) -> Path:
     Raises:
         InputError: neither; names those that are shipped.
     """
-    # `Path.is_file` raises where a name is too long to be one.
+    # `Path.is_file` raises if a name is too long for a file.
     if Path(name_or_path).suffix in (".yaml", ".yml") or os.path.isfile(name_or_path):
         return Path(name_or_path)
     if str(name_or_path) not in shipped(kind):

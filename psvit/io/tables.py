@@ -49,7 +49,7 @@ class Table(list[dict[str, Any]]):
         self.columns = tuple(columns)
 
     def to_csv(self) -> str:
-        """Comma-separated values, the names first; empty where a value is missing."""
+        """Comma-separated values, the names first; a missing value is empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns)
         writer.writeheader()

@@ -216,7 +216,7 @@ class TokenPool(nn.Module):
         pool: `max`; `avg`, which leaves the padding out of the mean; `conv`, depthwise with bias; or a registered one.
         grid: rows and columns of the patch tokens that come in.
         dim_in: channels before.
-        dim_out: channels after; where they differ, patch tokens and class token have a linear layer each.
+        dim_out: channels after. If they differ, patch tokens and class token have a linear layer each.
     """
 
     def __init__(

@@ -369,7 +369,7 @@ def resolve(
     in_chans: int | None = None,
     img_size: int | tuple[int, int] | None = None,
 ) -> Architecture:
-    """The architecture in any accepted form, with other images or classes where they are given.
+    """The architecture in any accepted form, with other images or classes if they are given.
 
     Raises:
         InputError: it breaks a rule, or its file cannot be read.

@@ -61,7 +61,7 @@ def session(model: bytes | Path, threads: int | None = None) -> onnxruntime.Infe
 
     Args:
         model: its bytes or its file.
-        threads: that an operator may use; as many as there are cores where not given.
+        threads: that an operator may use; by default as many as there are cores.
     """
     options = onnxruntime.SessionOptions()
     if threads is not None:

@@ -154,7 +154,7 @@ def _network(
     rows = baseline + 24
     lefts = [_MARGIN + sum(widths[:index]) + index * _COLUMN_GAP for index in range(len(columns))]
     middles = [left + width / 2 for left, width in zip(lefts, widths, strict=True)]
-    # The patch tokens; where there is a class token, the classifier does not read them.
+    # The patch tokens. If there is a class token, the classifier does not read them.
     flow_end = middles[-2] + columns[-2].width / 2 - 1 if has_class_token(arch.variant) else middles[-1]
     _path(parent, "flow", f"M {_n(middles[0])} {_n(baseline - TOKEN_SCALE / 2)} H {_n(flow_end)}")
     if has_class_token(arch.variant):
@@ -181,7 +181,7 @@ def _columns(arch: Architecture) -> list[_Column]:
 
 
 def _patches(arch: Architecture) -> _Column:
-    """The image, cut into patches, and the convolutions that do it where the stem has any."""
+    """The image, cut into patches, and the convolutions of the stem, if it has any."""
     # In 1d as well the image is cut in two dimensions.
     rows, columns = stage_grids("2d", arch.image_size, arch.patch_size, arch.patch_stride, 1)[0]
     height = _height(arch, 0)
@@ -303,7 +303,7 @@ _NOTES = (
 
 
 def _legend(parent: Element, archs: Sequence[Architecture], width: float, y: float) -> float:
-    """Explain what occurs in the networks, in as many lines as that takes; returns where it ends."""
+    """Explain the parts that occur in the networks, in as many lines as that takes; returns the position of the end."""
     x = _MARGIN
     y += _TEXT_SIZE
     for name, sample in _entries(archs):

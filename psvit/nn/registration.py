@@ -1,7 +1,7 @@
-"""Pooling operators and stems of a user's own, which then are choices like any other.
+"""Pooling operators and stems of a user's own. Once registered, they are choices like any other.
 
-An operator is known by its name, in space files, architecture files and studies. So whatever builds such a network has
-to register the operator first. Workers of a cluster are told of those that the process has that hands out the work.
+Files and studies hold only the name of an operator. So every program that builds such a network has to register the
+operator first. Workers of a cluster need not: the process that hands out the work tells them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psvit.nn.layers import POOLING_MODULES, STEM_MODULES
 from psvit.nn.live_tensors import LiveTensors
 
 RESERVED = ("proj", "cls_proj")
-"""What linear layers beside a pooling operator are called."""
+"""Names of the linear layers beside a pooling operator, which no operator may have."""
 
 WIDTHS = (8, 16)
 """Channels at which an operator is tried before it is accepted."""
@@ -37,17 +37,19 @@ PATCH_SIZES = (4, 2, 8, 16, 1)
 def register_pooling(name: str, module: Callable[[Variant, int], nn.Module]) -> None:
     """Make a pooling operator known by a name.
 
-    Its costs are counted on the meta device, where nothing is computed. A supernet keeps the parameters for the widest
-    tokens, and a narrower network uses the leading part of each along every axis.
+    The module is tried at once, in both variants. Its costs are counted on the meta device, where nothing is computed.
+    A supernet keeps the parameters for the widest tokens. A narrower network uses the leading part of each parameter
+    along every axis.
 
     Args:
-        name: an identifier, such as `blur`; appears in files, pictures and reports.
+        name: an identifier, such as `blur`. It appears in files, pictures and reports.
         module: from variant and channels C to a module that pools tokens: (B, C, N) to (B, C, ceil(N / 2)) in `1d`,
-            (B, C, rows, columns) to (B, C, ceil(rows / 2), ceil(columns / 2)) in `2d`. It has no buffers, and its
-            parameters do not shrink where C grows.
+            (B, C, rows, columns) to (B, C, ceil(rows / 2), ceil(columns / 2)) in `2d`. It must have no buffers. It must
+            have the same parameters at every C, and none may shrink as C grows.
 
     Raises:
-        ValueError: the name is no identifier or is taken, or the module does something else; says what.
+        ValueError: the name is no identifier or is taken, or the module breaks one of these rules; the message says
+            which.
     """
     if name in RESERVED:
         raise ValueError(f"a pooling must not be called {' or '.join(RESERVED)}; choose another name")
@@ -66,7 +68,7 @@ def register_pooling(name: str, module: Callable[[Variant, int], nn.Module]) -> 
         shape = grid[1:] if variant == "1d" else grid
         return _counted(lambda: module(variant, channels), (1, channels, *shape))
 
-    POOLINGS.add(name, PoolingCost(terms=terms))
+    POOLINGS.add(name, PoolingCost(terms=terms), again=_is_again(f"pooling {name}", module))
     POOLING_MODULES[name] = lambda variant, channels, **dd: _made(lambda: module(variant, channels), **dd)
     _REGISTERED[f"pooling {name}"] = partial(register_pooling, name, module)
 
@@ -76,19 +78,21 @@ def register_stem(
     module: Callable[[int, int, int, int], nn.Module],
     check: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Make a stem known by a name: what turns images into tokens.
+    """Make a stem known by a name. A stem turns images into tokens.
 
-    Costs and weights are treated like those of a pooling operator.
+    Its costs are counted, and its weights shared in a supernet, as those of a pooling operator.
 
     Args:
-        name: an identifier, such as `two_convs`; appears in files, pictures and reports.
+        name: an identifier, such as `two_convs`. It appears in files, pictures and reports.
         module: from channels of the image, `embed_dim` D, patch size and patch stride to a module that turns images
-            (B, C, height, width) into tokens (B, P, D), row by row, one for each patch that the sizes stand for.
-        check: from patch size and patch stride; raises a `ValueError` that names what it needs instead. Without it, all
-            are accepted.
+            (B, C, height, width) into tokens (B, P, D): one for each patch, row by row. There are
+            (height - patch size) / patch stride + 1 rows of patches, and columns by the same rule.
+        check: a function of patch size and patch stride that raises a `ValueError` if the stem cannot have these. The
+            message names what it needs instead. Without `check`, all sizes are accepted.
 
     Raises:
-        ValueError: the name is no identifier or is taken, or the module does something else; says what.
+        ValueError: the name is no identifier or is taken, or the module breaks one of these rules; the message says
+            which.
     """
     accepts = check or (lambda patch_size, patch_stride: None)
     patches = _accepted(name, accepts)
@@ -111,11 +115,19 @@ def register_stem(
             stem(image)
         return (live.peak - image.nbytes) // image.element_size()
 
-    STEMS.add(name, StemCost(terms=terms, elements=elements, check=accepts))
+    STEMS.add(name, StemCost(terms=terms, elements=elements, check=accepts), again=_is_again(f"stem {name}", module))
     STEM_MODULES[name] = lambda in_chans, embed_dim, patch_size, patch_stride, **dd: _made(
         lambda: module(in_chans, embed_dim, patch_size, patch_stride), **dd
     )
     _REGISTERED[f"stem {name}"] = partial(register_stem, name, module, check)
+
+
+def _is_again(what: str, module: Callable[..., nn.Module]) -> bool:
+    """Whether a module of this name, from the same place in the same code, was registered before."""
+    known = _REGISTERED.get(what)
+    before = known.args[1] if isinstance(known, partial) else None
+    named = [(getattr(one, "__module__", None), getattr(one, "__qualname__", None)) for one in (before, module)]
+    return known is not None and named[0] == named[1] and None not in named[0]
 
 
 def registered() -> dict[str, Registration]:

@@ -72,7 +72,7 @@ class Source:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What laying weights onto a model came to.
+    """Which parameters of a model were filled when weights were copied to it, and which were not.
 
     Attributes:
         weights: new values of the parameters that got any, whole tensors.

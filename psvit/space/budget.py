@@ -138,7 +138,7 @@ class LatencyLimit(Value):
     """Inclusive bounds on the time of one forward pass, and where and how it is measured.
 
     Attributes:
-        device: where the network runs: `cpu`, `cuda`, `mps` or `xpu`, with a number where there are several (`cuda:1`).
+        device: where the network runs: `cpu`, `cuda`, `mps` or `xpu`, with a number if there are several (`cuda:1`).
         batch_size: images in one forward pass.
         threads: that it may use; nothing leaves the number to the runtime.
         runtime: what runs it.

@@ -61,7 +61,7 @@ def rank(composition: tuple[int, ...], largest: int) -> int:
 
 
 def unrank_any(rank: int, total: int, largest: int) -> tuple[int, ...]:
-    """The composition with this number among all of them; an `IndexError` where there are not so many."""
+    """The composition with this number among all of them; an `IndexError` if there are fewer."""
     for parts, number in counts(total, largest):
         if 0 <= rank < number:
             return unrank(rank, total, parts, largest)

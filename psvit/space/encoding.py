@@ -120,7 +120,7 @@ def _columns(dimension: Dimension, place: int) -> list[int]:
 
 
 def _name(place: int, gene: str, bound: int) -> str:
-    """What a gene is called in studies; as in version 0.1, where there was one stem and its gene was a pooling's."""
+    """The name of a gene in studies. With one stem, that of the first entry is `stage0.pool`, as in version 0.1."""
     if gene in ENTRY.genes:
         return "stem" if place == 0 and bound > 1 else f"stage{place}.pool"
     return f"stage{place}.{gene}"

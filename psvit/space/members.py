@@ -113,7 +113,7 @@ class Members(Value):
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "") -> Self:
-        """As `Value.from_dict`; what is given for all layouts at once goes to each that does not have its own."""
+        """See `Value.from_dict`. A value at the top level holds for every layout that does not have its own."""
         if isinstance(data, dict) and isinstance(data.get("layouts"), list):
             common = {key: data[key] for key in OF_LAYOUTS if key in data}
             rest = {key: value for key, value in data.items() if key not in OF_LAYOUTS}

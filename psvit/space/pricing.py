@@ -37,7 +37,7 @@ class StageTable(NamedTuple):
     Costs include the pooling before the stage, the first's the stem, the last's the head.
 
     Attributes:
-        width_in: `embed_dim` of the stage before, 0 where there is none, (rows,).
+        width_in: `embed_dim` of the stage before, 0 for the first, (rows,).
         width_out: the stage's own, (rows,).
         genes: the choices by gene, each (rows,); for `grouping` the number of the first grouping.
         ways: the number of groupings, (rows,).

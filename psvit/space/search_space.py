@@ -65,7 +65,7 @@ class SearchSpace(Members):
         return feasible.reach(self)[metric]
 
     def nearest(self, budget: Budget) -> Architecture:
-        """A member that deviates least from a budget, by `Budget.deviation`; one within it where there is one."""
+        """A member that deviates least from a budget, by `Budget.deviation`: one within it, if there is any."""
         return feasible.nearest(self, budget)
 
     def check(self, budget: Budget) -> None:

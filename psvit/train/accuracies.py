@@ -1,4 +1,4 @@
-"""What a network is worth, side by side: with inherited weights, fine-tuned from them, trained from scratch."""
+"""Accuracies of a network side by side: with inherited weights, fine-tuned from them, trained from scratch."""
 
 from __future__ import annotations
 

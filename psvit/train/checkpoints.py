@@ -94,7 +94,7 @@ class Checkpoints:
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and all else of the last checkpoint; `None` if there is none.
 
-        A file that a failing disk has damaged is passed over where there is an older one.
+        If a failing disk has damaged a file, an older one is read instead.
 
         Raises:
             InputError: all are damaged.

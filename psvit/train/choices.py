@@ -1,4 +1,4 @@
-"""What a run leaves open: on which device it computes, and by which recipe it trains."""
+"""Defaults of a run: the device, the recipe and the teacher, if they are not named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from psvit.train.teacher import Teacher, load_teacher
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device that is named, or a GPU where there is one, or the CPU.
+    """The device that is named. Without a name, a GPU if there is one, otherwise the CPU.
 
     Raises:
         InputError: there is no such device.
@@ -35,7 +35,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 def choose_devices(device: str | torch.device | None, workers: str | None) -> tuple[torch.device, torch.device]:
     """Where this process computes, and where the workers of a cluster do.
 
-    The nodes of a cluster may have GPUs where this process has none. It then computes on the CPU what it does itself.
+    The nodes of a cluster may have GPUs although this process has none. It then computes its own part on the CPU.
 
     Raises:
         InputError: there is no such device.
@@ -62,7 +62,7 @@ def choose_recipe(
     """A recipe with some values replaced.
 
     Args:
-        recipe: it, a shipped one's name or a file; by default it goes by the size of the images.
+        recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
         settings: values to replace, by key.
         image_size: smaller side in pixels.
         supernet: whether a supernet is trained, or a network.
@@ -84,7 +84,7 @@ def choose_recipe(
 
 
 def choose_teacher(name: str | None, weights: str | Path | None, inputs: Inputs, num_classes: int) -> Teacher | None:
-    """The teacher that is named, if one is.
+    """The teacher that is named, or `None`.
 
     Raises:
         InputError: it cannot be had or does not fit.

@@ -1,4 +1,4 @@
-"""What a device can do, asked before anything is trained on it."""
+"""Check what a device can do before anything is trained on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs training jobs: trains a network, or goes on where that was interrupted, times it, and scores it."""
+"""JobRunner: trains the network of a job, or continues an interrupted training, times it, and scores it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from psvit.train.training_loader import training_loader
 
 
 def images_of(data: ImageData, split: TrainedOn, number: int | None) -> Labelled:
-    """The images of a split, or so many of them, drawn once and for all."""
+    """The images of a split, or a number of them, always the same ones."""
     images: Labelled = getattr(data, split)
     if number is None or number >= len(images):
         return images
@@ -50,9 +50,9 @@ def inputs_for(data: ImageData, job: TrainingJob, device: torch.device, processe
     Args:
         data: the images.
         job: the job.
-        device: where it is trained.
-        processes: at most so many prepare images. By default, where a CPU computes, as many as it has threads: a worker
-            on a cluster computes with one, and leaves the other cores to other workers.
+        device: the device that the job is trained on.
+        processes: the most processes that prepare images. By default, if a CPU computes, as many as PyTorch has
+            threads: a worker on a cluster has one thread, and leaves the other cores to other workers.
     """
     inputs = Inputs.of(data, job.arch.image_size)
     if processes is None:
@@ -64,7 +64,7 @@ def inputs_for(data: ImageData, job: TrainingJob, device: torch.device, processe
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """What training a job gives.
+    """The trained network of a job.
 
     Attributes:
         network: ready to be evaluated.
@@ -132,19 +132,20 @@ def train_job(
 
 @dataclass(frozen=True, kw_only=True)
 class JobRunner:
-    """Runs jobs, and scores the networks that come out; it travels to where that is done.
+    """Runs jobs, and scores the trained networks. It pickles, so that an executor can send it to other processes.
 
     Attributes:
         data: the images.
         device: where to compute.
-        folder: of a run, or in one: for what trainings need to go on. On a machine that does not see the run, a
-            temporary one is used, and what was interrupted there begins anew.
-        initial: makes the network of a job with the weights that it begins with.
-        parts: what networks are scored on after the last epoch.
-        watched: what they are scored on after every epoch; the log then says how long each took, this included.
-        batch_size: images that are scored at once; by default, as many as a step of training takes.
+        folder: a folder in the run, for the checkpoints of unfinished trainings. On a machine that does not see the
+            run, a temporary folder is used, and an interrupted training begins anew.
+        initial: makes the network of a job, with the weights that it begins with.
+        parts: the images that networks are scored on after the last epoch.
+        watched: the images that they are scored on after every epoch. The log then says how long each epoch took, with
+            the scoring.
+        batch_size: how many images are scored at once. By default, as many as a training step takes.
         processes: see `inputs_for`.
-        operators: of a user's own, which networks may have.
+        operators: operators of a user's own, which networks may have.
     """
 
     data: Portable[ImageData]
@@ -158,7 +159,7 @@ class JobRunner:
     operators: Mapping[str, Registration] = field(default_factory=registered)
 
     def __call__(self, job: TrainingJob) -> TrainingResult:
-        """Train the network of a job, or go on where that was interrupted, and score it.
+        """Train the network of a job, or continue its interrupted training, and score it.
 
         Raises:
             ValueError: it would be scored on images that it was trained on.
@@ -204,7 +205,7 @@ class JobRunner:
                 yield Path(temporary)
 
     def forget(self, jobs: Iterable[TrainingJob]) -> None:
-        """Remove what trainings need to go on, weights included."""
+        """Remove the checkpoints of jobs, including trained weights."""
         for job in jobs:
             shutil.rmtree(self.place(job), ignore_errors=True)
 
@@ -212,25 +213,25 @@ class JobRunner:
 def run_jobs(
     jobs: Iterable[TrainingJob], runner: JobRunner, executor: Executor, store: ResultStore, *, keep: bool = False
 ) -> Iterator[tuple[TrainingJob, Outcome[TrainingResult]]]:
-    """Run those jobs whose results are not known, and remember each result when it comes.
+    """Run the jobs whose results are not known, and store each result as soon as it is there.
 
-    What fails is not remembered, because it may be the machine's doing: the next call tries again.
+    Failures are not stored, because the machine may have caused them; the next call tries again.
 
     Args:
-        jobs: all that are wanted. Each is asked for only when an executor can begin with it.
-        runner: runs them.
-        executor: says where.
-        store: remembers their results.
+        jobs: all jobs that are wanted. Each is asked for only when an executor can begin with it.
+        runner: runs the jobs.
+        executor: decides where they run.
+        store: keeps their results.
         keep: whether trained weights stay in the runner's folder, to be scored on other images.
 
     Yields:
-        Each job that was run with what came of it, when that is known.
+        Each job that was run, with its outcome, as soon as it is known.
     """
 
     def missing() -> Iterator[TrainingJob]:
         begun = set()
         for job in jobs:
-            # Asked as late as this, because other processes may have run it meanwhile.
+            # The store is asked only now, because other processes may have run the job meanwhile.
             known = store.get(job)
             if job not in begun and not (known and known.accuracies.keys() >= set(runner.parts)):
                 begun.add(job)

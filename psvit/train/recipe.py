@@ -156,7 +156,7 @@ class Recipe(Value):
         return self.target in ("soft", "hard")
 
     def check_teacher(self, there_is_one: bool) -> None:
-        """Make sure that there is a teacher where one is wanted, and none where it would teach nobody.
+        """Make sure that there is a teacher if the recipe wants one, and none if it does not.
 
         Raises:
             InputError: it is otherwise.
@@ -215,7 +215,7 @@ class SupernetRecipe(Recipe):
 
     @classmethod
     def of(cls, recipe: Recipe) -> SupernetRecipe:
-        """The same recipe for a supernet, where it is one for a network."""
+        """The same recipe for a supernet, if it is one for a network."""
         return recipe if isinstance(recipe, cls) else cls.from_dict(recipe.to_dict(), source="recipe")
 
 

@@ -1,4 +1,4 @@
-"""Result stores: what is known of trainings, so that none is done twice."""
+"""Result stores: keep the results of trainings, so that no training is done twice."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from psvit.train.training_job import ScoredOn, TrainingJob, TrainingResult
 
 
 class ResultStore(Protocol):
-    """Remembers results of jobs.
+    """Keeps the results of jobs.
 
-    What a store has in common for all its jobs, such as the images, is settled when it is opened: equal jobs have one
-    result in it.
+    Everything that decides a result and is not part of a job, such as the images, is fixed when the store is opened. So
+    equal jobs have one result.
     """
 
     def get(self, job: TrainingJob, /) -> TrainingResult | None:
-        """What is known of a job by now, by any process; `None` if nothing is."""
+        """The result of a job, from whichever process; `None` if there is none yet."""
         ...
 
     def put(self, job: TrainingJob, result: TrainingResult, /) -> None:
-        """Remember a result; it is kept before this returns. What is known of other images already is kept too."""
+        """Store a result before returning. Accuracies on other images that are stored already stay."""
         ...
 
 

@@ -15,7 +15,7 @@ from psvit.train.teacher import Teacher, taught_loss
 
 
 class Task(Protocol):
-    """What a step trains: from a batch to the losses whose gradients it follows."""
+    """The task of a training step: from a batch to the losses whose gradients the step follows."""
 
     @property
     def model(self) -> nn.Module:

@@ -44,7 +44,7 @@ class Teacher:
 
     @property
     def digest(self) -> str:
-        """Of its weights, to tell whether two runs have the same teacher."""
+        """A digest of its weights, to tell whether two runs have the same teacher."""
         digest = hashlib.sha256()
         for name, tensor in self.network.state_dict().items():
             digest.update(name.encode())

@@ -40,7 +40,7 @@ CHECKED_STEPS = 50
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives.
+    """The result of a training.
 
     Attributes:
         model: the trained module; the averaged weights where the recipe averages.
@@ -245,5 +245,5 @@ def _check_finite(state: TrainingState, steps: int, epoch: int) -> None:
     if not torch.isfinite(state.loss):
         raise DivergedError(f"training diverged: the loss is {mean} in epoch {epoch + 1}; try a smaller lr")
     if not state.is_finite:
-        # Gradients may be infinite where the loss is not.
+        # Gradients may be infinite although the loss is not.
         raise DivergedError(f"training diverged: weights are no numbers in epoch {epoch + 1}; try a smaller lr")

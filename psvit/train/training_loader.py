@@ -46,7 +46,7 @@ class TrainingLoader:
 
     Attributes:
         wanted: images a step as given.
-        batch_size: images a step; fewer where there are not so many.
+        batch_size: images a step; all of them if there are fewer.
         steps: steps an epoch.
     """
 

@@ -18,7 +18,7 @@ from psvit.train.training_loader import TrainingLoader
 
 @dataclass
 class TrainingState:
-    """All that training changes, and so all that a checkpoint holds."""
+    """Everything that training changes. A checkpoint holds all of it."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -54,7 +54,7 @@ class TrainingState:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """What is trained, and its average where there is one; the last is what comes out."""
+        """The model that is trained and, if there is one, its average. The last of these is what training gives."""
         return [self.model, *([self.averaged.module] if self.averaged else [])]
 
     @property
@@ -74,7 +74,7 @@ class TrainingState:
         self.seconds = self.waited = 0.0
 
     def row(self, recipe: Recipe, loader: TrainingLoader) -> dict[str, float]:
-        """What the log says of the epoch that ends here."""
+        """The row of the log for the epoch that ends here."""
         return {
             "epoch": self.step // loader.steps,
             "lr": self.lr,
@@ -156,7 +156,7 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch:
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
-    """Timm's mixup and cutmix, where the recipe has either."""
+    """Timm's mixup and cutmix, if the recipe has either."""
     if not recipe.mixes:
         return None
     return Mixup(

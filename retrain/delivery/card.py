@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import psvit
-from psvit.arch.architecture import FLOPS_CONVENTION, ArchitectureFile
+from psvit.arch.architecture import FLOPS_CONVENTION, Architecture, ArchitectureFile
 from psvit.arch.costs import cost
 from psvit.data.preprocessing import Preprocessing
 from psvit.io.documents import dump_yaml
+from psvit.nn.registration import registered
 from psvit.retrain.delivery.formats import PREPROCESSING_FILE, Format
 from psvit.space.budget import format_cost
 from psvit.train.accuracies import LABELS, accuracies, trained_as
@@ -52,6 +53,7 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
         "## Use",
         f"From this folder:\n\n```python\n{form.usage(preprocessing)}```",
         *form.notes,
+        *_own_operators(arch),
         f"What becomes of an image first, which `{PREPROCESSING_FILE}` says to programs:",
         "\n".join(f"{number}. {step}" for number, step in enumerate(preprocessing.steps, 1)),
         f"Mean {_numbers(preprocessing.mean)}, standard deviation {_numbers(preprocessing.std)}, by channel.",
@@ -75,6 +77,19 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
         + (f"{license_name}." if license_name else "yours to choose, within what that of the images permits."),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _own_operators(arch: Architecture) -> list[str]:
+    """What has to be registered before psvit can build the network, if anything."""
+    used = dict.fromkeys([f"stem {arch.stem}", *(f"pooling {pool}" for pool in arch.pools)])
+    own = [what for what in used if what in registered()]
+    if not own:
+        return []
+    names = " and ".join(f"the {what}" for what in own)
+    return [
+        f"psvit does not come with {names} of this network. Before psvit or timm can build it, register that with "
+        "`psvit.register_pooling` or `psvit.register_stem`."
+    ]
 
 
 def _front_matter(file: ArchitectureFile, form: Format, name: str, license_name: str | None) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def export_command(place: Path, name: str, out: Path | None, license_name: str |
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes are shown.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images at once.")
-@click.option("--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda where there is one]")
+@click.option("--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda if there is one]")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def predict_command(
     place: Path, images: tuple[Path, ...], top: int, batch_size: int, device: str | None, verbose: bool

@@ -36,7 +36,7 @@ another order differs by some 1e-6."""
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """An exported network.
 
     Attributes:
         folder: where.

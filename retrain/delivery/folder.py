@@ -30,7 +30,7 @@ to be in the same file system, without which files cannot be renamed into their 
 
 
 class Manifest(Value):
-    """What exports wrote into a folder.
+    """The list of the files that exports wrote into a folder.
 
     Attributes:
         format: as `--to` takes it.

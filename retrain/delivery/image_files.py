@@ -1,4 +1,4 @@
-"""Which files are meant by the paths of images and folders."""
+"""Find the image files that paths of images and folders stand for."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ from psvit.cli import (
     default=None,
     help="How many of those around the budget are trained a second time, with another seed; "
     "more than before add to those that are there. "
-    "[default: 10, all where there are fewer]",
+    "[default: 10, or all if there are fewer]",
 )
 @click.option(
     "--images",

@@ -1,4 +1,4 @@
-"""Which networks a fidelity is measured on: some around the budget, some over the whole reach of the space.
+"""Draw the networks that a fidelity is measured on: some around the budget, some over the whole range of the space.
 
 Both are the beginnings of sequences that seed and limits decide, so that asking for more keeps those that are there.
 """
@@ -49,7 +49,7 @@ class Drawn:
 def around(budget: Budget) -> Budget:
     """The same budget with its first limit on MACs or parameters replaced by `PERCENT` around it.
 
-    A range that was given stays as it is, where it is no wider than that.
+    A range that was given stays as it is, if it is no wider than that.
 
     Raises:
         InputError: latency is limited, which networks cannot be drawn by; neither MACs nor parameters are; or a range
@@ -78,7 +78,7 @@ def around(budget: Budget) -> Budget:
 
 
 def draw_within(space: SearchSpace, budget: Budget, n: int, seed: int) -> tuple[Architecture, ...]:
-    """Different members within a budget, drawn exactly uniformly: `n`, or all where there are fewer.
+    """Different members within a budget, drawn exactly uniformly: `n`, or all if there are fewer.
 
     Raises:
         InputError: no member is within it.
@@ -93,7 +93,7 @@ def draw_within(space: SearchSpace, budget: Budget, n: int, seed: int) -> tuple[
 
 
 def draw_spread(space: SearchSpace, n: int, seed: int) -> tuple[Architecture, ...]:
-    """Different members over the whole reach of MACs: `n`, or all where there are fewer.
+    """Different members over the whole range of MACs: `n`, or all if there are fewer.
 
     The reach is cut into `BINS` parts of equal width, which are visited in turn, time after time; in each, a member is
     drawn exactly uniformly. Drawn from the whole space, nearly all would cost alike.

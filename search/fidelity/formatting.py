@@ -43,7 +43,7 @@ def row(agreement: Agreement) -> tuple[str, ...]:
 
 
 def rows(measured: SetFidelity) -> list[tuple[str, ...]]:
-    """Every score, and the ceiling where it was measured."""
+    """Every score and, if it was measured, the ceiling."""
     return [row(one) for one in (*measured.agreements, *([measured.ceiling] if measured.ceiling else []))]
 
 

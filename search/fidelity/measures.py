@@ -112,7 +112,7 @@ def spearman_rho(one: Floats, other: Floats, counts: Floats | None = None) -> Fl
 
 
 def _signs(values: Floats) -> Floats:
-    """1 where the first of two is greater, -1 where it is less, 0 where they are equal, (n, n)."""
+    """1 if the first of two is greater, -1 if it is less, 0 if they are equal, (n, n)."""
     return np.sign(values[:, None] - values[None, :])
 
 
@@ -159,7 +159,7 @@ def regret(scores: Floats, accuracies: Floats, top: int = TOP) -> float | None:
 
 
 def regret_of_random(accuracies: Floats, top: int = TOP) -> float | None:
-    """What the regret of `top` networks drawn at random is in expectation."""
+    """The expected regret of `top` networks that are drawn at random."""
     if len(accuracies) < ENOUGH * top:
         return None
     return float(accuracies.max() - best_of_draws(accuracies.tolist(), [top]).expected[0])
@@ -180,7 +180,7 @@ def agreement(score: str, values: Floats, accuracies: Floats, macs: Floats | Non
 
     Args:
         score: what the values are called.
-        values: of each network, not a number where there is none, (n,).
+        values: of each network, NaN if it has none, (n,).
         accuracies: standalone accuracies of the same networks.
         macs: of each network, to compare with.
     """
@@ -197,7 +197,7 @@ def agreement(score: str, values: Floats, accuracies: Floats, macs: Floats | Non
 
 
 def fidelity_of(networks: Sequence[MeasuredNetwork], limits: dict[str, tuple[int | None, int]]) -> SetFidelity:
-    """What a set of networks says.
+    """The measures of a set of networks.
 
     Args:
         networks: the set; those without an accuracy of their own are left out.

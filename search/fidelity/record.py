@@ -1,4 +1,4 @@
-"""What is written of a fidelity, as values, and how a search finds that of the supernet that scores for it.
+"""The record of a fidelity, as values, and how a search finds that of its supernet.
 
 It lies beside the supernet in `fidelity.yaml`, one measurement for each budget and way of training. Each names the
 digest of the supernet's weights; one of other weights counts as not measured.
@@ -62,7 +62,7 @@ class Agreement(Value):
 
 
 class SetFidelity(Value):
-    """What was measured on one set of networks.
+    """The measurement on one set of networks.
 
     Attributes:
         limits: the ends of what the networks cost, by cost.
@@ -254,7 +254,7 @@ def leave_beside(supernet: Place, fidelity: Fidelity) -> Path:
 
 
 def known_fidelity(supernet: Place, limits: Budget, digest: str | None = None) -> dict[str, Any] | None:
-    """What is known of the fidelity of a supernet, for what is scored with it; `None` if it was not measured.
+    """The known fidelity of a supernet, for the networks that it scores; `None` if it was not measured.
 
     Of several measurements one is preferred that covers most of the limits that are searched, then one that covers some
     of them, then one on more networks, then the last.
@@ -281,7 +281,7 @@ def known_fidelity(supernet: Place, limits: Budget, digest: str | None = None) -
 
 
 def in_words(known: dict[str, Any] | str, supernet: str) -> str:
-    """What a search says of the scores that it rests on, in one line.
+    """The fidelity of a search's scores, in one line of words.
 
     Args:
         known: as it stands beside the scores: the summary of a measurement, or that there is none.

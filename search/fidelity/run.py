@@ -1,4 +1,4 @@
-"""A fidelity run: draw networks, score them, train each of them alone, compare, and say so where a search looks."""
+"""A fidelity run: draw networks, score them, train each alone, compare, and write the result beside the supernet."""
 
 from __future__ import annotations
 
@@ -60,17 +60,18 @@ TRAININGS, SCORES, TABLE, REPORT = "trainings.journal", "scores.journal", "fidel
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredFidelity:
-    """What a run came to.
+    """The result of a fidelity run.
 
     Attributes:
         fidelity: the measurement.
-        limits: within which networks were drawn around the budget.
-        networks: what it rests on.
-        folder: of the run.
-        file: where it is written in the run.
-        beside: where what is known is written for searches with this supernet.
-        kept: what stayed there, because it rests on more networks; `None` if the measurement was written.
-        failures: why networks have no accuracy, one line each.
+        limits: the limits within which networks were drawn around the budget.
+        networks: the networks that it rests on.
+        folder: the folder of the run.
+        file: the file of the measurement in the run.
+        beside: the file beside the supernet, which searches with this supernet read.
+        kept: the measurement that stayed in that file, because it rests on more networks; `None` if this one was
+            written.
+        failures: why some networks have no accuracy, one line each.
     """
 
     fidelity: Fidelity
@@ -122,30 +123,33 @@ def measure_fidelity(
 ) -> MeasuredFidelity:
     """Train networks on their own and compare their accuracies with those that they inherit from a supernet.
 
-    What is found lies in the run, and beside the supernet, where searches find it. The same call continues a run that
-    was interrupted; more networks add to those that are there. Validation images are not looked at.
+    The result is written in the run, and beside the supernet, where searches find it. The same call continues a run
+    that was interrupted. With larger numbers, networks are added to those that are there. Validation images are not
+    looked at.
 
     Args:
-        supernet: a trained one: its run, its file or what the run gave back.
+        supernet: a trained supernet: its folder, its file, or what `train_supernet` returned.
         budget: where networks are compared: within 5 % of `2GFLOPs` or `22Mparams`, or in a range no wider, such as
             `1.3..1.4GFLOPs`; other limits may be added.
-        data: the images, or what `psvit.ImageData.open` takes; by default those that the supernet was trained on.
-        recipe: how each network is trained: it, a shipped one's name or a file; by default it goes by the size of the
-            images.
-        settings: values of the recipe to replace, by key, such as `{"epochs": 10}`.
-        within: networks to train around the budget, at least 2.
-        spread: networks to train over the whole range of multiply-accumulates.
-        second_seeds: how many of those around the budget are trained with a second seed; 10 by default, or all.
-        images: on how many of the training images; on all by default.
-        workers: `ray` or the address of a Ray cluster that trains; without it, this process does.
-        out: the run's folder; one below `runs/` by default, which is announced.
-        seed: of everything random, at least 0.
-        device: where to compute; by default a GPU where there is one.
-        command: what the report names as the line that repeats it; by default a call of this function.
+        data: images: an `ImageData`, or what `psvit.ImageData.open` takes. By default, those that the supernet was
+            trained on.
+        recipe: how each network is trained: a recipe, the name of a shipped one, or a file. By default, it goes by the
+            size of the images.
+        settings: values of the recipe to replace, such as `{"epochs": 10}`.
+        within: how many networks are trained around the budget, at least 2.
+        spread: how many networks are trained over the whole range of multiply-accumulates.
+        second_seeds: how many of those around the budget are trained with a second seed. By default 10, or all if there
+            are fewer.
+        images: how many of the training images each is trained on. By default, all.
+        workers: `ray` or the address of a Ray cluster that trains. By default, this process does.
+        out: the run's folder. By default, one below `runs/`, which is announced.
+        seed: the seed of everything random, at least 0.
+        device: where to compute. By default, a GPU if there is one.
+        command: the line that repeats the run, for the report. By default, a call of this function.
 
     Raises:
-        InputError: something that was given cannot be used, or the folder is another run's; nothing is written.
-        RunError: fewer than two networks around the budget could be trained; says why the last was not.
+        InputError: an argument cannot be used, or the folder belongs to another run; nothing is written.
+        RunError: fewer than two networks around the budget could be trained; the message says why the last was not.
     """
     budgets = (budget,) if isinstance(budget, str) else tuple(budget)
     # What is quick to check first.
@@ -254,7 +258,7 @@ def score_networks(
 
 
 def inherited(trainings: Trainings, supernet: Place) -> Callable[[], Evaluator]:
-    """What makes the evaluator of inherited accuracy, on the images that standalone accuracy is measured on."""
+    """A function that makes the evaluator of inherited accuracy, on the images of standalone accuracy."""
     return lambda: Scoring(
         space=trainings.space,
         seed=trainings.seed,

@@ -31,7 +31,7 @@ class Trainings:
         data: the images.
         budget: the limits as given.
         recipe: how networks are trained.
-        images: on how many of the training images; all where not given.
+        images: on how many of the training images; on all if not given.
         seed: of the networks that are drawn, and of their trainings.
         device: where to compute.
         within: how many networks are drawn around the budget.

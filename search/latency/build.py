@@ -48,7 +48,7 @@ PATIENCE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyPlan:
-    """What a latency model is built from.
+    """Everything that decides a latency model, before it is built.
 
     Attributes:
         space: the space.
@@ -83,7 +83,7 @@ class LatencyPlan:
         return cls(space=space, setting=setting, seed=seed, rounds=1, calibrated_on=32, held_out=32)
 
     def config(self, here: Fingerprint) -> dict[str, Any]:
-        """All that decides the model, JSON-serialisable."""
+        """Everything that decides the model, JSON-serialisable."""
         calibration, held_out = self.architectures
         return {
             "space": self.space.name,

@@ -57,10 +57,10 @@ REPEATS = 7
 
 
 class Fingerprint(Value):
-    """What has to be equal for a latency to be the same.
+    """The device and the versions that a latency depends on.
 
     Attributes:
-        processor: the model of the CPU, after that of the GPU where one is measured: small batches wait for the CPU.
+        processor: the model of the CPU, after that of the GPU if one is measured: small batches wait for the CPU.
         instructions: what PyTorch's CPU kernels are chosen for, such as `AVX512`.
         cores: that this process may use.
         threads: that operators may use.
@@ -200,7 +200,7 @@ def _as_set(setting: Setting) -> Iterator[None]:
 
 
 def _noise(spread: float, preempted: int, runs: int, seconds: float) -> str:
-    """What is wrong with an attempt; empty if nothing is.
+    """Why an attempt was too noisy; empty if it was not.
 
     Args:
         spread: interquartile range over median.
@@ -225,7 +225,7 @@ def _warm_up(timer: Any) -> float:
 
 
 def fingerprint(setting: Setting) -> Fingerprint:
-    """What latencies in this setting depend on here.
+    """The fingerprint of this machine for a setting.
 
     Raises:
         InputError: there is no such device, or the runtime is not installed.

@@ -30,13 +30,13 @@ from psvit.train.choices import choose_device
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltLatencyModel:
-    """A latency model that was built, or found built.
+    """A latency model, built now or before.
 
     Attributes:
-        model: the model, which predicts the latency of the space's members in milliseconds.
-        file: where it is written.
-        space: with the data's classes and channels, where images were given.
-        was_there: whether it had been built before, so that nothing was measured.
+        model: the model. It predicts the latency of the space's members in milliseconds.
+        file: the file of the model.
+        space: the space. If images were given, it has their classes and channels.
+        was_there: whether the model had been built before, so that nothing was measured.
         range_ms: the least and the greatest latency that it predicts in the space.
     """
 
@@ -48,7 +48,7 @@ class BuiltLatencyModel:
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """What it rests on and how well it agrees with what was measured, in words."""
+        """What the model rests on and how well it agrees with measurements, in words."""
         model, (least, greatest) = self.model, self.range_ms
         ridge = model.ridge
         return [
@@ -80,18 +80,18 @@ def build_latency_model(
 ) -> BuiltLatencyModel:
     """Measure the parts of a space's networks and write a model that predicts their latency on this device.
 
-    The model is calibrated on some random architectures that are measured whole and validated on others. Let nothing
-    else run meanwhile. The same call continues a build that was stopped, and finds a finished one finished.
+    The model is calibrated on some random architectures that are measured whole, and validated on others. Let nothing
+    else run meanwhile. The same call continues a build that was stopped. A finished model is not built again.
 
     Args:
-        space: it, a shipped one's name or a file.
-        on: where and how networks run, as it is written after the `@` of a budget: `cpu:batch=8,threads=1`.
-        data: images whose classes and channels the networks are for.
+        space: a space, the name of a shipped one, or a file.
+        on: the setting, as it is written after the `@` of a budget: `cpu:batch=8,threads=1`.
+        data: images. The networks get their number of classes and channels.
         out: the model's file, such as `table.yaml`.
-        seed: of the architectures that are measured whole, at least 0.
+        seed: the seed that draws the architectures that are measured whole, at least 0.
 
     Raises:
-        InputError: something that was given cannot be used, or the file holds something else; nothing is written.
+        InputError: an argument cannot be used, or the file holds something else; nothing is written.
         NoisyMachineError: the machine was too noisy; the same call continues.
     """
     space = space if isinstance(space, SearchSpace) else SearchSpace.load(space)
@@ -115,16 +115,15 @@ def measure_latency(
     """Measure how long one forward pass of a network takes on this device. Let nothing else run meanwhile.
 
     Args:
-        network: an architecture or a file with one; a trained network or its run; or any module. It is left as it is.
-        on: where and how it runs, as it is written after the `@` of a budget: `cpu:batch=8,threads=1`.
-        input_size: channels, height and width of an image, as timm calls it; of modules that do not say it.
+        network: an architecture or its file, a trained network or its run, or any module. A copy is measured.
+        on: the setting, as it is written after the `@` of a budget: `cpu:batch=8,threads=1`.
+        input_size: channels, height and width of an image. It is needed only for modules that do not say it.
 
     Returns:
         Median and interquartile range in milliseconds for the whole batch, with setting and device.
 
     Raises:
-        InputError: something that was given cannot be used, the runtime is not installed, or a batch does not fit into
-            memory.
+        InputError: an argument cannot be used, the runtime is not installed, or a batch does not fit into memory.
         MismatchError: the runtime gives other outputs than PyTorch does.
         NoisyMachineError: the machine was too noisy.
     """

@@ -1,4 +1,4 @@
-"""What a network runs in when it is measured: PyTorch as it is, `torch.compile`, ONNX Runtime.
+"""The runtimes that networks are measured in: PyTorch as it is, `torch.compile`, ONNX Runtime.
 
 Each is compared with PyTorch's own outputs before it is timed, so that nothing fast and wrong is ever reported.
 """

@@ -58,7 +58,7 @@ class Setting(Value):
 
     @property
     def num_threads(self) -> int:
-        """The number of threads, PyTorch's own where none was given."""
+        """The number of threads; PyTorch's own if none was given."""
         return self.threads or torch.get_num_threads()
 
     def __str__(self) -> str:

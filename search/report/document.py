@@ -125,7 +125,7 @@ def _result(report: Report) -> str:
 
 
 def _score_facts(description: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a score rests on; that its fidelity was not measured is said where it was not."""
+    """What a score rests on, and that its fidelity was not measured if it was not."""
     known = {"kind": "not said", "meaning": "", "images": "", "fidelity": None, **description}
     known["fidelity"] = known["fidelity"] or "not measured"
     if known["images"] == 0:
@@ -290,7 +290,7 @@ def _front_text(report: Report, axis: figures.Axis, name: str) -> str:
 
 
 def _why_no_point(report: Report) -> str:
-    """Why there are references without a score, where there are any."""
+    """Why some references have no score; empty if all have one."""
     unscored = [reference for reference in report.references if reference.score is None]
     variants = report.space.variants
     wanted = joined(list(variants))

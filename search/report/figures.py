@@ -106,8 +106,8 @@ def front_figure(
         history: what was searched.
         control: what was drawn for comparison.
         front: the trials that nothing beats.
-        winner: the best, where there is one best.
-        references: drawn where they are near or have a score.
+        winner: the winner; `None` if there are several objectives.
+        references: drawn if they are near or have a score.
         connected: whether the front is a front in these two quantities, so that a line through it means something.
     """
     complete = [trial for trial in history if trial.is_complete]
@@ -296,7 +296,7 @@ def _points(
 
 
 def _reference(figure: go.Figure, place: float, reference: Reference) -> None:
-    """A line at what a reference costs, and a point where it was scored."""
+    """A line at the cost of a reference, and a point if it was scored."""
     name = as_text(reference.name)
     figure.add_vline(
         x=place,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from psvit.arch.architecture import Architecture
 
 DASH = "\N{EN DASH}"
-"""Stands where there is nothing to say."""
+"""Shown in the place of a missing value."""
 
 
 def in_words(arch: Architecture, mixed: Sequence[str] = ()) -> list[str]:
@@ -31,7 +31,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in whole percent; a dash where there is none."""
+    """A share in whole percent; a dash if it is missing."""
     return DASH if share is None else f"{100 * share:.0f} %"
 
 

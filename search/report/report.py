@@ -25,7 +25,7 @@ UNIFORM = "uniform"
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that a report says.
+    """Everything that a report shows.
 
     Attributes:
         title: what was searched for, for people.
@@ -40,7 +40,7 @@ class Report:
         description: what the evaluator says of its scores: kind, meaning, images, fidelity.
         unit: of a score, such as `%`.
         finalists: the best trials, the winner first; with several objectives, the front. Empty where nothing was found.
-        references: networks to compare with; one gets a point where it has a score.
+        references: networks to compare with; those with a score get a point.
         hypervolume: with several objectives, after how many evaluations the front's hypervolume became what.
         versions: of what computed, by name.
         notes: what else a reader has to know, such as ties.
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def winner(self) -> Finalist | None:
-        """The one best, where there is one."""
+        """The winner; `None` if there are several objectives or no finalists."""
         return self.finalists[0] if self.finalists and self.has_one_objective else None
 
     @property
@@ -99,7 +99,7 @@ class Report:
 
     @property
     def uniform(self) -> list[Trial]:
-        """All that was drawn uniformly, the searcher's own draws included, an architecture once.
+        """All trials that were drawn uniformly, including the searcher's own, each architecture once.
 
         Architectures that were drawn twice are not drawn more often than others, so what is left is uniform as well.
         """

@@ -1,4 +1,4 @@
-"""Which choices the good candidates share: how often each choice of a space occurs among them, and among the others.
+"""Shared choices of the good candidates: how often each choice of a space occurs among them, and among the others.
 
 Counts only. Good candidates of an evolution descend from one another, so they are no independent sample, and a test of
 significance would claim more than there is.

@@ -13,10 +13,10 @@ from psvit.search.proposal import Proposal
 
 @runtime_checkable
 class Searcher(Protocol):
-    """Proposes architectures; keeps no state, so that a search can be continued from its history alone.
+    """Proposes architectures. It keeps no state, so that a search can be continued from its history alone.
 
-    One of your own has a `name`, a `batch_size` and `propose`. Its `parameters` hold what it proposes by: a study is
-    continued only with the same ones.
+    A searcher of your own has a `name`, a `batch_size` and the method `propose`. If it has settings, its `parameters`
+    contain them: a run is continued only with equal parameters.
     """
 
     name: str
@@ -25,21 +25,22 @@ class Searcher(Protocol):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What it searches with, JSON-serialisable; with other ones it may propose something else."""
+        """The settings that decide what it proposes, JSON-serialisable."""
         return {"batch_size": self.batch_size}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
-        """What to evaluate next.
+        """Propose what to evaluate next.
 
         Args:
-            n: how many architectures.
+            n: how many architectures are wanted.
             history: all trials so far.
-            candidates: what may be proposed.
-            rng: the only source of randomness; equal arguments give equal proposals.
+            candidates: the architectures that may be proposed.
+            rng: the only source of randomness. Equal arguments give equal proposals.
 
         Returns:
-            Proposals of which at most `n` are feasible. Those are candidates, none of them in the history or held by
-            another process and no two equal; fewer than `n` only where no more are left or, under limits on latency,
-            found. The others tell the searcher later that they were not.
+            Proposals, at most `n` of them feasible. The feasible ones are different candidates, and none is in the
+            history or held by another process (`Seen` knows both). There may be fewer than `n` if no more are left or,
+            under limits on latency or on numbers of a user's own, found. Proposals that are not feasible are not
+            evaluated; the searcher finds them again in `history.rejected`.
         """
         ...

@@ -40,7 +40,7 @@ class Evolution(Searcher):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Those of a generation."""
+        """The settings of a generation."""
         return {"batch_size": self.batch_size, "parents": self.parents, "rate": self.rate, "first": self.first}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:

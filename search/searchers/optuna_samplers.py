@@ -72,12 +72,12 @@ class OptunaSampler(Searcher):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Those of the sampler, and how it is asked."""
+        """The options of the sampler, and how it is asked."""
         asked = {"batch_size": self.batch_size, "attempts": self._attempts}
         return {**asked, "sampler": self._make.__name__, **self._options}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
-        """What the sampler asks for, and draws where it asks for nothing that may be evaluated."""
+        """Proposals of the sampler. If it finds nothing that may be evaluated, an architecture is drawn instead."""
         space, seen = candidates.space, Seen(history)
         genes: dict[str, BaseDistribution] = {
             gene: IntDistribution(0, values - 1) for gene, values in space.genes.items()
@@ -121,7 +121,7 @@ class OptunaSampler(Searcher):
         return proposals
 
     def _kept(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """What the sampler has to find again; what it drew stands in the row."""
+        """The attributes that the sampler has to find again. The values that it drew stand in the row."""
         return {key: value for key, value in attrs.items() if self._keeps(key)}
 
 
@@ -234,5 +234,5 @@ def _know_genes(sampler: BaseSampler, genes: dict[str, BaseDistribution]) -> Non
 
 
 def _worst(history: History, objectives: int) -> list[float]:
-    """What an infeasible row is told to have: samplers want a value, and compare feasible ones with it never."""
+    """The value that infeasible rows are told with. Samplers want one, but never compare feasible rows with it."""
     return history.objectives.min(axis=0).tolist() if history.complete else [0.0] * objectives

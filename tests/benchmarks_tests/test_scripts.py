@@ -239,7 +239,7 @@ def test_families_are_compared_when_the_search_has_come_to_its_end_and_that_once
     module = importlib.import_module("versus_baselines")
     finished = module.run_search
     for reason, status in ((KeyboardInterrupt(), 130), (LostWorkersError("the cluster was lost"), 1)):
-        monkeypatch.setattr(module, "run_search", lambda *of, by=reason: replace(finished(*of), stopped=by))
+        monkeypatch.setattr(module, "run_search", lambda by=reason, **of: replace(finished(**of), stopped=by))
         done = versus()
         assert (done.status, done.out) == (status, "")
         assert done.err.splitlines()[-1].startswith("versus_baselines.py: ")

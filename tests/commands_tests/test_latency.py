@@ -12,6 +12,7 @@ from psvit.arch.architecture import ArchitectureFile
 from psvit.arch.costs import cost
 from psvit.model import PSViT
 from psvit.search import engine as engine_module
+from psvit.search import plan as plan_module
 from psvit.search import prepared as prepared_module
 from psvit.search.latency import measure as measure_module
 from psvit.search.latency.build import LatencyPlan
@@ -54,6 +55,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(measure_module, "measure", measure)
     monkeypatch.setattr(engine_module, "measure", measure)
     monkeypatch.setattr(prepared_module, "measure", measure)
+    monkeypatch.setattr(plan_module, "measure", measure)
     return networks, factors
 
 

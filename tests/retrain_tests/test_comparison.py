@@ -208,7 +208,7 @@ def test_networks_that_are_called_alike_are_numbered(classifier, make_data):
     found = psvit.compare([same, same], make_data(), resamples=100)
     assert [one.name for one in found] == ["net-0 (1)", "net-0 (2)"]
     assert (found[1].difference.points, found[1].difference.interval) == (0.0, (0.0, 0.0))
-    assert "cannot be told" in str(found)
+    assert "no clear difference" in str(found)
 
 
 def test_what_cannot_be_compared_is_refused(classifier, make_data):

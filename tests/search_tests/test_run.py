@@ -269,11 +269,29 @@ def test_a_limit_of_ones_own_is_kept(search, members, searcher):
     space = psvit.SearchSpace.load(SPACE)
     assert len(result.trials) == 24
     assert {fewest_maps(space[row["index"]]) for row in result.trials} <= {3, 4}
+    assert [row["maps"] for row in result.trials] == [fewest_maps(space[row["index"]]) for row in result.trials]
 
 
 def test_a_limit_of_ones_own_that_nothing_keeps_is_refused(search):
     with pytest.raises(InputError, match=r"maps is .* for the smallest architecture and"):
         search("run", budget=[BUDGET, Objective("maps", fewest_maps, upper=0)])
+
+
+def test_an_objective_without_an_end_is_no_limit(search):
+    with pytest.raises(InputError, match="'maps' has no end"):
+        search("run", budget=[BUDGET, Objective("maps", fewest_maps)])
+
+
+@pytest.mark.parametrize("options", [{"trials": 0}, {"finalists": -1}, {"control": -1}, {"seconds": 0.0}, {"seed": -1}])
+def test_numbers_that_cannot_be_are_refused(search, options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"^{name} must be"):
+        search("run", **options)
+
+
+def test_an_objective_that_gives_nothing_is_named(search):
+    with pytest.raises(InputError, match="'empty': must return a number, received None"):
+        search("run", objectives=["score", Objective("empty", lambda arch: None)])
 
 
 def test_an_objective_that_is_no_number_fails_its_trial(search):

@@ -16,7 +16,7 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.model import PSViT
-from psvit.nn import layers
+from psvit.nn import layers, registration
 from psvit.nn.live_tensors import LiveTensors
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
@@ -26,6 +26,7 @@ from psvit.supernet.supernet import Supernet
 def registries():
     """What a test registers is forgotten after it."""
     everything = [operators.POOLINGS._entries, operators.STEMS._entries, layers.POOLING_MODULES, layers.STEM_MODULES]
+    everything.append(registration._REGISTERED)
     before = [dict(entries) for entries in everything]
     yield
     for entries, known in zip(everything, before, strict=True):
@@ -173,6 +174,30 @@ def wrong(forward=None, **parameters):
 
 def halved(x):
     return F.max_pool1d(x, 3, 2, 1) if x.dim() == 3 else F.max_pool2d(x, 3, 2, 1)
+
+
+def test_the_same_module_may_be_registered_again_and_another_not():
+    psvit.register_pooling("mixing", Mixing)
+    psvit.register_pooling("mixing", Mixing)
+    psvit.register_stem("two_steps", TwoSteps)
+    psvit.register_stem("two_steps", TwoSteps)
+    with pytest.raises(ValueError, match="'mixing' is registered already"):
+        psvit.register_pooling("mixing", Other)
+
+
+def test_another_process_is_told_what_is_registered():
+    psvit.register_pooling("mixing", Mixing)
+    told = registration.registered()
+    for known in (operators.POOLINGS._entries, layers.POOLING_MODULES, registration._REGISTERED):
+        known.pop("mixing", None) or known.pop("pooling mixing")
+    assert "mixing" not in operators.POOLINGS
+    registration.register_missing(told)
+    registration.register_missing(told)
+    assert "mixing" in operators.POOLINGS
+
+
+class Other(Mixing):
+    pass
 
 
 class WithBuffer(Mixing):
