@@ -182,7 +182,7 @@ def test_what_is_known_is_not_trained_again(train, best, trained, digits_space, 
     assert not (tmp_path / "finalists").exists()
 
 
-@pytest.mark.parametrize("stopped_at", [4, 9])
+@pytest.mark.parametrize("stopped_at", [1, 4, 9])
 def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_of, trained, stopped_at):
     whole = train(cache=ResultCache(optuna.create_study()))
     trained.clear()

@@ -103,7 +103,7 @@ def _fields(plan):
 # --- resumption
 
 
-@pytest.mark.parametrize("after", [1, 59])
+@pytest.mark.parametrize("after", [1, 30, 59, 80])
 def test_a_build_that_was_killed_continues_where_it_was(plan, clock, tmp_path, after):
     whole, _ = build_model(plan, tmp_path / "whole.yaml", clock())
     out = tmp_path / "table.yaml"
