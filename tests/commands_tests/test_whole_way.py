@@ -329,8 +329,8 @@ def test_the_report_repeats_the_command_without_its_password(call, tmp_path, mon
 
 
 @pytest.mark.usefixtures("quick_indicator")
-@pytest.mark.parametrize("searcher", ["evolution", "random", "enumerate", "optuna-nsga2"])
-def test_every_searcher_stays_within_several_budgets(call, tmp_path, searcher):
+@pytest.mark.parametrize("searcher", ["evolution", "optuna-nsga2"])
+def test_searchers_stay_within_several_budgets(call, tmp_path, searcher):
     done = call(
         *("psvit-search", "--space", "psvit-2d-digits", "--searcher", searcher, "--trials", 40),
         *("--budget", "0.9..1.1MFLOPs", "--budget", "90..100kparams", "--budget", "36kB", "--out", "run"),

@@ -188,8 +188,8 @@ def test_arrays_are_priced_like_numbers():
 
 
 @pytest.mark.parametrize("name", shipped_spaces())
-def test_random_members_of_shipped_spaces_cost_what_is_measured(name, measured):
-    for arch in members(SearchSpace.load(name), 2, seed=1):
+def test_a_random_member_of_a_shipped_space_costs_what_is_measured(name, measured):
+    for arch in members(SearchSpace.load(name), 1, seed=1):
         assert cost(arch) == measured(arch)
 
 
