@@ -44,20 +44,22 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
     return calls
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A Ray cluster of two nodes with a core each; tests that use it are in the group `ray`, so there is only one."""
+    """A Ray cluster of two nodes with a core each; tests that use it are in the group `ray`, so there is only one.
+
+    Every module has its own: tests take nodes away from it.
+    """
     from ray.cluster_utils import Cluster
 
+    # Workers that are nice starve beside whatever else runs. Nodes that tests add later read this as well.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     # What a lost node is noticed by; in seconds instead of half a minute.
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "health_check_timeout_ms": 500}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     head = {"num_cpus": 0, "_system_config": quick, "include_dashboard": False, "ray_client_server_port": port}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # Workers that are nice starve beside whatever else runs.
-        patch.setenv("RAY_worker_niceness", "0")
         # What waits how is told by whoever uses the cluster; the nodes know nothing of it.
         for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
             patch.delenv(name, raising=False)

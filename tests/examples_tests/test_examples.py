@@ -100,4 +100,4 @@ def test_an_objective_of_ones_own_is_improved_and_kept_to(tmp_path):
     assert max(float(row["energy_uj"]) for row in rows) <= 9
     files = sorted((tmp_path / "run" / "pareto").glob("*.yaml"))
     assert f"a front of {len(files)} networks" in printed
-    assert set(yaml.safe_load(files[0].read_text())["score"]["objectives"]) == {"score", "energy_uj", "maps"}
+    assert set(yaml.safe_load(files[0].read_text())["score"]["objectives"]) == {"accuracy", "energy_uj", "maps"}

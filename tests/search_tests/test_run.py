@@ -365,7 +365,7 @@ def test_the_shortlist_of_a_score_of_ones_own_is_trained(search, stripes):
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_workers_score_and_train_with_data_sets_scores_and_operators_of_ones_own(search, stripes, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     here = search("here", data=stripes, trials=8, finalists=2)
     there = search("there", data=stripes, trials=8, finalists=2, workers="ray")
     assert there.trials == here.trials
