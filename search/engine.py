@@ -21,6 +21,7 @@ from psvit.executors.choose_executor import executor_for
 from psvit.executors.executor import Portable
 from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
+from psvit.io.tables import Table
 from psvit.nn.network import PSViT
 from psvit.search.bounds import Bound
 from psvit.search.candidates import DRAWS
@@ -28,7 +29,7 @@ from psvit.search.evaluator import Evaluator
 from psvit.search.finalists import Finalist, train_finalists
 from psvit.search.latency.limits import first_within
 from psvit.search.latency.measure import Latency, measure
-from psvit.search.pareto import front, hypervolumes
+from psvit.search.pareto import front
 from psvit.search.plan import SearchPlan
 from psvit.search.prepared import Prepared, prepare
 from psvit.search.racing import ties
@@ -104,7 +105,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
     if stopped:
         best, passed_over = _best(prepared, searched.study, None)
     searched = replace(searched, stopped=stopped)
-    report = _report(prepared, searched, command, best, passed_over)
+    report = _report(prepared, searched, trials, command, best, passed_over)
     from psvit.search.report.document import write_report  # it loads plotly
 
     write_report(folder / REPORT, report)
@@ -341,11 +342,13 @@ def _notes(prepared: Prepared, searched: Searched, best: list[Finalist], passed_
     return notes
 
 
-def _report(prepared: Prepared, searched: Searched, command: str, best: list[Finalist], passed_over: int) -> Report:
+def _report(
+    prepared: Prepared, searched: Searched, trials: Table, command: str, best: list[Finalist], passed_over: int
+) -> Report:
     """The report of the search."""
     plan, history = prepared.plan, searched.study.history
-    volumes = hypervolumes(history.objectives, history.objectives.min(axis=0)) if len(plan.objectives) > 1 else []
-    evaluations = [number for number, trial in enumerate(history, start=1) if trial.is_complete]
+    # The table has a row for every evaluation, and with several objectives the volume after it.
+    volumes = [(number, row.get("hypervolume")) for number, row in enumerate(trials, start=1)]
     libraries = ("psvit", "torch", "timm", "numpy", "optuna")
     return Report(
         title=f"{' and '.join(plan.budget)} in {plan.space.name}",
@@ -361,7 +364,7 @@ def _report(prepared: Prepared, searched: Searched, command: str, best: list[Fin
         unit=searched.description.get("unit", "%" if plan.needs_supernet else ""),
         finalists=best,
         references=searched.references,
-        hypervolume=list(zip(evaluations, volumes, strict=True)) if volumes else [],
+        hypervolume=[(number, volume) for number, volume in volumes if volume is not None],
         versions={"python": platform.python_version(), **{name: version(name) for name in libraries}},
         notes=_notes(prepared, searched, best, passed_over),
     )

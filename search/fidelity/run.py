@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +23,7 @@ from psvit.io.documents import Place, path_of, write_atomic
 from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
 from psvit.io.run_folder import RunFolder, default_folder
-from psvit.io.tables import html_table
+from psvit.io.tables import Table, html_table
 from psvit.search.evaluator import Evaluator
 from psvit.search.fidelity.drawing import around
 from psvit.search.fidelity.formatting import HEADER, conclusions, rows
@@ -365,7 +363,6 @@ def train_and_compare(
 
 def table(networks: Iterable[MeasuredNetwork]) -> str:
     """One row a network, as CSV; empty where a score or an accuracy is missing."""
-    text = io.StringIO()
     rows = [
         {
             "network": network.index,
@@ -378,7 +375,4 @@ def table(networks: Iterable[MeasuredNetwork]) -> str:
         }
         for network in networks
     ]
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return Table(rows, list(rows[0])).to_csv()
