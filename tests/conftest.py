@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -16,6 +17,25 @@ import pytest
 # The suite runs in several processes, and threads of theirs that wait for one another slow each other down many times
 # over. Set before PyTorch is loaded, and inherited by the commands that tests call.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is loaded and collected stays until the end. Looking through it for garbage again and again took a tenth of the
+# suite's time, so that is left out while it grows, and afterwards it is not looked at.
+gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that say how long they take come first, the longest before others, so that no process waits for one."""
+    items.sort(key=lambda item: -max((mark.kwargs.get("seconds", 0) for mark in item.iter_markers("slow")), default=0))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

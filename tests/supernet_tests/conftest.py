@@ -95,7 +95,7 @@ def images() -> Callable[..., torch.Tensor]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_space() -> SearchSpace:
     """A space whose supernet trains an epoch in a fraction of a second, for grey images of 8 x 8 pixels."""
     stage = {"embed_dim": [8, 16], "depth": [1, 2], "max_group": 2, "mlp_ratio": [2.0]}
@@ -116,7 +116,7 @@ def tiny_space() -> SearchSpace:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_data() -> Callable[..., ImageData]:
     """Makes 60 grey images of three classes that differ in their pattern."""
 
