@@ -336,7 +336,7 @@ def test_a_command_that_refuses_ends_the_script(capfd):
     assert "--out" in capfd.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 @pytest.mark.runs_benchmark("end_to_end")
 def test_the_whole_way_ends_with_three_trained_networks(in_a_process, numbers):
     few = ("--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--supernet-epochs", 4, "--epochs", 2, "--trials", 2)

@@ -24,8 +24,7 @@ from psvit.train.training_job import TrainingResult
 # --- shapes
 
 
-@pytest.mark.parametrize("budget", [10_000_000, 20_000_000])
-@pytest.mark.parametrize("depth", [0.5, 1.0])
+@pytest.mark.parametrize(("budget", "depth"), [(10_000_000, 1.0), (20_000_000, 0.5)])
 def test_networks_made_by_hand_cost_what_the_budget_says_and_keep_the_papers_proportions(budget, depth):
     space = SearchSpace.load("psvit-2d-nano")
     for proportions in (baselines.DEIT, baselines.PIT, baselines.HVT, baselines.SHARING, baselines.BOTH):

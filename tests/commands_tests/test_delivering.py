@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
+from ray import cloudpickle
 
 import psvit
 from psvit.arch.architecture import ArchitectureFile
@@ -23,6 +25,9 @@ from psvit.data import open_data
 from psvit.errors import DivergedError
 from psvit.space.search_space import SearchSpace
 from psvit.train import job_runner
+
+# Processes cannot import the tests, so functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 
@@ -268,19 +273,26 @@ def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monke
         assert after[name] == before[name]
 
 
-def test_several_networks_that_were_killed_go_on_where_they_were(front, call, script, tmp_path, few_digits):
-    longer = ("--set", "epochs=6", "--set", "warmup_epochs=0", "--set", "batch_size=16")
+def run_command(module, arguments):
+    """Run a command in a process of its own."""
+    sys.argv = [module, *map(str, arguments)]
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    importlib.import_module(module).main()
+
+
+def test_several_networks_that_were_killed_go_on_where_they_were(front, call, make_process, tmp_path, few_digits):
+    longer = ("--set", "epochs=5", "--set", "warmup_epochs=0", "--set", "batch_size=16")
     arguments = [*front[:2], "--data", few_digits, *longer, "--device", "cpu"]
-    process = subprocess.Popen(
-        [script("psvit-retrain"), *arguments, "--out", "stopped"], cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
+    process = make_process(run_command, "psvit.retrain.cli", [*arguments, "--out", tmp_path / "stopped"])
+    process.start()
     deadline = time.monotonic() + 120
     # In the second network, after its first epoch.
     while not list((tmp_path / "stopped/1").glob("checkpoints/*.safetensors")) and time.monotonic() < deadline:
-        assert process.poll() is None
+        assert process.exitcode is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     first = contents(tmp_path / "stopped/0")
     assert "network.yaml" in first
     assert not (tmp_path / "stopped/1/network.yaml").exists()

@@ -506,7 +506,7 @@ def newest(folder):
     return max((int(path.stem) for path in (folder / "checkpoints").glob("[0-9]*.safetensors")), default=0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_a_supernet_killed_at_random_moments_ends_bit_for_bit(call, call_apart, few_digits, tmp_path):
     settings = (*BRIEF, *FULL_OF_CHANCE, "--set", "batch_size=8", "--set", "sampling=sandwich")
     command = ("--data", few_digits, *settings)
@@ -549,7 +549,7 @@ def assert_nearly_equal(one, other):
         torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=25)
 def test_torchrun_trains_in_two_processes(torchrun, call, few_digits, tmp_path):
     settings = (*BRIEF, "--set", "batch_size=32", "--set", "opt=momentum", "--set", "lr=0.05")
     done = torchrun("psvit-supernet", "--data", few_digits, *settings, "--out", tmp_path / "two")
@@ -561,7 +561,7 @@ def test_torchrun_trains_in_two_processes(torchrun, call, few_digits, tmp_path):
     assert_nearly_equal(*(tmp_path / name / "supernet.safetensors" for name in ("one", "two")))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_torchrun_retrains_several_networks_in_two_processes(torchrun, call, few_digits, tmp_path):
     space = SearchSpace.load("psvit-2d-digits")
     files = [tmp_path / f"{name}.yaml" for name in (0, 1)]

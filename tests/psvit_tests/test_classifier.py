@@ -123,6 +123,7 @@ def test_an_image_of_another_kind_is_converted(trained, tmp_path):
         assert sum(value for _, value in classifier.predict(Image.new(mode, (30, 20)))) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_file_alone_rebuilds_the_network_elsewhere_and_the_weights_beside_it_the_trained_one(
     trained, pixels, tmp_path
 ):

@@ -17,6 +17,7 @@ from psvit.model import PSViT
 from psvit.search.finalists import SEEDS, Finalist, brief, train_finalists
 from psvit.search.result_cache import ResultCache, StudyStore
 from psvit.search.trial import Score, Trial
+from psvit.space.budget import Budget
 from psvit.supernet.supernet import Supernet
 from psvit.train import job_runner
 from psvit.train.job_runner import JobRunner, accuracy_and_loss
@@ -42,8 +43,8 @@ def recipe():
 
 @pytest.fixture
 def best(digits_space):
-    """Three finalists, the best first."""
-    archs = digits_space.sample(np.random.default_rng(0), 3)
+    """Three finalists, the best first; small ones, which are trained soon."""
+    archs = digits_space.sample(np.random.default_rng(0), 3, Budget.parse("0..0.5MFLOPs"))
     return [
         Finalist(
             trial=Trial(number=7 - i, arch=arch, cost=cost(arch), score=Score(value=50.0 - i)),
@@ -182,20 +183,21 @@ def test_what_is_known_is_not_trained_again(train, best, trained, digits_space, 
     assert not (tmp_path / "finalists").exists()
 
 
-@pytest.mark.parametrize("stopped_at", [1, 4, 9])
-def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_of, trained, stopped_at):
+def test_interrupted_trainings_continue_as_if_they_had_not_been(train, network_of, trained):
     whole = train(cache=ResultCache(optuna.create_study()))
-    trained.clear()
+    for stopped_at in (1, 4, 9):
+        trained.clear()
+        cache = ResultCache(optuna.create_study())
 
-    def stopping(arch):
-        if len(trained) == stopped_at - 1:
-            raise KeyboardInterrupt
-        return network_of(arch)
+        def stopping(arch, at=stopped_at):
+            if len(trained) == at - 1:
+                raise KeyboardInterrupt
+            return network_of(arch)
 
-    with pytest.raises(KeyboardInterrupt):
-        train(network=stopping)
-    assert train() == whole
-    assert len(trained) == 9
+        with pytest.raises(KeyboardInterrupt):
+            train(network=stopping, cache=cache)
+        assert train(cache=cache) == whole
+        assert len(trained) == 9
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,6 @@ def test_a_searcher_of_ones_own_searches(search, members):
 def test_any_sampler_of_optunas_searches_and_continues(search, sampler):
     options = {"searcher": sampler, "trials": 24, "control": 0}
     whole = search("whole", **options)
-    assert search("again", **options).trials == whole.trials
     search("parts", **{**options, "trials": 16})
     assert search("parts", **options).trials == whole.trials
     origins = [row["origin"] for row in whole.trials]
@@ -245,10 +244,11 @@ def test_what_is_no_searcher_is_refused(search):
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_a_front_holds_what_nothing_beats_in_an_objective_of_ones_own(search, members, direction):
     maps = Objective("maps", fewest_maps, direction=direction)
-    result = search("run", objectives=["score", maps], searcher="enumerate", trials=None, control=0)
+    options = {"budget": "1..1.04MFLOPs", "searcher": "enumerate", "trials": None, "control": 0}
+    result = search("run", objectives=["score", maps], **options)
     sign = 1 if direction == "maximize" else -1
-    within = [arch for arch, costs in members if 900_000 <= costs.macs <= 1_100_000]
-    assert len(result.trials) == len(within)
+    within = [arch for arch, costs in members if 1_000_000 <= costs.macs <= 1_040_000]
+    assert len(result.trials) == len(within) > 100
     values = np.array([(*many_heads([arch]), sign * fewest_maps(arch)) for arch in within])
     beaten = [np.any(np.all(values >= mine, axis=1) & np.any(values > mine, axis=1)) for mine in values]
     expected = {tuple(mine) for mine, is_beaten in zip(values, beaten, strict=True) if not is_beaten}
@@ -366,8 +366,9 @@ def test_the_shortlist_of_a_score_of_ones_own_is_trained(search, stripes):
 @pytest.mark.xdist_group("ray")
 def test_workers_score_and_train_with_data_sets_scores_and_operators_of_ones_own(search, stripes, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    here = search("here", data=stripes, trials=8, finalists=2)
-    there = search("there", data=stripes, trials=8, finalists=2, workers="ray")
+    # Every training of a finalist is a process of its own, which takes seconds to begin.
+    here = search("here", data=stripes, trials=8, finalists=1)
+    there = search("there", data=stripes, trials=8, finalists=1, workers="ray")
     assert there.trials == here.trials
     assert [one.accuracies for one in there.finalists] == [one.accuracies for one in here.finalists]
     trained = search("trained", data=stripes, evaluator=None, settings=BRIEF, trials=8, finalists=0, workers="ray")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from ray import cloudpickle
 
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 from psvit.io.locks import LOCK_FILE
 from psvit.retrain.delivery.folder import replacing_export
+
+# Processes cannot import the tests, so functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 PREPROCESSING = Preprocessing(image_size=(8, 8), in_chans=1, mean=(0.5,), std=(0.5,), classes=("cat", "dog"))
 
@@ -259,51 +263,49 @@ def test_an_export_that_fails_anywhere_leaves_the_earlier_one_whole(out, tmp_pat
     assert without_manifest(out) == {**NEW, **({} if is_new else {"notes.txt": "mine"})}
 
 
-KILLED = """
-import json, os, sys
-from pathlib import Path
-from psvit.retrain.delivery.folder import replacing_export
+def export_and_die(files, places, said):
+    """Exports to the first folder and is killed before the first change, then to the second and before the second one.
 
-files, kill_at = json.loads(sys.argv[1]), 0
+    And so on, until an export comes to its end; writes down how many were killed.
+    """
+    done = kill_at = 0
 
-def counted(function):
-    # Dies before a call that changes something, as by a kill.
-    def call(*args, **kwargs):
-        global done
-        if done == kill_at:
-            os._exit(9)
-        done += 1
-        return function(*args, **kwargs)
-    return call
+    def counted(function):
+        # Dies before a call that changes something, as by a kill.
+        def call(*args, **kwargs):
+            nonlocal done
+            if done == kill_at:
+                os._exit(9)
+            done += 1
+            return function(*args, **kwargs)
 
-for name in ("replace", "unlink", "mkdir", "rmdir"):
-    setattr(Path, name, counted(getattr(Path, name)))
-os.link = counted(os.link)
-for kill_at, out in enumerate(sys.argv[2:]):
-    if not (child := os.fork()):
-        done = 0
-        with replacing_export(Path(out), "onnx", files) as place:
-            for name, content in files.items():
-                (place / name).write_text(content)
-        os._exit(0)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-        print(kill_at)
-        break
-"""
-"""Exports to the first folder and is killed before the first change, then to the second and before the second change,
-and so on, until an export comes to its end; says how many were killed."""
+        return call
+
+    for name in ("replace", "unlink", "mkdir", "rmdir"):
+        setattr(Path, name, counted(getattr(Path, name)))
+    os.link = counted(os.link)
+    for kill_at, out in enumerate(places):
+        if not (child := os.fork()):
+            done = 0
+            write(out, files)
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            said.write_text(str(kill_at))
+            break
 
 
 @pytest.mark.parametrize("is_new", [False, True], ids=["earlier", "new"])
-def test_an_export_that_is_killed_anywhere_leaves_what_the_same_command_mends(tmp_path, is_new):
+def test_an_export_that_is_killed_anywhere_leaves_what_the_same_command_mends(make_process, tmp_path, is_new):
     mine = {} if is_new else {"notes.txt": "mine"}
     places = [tmp_path / str(number) for number in range(60)]
     if not is_new:
         for out in places:
             write(out, OLD)
             (out / "notes.txt").write_text("mine")
-    command = [sys.executable, "-c", KILLED, json.dumps(NEW), *map(str, places)]
-    kills = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    exporting = make_process(export_and_die, NEW, places, tmp_path / "kills")
+    exporting.start()
+    exporting.join()
+    kills = int((tmp_path / "kills").read_text())
     assert kills > 3 * len(NEW)
     assert without_manifest(places[kills]) == {**NEW, **mine}
     mixed = 0

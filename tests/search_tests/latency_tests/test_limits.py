@@ -89,7 +89,7 @@ def test_ends_of_a_limit_belong_to_it(digits_space, made_up_model):
     ]
 
 
-@pytest.mark.parametrize("ends", [(0.0, 0.02), (0.4, 0.5), (0.0, 0.6)])
+@pytest.mark.parametrize("ends", [(0.0, 0.02), (0.4, 0.9)])
 def test_proposals_keep_all_limits(searcher, digits_space, evaluated, limited, ends):
     limit, budget, archs = limited(*ends), Budget.parse("0.6..1.5MFLOPs"), []
     candidates = Candidates(digits_space, budget, [limit])
@@ -125,12 +125,12 @@ def test_sets_too_large_to_list_are_drawn_from_uniformly(digits_space, limited, 
     members = keeping(digits_space, budget, limit)
     candidates = Candidates(digits_space, budget, [limit])
     drawn = [
-        arch for seed in range(25) for arch in candidates.draw_unseen(50, seen_of([]), np.random.default_rng([7, seed]))
+        arch for seed in range(12) for arch in candidates.draw_unseen(50, seen_of([]), np.random.default_rng([7, seed]))
     ]
-    assert len(drawn) == 25 * 50
+    assert len(drawn) == 12 * 50
     assert set(drawn) <= members
-    # Each of some 320 members about four times: none is left out by the limits on MACs that narrow the draw.
-    assert len(set(drawn)) > 0.96 * len(members)
+    # Each of some 320 members about twice: no kind is left out by the limits on MACs that narrow the draw.
+    assert len(set(drawn)) > 0.82 * len(members)
 
 
 def test_a_search_for_what_is_not_there_ends(digits_space, limited, monkeypatch):
@@ -153,9 +153,9 @@ def test_equal_seeds_and_models_give_equal_searches(digits_space, searcher, scor
     histories = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         study = Study(digits_space, open_storage(tmp_path / name))
-        for _ in search(candidates, searcher, score(), study, trials=30, seed=seed):
+        for _ in search(candidates, searcher, score(), study, trials=20, seed=seed):
             pass
-        assert len(study.history) == 30
+        assert len(study.history) == 20
         histories.append([trial.arch for trial in study.history])
     assert histories[0] == histories[1]
     assert (histories[0] == histories[2]) is (searcher.name == "enumerate")
