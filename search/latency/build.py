@@ -17,11 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
-from scipy.stats import kendalltau
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import METRICS, cost
@@ -236,6 +231,11 @@ def fit(
         calibration: the architectures to fit to.
         held_out: the architectures to validate with.
     """
+    # Loading it takes a second, which a search that builds no model need not wait for.
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     stages = max(len(layout.stages) for layout in plan.space.layouts)
     train = np.array([ms[arch] for arch in calibration])
     test = np.array([ms[arch] for arch in held_out])
@@ -284,6 +284,8 @@ def calibrate(sums: Floats, measured: Floats) -> Floats:
 
     A weak pull towards a constant of 0 and factors of 1 decides what the architectures leave open.
     """
+    from scipy.optimize import nnls
+
     relative = sums / measured[:, None]
     # What no architecture has gets a share too, or nothing would say that its factor is 1.
     share = np.sqrt(PRIOR * len(measured)) * np.maximum(relative.mean(axis=0), 1e-6)
@@ -296,6 +298,8 @@ def calibrate(sums: Floats, measured: Floats) -> Floats:
 
 def figures(predicted: Floats, measured: Floats) -> Figures:
     """How well predictions (n,) agree with measurements (n,)."""
+    from scipy.stats import kendalltau
+
     tau = float(kendalltau(predicted, measured).statistic)
     variance = float(np.sum((measured - measured.mean()) ** 2))
     return Figures(

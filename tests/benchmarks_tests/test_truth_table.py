@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from psvit import Architecture, SearchSpace, cost
 from psvit.data import open_data
 from psvit.errors import InputError
 from psvit.executors.executor import LocalExecutor
+from psvit.search.fidelity import measures
 from psvit.train.job_runner import run_jobs
 from psvit.train.recipe import Recipe
 
@@ -344,6 +346,9 @@ def test_the_stratum_alone_does_not_know_the_network_itself():
 @pytest.mark.runs_benchmark("truth_table")
 def test_a_whole_table_gives_every_figure(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["truth_table.py", "figures"])
+    # How wide intervals are is asked of other tests.
+    monkeypatch.setattr(measures, "resamples", partial(measures.resamples, number=200))
+    monkeypatch.setattr(selection, "RESAMPLES", 50)
     text = figures.report(made_up_table(), "r")
     assert text.count("| DSS |") == 2
     assert "Fitted on the 26 networks of the other budgets" in text

@@ -87,18 +87,19 @@ class Case:
 
 
 # Smaller images keep the named networks quick; what is tested does not depend on their size. Those of a variant differ
-# in widths and depths alone: the smallest stand for the others, and slow tests have the largest.
-CASES = [
-    pytest.param(Case(name, img_size=96), id=name, marks=pytest.mark.slow if "base" in name else [])
-    for name in NAMED
-    if "small" not in name
-] + [pytest.param(Case("psvit", arch=arch), id=name) for name, arch in RANDOM.items()]
+# in widths and depths alone: the smallest stand for the others. That all of them are built is asked by name.
+CASES = [pytest.param(Case(name, img_size=96), id=name) for name in NAMED if "tiny" in name] + [
+    pytest.param(Case("psvit", arch=arch), id=name) for name, arch in RANDOM.items()
+]
 every_network = pytest.mark.parametrize("case", CASES)
 
 # A graph takes seconds, and consists of what stem, poolings and shared maps are in a variant. All of these share maps;
 # they have patches that overlap with the poolings max and avg, or the convolutional stem with the pooling conv.
-GRAPHS = ("1d-4", "2d-4", "1d-conv-6", "2d-conv-6", "psvit_1d_base", "psvit_2d_base")
-every_graph = pytest.mark.parametrize("case", [case for case in CASES if case.id in GRAPHS])
+GRAPHS = {"1d-4": (), "2d-conv-6": ()}
+GRAPHS |= dict.fromkeys(("2d-4", "1d-conv-6", "psvit_1d_tiny", "psvit_2d_tiny"), pytest.mark.slow)
+every_graph = pytest.mark.parametrize(
+    "case", [pytest.param(*case.values, id=case.id, marks=GRAPHS[case.id]) for case in CASES if case.id in GRAPHS]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -430,8 +431,7 @@ def test_a_network_is_one_graph(case):
     assert_one_graph(case.build().eval(), case.images)
 
 
-@SHARING
-@pytest.mark.parametrize("sharing", ["map", "qk"])
+@pytest.mark.parametrize(("arch", "sharing"), [(SHARING_1D, "qk"), (SHARING_2D, "map")], ids=["1d-qk", "2d-map"])
 def test_a_network_is_one_graph_in_both_forms_of_sharing(arch, sharing):
     model = timm.create_model("psvit", arch=arch, sharing=sharing).eval()
     assert_one_graph(model, lambda n: torch.randn(n, arch.in_chans, *arch.image_size))

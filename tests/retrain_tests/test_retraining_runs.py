@@ -154,8 +154,8 @@ def test_a_network_is_exported_in_whatever_form_it_is_at_hand(found, retrained, 
     prepared = classifier.preprocessing.read(image)[None]
     assert torch.allclose(program(prepared).softmax(1), classifier.probabilities(prepared), atol=1e-5)
     for given in (classifier, network.folder, str(network.file)):
-        again = psvit.export_network(given, "torch-export", out=tmp_path / "again", license="apache-2.0")
-        assert (again.format, again.folder) == ("torch-export", tmp_path / "again")
+        again = psvit.export_network(given, "timm", out=tmp_path / "again", license="apache-2.0")
+        assert (again.format, again.folder) == ("timm", tmp_path / "again")
         assert "apache-2.0" in again.card.read_text()
         shutil.rmtree(again.folder)
     with pytest.raises(InputError, match="permitted are onnx"):

@@ -138,7 +138,7 @@ def cache() -> ResultCache:
     return ResultCache(optuna.create_study())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def digits_space() -> SearchSpace:
     """The smallest shipped space, 6,468 members."""
     return SearchSpace.load("psvit-2d-digits")

@@ -196,7 +196,7 @@ def test_a_random_member_of_a_shipped_space_costs_what_is_measured(name, measure
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_more_random_members_of_shipped_spaces_cost_what_is_measured(name, measured):
-    for arch in members(SearchSpace.load(name), 50, seed=2):
+    for arch in members(SearchSpace.load(name), 15, seed=2):
         assert cost(arch) == measured(arch)
 
 
@@ -215,7 +215,7 @@ def test_odd_and_rectangular_grids_cost_what_is_measured(generated_spaces, measu
 
 @pytest.mark.parametrize("variant", ["1d", "2d"])
 @pytest.mark.parametrize("pool", ["max", "avg", "conv"])
-@pytest.mark.parametrize("image_size", [(14, 14), (10, 26), (6, 30), (2, 10), (22, 18)])
+@pytest.mark.parametrize("image_size", [(14, 14), (6, 30), (2, 10)])
 def test_poolings_of_awkward_grids_cost_what_is_measured(variant, pool, image_size, measured):
     arch = Architecture(
         variant=variant,

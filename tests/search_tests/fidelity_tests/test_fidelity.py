@@ -66,7 +66,7 @@ def data():
     return replace(digits, train=digits.train.take(np.arange(96)), search=digits.search, val=Untouched())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe():
     return Recipe.load("digits").override({"epochs": 1, "warmup_epochs": 0, "ema_decay": None})
 
@@ -74,12 +74,16 @@ def recipe():
 @pytest.fixture
 def supernet(digits_space, tmp_path):
     """The run folder of a supernet that was never trained."""
+    return untrained(digits_space, tmp_path)
+
+
+def untrained(space, folder):
     with seeded(0):
-        Supernet(digits_space).save(tmp_path / "supernet/supernet.safetensors", {"data": "digits"})
-    return tmp_path / "supernet"
+        Supernet(space).save(folder / "supernet/supernet.safetensors", {"data": "digits"})
+    return folder / "supernet"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trainings(digits_space, data, recipe):
     """Three networks around the budget, two of them trained twice, and two over the range."""
     return Trainings(
@@ -94,6 +98,17 @@ def trainings(digits_space, data, recipe):
         spread=2,
         second_seeds=2,
     )
+
+
+@pytest.fixture(scope="module")
+def finished(trainings, digits_space, tmp_path_factory):
+    """What was measured with such trainings, the folder of its run, and the supernet; not to be changed by tests."""
+    place = tmp_path_factory.mktemp("finished")
+    supernet = untrained(digits_space, place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
+        measured = train_and_compare(trainings, str(supernet), place / "run", "psvit-fidelity --out 'run'")
+    return measured, place / "run", supernet
 
 
 # --- trainings that are kept
@@ -127,35 +142,34 @@ def test_more_networks_and_seeds_add_to_those_that_are_there(trainings, trained,
     assert len(trained) == 3
 
 
-@pytest.mark.parametrize("stopped_at", [0, 6])
-def test_trainings_that_were_interrupted_continue_as_if_they_had_not_been(
-    trainings, trained, tmp_path, monkeypatch, stopped_at
-):
+def test_trainings_that_were_interrupted_continue_as_if_they_had_not_been(trainings, trained, tmp_path, monkeypatch):
     two = replace(trainings, recipe=trainings.recipe.override({"epochs": 2}))
     whole, _ = train_networks(two, tmp_path / "whole")
-    trained.clear()
     record = job_runner.train
+    for stopped_at in (0, 6):
+        trained.clear()
+        folder = tmp_path / f"{stopped_at}"
 
-    def stopping(task, loader, recipe, **kwargs):
-        epochs = itertools.count(1)
+        def stopping(task, loader, recipe, at=stopped_at, **kwargs):
+            epochs = itertools.count(1)
 
-        def after_epoch(model):
-            if next(epochs) == 2:
-                raise KeyboardInterrupt
-            return {}
+            def after_epoch(model):
+                if next(epochs) == 2:
+                    raise KeyboardInterrupt
+                return {}
 
-        if len(trained) == stopped_at:
-            kwargs["held_out"] = after_epoch
-        return record(task, loader, recipe, **kwargs)
+            if len(trained) == at:
+                kwargs["held_out"] = after_epoch
+            return record(task, loader, recipe, **kwargs)
 
-    monkeypatch.setattr(job_runner, "train", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        train_networks(two, tmp_path / "stopped")
-    assert len(list(tmp_path.glob("stopped/trainings/*/checkpoints/*.safetensors"))) == 1
-    monkeypatch.setattr(job_runner, "train", record)
-    assert train_networks(two, tmp_path / "stopped") == (whole, [])
-    # What was finished was not begun again.
-    assert len(trained) == 7 + 1
+        monkeypatch.setattr(job_runner, "train", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train_networks(two, folder)
+        assert len(list(folder.glob("trainings/*/checkpoints/*.safetensors"))) == 1
+        monkeypatch.setattr(job_runner, "train", record)
+        assert train_networks(two, folder) == (whole, [])
+        # What was finished was not begun again.
+        assert len(trained) == 7 + 1
 
 
 def test_trainings_of_something_else_are_refused(trainings, tmp_path):
@@ -203,8 +217,8 @@ def test_where_hardly_anything_can_be_trained_the_reason_is_told(trainings, tmp_
 # --- scores
 
 
-def test_scores_are_those_of_the_search_and_are_written_down(trainings, supernet, tmp_path, digits_space, data):
-    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
+def test_scores_are_those_of_the_search_and_are_written_down(trainings, finished, digits_space, data):
+    measured, run, supernet = finished
     archs = trainings.networks.all
     batches = Batches(data.search, Inputs.of(data, digits_space.image_size), 64, CPU)
     expected = InheritedAccuracy(Supernet.load(supernet), batches).evaluate(archs)
@@ -213,7 +227,7 @@ def test_scores_are_those_of_the_search_and_are_written_down(trainings, supernet
         values = [score.value for score in make(digits_space, 5, CPU).evaluate(archs)]
         assert [network.scores[name] for network in measured.networks] == values
     assert [network.all_scores["macs"] for network in measured.networks] == [cost(arch).macs for arch in archs]
-    journal = Journal(tmp_path / "run/scores.journal", {**trainings.config, "supernet": supernet_digest(supernet)})
+    journal = Journal(run / "scores.journal", {**trainings.config, "supernet": supernet_digest(supernet)})
     assert len(journal.records) == len(archs) * (1 + len(INDICATORS))
 
     def never():
@@ -223,10 +237,10 @@ def test_scores_are_those_of_the_search_and_are_written_down(trainings, supernet
     assert list(again[INHERITED].values()) == [score.value for score in expected]
 
 
-def test_the_table_has_all_that_is_known(trainings, supernet, tmp_path):
-    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity")
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "run/fidelity.csv").read_text())))
-    assert (tmp_path / "run/fidelity.csv").read_bytes().decode() == table(measured.networks)
+def test_the_table_has_all_that_is_known(trainings, finished):
+    measured, run, _ = finished
+    rows = list(csv.DictReader(io.StringIO((run / "fidelity.csv").read_text())))
+    assert (run / "fidelity.csv").read_bytes().decode() == table(measured.networks)
     assert [(row["within"], row["spread"]) for row in rows] == [("1", "0")] * 3 + [("0", "1")] * 2
     for row, network in zip(rows, measured.networks, strict=True):
         arch = trainings.space[int(row["network"])]
@@ -359,10 +373,10 @@ def test_what_scores_say_of_themselves_is_what_is_known(fidelity, supernet, digi
 # --- the report
 
 
-def test_the_report_has_a_point_for_every_network_and_is_one_file(trainings, supernet, tmp_path, monkeypatch):
+def test_the_report_has_a_point_for_every_network_and_is_one_file(trainings, finished, monkeypatch):
     monkeypatch.setattr("psvit.search.report.figures.plotly_script", lambda: "var Plotly;")
-    measured = train_and_compare(trainings, str(supernet), tmp_path / "run", "psvit-fidelity --out 'run'")
-    text = (tmp_path / "run/fidelity.html").read_text()
+    measured, run, _ = finished
+    text = (run / "fidelity.html").read_text()
     figures = {
         part.split('"')[0]: json.loads(part.split(">", 1)[1].split("</script>")[0])
         for part in text.split('data-figure="')[1:]
