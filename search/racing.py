@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
 
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -165,6 +164,8 @@ def chance_of_wins(wins: Counts, losses: Counts, seen: int, total: int) -> NDArr
     Returns:
         A bound on the probability; 1 if there are no more wins than losses.
     """
+    from scipy.stats import hypergeom  # half a second, which a search without races need not wait for
+
     discordant = wins + losses
     half = (discordant + total - seen + 1) // 2
     # Of no draws from nothing, which SciPy does not know, there is nothing to be said either.
@@ -182,6 +183,8 @@ def chance_of_so_few(correct: Counts, seen: int, total: int, target: Counts) -> 
         total: all images.
         target: right answers on all images, of a shape that broadcasts with `correct`.
     """
+    from scipy.stats import hypergeom
+
     possible = correct + total - seen
     chance = hypergeom.cdf(correct, total, np.clip(target, 0, total), seen)
     return np.where(target > possible, 0.0, np.where(target <= correct, 1.0, chance))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -120,14 +119,12 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory, script: Callable[[str], str], few_digits: str) -> Path:
+def searched(tmp_path_factory: pytest.TempPathFactory, printed_by: Callable[..., str], few_digits: str) -> Path:
     """The finished run of a search on few digits that trained its own supernet; not to be changed by tests."""
     place = tmp_path_factory.mktemp("searched")
-    command = (script("psvit-search"), "--data", few_digits, "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
-    done = subprocess.run([*command, "--out", "run"], cwd=place, capture_output=True, text=True, check=True)
-    # Kept beside the run, for the test that looks at what a command prints in a process of its own.
-    (place / "out.txt").write_text(done.stdout)
-    (place / "err.txt").write_text(done.stderr)
+    command = ("psvit-search", "--data", few_digits, "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
+    # Kept beside the run, for the tests that look at what it printed.
+    (place / "out.txt").write_text(printed_by(place, *command, "--out", "run"))
     return place / "run"
 
 

@@ -110,20 +110,23 @@ def test_a_search_says_where_what_and_how_to_go_on(searched, few_digits):
     assert "FLOPs are multiply-accumulates" in printed
     assert "inherited accuracy" in printed
     assert next_command(last) == ["psvit-retrain", "run/best.yaml", "--data", few_digits]
-    assert (searched.parent / "err.txt").read_text() == ""
 
 
-def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, call, tmp_path, few_digits):
-    # The first search ran in a process of its own, so neither hashes of strings nor what was drawn before are equal.
-    torch.rand(5)
-    assert call("psvit-search", "--data", few_digits, *SEARCH, *BRIEFLY, "--out", "another").status == 0
+def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, script, tmp_path, few_digits):
+    # In a process of its own, so neither hashes of strings nor what was drawn before are equal; nor is what libraries
+    # would say there.
+    command = [script("psvit-search"), "--data", few_digits, *SEARCH, *BRIEFLY, "--out", "another"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.replace("another", "run") == (searched.parent / "out.txt").read_text()
     for name in ("best.safetensors", "best.svg", "history.csv", "best.yaml"):
         assert (tmp_path / "another" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
 def test_another_seed_gives_another_search(searched, call, tmp_path, few_digits):
-    done = call("psvit-search", "--data", few_digits, *SEARCH, *BRIEFLY, "--seed", 1, "--out", "seeded")
-    assert done.status == 0
+    none = ("--finalists", 0, "--control", 0)
+    options = ("--budget", "1MFLOPs", "--trials", 8, *none, *BRIEFLY, "--seed", 1)
+    assert call("psvit-search", "--data", few_digits, *options, "--out", "seeded").status == 0
     assert (tmp_path / "seeded/history.csv").read_bytes() != (searched / "history.csv").read_bytes()
 
 
@@ -291,14 +294,17 @@ def test_workers_may_have_gpus_where_the_search_has_none(
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_a_search_on_a_cluster_finds_and_trains_the_same_finalists(searched, script, tmp_path):
-    command = [script("psvit-search"), "--supernet", searched / "supernet", *SEARCH, "--workers", "ray", "--out", "run"]
+    # Every training of a finalist is a process of its own, which takes seconds to begin.
+    fewer = (*SEARCH, "--finalists", "1", "--workers", "ray", "--out", "run")
+    command = [script("psvit-search"), "--supernet", searched / "supernet", *fewer]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found, alone = (
         {one["trial"]: one["accuracies"] for one in ArchitectureFile.load(run / "best.yaml").provenance["finalists"]}
         for run in (tmp_path / "run", searched)
     )
-    assert set(found) == set(alone)
+    assert set(found) < set(alone)
+    assert len(found) == 1
     for trial, accuracies in found.items():
         # Each worker computes with one thread, which may round otherwise.
         assert accuracies == pytest.approx(alone[trial], abs=10)
@@ -332,13 +338,13 @@ def test_the_report_repeats_the_command_without_its_password(call, tmp_path, mon
 @pytest.mark.parametrize("searcher", ["evolution", "optuna-nsga2"])
 def test_searchers_stay_within_several_budgets(call, tmp_path, searcher):
     done = call(
-        *("psvit-search", "--space", "psvit-2d-digits", "--searcher", searcher, "--trials", 40),
+        *("psvit-search", "--space", "psvit-2d-digits", "--searcher", searcher, "--trials", 36),
         *("--budget", "0.9..1.1MFLOPs", "--budget", "90..100kparams", "--budget", "36kB", "--out", "run"),
     )  # fmt: skip
     assert done.status == 0
     with (tmp_path / "run/history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len({row["index"] for row in rows}) == 40
+    assert len({row["index"] for row in rows}) == 36
     assert all(900_000 <= int(row["macs"]) <= 1_100_000 for row in rows)
     assert all(90_000 <= int(row["num_params"]) <= 100_000 for row in rows)
     assert all(int(row["activation_bytes"]) <= 36_000 for row in rows)

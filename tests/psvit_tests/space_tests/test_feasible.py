@@ -115,7 +115,7 @@ def test_counts_within_limits_on_every_cost(small_space, priced):
     assert len(set(counted)) > 20
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_counts_in_generated_spaces(generated_spaces, brute_force, data):
     space = data.draw(generated_spaces)
@@ -341,7 +341,7 @@ def test_the_nearest_to_a_budget_in_a_gap_or_against_itself(small_space, priced)
     rng = np.random.default_rng(4)
     memory = [value.activation_bytes for _, value in priced]
     tried = 0
-    while tried < 20:
+    while tried < 12:
         (macs,) = windows([value.macs for _, value in priced], rng, 1)
         (num_params,) = windows([value.num_params for _, value in priced], rng, 1)
         budget = budget_of(macs, num_params, int(rng.choice(memory)))
