@@ -67,7 +67,7 @@ def softmax(logits):
     return exp / exp.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("shipped", "side", "budget", "recipes"),
@@ -90,7 +90,7 @@ def test_photographs_go_the_whole_way_with_the_recipes_of_imagenet(call, tmp_pat
     run("psvit-supernet", "--data", "photos", "--space", "space.yaml", *recipes[0], *FEW_STEPS, "--out", "supernet")
     run(
         *("psvit-search", "--supernet", "supernet", "--budget", f"{budget}MFLOPs"),
-        *("--trials", 6, "--finalists", 2, "--control", 2, "--out", "search"),
+        *("--trials", 6, "--finalists", 1, "--control", 2, "--out", "search"),
     )
     run("psvit-retrain", "search/best.yaml", "--data", "photos", *recipes[1], *FEW_STEPS, "--out", "network")
     policies = {Recipe.load(name).auto_augment for name in ("imagenet", "supernet-imagenet")}
@@ -101,7 +101,7 @@ def test_photographs_go_the_whole_way_with_the_recipes_of_imagenet(call, tmp_pat
     best = ArchitectureFile.load(tmp_path / "search/best.yaml")
     assert (best.arch.image_size, best.arch.in_chans, best.arch.num_classes) == ((side, side), 3, len(CLASSES))
     assert 0.9e6 * budget <= cost(best.arch).macs <= 1e6 * budget
-    assert [len(one["accuracies"]) for one in best.provenance["finalists"]] == [3, 3]
+    assert [len(one["accuracies"]) for one in best.provenance["finalists"]] == [3]
     assert ArchitectureFile.load(tmp_path / "network/network.yaml").arch == best.arch
 
     said = run("psvit-predict", "network", "photos/val").out.splitlines()
