@@ -229,15 +229,18 @@ def test_a_fidelity_of_other_weights_counts_as_not_measured(copied, call):
 @pytest.mark.xdist_group("ray")
 def test_workers_on_a_cluster_train_the_same_networks(measured, script, tmp_path):
     shutil.copytree(measured / "supernet", tmp_path / "supernet")
-    command = [script("psvit-fidelity"), *map(str, fidelity_command()[1:]), "--workers", "ray"]
+    # Every training is a process of its own, which takes seconds to begin.
+    few = fidelity_command("--within", 2, "--spread", 0, "--second-seeds", 1)
+    command = [script("psvit-fidelity"), *map(str, few[1:]), "--workers", "ray"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     one, other = (
         {(record["network"], record["seed"]): record["accuracy"] for record in journal(folder / "run")}
         for folder in (measured, tmp_path)
     )
-    assert set(one) == set(other)
+    assert set(other) < set(one)
+    assert len(other) == 3
     # Each worker computes with one thread, which may round otherwise.
-    assert all(abs(one[key] - other[key]) < 10 for key in one)
+    assert all(abs(one[key] - other[key]) < 10 for key in other)
     assert not (tmp_path / "run/ray").exists()
     assert not list(tmp_path.glob("run/trainings/*"))
