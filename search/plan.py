@@ -28,15 +28,12 @@ from psvit.search.searchers import Searcher, make_searcher
 from psvit.search.searchers.enumerate import Enumerate, check_enumerable
 from psvit.search.searchers.random import Random
 from psvit.search.storage import without_password
-from psvit.space.budget import Budget
+from psvit.space.budget import SPENT, Budget
 from psvit.space.search_space import SearchSpace, default_space
 from psvit.supernet.supernet import check_held_out, read_provenance, read_space, supernet_digest
 from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.device_checks import check_device
 from psvit.train.recipe import Recipe, default_recipe
-
-SPENT = 0.9
-"""If a limit has no lower end, only architectures that cost at least this share of it are searched, if any do."""
 
 CONTROL_SHARE = 0.25
 """Default number of random architectures for comparison, as a share of the trials."""

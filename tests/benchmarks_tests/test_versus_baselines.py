@@ -39,7 +39,7 @@ def test_networks_made_by_hand_cost_what_the_budget_says_and_keep_the_papers_pro
         assert set(arch.pools) == ({proportions.pool} if proportions.pool else set())
         for stage, layers in zip(arch.stages, proportions.depths, strict=True):
             assert depth * layers / 2 <= max(stage.depth, depth * layers) <= max(1, 2 * depth * layers)
-        assert max(max(stage.groups) for stage in arch.stages) == proportions.group
+        assert max(max(stage.groups) for stage in arch.stages) == baselines.group_of(proportions)
     assert arch == baselines.fit(proportions, space, budget, depth)
 
 

@@ -439,6 +439,30 @@ def test_images_that_leave_nothing_to_pool_are_refused():
         SHIPPED["psvit-2d-nano"].with_data(10, 3, (4, 4))
 
 
+# --- budgets
+
+
+@pytest.mark.parametrize("texts", [["2GFLOPs"], ["0..2GFLOPs"], ["50MFLOPs", "22Mparams"], ["2GFLOPs", "300MB"]])
+def test_a_budget_that_no_member_can_spend_is_refused(texts):
+    space = SHIPPED["psvit-2d-nano"]
+    with pytest.raises(InputError, match=r"no architecture of psvit-2d-nano can spend .* at most 48.*FLOPs") as error:
+        space.check(Budget.parse(*texts))
+    assert "\n" not in str(error.value)
+    # There are members within it all the same.
+    assert len(space.sample(np.random.default_rng(0), 3, Budget.parse(*texts))) == 3
+
+
+def test_a_budget_that_limits_anything_can_be_spent():
+    space = SHIPPED["psvit-2d-nano"]
+    most = space.reach("macs")[1]
+    for texts in (["100%"], [f"{most}FLOPs"], ["10MFLOPs", "22Mparams"], ["2GFLOPs", "200kB"], ["2GFLOPs", "5ms@cpu"]):
+        space.check(Budget.parse(*texts, space=space))
+    for texts in (["300MB"], ["5ms@cpu"], []):
+        space.check(Budget.parse(*texts))
+    with pytest.raises(InputError, match="can spend"):
+        space.check(Budget.parse(f"{most + 1}FLOPs"))
+
+
 # --- the default space
 
 
