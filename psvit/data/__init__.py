@@ -18,4 +18,5 @@ from psvit.data.images import Decoded as Decoded
 from psvit.data.images import Files as Files
 from psvit.data.images import Labelled as Labelled
 from psvit.data.images import Pictures as Pictures
+from psvit.data.split import parts as parts
 from psvit.data.split import stratified_split as stratified_split

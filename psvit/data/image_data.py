@@ -1,9 +1,9 @@
-"""ImageData: labelled images in their three parts."""
+"""ImageData: labelled images in their four parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -14,13 +14,13 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from psvit.data.images import Decoded, Labelled
 from psvit.data.sources import Source, by_name, of_datasets, probe_positions
-from psvit.data.split import SEARCH_FRACTION, SPLIT_SEED, stratified_split
+from psvit.data.split import parts
 from psvit.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """A labelled image set in its three parts.
+    """A labelled image set in its four parts. The first three are cut from the images that were given for training.
 
     Attributes:
         name: as given to `open` or `from_datasets`.
@@ -30,8 +30,10 @@ class ImageData:
         image_size: typical smaller side of the images in pixels.
         mean: of every channel, of pixels from 0 to 1.
         std: standard deviation of every channel, of pixels from 0 to 1.
-        train: for training supernets, and with `search` for training final networks.
-        search: for comparing candidates.
+        train: for training supernets and the networks that a search compares.
+        search: for comparing candidates. Whatever a search chooses, it chooses by these.
+        verdict: for the verdict of a search. Nothing is trained on them and nothing is chosen by them before that.
+            Empty if there are too few images.
         val: for the final report.
         reopen: opens the same images in another process; it can be pickled if their data sets can.
     """
@@ -45,13 +47,19 @@ class ImageData:
     std: tuple[float, ...]
     train: Labelled
     search: Labelled
+    verdict: Labelled
     val: Labelled
     reopen: Callable[[], ImageData] = field(compare=False, repr=False)
 
     @property
     def all_train(self) -> Labelled:
-        """Training and search images together, in an order that does not depend on the split."""
-        return self.train.union(self.search)
+        """All images for training, as final networks have them, in an order that does not depend on the split."""
+        return self.train.union(self.verdict).union(self.search)
+
+    def without_verdict(self) -> Self:
+        """The same images with the verdict's among the training images."""
+        train = self.train.union(self.verdict)
+        return replace(self, train=train, verdict=self.verdict.take(np.empty(0, dtype=np.int64)))
 
     def describe(self) -> dict[str, Any]:
         """The facts about the images that a trained network's file holds, JSON-serialisable."""
@@ -106,17 +114,17 @@ class ImageData:
 
     @classmethod
     def _split(cls, name: str, source: Source, reopen: Callable[[], ImageData]) -> Self:
-        """The three parts."""
+        """The four parts."""
         classes, train, val, digest = source
         if len(classes) < 2:
             raise InputError(
                 f"data {name!r}: at least two classes are needed, found {len(classes)}: {', '.join(classes)}"
             )
-        first, second = stratified_split(train.labels, SEARCH_FRACTION, SPLIT_SEED, name)
+        positions, search, verdict = parts(train.labels, name)
         pictures = train.pictures
         in_chans, image_size = _probe(train)
         if isinstance(pictures, Decoded):
-            mean, std = _statistics(pictures.pixels[first])
+            mean, std = _statistics(pictures.pixels[np.sort(np.concatenate([positions, verdict]))])
         else:
             mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
             if in_chans == 1:
@@ -129,8 +137,9 @@ class ImageData:
             image_size=image_size,
             mean=mean,
             std=std,
-            train=train.take(first),
-            search=train.take(second),
+            train=train.take(positions),
+            search=train.take(search),
+            verdict=train.take(verdict),
             val=val,
             reopen=reopen,
         )

@@ -140,6 +140,7 @@ def tiny_data() -> Callable[..., ImageData]:
             std=(0.25,),
             train=rows(0, 36),
             search=rows(36, 48),
+            verdict=rows(36, 36),
             val=rows(48, 60),
             reopen=partial(make, side, pictures),
         )
