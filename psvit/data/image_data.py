@@ -27,7 +27,7 @@ class ImageData:
         digest: of what lies behind the name; see `open`.
         classes: names of the classes.
         in_chans: 1 for grey, 3 for colour.
-        image_size: typical smaller side of the images in pixels.
+        sizes: height and width in pixels of some training images, evenly spread over all.
         mean: of every channel, of pixels from 0 to 1.
         std: standard deviation of every channel, of pixels from 0 to 1.
         train: for training supernets and the networks that a search compares.
@@ -42,7 +42,7 @@ class ImageData:
     digest: str
     classes: tuple[str, ...]
     in_chans: int
-    image_size: int
+    sizes: tuple[tuple[int, int], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train: Labelled
@@ -50,6 +50,12 @@ class ImageData:
     verdict: Labelled
     val: Labelled
     reopen: Callable[[], ImageData] = field(compare=False, repr=False)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """The typical height and width of the images in pixels: the medians."""
+        height, width = (int(side) for side in np.median(self.sizes, axis=0))
+        return height, width
 
     @property
     def all_train(self) -> Labelled:
@@ -122,7 +128,7 @@ class ImageData:
             )
         positions, search, verdict = parts(train.labels, name)
         pictures = train.pictures
-        in_chans, image_size = _probe(train)
+        in_chans, sizes = _probe(train)
         if isinstance(pictures, Decoded):
             mean, std = _statistics(pictures.pixels[np.sort(np.concatenate([positions, verdict]))])
         else:
@@ -134,7 +140,7 @@ class ImageData:
             digest=digest,
             classes=classes,
             in_chans=in_chans,
-            image_size=image_size,
+            sizes=sizes,
             mean=mean,
             std=std,
             train=train.take(positions),
@@ -150,11 +156,11 @@ def open_data(data: ImageData | str | Path) -> ImageData:
     return data if isinstance(data, ImageData) else ImageData.open(str(data))
 
 
-def _probe(images: Labelled) -> tuple[int, int]:
-    """Channels, and the median of the smaller sides, of some images."""
+def _probe(images: Labelled) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Channels, and heights and widths, of some images."""
     pictures = [images[index][0] for index in probe_positions(len(images))]
     in_chans = 1 if all(picture.mode == "L" for picture in pictures) else 3
-    return in_chans, int(np.median([min(picture.size) for picture in pictures]))
+    return in_chans, tuple((picture.height, picture.width) for picture in pictures)
 
 
 def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,9 +3,10 @@
 Everything here is arithmetic on the arguments, so that equal arguments give equal spaces on every machine. The rules:
 
 1. *Patches* do not overlap, and both stems can make tokens of them. They give 8 to 16 tokens a side. Of the patches
-   that do, the one is taken that changes the size of the image least and whose number of tokens comes nearest to the
-   number of channels; one per cent of a side counts as much as 15 % of the tokens. Where a side is so much longer than
-   the other that no patch does, the number of tokens has to come near 64 to 256 instead, with four on the short side.
+   that divide the image, the one is taken whose number of tokens comes nearest to the number of channels. If none
+   divides it, the size changes: then one per cent of a side counts as much as 15 % of the tokens. Where a side is so
+   much longer than the other that no patch gives 8 to 16 tokens on both, the number of all tokens has to come as near
+   to 64 to 256 as it can, with four or more on the short side.
 2. *The usual network* is what such a budget buys without pooling: as many layers as its width permits (`_layers`), and
    the width at which they spend the budget.
 3. *Layouts* have one, two and three stages of both variants, with widths and depths around the usual network's. After a
@@ -174,14 +175,15 @@ def _patches(images: _Images, limits: Sequence[Limit]) -> list[Patches]:
         nearest = min(_beyond_band(patches.number) for patches in few)
         fitting = [patches for patches in few if _beyond_band(patches.number) == nearest]
 
-    def unsuitable(patches: Patches) -> float:
+    def unsuitable(patches: Patches) -> tuple[bool, float, int]:
         channels = _usual(images, patches, limits).width
         wanted = min(max(channels, LEAST_TOKENS**2), MOST_TOKENS**2)
         changed = sum(_changes(sides, patches.size, patches.grid))
-        return CHANGE_WEIGHT * changed + abs(math.log(patches.number / wanted))
+        # Rounded, so that no machine's last digit decides; of equals, the smaller patch.
+        weighed = round(CHANGE_WEIGHT * changed + abs(math.log(patches.number / wanted)), 6)
+        return patches.image_size != sides, weighed, patches.size
 
-    # Rounded, so that no machine's last digit decides; of equals, the smaller patch.
-    return sorted(fitting, key=lambda patches: (round(unsuitable(patches), 6), patches.size))
+    return sorted(fitting, key=unsuitable)
 
 
 def _beyond_band(tokens: int) -> float:

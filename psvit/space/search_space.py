@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -17,7 +16,6 @@ from psvit.space import feasible, variation
 from psvit.space.budget import Budget, format_cost
 from psvit.space.feasible import feasible_set
 from psvit.space.for_images import space_for
-from psvit.space.layout import PATCH_STEM
 from psvit.space.layout import Layout as Layout
 from psvit.space.layout import StageChoices as StageChoices
 from psvit.space.members import Members
@@ -190,38 +188,3 @@ class SearchSpace(Members):
 def shipped_spaces() -> list[str]:
     """The names of the spaces that come with the package."""
     return shipped("space")
-
-
-def default_space(budget: Budget, image_size: int) -> SearchSpace:
-    """The smallest shipped space of 2d networks with a patch stem for such images that holds the budget.
-
-    A space holds a budget when it has members within it and reaches up to its upper limits on MACs and parameters;
-    where none reaches so far, the largest has to do.
-
-    Raises:
-        InputError: no space for this image size has a member within the budget; names the ranges.
-    """
-    spaces = [
-        space
-        for name in shipped_spaces()
-        for space in [SearchSpace.load(name)]
-        if all((layout.variant, layout.stem) == ("2d", PATCH_STEM) for layout in space.layouts)
-    ]
-    distances = [abs(math.log(min(space.image_size) / image_size)) for space in spaces]
-    nearest = [space for space, distance in zip(spaces, distances, strict=True) if distance == min(distances)]
-    nearest.sort(key=lambda space: space.reach("macs")[1])
-    holding = [
-        space
-        for space in nearest
-        if all(limit.upper <= space.reach(limit.metric)[1] for limit in budget.limits if limit.metric in ADDITIVE)
-    ]
-    for space in [*holding, *reversed(nearest)]:
-        if space.count(budget):
-            return space
-    metrics = [limit.metric for limit in budget.limits]
-    ranges = "; ".join(
-        f"{space.name} reaches "
-        + ", ".join(" to ".join(format_cost(metric, value) for value in space.reach(metric)) for metric in metrics)
-        for space in nearest
-    )
-    raise InputError(f"budget: no architecture costs {budget}; {ranges}")

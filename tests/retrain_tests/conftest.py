@@ -59,7 +59,7 @@ def make_data() -> Callable[..., ImageData]:
             digest="0",
             classes=tuple("abcdefghij"[:num_classes]),
             in_chans=in_chans,
-            image_size=8,
+            sizes=((8, 8),),
             mean=(0.5,) * in_chans,
             std=(0.25,) * in_chans,
             train=Labelled(shown, labels[:48], np.arange(0, 32)),

@@ -135,7 +135,7 @@ def tiny_data() -> Callable[..., ImageData]:
             digest="0",
             classes=("a", "b", "c"),
             in_chans=1,
-            image_size=side,
+            sizes=((side, side),),
             mean=(0.5,),
             std=(0.25,),
             train=rows(0, 36),

@@ -21,8 +21,8 @@ from psvit.data import (
     accuracy,
     logistic_regression_accuracy,
     open_data,
-    sources,
     parts,
+    sources,
     stratified_split,
 )
 from psvit.data import batches as batches_module
@@ -70,7 +70,7 @@ def test_digits_are_split_in_four(digits):
     # for the verdict.
     assert [len(part) for part in parts_of(digits)] == [1149, 144, 144, 360]
     assert digits.classes == tuple("0123456789")
-    assert (digits.in_chans, digits.image_size) == (1, 8)
+    assert (digits.in_chans, digits.image_size) == (1, (8, 8))
 
 
 def test_every_digit_is_in_exactly_one_part(digits):
@@ -293,7 +293,7 @@ def test_images_of_one_size_are_kept_and_others_stay_in_files(tmp_path):
     same = open_data(str(make_folder(tmp_path / "same", size=(12, 9))))
     assert isinstance(same.train.pictures, Decoded)
     assert isinstance(same.val.pictures, Decoded)
-    assert same.image_size == 9  # the smaller side
+    assert same.image_size == (9, 12)  # height and width
     assert same.train[0][0].size == (12, 9)
 
     root = make_folder(tmp_path / "mixed")
@@ -301,7 +301,7 @@ def test_images_of_one_size_are_kept_and_others_stay_in_files(tmp_path):
     mixed = open_data(str(root))
     assert isinstance(mixed.train.pictures, Files)
     assert isinstance(mixed.val.pictures, Decoded)
-    assert mixed.image_size == 8  # the median
+    assert mixed.image_size == (8, 8)  # the medians
     assert (mixed.mean, mixed.std) == ((0.5,), (0.5,))
     assert {mixed.all_train[index][0].size for index in range(20)} == {(8, 8), (20, 30)}
 
@@ -672,7 +672,7 @@ def of_own(arrays, make=Image.fromarray, labels=LABELS, **options):
 def test_images_of_every_permitted_form_are_those_pixels(arrays, make):
     data = of_own(arrays, make)
     assert data.in_chans == (3 if arrays is RGB else 1)
-    assert (data.image_size, data.classes, data.name) == (6, ("0", "1", "2"), "datasets")
+    assert (data.image_size, data.classes, data.name) == (arrays.shape[1:3], ("0", "1", "2"), "datasets")
     assert np.array_equal(data.all_train.pictures.pixels, arrays)
     assert data.all_train.labels.tolist() == LABELS
     assert np.array_equal(data.val.pictures.pixels, arrays[:6])

@@ -71,6 +71,7 @@ def test_patches_give_8_to_16_tokens_a_side_or_about_as_many_in_all(image_size, 
     ("image_size", "budget", "made", "patch_size"),
     [
         ((224, 224), "2GFLOPs", (224, 224), 16),
+        ((224, 224), "20MFLOPs", (224, 224), 16),
         ((32, 32), "10MFLOPs", (32, 32), 4),
         ((32, 32), "1GFLOPs", (32, 32), 2),
         ((28, 28), "10MFLOPs", (28, 28), 2),

@@ -17,7 +17,7 @@ from psvit.arch.costs import ADDITIVE, METRICS, cost
 from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.space.budget import Budget
-from psvit.space.search_space import Layout, SearchSpace, StageChoices, default_space, shipped_spaces
+from psvit.space.search_space import Layout, SearchSpace, StageChoices, shipped_spaces
 
 SHIPPED = {name: SearchSpace.load(name) for name in shipped_spaces()}
 shipped = st.sampled_from(sorted(SHIPPED)).map(SHIPPED.get)
@@ -461,38 +461,6 @@ def test_a_budget_that_limits_anything_can_be_spent():
         space.check(Budget.parse(*texts))
     with pytest.raises(InputError, match="can spend"):
         space.check(Budget.parse(f"{most + 1}FLOPs"))
-
-
-# --- the default space
-
-
-@pytest.mark.parametrize(
-    ("texts", "image_size", "name"),
-    [
-        (["1GFLOPs"], 224, "psvit-2d-tiny"),
-        (["2.5GFLOPs"], 224, "psvit-2d-tiny"),
-        (["4GFLOPs"], 224, "psvit-2d-small"),
-        (["17GFLOPs"], 224, "psvit-2d-base"),
-        (["1GFLOPs", "90Mparams"], 224, "psvit-2d-small"),
-        (["100GFLOPs"], 224, "psvit-2d-base"),
-        # No space reaches so much memory, so this leaves everything; so little only the smallest space has.
-        (["1GFLOPs", "300MB"], 224, "psvit-2d-tiny"),
-        (["4GFLOPs", "1.6MB"], 224, "psvit-2d-tiny"),
-        (["20MFLOPs"], 32, "psvit-2d-nano"),
-        (["20MFLOPs"], 28, "psvit-2d-nano"),
-        (["1MFLOPs"], 8, "psvit-2d-digits"),
-        ([], 224, "psvit-2d-tiny"),
-    ],
-)
-def test_the_default_is_the_smallest_2d_space_that_holds_the_budget(texts, image_size, name):
-    assert default_space(Budget.parse(*texts), image_size).name == name
-
-
-def test_no_space_for_a_budget_is_an_error_with_the_ranges():
-    with pytest.raises(InputError, match=r"costs at most 1 MFLOPs; psvit-2d-tiny reaches 107 MFLOPs to") as error:
-        default_space(Budget.parse("1MFLOPs"), 224)
-    assert "psvit-2d-base reaches" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 # --- files
