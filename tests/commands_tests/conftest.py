@@ -39,6 +39,8 @@ COMMANDS = {"psvit-export": "export_command", "psvit-predict": "predict_command"
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 """A second instead of minutes; nothing is learnt, which no test here needs."""
 
+SPACE = ("--space", "psvit-2d-digits")
+
 FEW = ("--finalists", "2", "--control", "2")
 
 
@@ -123,7 +125,18 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 def searched(tmp_path_factory: pytest.TempPathFactory, script: Callable[[str], str], few_digits: str) -> Path:
     """The finished run of a search on few digits that trained its own supernet; not to be changed by tests."""
     place = tmp_path_factory.mktemp("searched")
-    command = (script("psvit-search"), "--data", few_digits, "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
+    command = (
+        script("psvit-search"),
+        "--data",
+        few_digits,
+        *SPACE,
+        "--budget",
+        "1MFLOPs",
+        *BRIEFLY,
+        "--trials",
+        "8",
+        *FEW,
+    )
     done = subprocess.run([*command, "--out", "run"], cwd=place, capture_output=True, text=True, check=True)
     # Kept beside the run, for the test that looks at what a command prints in a process of its own.
     (place / "out.txt").write_text(done.stdout)

@@ -790,7 +790,7 @@ def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, imag
 def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, few_digits, tmp_path):
     shutil.copytree(searched, tmp_path / "run")
     settings = ("--set", "epochs=3", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-    line = refused("psvit-search", "--data", few_digits, *BUDGET, "--trials", 8, *settings, out="run")
+    line = refused("psvit-search", "--data", few_digits, *SPACE, *BUDGET, "--trials", 8, *settings, out="run")
     assert_names(line, "recipe.epochs: 2 there, 3 here")
 
 

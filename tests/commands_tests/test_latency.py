@@ -249,7 +249,7 @@ def test_where_all_finalists_are_over_the_limit_there_is_no_winner(call, table, 
     assert done.status == 1
     assert len(done.err.splitlines()) == 1
     assert "were measured and none keeps at most 2 ms@cpu" in done.err
-    assert names(tmp_path / "run") == {".psvit.lock", "config.yaml", "study.journal", "history.csv"}
+    assert names(tmp_path / "run") == {".psvit.lock", "config.yaml", "space.yaml", "study.journal", "history.csv"}
 
 
 def test_the_same_command_on_a_finished_search_measures_nothing(call, table, tmp_path, measured):

@@ -31,6 +31,7 @@ from psvit.train import job_runner
 from psvit.train.job_runner import JobRunner
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
+SPACE = ("--space", "psvit-2d-digits")
 SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2")
 FIGURES = {"report.html"}
 """What may stand beside the files that these tests are about."""
@@ -60,6 +61,7 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched, few_d
         "best.safetensors",
         "best.svg",
         "history.csv",
+        "space.yaml",
         "study.journal",
         "supernet/supernet.safetensors",
         "supernet/log.csv",
@@ -116,13 +118,13 @@ def test_a_search_says_where_what_and_how_to_go_on(searched, few_digits):
 def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, call, tmp_path, few_digits):
     # The first search ran in a process of its own, so neither hashes of strings nor what was drawn before are equal.
     torch.rand(5)
-    assert call("psvit-search", "--data", few_digits, *SEARCH, *BRIEFLY, "--out", "another").status == 0
+    assert call("psvit-search", "--data", few_digits, *SPACE, *SEARCH, *BRIEFLY, "--out", "another").status == 0
     for name in ("best.safetensors", "best.svg", "history.csv", "best.yaml"):
         assert (tmp_path / "another" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
 def test_another_seed_gives_another_search(searched, call, tmp_path, few_digits):
-    done = call("psvit-search", "--data", few_digits, *SEARCH, *BRIEFLY, "--seed", 1, "--out", "seeded")
+    done = call("psvit-search", "--data", few_digits, *SPACE, *SEARCH, *BRIEFLY, "--seed", 1, "--out", "seeded")
     assert done.status == 0
     assert (tmp_path / "seeded/history.csv").read_bytes() != (searched / "history.csv").read_bytes()
 
@@ -134,7 +136,7 @@ def test_the_same_command_on_a_finished_search_trains_and_evaluates_nothing(
     before = contents(tmp_path / "run")
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     monkeypatch.setattr(InheritedAccuracy, "evaluate", lambda *args: pytest.fail("evaluated again"))
-    done = call("psvit-search", "--data", few_digits, *SEARCH, *BRIEFLY, "--out", "run")
+    done = call("psvit-search", "--data", few_digits, *SPACE, *SEARCH, *BRIEFLY, "--out", "run")
     assert done.status == 0
     # The journal may note that it was opened, but holds the same trials; everything else is the same.
     after = contents(tmp_path / "run")
@@ -190,7 +192,7 @@ def test_retraining_can_start_from_the_winners_weights(searched, call, tmp_path,
 
 
 def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp_path, few_digits):
-    trained = call("psvit-supernet", "--data", few_digits, *BRIEFLY, "--out", "supernet")
+    trained = call("psvit-supernet", "--data", few_digits, *SPACE, *BRIEFLY, "--out", "supernet")
     assert trained.status == 0
     assert names(tmp_path / "supernet") == {
         ".psvit.lock",
@@ -309,7 +311,7 @@ def test_a_search_on_a_cluster_finds_and_trains_the_same_finalists(searched, scr
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
     done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 5, "--out", "run")
     assert done.status == 0
-    files = {".psvit.lock", "config.yaml", "best.yaml", "best.svg", "history.csv", "study.journal"}
+    files = {".psvit.lock", "config.yaml", "best.yaml", "best.svg", "history.csv", "space.yaml", "study.journal"}
     assert set(contents(tmp_path / "run")) - FIGURES == files
     assert "training-free indicator" in done.out
     assert "training-free indicator" in ArchitectureFile.load(tmp_path / "run/best.yaml").score["kind"]
@@ -378,7 +380,8 @@ def test_an_image_folder_is_searched_and_retrained_on(image_folder, call, tmp_pa
     found = call("psvit-search", "--data", data, *SEARCH, *brief, "--out", "search")
     assert found.status == 0
     arch = ArchitectureFile.load(tmp_path / "search/best.yaml").arch
-    assert (arch.num_classes, arch.in_chans) == (2, 3)
+    assert (arch.num_classes, arch.in_chans, arch.image_size) == (2, 3, (8, 8))
+    assert SearchSpace.load(tmp_path / "search/space.yaml") == SearchSpace.for_images((8, 8), 3, 2, "1MFLOPs")
     done = call("psvit-retrain", "search/best.yaml", "--data", data, *brief, "--out", "retrained")
     assert done.status == 0
     assert ArchitectureFile.load(tmp_path / "retrained/network.yaml").provenance["data"]["classes"] == ["cat", "dog"]
@@ -464,6 +467,7 @@ def test_a_front_has_no_finalists_and_a_report_no_password():
         supernet=None,
         recipe=None,
         settings=None,
+        image_size=None,
         searcher="evolution",
         objectives=("accuracy",),
         trials=8,
@@ -506,7 +510,7 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
     monkeypatch.setattr(job_runner, "train", remember)
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2)  # and a control that is longer by default
-    done = call("psvit-search", "--data", few_digits, *more, *BRIEFLY, "--out", "run")
+    done = call("psvit-search", "--data", few_digits, *SPACE, *more, *BRIEFLY, "--out", "run")
     assert (done.status, done.err) == (0, "")
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 16
