@@ -117,7 +117,7 @@ class SearchSpace(Members):
             most = ", ".join(format_cost(limit.metric, greatest) for limit, greatest in ends)
             raise InputError(
                 f"budget: no architecture of {self.name} can spend {Budget(limits=budget.limits)}, because they have "
-                f"at most {most}; give no more than that, or no space: then one is made for the budget"
+                f"at most {most}; give no more than that; if no space is named, one is made for the budget"
             )
 
     def _check_met(self, budget: Budget) -> None:

@@ -614,7 +614,7 @@ def test_a_supernet_of_another_space_is_refused_with_both_names(refused, superne
 @pytest.mark.parametrize("name", ["psvit-2d-tiny", "psvit-2d-nano", "psvit-1d-tiny"])
 def test_a_supernet_of_another_image_size_is_refused_with_both_names(refused, supernet, name):
     # The other space's own images are larger, and its patches may not even fit on the supernet's.
-    line = refused("psvit-search", "--supernet", supernet(), "--space", name, "--budget", "0..2GFLOPs")
+    line = refused("psvit-search", "--supernet", supernet(), "--space", name, *BUDGET)
     assert_names(line, "psvit-2d-digits", name)
 
 
