@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from psvit import Architecture, SearchSpace, Stage, cost
 from psvit.arch.operators import Stem
 from psvit.errors import InputError
-from psvit.space.references import DEIT as DEIT
-from psvit.space.references import DEPTHS, MLP_RATIO, PIT, Proportions
-from psvit.space.references import HVT as HVT
+from psvit.space.references import DEIT, DEPTHS, MLP_RATIO, PIT, Proportions
 
 TOLERANCE = 0.02
 """By which share the multiply-accumulates of networks that are compared may differ from the budget."""
