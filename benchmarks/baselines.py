@@ -1,12 +1,8 @@
-"""Networks made by hand after the papers that PSViT builds on, fitted to a budget on multiply-accumulates.
+"""Networks made by hand after the papers that PSViT builds on, with heads of any width, fitted to a budget.
 
-What is taken from a paper are its proportions: how layers are spread over stages, how much wider each stage is than
-the first, how tokens are pooled, and MLPs of four times the width. What is not taken is the size: those networks have
-a hundred times the multiply-accumulates that images of 32 pixels are given.
-
-All are written as ordinary architectures, so the parts are ours where they differ from the paper's: PiT-like networks
-average the last tokens instead of carrying a class token, and widen in a linear layer after the convolution; HVT-like
-ones keep the class token.
+Their proportions are those of `psvit.space.references`, which finds such networks among the members of a space. Those
+made here need not be members. Comparisons at equal cost need networks within 2 % of one budget, and few members of a
+space for small images are. So the width of a head is free as well, and with it the channels.
 """
 
 from __future__ import annotations
@@ -14,11 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from psvit import Architecture, SearchSpace, Stage, cost
-from psvit.arch.operators import Pool, Stem, Variant
+from psvit.arch.operators import Stem
 from psvit.errors import InputError
+from psvit.space.references import DEIT, DEPTHS, MLP_RATIO, PIT, Proportions
 
 TOLERANCE = 0.02
 """By which share the multiply-accumulates of networks that are compared may differ from the budget."""
@@ -26,46 +23,22 @@ TOLERANCE = 0.02
 HEAD_DIMS = (0.7, 1.3)
 """Least and greatest channels of a head, relative to the space's; with a single value widths come in coarse steps."""
 
-DEPTHS = (0.5, 2.0)
-"""Least and greatest number of layers of a stage, relative to what is aimed at."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Proportions:
-    """What makes a family.
+class Sharing(Proportions):
+    """Proportions of networks in which neighbouring layers share attention maps.
 
     Attributes:
-        name: of the family.
-        variant: of its networks.
-        pool: between all stages; `None` if there is a single one.
-        depths: the layers of each stage in the paper.
-        widths: the channels of each stage, relative to the first.
-        group: neighbouring layers that share an attention map.
-        mlp_ratio: of all stages.
+        group: how many layers use one map.
     """
 
-    name: str
-    variant: Variant
-    pool: Pool | None
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    group: int = 1
-    mlp_ratio: float = 4.0
+    group: int = 2
 
 
-DEIT = Proportions(name="DeiT-like", variant="1d", pool=None, depths=(12,), widths=(1,))
-"""DeiT (arXiv 2012.12877): all layers alike."""
-
-PIT = Proportions(name="PiT-like", variant="2d", pool="conv", depths=(2, 6, 4), widths=(1, 2, 4))
-"""PiT-Ti and PiT-S (arXiv 2103.16302): the width doubles where the token grid halves."""
-
-HVT = Proportions(name="HVT-like", variant="1d", pool="max", depths=(1, 6, 5), widths=(1, 1, 1))
-"""HVT-S-2 (arXiv 2103.10619): the sequence is pooled after the first layer and six layers later, the width stays."""
-
-SHARING = replace(DEIT, name="sharing only", group=2)
+SHARING = Sharing(**{**vars(DEIT), "name": "sharing only"})
 """DeiT-like with attention maps that two layers share."""
 
-BOTH = replace(PIT, name="pooling and sharing", group=2)
+BOTH = Sharing(**{**vars(PIT), "name": "pooling and sharing"})
 """PiT-like with attention maps that two layers share."""
 
 
@@ -153,8 +126,8 @@ def _by_width(
             stages=tuple(
                 Stage(
                     embed_dim=width * heads * head_dim,
-                    groups=grouped(number, proportions.group),
-                    mlp_ratio=proportions.mlp_ratio,
+                    groups=grouped(number, group_of(proportions)),
+                    mlp_ratio=MLP_RATIO,
                 )
                 for number, width in zip(layers, proportions.widths, strict=True)
             ),
@@ -164,6 +137,11 @@ def _by_width(
         yield arch, error
         if error > tolerance:
             return
+
+
+def group_of(proportions: Proportions) -> int:
+    """How many layers use one map."""
+    return proportions.group if isinstance(proportions, Sharing) else 1
 
 
 def grouped(layers: int, group: int) -> tuple[int, ...]:

@@ -19,13 +19,12 @@ from typing import Any
 
 from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
-from psvit.search.plan import SPENT
 from psvit.search.search import search
 from psvit.search.searchers import SEARCHERS, make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
 from psvit.search.trial import Score
-from psvit.space.budget import Budget
+from psvit.space.budget import SPENT, Budget
 from psvit.space.search_space import SearchSpace
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from baselines import BOTH, DEIT, HVT, PIT, SHARING, TOLERANCE, Proportions, fit
+from baselines import BOTH, SHARING, TOLERANCE, fit
 from versus_results import FOUND, RANDOM
 
 from psvit import Architecture, Budget, SearchSpace
 from psvit.errors import InputError
+from psvit.space.references import DEIT, HVT, PIT, Proportions
 
 HAND_MADE = (DEIT, PIT, HVT, SHARING, BOTH)
 

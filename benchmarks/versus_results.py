@@ -9,12 +9,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from baselines import BOTH, DEIT, HVT, PIT, SHARING
+from baselines import BOTH, SHARING
 from error_bars import Series, draw_error_bars
 from scipy.stats import t as student
 
 from psvit import Architecture, cost
 from psvit.search.report.formatting import DASH
+from psvit.space.references import DEIT, HVT, PIT
 
 RANDOM, FOUND = "random PSViT", "found PSViT"
 

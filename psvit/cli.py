@@ -76,6 +76,15 @@ def run_options(function: Function) -> Function:
     return function
 
 
+image_size_option = click.option(
+    "--image-size",
+    default=None,
+    metavar="SIDE or HEIGHTxWIDTH",
+    help="At which size networks see the images, in pixels: 224 or 96x64. [default: that of a space which is named, or "
+    "else the images' own, reduced if they are larger than 512 pixels]",
+)
+
+
 def recipe_options(whose: str) -> Callable[[Function], Function]:
     """Options that choose a recipe and change it."""
 

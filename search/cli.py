@@ -11,6 +11,7 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
+    image_size_option,
     read_duration,
     read_settings,
     recipe_options,
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
     "space_name",
     default=None,
     help="A shipped space or a .yaml file. "
-    "[default: the supernet's, or the smallest shipped 2d space that holds the budget; where latency alone is limited, "
-    "psvit-2d-small for images of 224 pixels]",
+    "[default: the supernet's, or one that is made for the images and the budget; without images, for ImageNet's]",
 )
+@image_size_option
 @click.option(
     "--latency",
     multiple=True,
@@ -111,6 +112,7 @@ def command(
     supernet: str | None,
     data: str | None,
     space_name: str | None,
+    image_size: str | None,
     latency: tuple[Path, ...],
     objectives_text: str,
     searcher: str,
@@ -155,6 +157,7 @@ def command(
         control=control,
         recipe=recipe,
         settings=read_settings(settings),
+        image_size=image_size,
         latency=latency,
         share_prefixes=not no_sharing,
         race=not no_racing,

@@ -28,24 +28,15 @@ from psvit.search.searchers import Searcher, make_searcher
 from psvit.search.searchers.enumerate import Enumerate, check_enumerable
 from psvit.search.searchers.random import Random
 from psvit.search.storage import without_password
-from psvit.space.budget import Budget
-from psvit.space.search_space import SearchSpace, default_space
+from psvit.space.budget import SPENT, Budget
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import check_held_out, read_provenance, read_space, supernet_digest
-from psvit.train.choices import choose_devices, choose_recipe
+from psvit.train.choices import choose_devices, choose_recipe, fit_space
 from psvit.train.device_checks import check_device
 from psvit.train.recipe import Recipe, default_recipe
 
-SPENT = 0.9
-"""If a limit has no lower end, only architectures that cost at least this share of it are searched, if any do."""
-
 CONTROL_SHARE = 0.25
 """Default number of random architectures for comparison, as a share of the trials."""
-
-LATENCY_SPACE = "psvit-2d-small"
-"""The space for images of 224 pixels if latency alone is limited."""
-
-IMAGE_SIZE = 224
-"""Side of the images that a network is searched for, if no images are given."""
 
 INDICATOR_TRIALS, TRIALS = 128, 256
 """Architectures to evaluate by default: with the training-free indicator, and with any other score."""
@@ -62,6 +53,7 @@ class SearchRequest:
     supernet: str | None
     recipe: Recipe | str | Path | None
     settings: Mapping[str, Any] | None
+    image_size: tuple[int, int] | None
     searcher: Any
     objectives: tuple[str | Objective, ...]
     trials: int | None
@@ -253,7 +245,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
 
     name = asked.data or (read_provenance(asked.supernet).get("data") if asked.supernet else None)
     data = open_data(name) if name else None
-    space = choose_space(wanted, asked.supernet, data, asked.limits)
+    space = choose_space(wanted, asked.supernet, data, asked.limits, asked.image_size)
     given = Budget.parse(*asked.limits, space=space)
     limits = _spent(given, space) if len(names) == 1 and not bounds else given
     models = [LatencyModel.load(path) for path in asked.latency]
@@ -303,7 +295,7 @@ def _wanted_space(asked: SearchRequest) -> SearchSpace | None:
         known = read_space(asked.supernet)
         read_fidelities(file_beside(asked.supernet))
     limits = Budget.parse(*asked.limits, space=known)
-    if known and (asked.supernet or not asked.data):  # otherwise the data change what an architecture costs
+    if known and (asked.supernet or not (asked.data or asked.image_size)):  # else images change what networks cost
         known.check(limits)
     if (asked.recipe or asked.settings) and (asked.supernet or not asked.data or asked.evaluator):
         raise InputError(
@@ -388,9 +380,13 @@ def _by_setting(
 
 
 def choose_space(
-    wanted: SearchSpace | None, supernet: str | None, data: ImageData | None, budget: tuple[str, ...]
+    wanted: SearchSpace | None,
+    supernet: str | None,
+    data: ImageData | None,
+    budget: tuple[str, ...],
+    image_size: tuple[int, int] | None = None,
 ) -> SearchSpace:
-    """The space to search: the supernet's, the wanted one, or the smallest shipped one that holds the budget.
+    """The space to search: the supernet's, the wanted one, or one that is made for the images and the budget.
 
     Pass the limits as text: `60%` is a share of the largest architecture's cost, which changes with the data's classes.
 
@@ -406,16 +402,12 @@ def choose_space(
             )
         if wanted and not wanted.differs_in_data_only(space):
             raise InputError(f"supernet {supernet!r}: belongs to the space {space.name}, not to {wanted.name}")
+        if image_size and image_size != space.image_size:
+            height, width = space.image_size
+            raise InputError(f"supernet {supernet!r}: sees images of {height} x {width} pixels; leave --image-size out")
         if data:
             check_held_out(supernet, data)
     else:
-        limits = Budget.parse(*budget, space=wanted)
-        space = wanted or default_space(limits, data.image_size if data else IMAGE_SIZE)
-        if not wanted and not limits.limits:
-            # Only measuring shows which spaces can meet a latency. So take the middle one.
-            middle = SearchSpace.load(LATENCY_SPACE)
-            space = middle if space.image_size == middle.image_size else space
-        if data:
-            space = space.with_data(len(data.classes), data.in_chans)
+        space = fit_space(wanted, data, image_size, Budget.parse(*budget, space=wanted))
     space.check(Budget.parse(*budget, space=space))
     return space

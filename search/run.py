@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from optuna.samplers import BaseSampler
 
-from psvit.data import ImageData
+from psvit.data import ImageData, describe_images, read_image_size
 from psvit.io.announcements import announce
 from psvit.io.documents import Place, path_of
 from psvit.io.run_folder import RunFolder, check_folder, default_folder
@@ -43,6 +43,7 @@ def run_search(
     control: int | None = None,
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     latency: Sequence[str | Path] = (),
     share_prefixes: bool = True,
     race: bool = True,
@@ -60,8 +61,8 @@ def run_search(
     at least one candidate was scored, the best so far is returned, and `SearchResult.stopped` says so.
 
     Args:
-        space: a space, the name of a shipped one, or a file. By default, the space of the supernet, or the smallest
-            shipped 2d space that holds the budget.
+        space: a space, the name of a shipped one, or a file. By default, the space of the supernet, or one that is made
+            for the images and the budget (`SearchSpace.for_images`); without images, for ImageNet's.
         budget: limits such as `2GFLOPs` (multiply-accumulates), `22Mparams`, `1.2..1.4GFLOPs`, `60%` or `5ms@cpu`, and
             `Objective`s of your own that have an end. `2GFLOPs` alone searches 1.8 to 2, `0..2GFLOPs` everything up to
             2.
@@ -84,6 +85,9 @@ def run_search(
             evaluated.
         recipe: how a supernet is trained first. By default, the recipe goes by the size of the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
+        image_size: height and width at which networks see the images: a pair, a text such as `96x64`, or one number for
+            both. By default, the space's; a space that is made is made for the images' own size, or a smaller one if
+            they are larger than 512 pixels (`psvit.data.seen_size`).
         latency: files of latency models for limits such as `5ms@cpu`. Missing models are built first, inside the run.
         share_prefixes: whether candidates that begin alike are computed together.
         race: whether candidates that cannot be among the best any more are given up early.
@@ -111,6 +115,7 @@ def run_search(
         supernet=None if supernet is None else str(path_of(supernet)),
         recipe=recipe,
         settings=settings,
+        image_size=None if image_size is None else read_image_size(image_size),
         searcher=searcher,
         objectives=tuple(objectives),
         trials=trials,
@@ -138,7 +143,10 @@ def _begun(plan: SearchPlan, out: str | Path | None) -> RunFolder:
     if plan.asked.storage:  # which may be made by being opened
         check_storage(plan.asked.storage)
     folder = RunFolder(place, COMMAND, plan.config)
+    plan.space.save(folder.path / "space.yaml")
     announce(f"run: {folder.path}")
+    for line in describe_images(plan.data, plan.space.image_size) if plan.data else ():
+        announce(line)
     announce(
         f"searching {plan.space.count(plan.limits):,} of the {plan.space.size:,} architectures of {plan.space.name}"
         f"{', those predicted within the limit on latency' if plan.limits.latencies else ''}: "

@@ -9,6 +9,7 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
+    image_size_option,
     is_first_process,
     read_duration,
     read_settings,
@@ -26,8 +27,9 @@ from psvit.cli import (
     "--space",
     "space_name",
     default=None,
-    help="A shipped space or a .yaml file. [default: the smallest shipped 2d space for the images' size]",
+    help="A shipped space or a .yaml file. [default: one that is made for the images]",
 )
+@image_size_option
 @click.option(
     "--init",
     default=None,
@@ -40,6 +42,7 @@ from psvit.cli import (
 def command(
     data: str,
     space_name: str | None,
+    image_size: str | None,
     init: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
@@ -66,6 +69,7 @@ def command(
         data,
         recipe=recipe,
         settings=read_settings(settings),
+        image_size=image_size,
         init=init,
         teacher=teacher_name,
         teacher_weights=teacher_weights,

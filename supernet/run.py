@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from psvit.data import ImageData, Inputs, open_data
+from psvit.data import ImageData, Inputs, describe_images, open_data, read_image_size
 from psvit.io.announcements import announce
 from psvit.io.run_folder import RunFolder, default_folder
 from psvit.io.tables import html_table
 from psvit.nn.vit_weights import Vit, read_vit
 from psvit.space.budget import Budget
-from psvit.space.search_space import SearchSpace, default_space
+from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, read_provenance, supernet_digest
 from psvit.supernet.train import fit_supernet
 from psvit.supernet.warm_start import plan
 from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
-from psvit.train.choices import choose_device, choose_recipe, choose_teacher
+from psvit.train.choices import choose_device, choose_recipe, choose_teacher, fit_space
 from psvit.train.device_checks import check_device
 from psvit.train.distributed import World, joined
 from psvit.train.recipe import Recipe
@@ -105,8 +105,10 @@ class SupernetPlan:
         }
 
     def announce(self, folder: Path) -> None:
-        """Announce the folder of the run and the weights that it begins with."""
+        """Announce the folder of the run, the images and the weights that it begins with."""
         announce(f"run: {folder}")
+        for line in describe_images(self.data, self.space.image_size):
+            announce(line)
         if not self.init:
             return
         filled = plan(self.space, self.init.weights)
@@ -123,6 +125,7 @@ def train_supernet(
     *,
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     init: Vit | str | Path | None = None,
     teacher: str | None = None,
     teacher_weights: str | Path | None = None,
@@ -138,11 +141,14 @@ def train_supernet(
     started train together. Validation images are not looked at.
 
     Args:
-        space: a space, the name of a shipped one, or a file. By default, the smallest shipped 2d space for the size of
-            the images.
+        space: a space, the name of a shipped one, or a file. By default, one that is made for the images
+            (`SearchSpace.for_images`), for 40,000 multiply-accumulates a pixel.
         data: images: an `ImageData`, or what `psvit.ImageData.open` takes.
         recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
+        image_size: height and width at which networks see the images: a pair, a text such as `96x64`, or one number for
+            both. By default, the space's; a space that is made is made for the images' own size, or a smaller one if
+            they are larger than 512 pixels (`psvit.data.seen_size`).
         init: a vision transformer whose weights training begins with: a name that timm knows, or a .safetensors or
             .pth file.
         teacher: a network to learn from, if the recipe wants one: a model of timm, or a .yaml file.
@@ -158,13 +164,13 @@ def train_supernet(
         DivergedError: the loss became NaN or infinite.
     """
     space = space if isinstance(space, SearchSpace) or space is None else SearchSpace.load(space)
+    size = None if image_size is None else read_image_size(image_size)
     place = choose_device(device)
     with joined(place) as world:
         with world.first_goes_ahead():  # images and weights may have to be fetched
             images = open_data(data)
             begin_with = init if isinstance(init, Vit) or init is None else read_vit(str(init))
-            space = space or default_space(Budget(), images.image_size)
-            space = space.with_data(len(images.classes), images.in_chans)
+            space = fit_space(space, images, size, Budget())
             chosen = choose_recipe(recipe, settings, min(space.image_size), supernet=True, teacher=bool(teacher))
             check_device(place, chosen)
             inputs = Inputs.of(images, space.image_size)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import DEIT, HVT, PIT, fit
+from baselines import fit
 
 from psvit import Architecture, Budget, SearchSpace, cost
 from psvit.arch.operators import Stem
 from psvit.io.documents import Value, dump_yaml, read_yaml, write_atomic
+from psvit.space.references import DEIT, HVT, PIT
 from psvit.train.recipe import Recipe
 from psvit.train.training_job import TrainingJob
 

@@ -42,7 +42,8 @@ def open_images(name: str) -> ImageData:
     Raises:
         InputError: they do not fit in memory, or differ in size.
     """
-    data = open_data(name)
+    # The table was begun when there were no verdict images; what is trained on stays the same.
+    data = open_data(name).without_verdict()
     if not all(isinstance(part.pictures, Decoded) for part in (data.train, data.search, data.val)):
         raise InputError(f"data {name!r}: the truth table needs images of one size that fit in memory")
     return data

@@ -17,7 +17,7 @@ from typing import NamedTuple
 KERNEL = 3
 """Side of every convolution; with a padding of 1, a stride that divides a side leaves exactly the quotient."""
 
-MOST_CONVOLUTIONS = 4
+MOST_CONVOLUTIONS = 5
 LEAST_CONVOLUTIONS = 2
 
 
@@ -41,7 +41,7 @@ def strides(patch_size: int) -> tuple[int, ...]:
     """The strides of the convolutions, ascending: the prime factors of the patch size; a stride of 1 fills up to two.
 
     Raises:
-        ValueError: the patch size is no product of at most four factors 2 and 3.
+        ValueError: the patch size is no product of at most five factors 2 and 3.
     """
     factors = []
     rest = patch_size
@@ -55,6 +55,12 @@ def strides(patch_size: int) -> tuple[int, ...]:
             f"(1, 2, 3, 4, 6, 8, 9, 12, 16, ...), received {patch_size}"
         )
     return (*factors, *(1,) * (LEAST_CONVOLUTIONS - len(factors)))
+
+
+def patch_sizes() -> tuple[int, ...]:
+    """All patch sizes that a conv stem can take, ascending."""
+    powers = range(MOST_CONVOLUTIONS + 1)
+    return tuple(sorted(2**twos * 3**threes for twos in powers for threes in powers[: len(powers) - twos]))
 
 
 def check(patch_size: int, patch_stride: int) -> None:

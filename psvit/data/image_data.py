@@ -1,9 +1,9 @@
-"""ImageData: labelled images in their three parts."""
+"""ImageData: labelled images in their four parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -14,24 +14,26 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from psvit.data.images import Decoded, Labelled
 from psvit.data.sources import Source, by_name, of_datasets, probe_positions
-from psvit.data.split import SEARCH_FRACTION, SPLIT_SEED, stratified_split
+from psvit.data.split import parts
 from psvit.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """A labelled image set in its three parts.
+    """A labelled image set in its four parts. The first three are cut from the images that were given for training.
 
     Attributes:
         name: as given to `open` or `from_datasets`.
         digest: of what lies behind the name; see `open`.
         classes: names of the classes.
         in_chans: 1 for grey, 3 for colour.
-        image_size: typical smaller side of the images in pixels.
+        sizes: height and width in pixels of some training images, evenly spread over all.
         mean: of every channel, of pixels from 0 to 1.
         std: standard deviation of every channel, of pixels from 0 to 1.
-        train: for training supernets, and with `search` for training final networks.
-        search: for comparing candidates.
+        train: for training supernets and the networks that a search compares.
+        search: for comparing candidates. Whatever a search chooses, it chooses by these.
+        verdict: for the verdict of a search. Nothing is trained on them and nothing is chosen by them before that.
+            Empty if there are too few images.
         val: for the final report.
         reopen: opens the same images in another process; it can be pickled if their data sets can.
     """
@@ -40,18 +42,30 @@ class ImageData:
     digest: str
     classes: tuple[str, ...]
     in_chans: int
-    image_size: int
+    sizes: tuple[tuple[int, int], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train: Labelled
     search: Labelled
+    verdict: Labelled
     val: Labelled
     reopen: Callable[[], ImageData] = field(compare=False, repr=False)
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """The typical height and width of the images in pixels: the medians."""
+        height, width = (int(side) for side in np.median(self.sizes, axis=0))
+        return height, width
+
+    @property
     def all_train(self) -> Labelled:
-        """Training and search images together, in an order that does not depend on the split."""
-        return self.train.union(self.search)
+        """All images for training, as final networks have them, in an order that does not depend on the split."""
+        return self.train.union(self.verdict).union(self.search)
+
+    def without_verdict(self) -> Self:
+        """The same images with the verdict's among the training images."""
+        train = self.train.union(self.verdict)
+        return replace(self, train=train, verdict=self.verdict.take(np.empty(0, dtype=np.int64)))
 
     def describe(self) -> dict[str, Any]:
         """The facts about the images that a trained network's file holds, JSON-serialisable."""
@@ -106,17 +120,17 @@ class ImageData:
 
     @classmethod
     def _split(cls, name: str, source: Source, reopen: Callable[[], ImageData]) -> Self:
-        """The three parts."""
+        """The four parts."""
         classes, train, val, digest = source
         if len(classes) < 2:
             raise InputError(
                 f"data {name!r}: at least two classes are needed, found {len(classes)}: {', '.join(classes)}"
             )
-        first, second = stratified_split(train.labels, SEARCH_FRACTION, SPLIT_SEED, name)
+        positions, search, verdict = parts(train.labels, name)
         pictures = train.pictures
-        in_chans, image_size = _probe(train)
+        in_chans, sizes = _probe(train)
         if isinstance(pictures, Decoded):
-            mean, std = _statistics(pictures.pixels[first])
+            mean, std = _statistics(pictures.pixels[np.sort(np.concatenate([positions, verdict]))])
         else:
             mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
             if in_chans == 1:
@@ -126,11 +140,12 @@ class ImageData:
             digest=digest,
             classes=classes,
             in_chans=in_chans,
-            image_size=image_size,
+            sizes=sizes,
             mean=mean,
             std=std,
-            train=train.take(first),
-            search=train.take(second),
+            train=train.take(positions),
+            search=train.take(search),
+            verdict=train.take(verdict),
             val=val,
             reopen=reopen,
         )
@@ -141,11 +156,11 @@ def open_data(data: ImageData | str | Path) -> ImageData:
     return data if isinstance(data, ImageData) else ImageData.open(str(data))
 
 
-def _probe(images: Labelled) -> tuple[int, int]:
-    """Channels, and the median of the smaller sides, of some images."""
+def _probe(images: Labelled) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Channels, and heights and widths, of some images."""
     pictures = [images[index][0] for index in probe_positions(len(images))]
     in_chans = 1 if all(picture.mode == "L" for picture in pictures) else 3
-    return in_chans, int(np.median([min(picture.size) for picture in pictures]))
+    return in_chans, tuple((picture.height, picture.width) for picture in pictures)
 
 
 def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,30 +8,58 @@ from numpy.typing import NDArray
 from psvit.errors import InputError
 
 SEARCH_FRACTION = 0.1
-"""Part of the training images that is held out for comparing candidates."""
+"""Part of the training images that is held out for comparing candidates; as many again are for the verdict."""
 
-SPLIT_SEED = 0
+SPLIT_SEED, VERDICT_SEED = 0, 1
 """The splits belong to the data, not to a run: a search must not see what its supernet was trained on."""
 
 
-def stratified_split(
-    labels: NDArray[np.int64], fraction: float, seed: int, name: str = "data"
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut positions in two with every class in proportion; the second part has this fraction, both are ascending.
+def parts(labels: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The positions of the training, search and verdict images, each ascending, with every class in proportion.
+
+    The search images do not depend on there being verdict images, so they are those of version 0.1. If there are too
+    few images for a verdict, it has none.
+
+    Args:
+        labels: classes of all training images, (n,).
+        name: what to call the images in an error.
 
     Raises:
-        InputError: a class has a single image.
+        InputError: there are too few images to hold any out.
+    """
+    others, search = stratified_split(labels, SEARCH_FRACTION, SPLIT_SEED, name)
+    try:
+        train, verdict = stratified_split(labels[others], len(search), VERDICT_SEED, name)
+    except InputError:
+        return others, search, np.empty(0, dtype=np.int64)
+    return others[train], search, others[verdict]
+
+
+def stratified_split(
+    labels: NDArray[np.int64], size: float, seed: int, name: str = "data"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut positions in two with every class in proportion; both parts are ascending.
+
+    Args:
+        labels: classes, (n,).
+        size: of the second part: a share below 1, or a number of images.
+        seed: of the draw.
+        name: what to call the images in an error.
+
+    Raises:
+        InputError: a class has a single image, or the second part would be smaller than the number of classes.
     """
     from sklearn.model_selection import train_test_split
 
     counts = np.bincount(labels)
-    if counts[counts > 0].min() < 2 or len(labels) * fraction < len(counts):
-        least = int(np.ceil(len(counts) / fraction))
+    share = size if size < 1 else size / len(labels)
+    if counts[counts > 0].min() < 2 or len(labels) * share < len(counts):
+        least = int(np.ceil(len(counts) / share))
         raise InputError(
-            f"data {name!r}: too few images to hold {fraction:.0%} out: {len(labels)} of {len(counts)} classes, "
+            f"data {name!r}: too few images to hold {share:.0%} out: {len(labels)} of {len(counts)} classes, "
             f"the rarest with {counts.min()}; needed are {least} in all and 2 of each"
         )
     first, second = train_test_split(
-        np.arange(len(labels)), test_size=fraction, random_state=seed, shuffle=True, stratify=labels
+        np.arange(len(labels)), test_size=size, random_state=seed, shuffle=True, stratify=labels
     )
     return np.sort(first), np.sort(second)

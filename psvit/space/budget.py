@@ -35,6 +35,9 @@ def _is_a_device(device: str) -> str:
 Device = Annotated[str, AfterValidator(_is_a_device)]
 Threads = Annotated[int, Field(ge=1, le=MAX_THREADS)]
 
+SPENT = 0.9
+"""Of a limit without a lower end, the share that a search spends at least, if any architecture does."""
+
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS = {
     prefix + unit: (metric, scale)

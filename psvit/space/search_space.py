@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from psvit.io.shipped import shipped
 from psvit.space import feasible, variation
 from psvit.space.budget import Budget, format_cost
 from psvit.space.feasible import feasible_set
-from psvit.space.layout import PATCH_STEM
+from psvit.space.for_images import space_for
 from psvit.space.layout import Layout as Layout
 from psvit.space.layout import StageChoices as StageChoices
 from psvit.space.members import Members
@@ -32,6 +33,38 @@ class SearchSpace(Members):
         image_size, in_chans, num_classes, patch_size, patch_stride: as in `Architecture`, the same in all members.
         layouts: the choices; no two can hold the same network.
     """
+
+    @classmethod
+    def for_images(
+        cls, image_size: tuple[int, int], in_chans: int, num_classes: int, budget: str | Sequence[str] | Budget
+    ) -> Self:
+        """A space for images and a budget; the same for equal arguments, on every machine.
+
+        It holds networks of both variants, of one, two and three stages, behind either stem, with widths and depths
+        around those that the budget buys. A half of the budget and one and a half times the budget are within its
+        reach, and but for the very smallest budgets it has references (`psvit.space.references`) of all kinds.
+
+        Patches do not overlap, and both stems can make tokens of them: so their side is a product of factors 2 and 3,
+        from 2 on. They give 8 to 16 tokens a side, more with a larger budget, and 4 to 7 where a side has less than 16
+        pixels. Where one side is so much longer that no patch does, the number of tokens comes as near to 64 to 256 as
+        it can, with four or more on the short side. If no such patch divides the sides, the space is for the nearest
+        size that one divides: see its `image_size`.
+
+        Args:
+            image_size: height and width in pixels, 8 to 512 each.
+            in_chans: channels of the images.
+            num_classes: outputs of the classifier.
+            budget: limits, as `Budget.parse` reads them. Limits on multiply-accumulates and parameters decide; with
+                several, the tightest. Without any, it is 40,000 multiply-accumulates a pixel: 2 GFLOPs for 224 x 224.
+
+        Raises:
+            InputError: no sensible network for such images can meet the budget, or spend it; says what is possible.
+        """
+        if not isinstance(budget, Budget):
+            budget = Budget.parse(*([budget] if isinstance(budget, str) else budget))
+        space = space_for(cls, image_size, in_chans, num_classes, budget)
+        space.check(budget)
+        return space
 
     def price(self, rows: NDArray[np.int64]) -> Batch:
         """Members in encoded form, (n, genes), with their costs: a million takes a fraction of a second.
@@ -57,7 +90,7 @@ class SearchSpace(Members):
         Raises:
             InputError: no member is within the budget; names the reachable range and the nearest member's costs.
         """
-        self.check(budget or Budget())
+        self._check_met(budget or Budget())
         return feasible_set(self, budget or Budget()).sample(rng, n)
 
     def reach(self, metric: str) -> tuple[int, int]:
@@ -69,11 +102,30 @@ class SearchSpace(Members):
         return feasible.nearest(self, budget)
 
     def check(self, budget: Budget) -> None:
-        """Make sure that a member is within the budget's limits on costs.
+        """Make sure that a member is within the budget's limits on costs, and that these limit anything.
 
         Raises:
-            InputError: none is; names the reachable range and what the nearest member costs.
+            InputError: no member is within; names the reachable range and what the nearest member costs. Or all upper
+                ends are beyond what any member costs, so that the budget cannot be spent.
         """
+        if not budget.limits:
+            return
+        self._check_met(budget)
+        ends = [(limit, self.reach(limit.metric)[1]) for limit in budget.limits]
+        is_beyond = all(limit.upper > greatest for limit, greatest in ends)
+        # What latency or memory may limit is not known to be too much, and memory alone is not meant to be spent.
+        if is_beyond and not budget.latencies and any(limit.metric in ADDITIVE for limit, _ in ends):
+            most = ", ".join(format_cost(limit.metric, greatest) for limit, greatest in ends)
+            raise InputError(
+                f"budget: no architecture of {self.name} can spend {Budget(limits=budget.limits)}, because they have "
+                f"at most {most}; give no more than that; if no space is named, one is made for the budget"
+            )
+
+    def _check_met(self, budget: Budget) -> None:
+        if len(budget.limits) == 1 and not budget.limits[0].lower:
+            (limit,) = budget.limits
+            if self.reach(limit.metric)[0] <= limit.upper:
+                return  # known without counting
         if self.count(budget) == 0:
             metrics = [limit.metric for limit in budget.limits]
             reach = ", ".join(
@@ -137,38 +189,3 @@ class SearchSpace(Members):
 def shipped_spaces() -> list[str]:
     """The names of the spaces that come with the package."""
     return shipped("space")
-
-
-def default_space(budget: Budget, image_size: int) -> SearchSpace:
-    """The smallest shipped space of 2d networks with a patch stem for such images that holds the budget.
-
-    A space holds a budget when it has members within it and reaches up to its upper limits on MACs and parameters;
-    where none reaches so far, the largest has to do.
-
-    Raises:
-        InputError: no space for this image size has a member within the budget; names the ranges.
-    """
-    spaces = [
-        space
-        for name in shipped_spaces()
-        for space in [SearchSpace.load(name)]
-        if all((layout.variant, layout.stem) == ("2d", PATCH_STEM) for layout in space.layouts)
-    ]
-    distances = [abs(math.log(min(space.image_size) / image_size)) for space in spaces]
-    nearest = [space for space, distance in zip(spaces, distances, strict=True) if distance == min(distances)]
-    nearest.sort(key=lambda space: space.reach("macs")[1])
-    holding = [
-        space
-        for space in nearest
-        if all(limit.upper <= space.reach(limit.metric)[1] for limit in budget.limits if limit.metric in ADDITIVE)
-    ]
-    for space in [*holding, *reversed(nearest)]:
-        if space.count(budget):
-            return space
-    metrics = [limit.metric for limit in budget.limits]
-    ranges = "; ".join(
-        f"{space.name} reaches "
-        + ", ".join(" to ".join(format_cost(metric, value) for value in space.reach(metric)) for metric in metrics)
-        for space in nearest
-    )
-    raise InputError(f"budget: no architecture costs {budget}; {ranges}")

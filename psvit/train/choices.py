@@ -1,4 +1,4 @@
-"""Defaults of a run: the device, the recipe and the teacher, if they are not named."""
+"""Defaults of a run: the device, the space, the recipe and the teacher, if they are not named."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from psvit.data import Inputs
+from psvit.data import ImageData, Inputs, seen_size
 from psvit.errors import InputError
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe
 from psvit.train.teacher import Teacher, load_teacher
 
@@ -48,6 +50,35 @@ def choose_devices(device: str | torch.device | None, workers: str | None) -> tu
     here = choose_device(device)
     # A worker sees the one GPU that it was given, whatever number that has.
     return here, torch.device(here.type) if workers else here
+
+
+WITHOUT_IMAGES = ((224, 224), 3, 1000)
+"""Size, channels and classes of the images that a network is searched for, if no images are given: ImageNet's."""
+
+
+def fit_space(
+    wanted: SearchSpace | None, data: ImageData | None, image_size: tuple[int, int] | None, budget: Budget
+) -> SearchSpace:
+    """A space for the images: the wanted one with their classes and channels, or one that is made for them.
+
+    Args:
+        wanted: the space that is named, if one is.
+        data: the images; without any, ImageNet's are meant.
+        image_size: at which networks see them. By default, the wanted space's, or the images' own.
+        budget: that a space is made for.
+
+    Raises:
+        InputError: the wanted space's patches do not divide the size, or no space can be made for the budget.
+    """
+    size, in_chans, num_classes = WITHOUT_IMAGES
+    if wanted:
+        size, in_chans, num_classes = wanted.image_size, wanted.in_chans, wanted.num_classes
+    if data:
+        in_chans, num_classes = data.in_chans, len(data.classes)
+        size = wanted.image_size if wanted else seen_size(data.image_size)
+    if wanted:
+        return wanted.with_data(num_classes, in_chans, image_size or size)
+    return SearchSpace.for_images(image_size or size, in_chans, num_classes, budget)
 
 
 def choose_recipe(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from psvit.data import Batches, ImageData, Inputs, Labelled
@@ -121,6 +122,7 @@ def train_job(
         device=device,
         folder=folder,
         description=job.label,
+        until=job.until,
         held_out=held_out,
         checkpointing=checkpointing,
         world=world,
@@ -166,8 +168,8 @@ class JobRunner:
             DivergedError: the loss became NaN or infinite.
             InputError: an image or a folder cannot be used.
         """
-        if job.split == "all_train" and "search" in (*self.parts, *self.watched):
-            raise ValueError("a network that is trained on all_train has seen the search images; score it on val")
+        if job.split == "all_train" and {*self.parts, *self.watched} != {"val"}:
+            raise ValueError("a network that is trained on all_train has seen all images but val; score it on these")
         register_missing(self.operators)
         data, device = self.data.get(), torch.device(self.device)
         inputs = inputs_for(data, job, device, self.processes)
@@ -184,17 +186,18 @@ class JobRunner:
                 held_out=_watching(watched) if watched else None,
             )
         batches = {part: Batches(getattr(data, part), inputs, size, device) for part in self.parts}
-        found = {part: accuracy_and_loss(trained.network, some) for part, some in batches.items()}
+        found = {part: right_and_loss(trained.network, some) for part, some in batches.items()}
         return TrainingResult(
-            accuracies={part: accuracy for part, (accuracy, _) in found.items()},
+            accuracies={part: 100 * int(right.sum()) / len(right) for part, (right, _) in found.items()},
             losses={part: loss for part, (_, loss) in found.items()},
+            right={part: right for part, (right, _) in found.items()},
             seconds=trained.seconds,
             log=tuple(trained.log),
         )
 
     def place(self, job: TrainingJob) -> Path:
-        """The folder for what a job needs to go on."""
-        return self.folder / job.digest
+        """The folder for what a job needs to go on, wherever it pauses."""
+        return self.folder / replace(job, until=None).digest
 
     @contextmanager
     def _place(self, job: TrainingJob) -> Iterator[Path]:
@@ -246,17 +249,18 @@ def run_jobs(
 
 
 @torch.inference_mode()
-def accuracy_and_loss(network: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Top-1 accuracy in percent and mean cross entropy of a network; its mode stays as it was."""
+def right_and_loss(network: nn.Module, batches: Batches) -> tuple[NDArray[np.bool_], float]:
+    """Which images a network recognises, (images,), and its mean cross entropy; its mode stays as it was."""
     was_training = network.training
     network.eval()
-    right, loss = 0, 0.0
+    right, loss = [], 0.0
     for images, labels in batches:
         logits = network(images)
-        right += int((logits.argmax(dim=1) == labels).sum())
+        right.append((logits.argmax(dim=1) == labels).cpu())
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
     network.train(was_training)
-    return 100 * right / batches.num_images, loss / batches.num_images
+    found: NDArray[np.bool_] = torch.cat(right).numpy()
+    return found, loss / batches.num_images
 
 
 def _watching(batches: dict[ScoredOn, Batches]) -> Callable[[nn.Module], dict[str, float]]:
@@ -266,7 +270,8 @@ def _watching(batches: dict[ScoredOn, Batches]) -> Callable[[nn.Module], dict[st
     def look(model: nn.Module) -> dict[str, float]:
         row = {}
         for part, some in batches.items():
-            row[f"{part}_accuracy"], row[f"{part}_loss"] = accuracy_and_loss(model, some)
+            right, row[f"{part}_loss"] = right_and_loss(model, some)
+            row[f"{part}_accuracy"] = 100 * int(right.sum()) / len(right)
         now: Sequence[float] = [time.perf_counter(), time.process_time()]
         row["seconds"], row["processor_seconds"] = (after - before for after, before in zip(now, clocks, strict=True))
         clocks[:] = now

@@ -61,11 +61,12 @@ def train(
     device: torch.device,
     folder: Path,
     description: str,
+    until: int | None = None,
     held_out: Callable[[nn.Module], dict[str, float]] | None = None,
     checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
 ) -> Trained:
-    """Train to the end of the recipe, from the beginning or from where an interrupted run in `folder` stopped.
+    """Train by a recipe, from the beginning or from where a run in `folder` stopped or paused.
 
     Args:
         task: the module and its losses.
@@ -76,6 +77,7 @@ def train(
         device: where to train.
         folder: holds `checkpoints/`, `log.csv` and `tensorboard/`; all processes see the same one.
         description: what the progress bar says.
+        until: the epoch at which to pause; `None` trains to the end of the recipe.
         held_out: accuracies to log at the end of an epoch, by name; called in every process.
         checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together. The same run may be continued by another number of them.
@@ -90,20 +92,21 @@ def train(
     check_device(device, recipe)
     if world.is_first and loader.batch_size < recipe.batch_size:
         _tell_of_few_images(recipe.batch_size, loader.batch_size)
+    last = min(until or recipe.epochs, recipe.epochs)
     state = TrainingState.begun(task.model.to(device), recipe, loader.steps, num_classes, device)
     checkpoints = Checkpoints(folder, checkpointing or CheckpointConfig())
     found = checkpoints.latest()
     if found:
         state.restore(*found)
-        _logger.info("continuing after step %d of %d", state.step, recipe.epochs * loader.steps)
+        _logger.info("continuing after step %d of %d", state.step, last * loader.steps)
     if len(set(world.gather(state.step))) > 1:
         raise InputError(f"{folder}: the processes find different checkpoints in it; it must be the same for all")
     world.broadcast_([tensor for module in state.modules for tensor in module.state_dict().values()])
     with (
         _log(folder, state, world) as log,
-        _progress(description, state, recipe, loader, world) as advance,
+        _progress(description, state, last, loader, world) as advance,
     ):
-        while state.step < recipe.epochs * loader.steps:
+        while state.step < last * loader.steps:
             _epoch(state, task, loader, recipe, seed, world, log, checkpoints, advance)
             row = state.row(recipe, loader)
             row |= held_out(state.modules[-1]) if held_out else {}
@@ -128,12 +131,12 @@ def _log(folder: Path, state: TrainingState, world: World) -> contextlib.Abstrac
 
 
 def _progress(
-    description: str, state: TrainingState, recipe: Recipe, loader: TrainingLoader, world: World
+    description: str, state: TrainingState, epochs: int, loader: TrainingLoader, world: World
 ) -> contextlib.AbstractContextManager[Callable[[int, str], None]]:
     """The progress bar, in the process that speaks for all."""
     if not world.is_first:
         return contextlib.nullcontext(lambda _images, _note: None)
-    total = recipe.epochs * loader.steps * loader.batch_size
+    total = epochs * loader.steps * loader.batch_size
     return progress_bar(description, total, "images", done=state.step * loader.batch_size)
 
 

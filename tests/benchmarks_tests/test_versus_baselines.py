@@ -16,6 +16,7 @@ from scipy.stats import ttest_ind
 from psvit import Architecture, Budget, SearchSpace, Stage, cost
 from psvit.errors import DivergedError, InputError
 from psvit.executors.executor import LocalExecutor, Portable
+from psvit.space.references import DEIT, HVT, PIT
 from psvit.train.job_runner import JobRunner
 from psvit.train.recipe import Recipe
 from psvit.train.result_store import JournalStore
@@ -27,7 +28,7 @@ from psvit.train.training_job import TrainingResult
 @pytest.mark.parametrize(("budget", "depth"), [(10_000_000, 1.0), (20_000_000, 0.5)])
 def test_networks_made_by_hand_cost_what_the_budget_says_and_keep_the_papers_proportions(budget, depth):
     space = SearchSpace.load("psvit-2d-nano")
-    for proportions in (baselines.DEIT, baselines.PIT, baselines.HVT, baselines.SHARING, baselines.BOTH):
+    for proportions in (DEIT, PIT, HVT, baselines.SHARING, baselines.BOTH):
         arch = baselines.fit(proportions, space, budget, depth)
         assert abs(cost(arch).macs / budget - 1) <= 0.02
         assert arch.image_size == space.image_size
@@ -38,15 +39,13 @@ def test_networks_made_by_hand_cost_what_the_budget_says_and_keep_the_papers_pro
         assert set(arch.pools) == ({proportions.pool} if proportions.pool else set())
         for stage, layers in zip(arch.stages, proportions.depths, strict=True):
             assert depth * layers / 2 <= max(stage.depth, depth * layers) <= max(1, 2 * depth * layers)
-        assert max(max(stage.groups) for stage in arch.stages) == proportions.group
+        assert max(max(stage.groups) for stage in arch.stages) == baselines.group_of(proportions)
     assert arch == baselines.fit(proportions, space, budget, depth)
 
 
 def test_families_are_what_their_papers_say():
     space = SearchSpace.load("psvit-2d-nano")
-    deit, pit, hvt = (
-        baselines.fit(one, space, 20_000_000, 0.5) for one in (baselines.DEIT, baselines.PIT, baselines.HVT)
-    )
+    deit, pit, hvt = (baselines.fit(one, space, 20_000_000, 0.5) for one in (DEIT, PIT, HVT))
     assert (deit.variant, len(deit.stages), set(deit.stages[0].groups)) == ("1d", 1, {1})
     assert (pit.variant, pit.pools, pit.grids) == ("2d", ("conv", "conv"), ((8, 8), (4, 4), (2, 2)))
     assert [stage.embed_dim for stage in pit.stages] == [64, 128, 256]
@@ -56,7 +55,7 @@ def test_families_are_what_their_papers_say():
 
 def test_what_sharing_saves_is_spent_on_width():
     space = SearchSpace.load("psvit-2d-nano")
-    for alone, shared in ((baselines.DEIT, baselines.SHARING), (baselines.PIT, baselines.BOTH)):
+    for alone, shared in ((DEIT, baselines.SHARING), (PIT, baselines.BOTH)):
         without, with_sharing = (baselines.fit(one, space, 20_000_000, 0.5) for one in (alone, shared))
         assert with_sharing.depth == without.depth
         assert with_sharing.stages[0].embed_dim > without.stages[0].embed_dim
@@ -65,7 +64,7 @@ def test_what_sharing_saves_is_spent_on_width():
 def test_no_network_that_departs_less_is_within_the_tolerance():
     """All DeiT-like networks of the range, made and compared one by one."""
     space, budget, aim = SearchSpace.load("psvit-2d-nano"), 10_000_000, 6
-    found = baselines.fit(baselines.DEIT, space, budget, 0.5)
+    found = baselines.fit(DEIT, space, budget, 0.5)
 
     def made(layers, heads, head_dim):
         return Architecture(
@@ -88,7 +87,7 @@ def test_no_network_that_departs_less_is_within_the_tolerance():
 def test_a_budget_that_nothing_comes_near_is_refused():
     space = SearchSpace.load("psvit-2d-nano")
     with pytest.raises(InputError, match=r"no PiT-like network of about 6 layers is within 2% of 100000 .*--budget"):
-        baselines.fit(baselines.PIT, space, 100_000, 0.5)
+        baselines.fit(PIT, space, 100_000, 0.5)
 
 
 def test_layers_that_do_not_divide_end_in_a_smaller_group():

@@ -38,7 +38,10 @@ COMMANDS = {"psvit-export": "export_command", "psvit-predict": "predict_command"
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 """A second instead of minutes; nothing is learnt, which no test here needs."""
 
-FEW = ("--finalists", "2", "--control", "2")
+SPACE = ("--space", "psvit-2d-digits")
+SHORT = ("--retrain-recipe", str(Path(__file__).with_name("short.yaml")))
+
+FEW = ("--finalists", "2", "--control", "2", *SHORT)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 def searched(tmp_path_factory: pytest.TempPathFactory, printed_by: Callable[..., str], few_digits: str) -> Path:
     """The finished run of a search on few digits that trained its own supernet; not to be changed by tests."""
     place = tmp_path_factory.mktemp("searched")
-    command = ("psvit-search", "--data", few_digits, "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
+    command = ("psvit-search", "--data", few_digits, *SPACE, "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
     # Kept beside the run, for the tests that look at what it printed.
     (place / "out.txt").write_text(printed_by(place, *command, "--out", "run"))
     return place / "run"

@@ -75,9 +75,27 @@ def test_an_impossible_budget_names_what_the_space_reaches(refused, budgets, exp
     assert_names(refused("psvit-search", *SPACE, *options), *expected)
 
 
-@pytest.mark.parametrize(("data", "spaces"), [((), ["psvit-2d-tiny", "psvit-2d-base"]), (DIGITS, ["psvit-2d-digits"])])
-def test_a_budget_that_no_space_can_meet_names_what_all_of_them_reach(refused, data, spaces):
-    assert_names(refused("psvit-search", *data, "--budget", "1kFLOPs"), "FLOPs to ", *spaces)
+@pytest.mark.parametrize(("data", "size"), [((), "224 x 224 pixels"), (DIGITS, "8 x 8 pixels")])
+def test_a_budget_that_does_not_suit_the_images_names_what_does(refused, data, size):
+    assert_names(refused("psvit-search", *data, "--budget", "1kFLOPs"), "FLOPs to ", size)
+
+
+@pytest.mark.parametrize("command", [("psvit-search", *BUDGET), ("psvit-supernet",)])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--image-size", "large"), ["'large'", "as in 224 and 96x64"]),
+        (("--image-size", "7x8"), ["sides of 8 to 512 pixels", "7 x 8"]),
+        ((*SPACE, "--image-size", "9"), ["psvit-2d-digits", "patches of 2 pixels", "[9, 9]"]),
+    ],
+)
+def test_a_size_that_images_cannot_be_seen_at_is_refused(refused, command, options, expected):
+    assert_names(refused(*command, *DIGITS, *options), *expected)
+
+
+def test_a_size_that_the_supernet_does_not_see_is_refused(refused, searched):
+    line = refused("psvit-search", "--supernet", searched / "supernet", *BUDGET, "--image-size", "16")
+    assert_names(line, "sees images of 8 x 8 pixels", "--image-size")
 
 
 def test_a_budget_that_the_supernets_space_cannot_meet_names_what_it_reaches(refused, searched):
@@ -596,7 +614,7 @@ def test_a_supernet_of_another_space_is_refused_with_both_names(refused, superne
 @pytest.mark.parametrize("name", ["psvit-2d-tiny", "psvit-2d-nano", "psvit-1d-tiny"])
 def test_a_supernet_of_another_image_size_is_refused_with_both_names(refused, supernet, name):
     # The other space's own images are larger, and its patches may not even fit on the supernet's.
-    line = refused("psvit-search", "--supernet", supernet(), "--space", name, "--budget", "0..2GFLOPs")
+    line = refused("psvit-search", "--supernet", supernet(), "--space", name, *BUDGET)
     assert_names(line, "psvit-2d-digits", name)
 
 
@@ -772,7 +790,7 @@ def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, imag
 def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, few_digits, tmp_path):
     shutil.copytree(searched, tmp_path / "run")
     settings = ("--set", "epochs=3", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-    line = refused("psvit-search", "--data", few_digits, *BUDGET, "--trials", 8, *settings, out="run")
+    line = refused("psvit-search", "--data", few_digits, *SPACE, *BUDGET, "--trials", 8, *settings, out="run")
     assert_names(line, "recipe.epochs: 2 there, 3 here")
 
 

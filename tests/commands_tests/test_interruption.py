@@ -459,7 +459,12 @@ def test_an_interruption_before_anything_was_scored_writes_no_winner(call, tmp_p
     monkeypatch.setattr(DSS, "evaluate", interrupted)
     done = call("psvit-search", *ARGUMENTS, "--out", "run")
     assert (done.status, done.err.strip()) == (130, TOLD)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".psvit.lock", "config.yaml", "study.journal"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        ".psvit.lock",
+        "config.yaml",
+        "space.yaml",
+        "study.journal",
+    }
 
 
 def test_a_supernet_that_changed_under_a_search_is_refused(searched, call, tmp_path):
@@ -509,7 +514,7 @@ def newest(folder):
 @pytest.mark.slow(seconds=40)
 def test_a_supernet_killed_at_random_moments_ends_bit_for_bit(call, call_apart, few_digits, tmp_path):
     settings = (*BRIEF, *FULL_OF_CHANCE, "--set", "batch_size=8", "--set", "sampling=sandwich")
-    command = ("--data", few_digits, *settings)
+    command = ("--data", few_digits, "--space", "psvit-2d-digits", *settings)
     rng = random.Random(1)
     kills = 0
     while kills < 4:
@@ -552,12 +557,12 @@ def assert_nearly_equal(one, other):
 @pytest.mark.slow(seconds=25)
 def test_torchrun_trains_in_two_processes(torchrun, call, few_digits, tmp_path):
     settings = (*BRIEF, "--set", "batch_size=32", "--set", "opt=momentum", "--set", "lr=0.05")
-    done = torchrun("psvit-supernet", "--data", few_digits, *settings, "--out", tmp_path / "two")
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
-        "run",
-        "trained a supernet of the 6,468 architectures of psvit-2d-digits",
-    ]
-    assert call("psvit-supernet", "--data", few_digits, *settings, "--out", tmp_path / "one").status == 0
+    command = ("psvit-supernet", "--data", few_digits, "--space", "psvit-2d-digits", *settings)
+    done = torchrun(*command, "--out", tmp_path / "two")
+    run, images, _, trained = done.stdout.splitlines()
+    assert (run[:4], images[:7]) == ("run:", "images:")
+    assert trained.startswith("trained a supernet of the 6,468 architectures of psvit-2d-digits: ")
+    assert call(*command, "--out", tmp_path / "one").status == 0
     assert_nearly_equal(*(tmp_path / name / "supernet.safetensors" for name in ("one", "two")))
 
 

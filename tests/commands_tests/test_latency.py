@@ -249,7 +249,7 @@ def test_where_all_finalists_are_over_the_limit_there_is_no_winner(call, table, 
     assert done.status == 1
     assert len(done.err.splitlines()) == 1
     assert "were measured and none keeps at most 2 ms@cpu" in done.err
-    assert names(tmp_path / "run") == {".psvit.lock", "config.yaml", "study.journal", "history.csv"}
+    assert names(tmp_path / "run") == {".psvit.lock", "config.yaml", "space.yaml", "study.journal", "history.csv"}
 
 
 def test_the_same_command_on_a_finished_search_measures_nothing(call, table, tmp_path, measured):
@@ -373,10 +373,11 @@ def test_a_device_or_model_that_is_not_there_is_refused(call, tmp_path):
     assert names(tmp_path) == set()
 
 
-def test_latency_alone_is_searched_in_the_middle_space_of_its_image_size():
-    assert choose_space(None, None, None, ("5ms@cpu",)).name == "psvit-2d-small"
+def test_latency_alone_is_searched_in_a_space_for_the_size_of_the_images():
+    assert choose_space(None, None, None, ("5ms@cpu",)) == SearchSpace.for_images((224, 224), 3, 1000, "5ms@cpu")
     # Costs decide where there are limits on them.
-    assert choose_space(None, None, None, ("5ms@cpu", "0.3GFLOPs")).name == "psvit-2d-tiny"
+    space = choose_space(None, None, None, ("5ms@cpu", "0.3GFLOPs"))
+    assert space == SearchSpace.for_images((224, 224), 3, 1000, "0.3GFLOPs")
     digits = SearchSpace.load("psvit-2d-digits")
     assert choose_space(digits, None, None, ("5ms@cpu",)) == digits
     assert Budget.parse("5ms@cpu").limits == ()

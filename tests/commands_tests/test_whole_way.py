@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,7 +32,9 @@ from psvit.train import job_runner
 from psvit.train.job_runner import JobRunner
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2")
+SPACE = ("--space", "psvit-2d-digits")
+SHORT = ("--retrain-recipe", str(Path(__file__).with_name("short.yaml")))
+SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2", *SHORT)
 FIGURES = {"report.html"}
 """What may stand beside the files that these tests are about."""
 
@@ -60,6 +63,7 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched, few_d
         "best.safetensors",
         "best.svg",
         "history.csv",
+        "space.yaml",
         "study.journal",
         "supernet/supernet.safetensors",
         "supernet/log.csv",
@@ -78,12 +82,13 @@ def test_a_search_leaves_the_winner_its_weights_and_the_evidence(searched, few_d
     assert {row["origin"] for row in rows} == {"uniform"}
     whole = [row for row in rows if row["state"] == "complete"]
     assert all(int(row["images"]) == 30 for row in whole)
-    # The two best by inherited weights were trained three times each, and the better of them is the winner.
+    # The two best by inherited weights were trained, three times in the last rung, and the better is the winner.
     finalists = found.provenance["finalists"]
     best = sorted(whole, key=lambda row: (-float(row["score"]), int(row["number"])))[:2]
     assert {one["trial"] for one in finalists} == {int(row["number"]) for row in best}
-    assert [len(one["accuracies"]) for one in finalists] == [3, 3]
-    assert sum(finalists[0]["accuracies"]) >= sum(finalists[1]["accuracies"])
+    assert [[len(look["accuracies"]) for look in one["looks"]] for one in finalists] == [[1, 3], [1, 3]]
+    first, second = (sum(one["looks"][-1]["accuracies"]) for one in finalists)
+    assert first >= second
     assert finalists[0]["trial"] == found.provenance["trial"]
     winner = rows[found.provenance["trial"]]
     assert float(winner["score"]) == found.score["value"]
@@ -109,13 +114,13 @@ def test_a_search_says_where_what_and_how_to_go_on(searched, few_digits):
     assert first == "run: run"
     assert "FLOPs are multiply-accumulates" in printed
     assert "inherited accuracy" in printed
-    assert next_command(last) == ["psvit-retrain", "run/best.yaml", "--data", few_digits]
+    assert next_command(last) == ["psvit-retrain", "run/best.yaml", "--data", few_digits, "--recipe", SHORT[1]]
 
 
 def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, script, tmp_path, few_digits):
     # In a process of its own, so neither hashes of strings nor what was drawn before are equal; nor is what libraries
     # would say there.
-    command = [script("psvit-search"), "--data", few_digits, *SEARCH, *BRIEFLY, "--out", "another"]
+    command = [script("psvit-search"), "--data", few_digits, *SPACE, *SEARCH, *BRIEFLY, "--out", "another"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.replace("another", "run") == (searched.parent / "out.txt").read_text()
@@ -126,7 +131,7 @@ def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, scr
 def test_another_seed_gives_another_search(searched, call, tmp_path, few_digits):
     none = ("--finalists", 0, "--control", 0)
     options = ("--budget", "1MFLOPs", "--trials", 8, *none, *BRIEFLY, "--seed", 1)
-    assert call("psvit-search", "--data", few_digits, *options, "--out", "seeded").status == 0
+    assert call("psvit-search", "--data", few_digits, *SPACE, *options, "--out", "seeded").status == 0
     assert (tmp_path / "seeded/history.csv").read_bytes() != (searched / "history.csv").read_bytes()
 
 
@@ -137,7 +142,7 @@ def test_the_same_command_on_a_finished_search_trains_and_evaluates_nothing(
     before = contents(tmp_path / "run")
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     monkeypatch.setattr(InheritedAccuracy, "evaluate", lambda *args: pytest.fail("evaluated again"))
-    done = call("psvit-search", "--data", few_digits, *SEARCH, *BRIEFLY, "--out", "run")
+    done = call("psvit-search", "--data", few_digits, *SPACE, *SEARCH, *BRIEFLY, "--out", "run")
     assert done.status == 0
     # The journal may note that it was opened, but holds the same trials; everything else is the same.
     after = contents(tmp_path / "run")
@@ -193,7 +198,7 @@ def test_retraining_can_start_from_the_winners_weights(searched, call, tmp_path,
 
 
 def test_a_supernet_trained_beforehand_gives_the_same_winner(searched, call, tmp_path, few_digits):
-    trained = call("psvit-supernet", "--data", few_digits, *BRIEFLY, "--out", "supernet")
+    trained = call("psvit-supernet", "--data", few_digits, *SPACE, *BRIEFLY, "--out", "supernet")
     assert trained.status == 0
     assert names(tmp_path / "supernet") == {
         ".psvit.lock",
@@ -279,7 +284,8 @@ def test_workers_may_have_gpus_where_the_search_has_none(
     options = ("--workers", "ray://head:10001", *(("--device", device) if device else ()))
     ended = call("psvit-search", "--supernet", searched / "supernet", *SEARCH, *options, "--out", "search")
     assert ended.status == 0, ended.err
-    assert made == [(Scoring, scored_on, gpus), (JobRunner, scored_on, gpus)]
+    # Once for each of the two rungs.
+    assert made == [(Scoring, scored_on, gpus), *[(JobRunner, scored_on, gpus)] * 2]
     assert yaml.safe_load((tmp_path / "search/config.yaml").read_text())["device"] == scored_on
     for name in ("history.csv", "best.safetensors"):
         assert (tmp_path / "search" / name).read_bytes() == (searched / name).read_bytes(), name
@@ -288,34 +294,34 @@ def test_workers_may_have_gpus_where_the_search_has_none(
         for folder in (tmp_path / "search", searched)
     )
     assert found == alone
-    assert not (tmp_path / "search/finalists").exists()
+    assert not (tmp_path / "search/selection").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_a_search_on_a_cluster_finds_and_trains_the_same_finalists(searched, script, tmp_path):
-    # Every training of a finalist is a process of its own, which takes seconds to begin.
-    fewer = (*SEARCH, "--finalists", "1", "--workers", "ray", "--out", "run")
-    command = [script("psvit-search"), "--supernet", searched / "supernet", *fewer]
+    command = [script("psvit-search"), "--supernet", searched / "supernet", *SEARCH, "--workers", "ray", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found, alone = (
-        {one["trial"]: one["accuracies"] for one in ArchitectureFile.load(run / "best.yaml").provenance["finalists"]}
+        {
+            one["trial"]: one["looks"][-1]["accuracies"]
+            for one in ArchitectureFile.load(run / "best.yaml").provenance["finalists"]
+        }
         for run in (tmp_path / "run", searched)
     )
-    assert set(found) < set(alone)
-    assert len(found) == 1
+    assert set(found) == set(alone)
     for trial, accuracies in found.items():
         # Each worker computes with one thread, which may round otherwise.
         assert accuracies == pytest.approx(alone[trial], abs=10)
     assert not (tmp_path / "run/ray").exists()
-    assert not (tmp_path / "run/finalists").exists()
+    assert not (tmp_path / "run/selection").exists()
 
 
 def test_without_images_a_training_free_indicator_scores_and_says_so(call, tmp_path):
     done = call("psvit-search", "--space", "psvit-2d-digits", "--budget", "1MFLOPs", "--trials", 5, "--out", "run")
     assert done.status == 0
-    files = {".psvit.lock", "config.yaml", "best.yaml", "best.svg", "history.csv", "study.journal"}
+    files = {".psvit.lock", "config.yaml", "best.yaml", "best.svg", "history.csv", "space.yaml", "study.journal"}
     assert set(contents(tmp_path / "run")) - FIGURES == files
     assert "training-free indicator" in done.out
     assert "training-free indicator" in ArchitectureFile.load(tmp_path / "run/best.yaml").score["kind"]
@@ -384,7 +390,8 @@ def test_an_image_folder_is_searched_and_retrained_on(image_folder, call, tmp_pa
     found = call("psvit-search", "--data", data, *SEARCH, *brief, "--out", "search")
     assert found.status == 0
     arch = ArchitectureFile.load(tmp_path / "search/best.yaml").arch
-    assert (arch.num_classes, arch.in_chans) == (2, 3)
+    assert (arch.num_classes, arch.in_chans, arch.image_size) == (2, 3, (8, 8))
+    assert SearchSpace.load(tmp_path / "search/space.yaml") == SearchSpace.load("psvit-2d-digits").with_data(2, 3)
     done = call("psvit-retrain", "search/best.yaml", "--data", data, *brief, "--out", "retrained")
     assert done.status == 0
     assert ArchitectureFile.load(tmp_path / "retrained/network.yaml").provenance["data"]["classes"] == ["cat", "dog"]
@@ -416,8 +423,8 @@ def test_racing_keeps_all_finalists(searched, call, monkeypatch):
         return evaluate(self, archs, best)
 
     monkeypatch.setattr(InheritedAccuracy, "evaluate", remember)
-    monkeypatch.setattr("psvit.search.engine.train_finalists", lambda finalists, *args, **kwargs: finalists)
-    options = ("--budget", "1MFLOPs", "--trials", 40, "--control", 0, "--finalists", 14)
+    monkeypatch.setattr("psvit.search.engine.select", lambda finalists, *args, **kwargs: finalists)
+    options = ("--budget", "1MFLOPs", "--trials", 40, "--control", 0, "--finalists", 14, *SHORT)
     assert call("psvit-search", "--supernet", searched / "supernet", *options, "--out", "run").status == 0
     assert told == [(0, 14), (14, 14)]
 
@@ -430,7 +437,7 @@ def test_the_configuration_of_a_run_is_written_with_defaults_resolved(searched):
     assert config["searcher"] == "evolution"
     assert (config["seed"], config["device"], config["finalists"]) == (0, "cpu", 2)
     assert config["race"]["keep"] == 10
-    assert (config["searcher_parameters"]["parents"], config["finalists_recipe"]["opt"]) == (10, "adamw")
+    assert (config["searcher_parameters"]["parents"], config["selection_recipe"]["opt"]) == (10, "adamw")
     # A search may go on for longer, and elsewhere.
     assert not {"trials", "control", "seconds", "workers", "storage", "share_prefixes"} & set(config)
     assert (config["recipe"]["epochs"], config["recipe"]["opt"]) == (2, "adamw")
@@ -458,7 +465,7 @@ def test_a_report_shows_the_full_configuration_and_what_may_change_is_not_refuse
     assert (shown["trials"], shown["control"], shown["seconds"]) == (6, "25% of those evaluated", 3600.0)
     assert (shown["share_prefixes"], shown["storage"], shown["study"]) == (False, "shared.journal", "ours")
     # Nothing is trained here, so it is not said that five are.
-    assert (shown["finalists"], shown["finalists_recipe"]) == (0, None)
+    assert (shown["finalists"], shown["selection_recipe"]) == (0, None)
 
 
 def test_a_front_has_no_finalists_and_a_report_no_password():
@@ -470,11 +477,14 @@ def test_a_front_has_no_finalists_and_a_report_no_password():
         supernet=None,
         recipe=None,
         settings=None,
+        image_size=None,
         searcher="evolution",
         objectives=("accuracy",),
         trials=8,
         seconds=None,
         finalists=5,
+        retrain_recipe=None,
+        inherit=False,
         control=None,
         latency=(),
         share_prefixes=True,
@@ -487,9 +497,9 @@ def test_a_front_has_no_finalists_and_a_report_no_password():
     )
     plan = plan_search(asked)
     assert plan.full_config["storage"] == "postgresql://me:***@host/psvit"
-    assert (plan.config["finalists"], plan.config["finalists_recipe"]["warmup_epochs"]) == (5, 0)
+    assert (plan.config["finalists"], plan.config["selection_recipe"]["epochs"]) == (5, 11)
     several = plan_search(replace(asked, objectives=("accuracy", "macs")))
-    assert (several.config["finalists"], several.config["finalists_recipe"]) == (0, None)
+    assert (several.config["finalists"], several.config["selection_recipe"]) == (0, None)
 
 
 # --- longer searches, several objectives, all of a space
@@ -511,8 +521,8 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
 
     monkeypatch.setattr(job_runner, "train", remember)
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
-    more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2)  # and a control that is longer by default
-    done = call("psvit-search", "--data", few_digits, *more, *BRIEFLY, "--out", "run")
+    more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2, *SHORT)  # and a control that is longer by default
+    done = call("psvit-search", "--data", few_digits, *SPACE, *more, *BRIEFLY, "--out", "run")
     assert (done.status, done.err) == (0, "")
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 16
@@ -521,7 +531,7 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
     assert (found.provenance["trials"], len(found.provenance["finalists"])) == (16, 2)
     # Finalists that were trained before are not trained again.
     known, now = (
-        {one["trial"]: one["accuracies"] for one in ArchitectureFile.load(folder / "best.yaml").provenance["finalists"]}
+        {one["trial"]: one["looks"] for one in ArchitectureFile.load(folder / "best.yaml").provenance["finalists"]}
         for folder in (searched, tmp_path / "run")
     )
     assert all(now[trial] == known[trial] for trial in now if trial in known)

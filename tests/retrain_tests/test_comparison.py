@@ -14,8 +14,8 @@ from psvit.classifier import Classifier
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 from psvit.model import PSViT
-from psvit.retrain import comparison as module
-from psvit.retrain.comparison import compared, resampled_totals
+from psvit.train import bootstrap as module
+from psvit.train.bootstrap import compared, resampled_totals
 
 
 def answers(rng, rate, images=200, seeds=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from optuna.samplers import CmaEsSampler, NSGAIISampler, RandomSampler, TPESampl
 
 import psvit
 from psvit import Architecture, ImageData, InputError, Objective, ScoringFunction, Searcher, cost, run_search
+from psvit.io.announcements import ANNOUNCEMENTS
+from psvit.search.plan import choose_space
 from psvit.search.trial import Score
 
 SPACE, BUDGET = "psvit-2d-digits", "0.9..1.1MFLOPs"
@@ -374,3 +377,67 @@ def test_workers_score_and_train_with_data_sets_scores_and_operators_of_ones_own
     trained = search("trained", data=stripes, evaluator=None, settings=BRIEF, trials=8, finalists=0, workers="ray")
     alone = search("trained-here", data=stripes, evaluator=None, settings=BRIEF, trials=8, finalists=0)
     assert trained.trials == alone.trials
+
+
+# --- spaces that are made for images
+
+
+def photographs(height, width):
+    """Coloured images of three classes, 24 of each."""
+    rng = np.random.default_rng(0)
+    made = [(rng.integers(0, 256, size=(height, width, 3), dtype=np.uint8), index % 3) for index in range(72)]
+    return ImageData.from_datasets(made, made[:9], name=f"photographs-{height}x{width}")
+
+
+def test_images_are_searched_at_their_own_size(tmp_path, caplog):
+    caplog.set_level(logging.INFO, ANNOUNCEMENTS)
+    options = {"evaluator": many_heads, "trials": 4, "control": 0, "finalists": 0, "out": tmp_path}
+    result = run_search(budget="6MFLOPs", data=photographs(48, 32), **options)
+    assert (result.best.arch.image_size, result.best.arch.in_chans, result.best.arch.num_classes) == ((48, 32), 3, 3)
+    space = psvit.SearchSpace.load(tmp_path / "space.yaml")
+    assert space == psvit.SearchSpace.for_images((48, 32), 3, 3, "6MFLOPs")
+    assert space.contains(result.best.arch)
+    run, images, *_ = caplog.messages
+    assert run == f"run: {tmp_path}"
+    assert "48 x 32 pixels" in images
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size", "image_size", "made"),
+    [
+        (None, (48, 32), None, (48, 32)),
+        (None, (48, 32), (24, 24), (24, 24)),
+        (None, (640, 480), None, (297, 216)),
+        (None, None, None, (224, 224)),
+        (None, None, (96, 64), (96, 64)),
+        ("psvit-2d-nano", (48, 32), None, (32, 32)),
+        ("psvit-2d-nano", (48, 32), (48, 32), (48, 32)),
+        ("psvit-2d-nano", None, (40, 40), (40, 40)),
+    ],
+)
+def test_the_size_is_the_one_asked_for_or_the_spaces_or_the_images(wanted, size, image_size, made):
+    space = psvit.SearchSpace.load(wanted) if wanted else None
+    data = photographs(*size) if size else None
+    found = choose_space(space, None, data, ("20MFLOPs",), image_size)
+    assert found.image_size == made
+    assert found.num_classes == (3 if data else 10 if wanted else 1000)
+    assert wanted is None or found.differs_in_data_only(space)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"image_size": "96x"}, "image_size '96x': must be a side in pixels"),
+        ({"image_size": 600}, "sides of 8 to 512 pixels, received 600 x 600"),
+        ({"image_size": 30, "space": "psvit-2d-nano"}, "psvit-2d-nano: patches of 4 pixels, 4 apart, must cover"),
+        ({"budget": "1kFLOPs"}, "does not suit images of 48 x 32 pixels"),
+        ({"budget": "60%"}, "of which space's largest"),
+        ({"budget": "2GFLOPs", "space": "psvit-2d-nano"}, "no architecture of psvit-2d-nano can spend"),
+    ],
+)
+def test_sizes_and_budgets_that_do_not_suit_are_refused_before_anything_is_written(tmp_path, options, expected):
+    given = {"budget": "10MFLOPs", "data": photographs(48, 32), "evaluator": many_heads, **options}
+    with pytest.raises(InputError, match=expected) as refused:
+        run_search(out=tmp_path / "run", **given)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()

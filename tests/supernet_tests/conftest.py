@@ -135,11 +135,12 @@ def tiny_data() -> Callable[..., ImageData]:
             digest="0",
             classes=("a", "b", "c"),
             in_chans=1,
-            image_size=side,
+            sizes=((side, side),),
             mean=(0.5,),
             std=(0.25,),
             train=rows(0, 36),
             search=rows(36, 48),
+            verdict=rows(36, 36),
             val=rows(48, 60),
             reopen=partial(make, side, pictures),
         )

@@ -9,23 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psvit.arch.stem import convolutions, strides
+from psvit.arch.stem import convolutions, patch_sizes, strides
 
-POSSIBLE = sorted({math.prod(factors) for number in range(5) for factors in itertools.product((2, 3), repeat=number)})
+POSSIBLE = sorted({math.prod(factors) for number in range(6) for factors in itertools.product((2, 3), repeat=number)})
 
 
 @pytest.mark.parametrize("patch_size", POSSIBLE)
 def test_strides_multiply_to_the_patch_size(patch_size):
     found = strides(patch_size)
     assert math.prod(found) == patch_size
-    assert 2 <= len(found) <= 4
+    assert 2 <= len(found) <= 5
     # Padding would leave a pixel unseen with larger ones.
     assert max(found) <= 3
 
 
+def test_all_patch_sizes_are_listed():
+    assert list(patch_sizes()) == POSSIBLE
+
+
 @given(st.integers(1, 300).filter(lambda size: size not in POSSIBLE))
 def test_other_patch_sizes_are_refused(patch_size):
-    with pytest.raises(ValueError, match="product of at most 4 factors 2 and 3"):
+    with pytest.raises(ValueError, match="product of at most 5 factors 2 and 3"):
         strides(patch_size)
 
 

@@ -21,6 +21,7 @@ from psvit.data import (
     accuracy,
     logistic_regression_accuracy,
     open_data,
+    parts,
     sources,
     stratified_split,
 )
@@ -60,15 +61,20 @@ def digits():
     return open_data("digits")
 
 
-def test_digits_are_split_in_three(digits):
-    # A fifth of 1,797 for validation, then a tenth of the rest for comparing candidates, both rounded up.
-    assert (len(digits.train), len(digits.search), len(digits.val)) == (1293, 144, 360)
+def parts_of(data):
+    return data.train, data.search, data.verdict, data.val
+
+
+def test_digits_are_split_in_four(digits):
+    # A fifth of 1,797 for validation, then a tenth of the rest for comparing candidates, both rounded up, and as many
+    # for the verdict.
+    assert [len(part) for part in parts_of(digits)] == [1149, 144, 144, 360]
     assert digits.classes == tuple("0123456789")
-    assert (digits.in_chans, digits.image_size) == (1, 8)
+    assert (digits.in_chans, digits.image_size) == (1, (8, 8))
 
 
 def test_every_digit_is_in_exactly_one_part(digits):
-    together = [image for part in (digits.train, digits.search, digits.val) for image in pixels_of(part)]
+    together = [image for part in parts_of(digits) for image in pixels_of(part)]
     # No two of scikit-learn's digits are alike, so equal pixels would be the same image twice.
     assert len(set(together)) == len(together) == 1797
     levels = np.round(load_digits().images * 255 / 16).astype(np.uint8)
@@ -79,7 +85,7 @@ def test_digits_keep_their_labels(digits):
     source = load_digits()
     levels = np.round(source.images * 255 / 16).astype(np.uint8)
     label_of = {image.tobytes(): int(label) for image, label in zip(levels, source.target, strict=True)}
-    for part in (digits.train, digits.search, digits.val):
+    for part in parts_of(digits):
         assert [label_of[image] for image in pixels_of(part)] == part.labels.tolist()
         assert [part[index][1] for index in range(len(part))] == part.labels.tolist()
 
@@ -100,8 +106,9 @@ def test_the_split_belongs_to_the_data_and_not_to_a_run(digits):
             assert pixels_of(getattr(digits, name)) == pixels_of(getattr(other, name))
 
 
-def test_statistics_are_those_of_the_training_images(digits):
-    pixels = np.stack([np.asarray(digits.train[index][0]) for index in range(len(digits.train))]) / 255
+def test_statistics_leave_the_search_images_out(digits):
+    images = digits.train.union(digits.verdict)
+    pixels = np.stack([np.asarray(images[index][0]) for index in range(len(images))]) / 255
     assert digits.mean == (round(float(pixels.mean()), 4),)
     assert digits.std == (round(float(pixels.std()), 4),)
 
@@ -253,13 +260,12 @@ def test_a_transform_leaves_the_other_views_alone():
 def test_a_folder_is_read(tmp_path):
     data = open_data(str(make_folder(tmp_path, train=20, val=3)))
     assert data.classes == ("cat", "dog")
-    assert (len(data.train), len(data.search), len(data.val)) == (36, 4, 6)
-    assert np.bincount(data.search.labels).tolist() == [2, 2]
+    assert [len(part) for part in parts_of(data)] == [32, 4, 4, 6]
+    assert np.bincount(data.search.labels).tolist() == np.bincount(data.verdict.labels).tolist() == [2, 2]
     assert data.val.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    together = pixels_of(data.train) + pixels_of(data.search) + pixels_of(data.val)
-    assert len(set(together)) == 46
+    assert len({image for part in parts_of(data) for image in pixels_of(part)}) == 46
     # Every image is where its class is: the first 20 levels were written for cats.
-    for part in (data.train, data.search):
+    for part in (data.train, data.search, data.verdict):
         assert [label == 0 for label in part.labels] == [image[0] <= 20 for image in pixels_of(part)]
 
 
@@ -287,7 +293,7 @@ def test_images_of_one_size_are_kept_and_others_stay_in_files(tmp_path):
     same = open_data(str(make_folder(tmp_path / "same", size=(12, 9))))
     assert isinstance(same.train.pictures, Decoded)
     assert isinstance(same.val.pictures, Decoded)
-    assert same.image_size == 9  # the smaller side
+    assert same.image_size == (9, 12)  # height and width
     assert same.train[0][0].size == (12, 9)
 
     root = make_folder(tmp_path / "mixed")
@@ -295,7 +301,7 @@ def test_images_of_one_size_are_kept_and_others_stay_in_files(tmp_path):
     mixed = open_data(str(root))
     assert isinstance(mixed.train.pictures, Files)
     assert isinstance(mixed.val.pictures, Decoded)
-    assert mixed.image_size == 8  # the median
+    assert mixed.image_size == (8, 8)  # the medians
     assert (mixed.mean, mixed.std) == ((0.5,), (0.5,))
     assert {mixed.all_train[index][0].size for index in range(20)} == {(8, 8), (20, 30)}
 
@@ -312,7 +318,8 @@ def test_kept_images_and_files_are_the_same_images(tmp_path):
 
 def test_statistics_of_kept_colour_images_are_by_channel(tmp_path):
     data = open_data(str(make_folder(tmp_path, mode="RGB")))
-    pixels = np.stack([np.asarray(data.train[index][0]) for index in range(len(data.train))]) / 255
+    images = data.train.union(data.verdict)
+    pixels = np.stack([np.asarray(images[index][0]) for index in range(len(images))]) / 255
     assert data.mean == pytest.approx(tuple(pixels.mean(axis=(0, 1, 2))), abs=1e-4)
     assert data.std == pytest.approx(tuple(pixels.std(axis=(0, 1, 2))), abs=1e-4)
 
@@ -665,12 +672,25 @@ def of_own(arrays, make=Image.fromarray, labels=LABELS, **options):
 def test_images_of_every_permitted_form_are_those_pixels(arrays, make):
     data = of_own(arrays, make)
     assert data.in_chans == (3 if arrays is RGB else 1)
-    assert (data.image_size, data.classes, data.name) == (6, ("0", "1", "2"), "datasets")
+    assert (data.image_size, data.classes, data.name) == (arrays.shape[1:3], ("0", "1", "2"), "datasets")
     assert np.array_equal(data.all_train.pictures.pixels, arrays)
     assert data.all_train.labels.tolist() == LABELS
     assert np.array_equal(data.val.pictures.pixels, arrays[:6])
     first, second = stratified_split(np.array(LABELS), 0.1, 0)
-    assert (data.train.rows.tolist(), data.search.rows.tolist()) == (first.tolist(), second.tolist())
+    assert data.search.rows.tolist() == second.tolist()
+    assert data.without_verdict().train.rows.tolist() == first.tolist()
+    assert len(data.without_verdict().verdict) == 0
+
+
+def test_too_few_images_for_a_verdict_have_none():
+    labels = np.repeat([0, 1], 10)
+    train, search, verdict = parts(labels, "mine")
+    assert (len(train), len(search), len(verdict)) == (16, 2, 2)
+    # The only images of a class that are left cannot be cut again.
+    labels = np.repeat(range(5), [20, 20, 20, 20, 2])
+    train, search, verdict = parts(labels, "mine")
+    assert len(verdict) == 0
+    assert sorted([*train, *search]) == list(range(82))
 
 
 def test_the_digest_is_of_pixels_and_labels():

@@ -350,7 +350,9 @@ def test_patches_are_cut_row_by_row(patch_size, patch_stride):
     torch.testing.assert_close(module(images), torch.stack(tokens, dim=1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("image_size", "patch_size"), [((6, 5), 1), ((6, 8), 2), ((8, 12), 4), ((12, 18), 6)])
+@pytest.mark.parametrize(
+    ("image_size", "patch_size"), [((6, 5), 1), ((6, 8), 2), ((8, 12), 4), ((12, 18), 6), ((32, 64), 32)]
+)
 def test_a_conv_stem_equals_windows_by_hand(image_size, patch_size):
     module = spread(ConvStem(2, 7, patch_size))
     images = torch.randn(3, 2, *image_size)

@@ -17,7 +17,7 @@ from psvit.arch.costs import ADDITIVE, METRICS, cost
 from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.space.budget import Budget
-from psvit.space.search_space import Layout, SearchSpace, StageChoices, default_space, shipped_spaces
+from psvit.space.search_space import Layout, SearchSpace, StageChoices, shipped_spaces
 
 SHIPPED = {name: SearchSpace.load(name) for name in shipped_spaces()}
 shipped = st.sampled_from(sorted(SHIPPED)).map(SHIPPED.get)
@@ -439,36 +439,28 @@ def test_images_that_leave_nothing_to_pool_are_refused():
         SHIPPED["psvit-2d-nano"].with_data(10, 3, (4, 4))
 
 
-# --- the default space
+# --- budgets
 
 
-@pytest.mark.parametrize(
-    ("texts", "image_size", "name"),
-    [
-        (["1GFLOPs"], 224, "psvit-2d-tiny"),
-        (["2.5GFLOPs"], 224, "psvit-2d-tiny"),
-        (["4GFLOPs"], 224, "psvit-2d-small"),
-        (["17GFLOPs"], 224, "psvit-2d-base"),
-        (["1GFLOPs", "90Mparams"], 224, "psvit-2d-small"),
-        (["100GFLOPs"], 224, "psvit-2d-base"),
-        # No space reaches so much memory, so this leaves everything; so little only the smallest space has.
-        (["1GFLOPs", "300MB"], 224, "psvit-2d-tiny"),
-        (["4GFLOPs", "1.6MB"], 224, "psvit-2d-tiny"),
-        (["20MFLOPs"], 32, "psvit-2d-nano"),
-        (["20MFLOPs"], 28, "psvit-2d-nano"),
-        (["1MFLOPs"], 8, "psvit-2d-digits"),
-        ([], 224, "psvit-2d-tiny"),
-    ],
-)
-def test_the_default_is_the_smallest_2d_space_that_holds_the_budget(texts, image_size, name):
-    assert default_space(Budget.parse(*texts), image_size).name == name
-
-
-def test_no_space_for_a_budget_is_an_error_with_the_ranges():
-    with pytest.raises(InputError, match=r"costs at most 1 MFLOPs; psvit-2d-tiny reaches 107 MFLOPs to") as error:
-        default_space(Budget.parse("1MFLOPs"), 224)
-    assert "psvit-2d-base reaches" in str(error.value)
+@pytest.mark.parametrize("texts", [["2GFLOPs"], ["0..2GFLOPs"], ["50MFLOPs", "22Mparams"], ["2GFLOPs", "300MB"]])
+def test_a_budget_that_no_member_can_spend_is_refused(texts):
+    space = SHIPPED["psvit-2d-nano"]
+    with pytest.raises(InputError, match=r"no architecture of psvit-2d-nano can spend .* at most 48.*FLOPs") as error:
+        space.check(Budget.parse(*texts))
     assert "\n" not in str(error.value)
+    # There are members within it all the same.
+    assert len(space.sample(np.random.default_rng(0), 3, Budget.parse(*texts))) == 3
+
+
+def test_a_budget_that_limits_anything_can_be_spent():
+    space = SHIPPED["psvit-2d-nano"]
+    most = space.reach("macs")[1]
+    for texts in (["100%"], [f"{most}FLOPs"], ["10MFLOPs", "22Mparams"], ["2GFLOPs", "200kB"], ["2GFLOPs", "5ms@cpu"]):
+        space.check(Budget.parse(*texts, space=space))
+    for texts in (["300MB"], ["5ms@cpu"], []):
+        space.check(Budget.parse(*texts))
+    with pytest.raises(InputError, match="can spend"):
+        space.check(Budget.parse(f"{most + 1}FLOPs"))
 
 
 # --- files

@@ -97,7 +97,11 @@ def test_fewer_training_images_are_a_part_that_stays(data):
     assert set(few.rows) < set(more.rows) < set(data.train.rows)
     assert not set(few.rows) & set(data.search.rows)
     assert images_of(data, "train", 1000) is images_of(data, "train", None) is data.train
-    assert set(images_of(data, "all_train", None).rows) == {*data.train.rows, *data.search.rows}
+    assert set(images_of(data, "all_train", None).rows) == {
+        *data.train.rows,
+        *data.search.rows,
+        *data.verdict.rows,
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ def test_what_a_job_says_is_what_is_trained_on(runner, data, monkeypatch, change
 
 @pytest.mark.parametrize("changes", [{}, {"parts": ("val",), "watched": ("search",)}])
 def test_a_network_is_not_scored_on_images_that_it_was_trained_on(runner, trained, changes):
-    with pytest.raises(ValueError, match="all_train has seen the search images; score it on val"):
+    with pytest.raises(ValueError, match="all_train has seen all images but val"):
         replace(runner, **changes)(job(split="all_train"))
     assert trained == []
 
