@@ -33,7 +33,7 @@ def spread_of_outputs(archs: Sequence[psvit.Architecture]) -> list[float]:
 
 
 def main(folder: Path) -> None:
-    """Search for networks of about a million multiply-accumulates; train the best three briefly on digits."""
+    """Search for networks of about a million multiply-accumulates; train the best on digits, and choose."""
     result = psvit.run_search(
         "psvit-2d-digits",
         budget="1MFLOPs",
@@ -49,9 +49,11 @@ def main(folder: Path) -> None:
         out=folder,
         device="cpu",
     )
-    print(f"best: trial {result.best.trial.number}, {result.best.score:.4f}, {result.best.cost.macs:,} MACs")
+    print(f"best: {result.best.name}, {result.best.score:.4f}, {result.best.cost.macs:,} MACs")
     for one in result.finalists:
-        print(f"  after brief training, trial {one.trial.number}: {one.accuracy:.1f} %")
+        print(f"  {one.name}: {one.accuracy:.1f} % after {one.looks[-1].epoch} epochs of training")
+    if result.verdict:  # there is none if no hand-made network is within the space and the budget
+        print(f"verdict: {result.verdict}")
     print(f"front of score and MACs: {len(result.front)} of {len(result.trials)} trials")
     print(f"report: {result.report.path}")
 

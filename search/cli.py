@@ -23,6 +23,7 @@ from psvit.cli import (
 
 if TYPE_CHECKING:
     from psvit.search.result import SearchResult
+    from psvit.search.selection.finalist import Finalist
 
 
 @click.command(name="psvit-search", context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     "space_name",
     default=None,
     help="A shipped space or a .yaml file. "
-    "[default: the supernet's, or one that is made for the images and the budget; without images, for ImageNet's]",
+    "[default: the supernet's; or the smallest shipped 2d one for images of just this size that holds the budget; or "
+    "one that is made for images and budget]",
 )
 @image_size_option
 @click.option(
@@ -86,8 +88,16 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Where there are images, train so many of the best briefly before one is called the winner; 0 trains none.",
+    help="Where there are images, train so many of the best before one is called the winner, and the references beside "
+    "them; 0 trains none.",
 )
+@click.option(
+    "--retrain-recipe",
+    default=None,
+    help="How the network will be retrained: a shipped recipe or a .yaml file. Finalists train "
+    "by it, for a quarter of its epochs. [default: by image size]",
+)
+@click.option("--inherit", is_flag=True, help="Train finalists from the supernet's weights, not from random ones.")
 @click.option(
     "--control",
     type=click.IntRange(min=0),
@@ -119,6 +129,8 @@ def command(
     trials: int | None,
     time_text: str | None,
     finalists: int,
+    retrain_recipe: str | None,
+    inherit: bool,
     control: int | None,
     no_sharing: bool,
     no_racing: bool,
@@ -154,6 +166,8 @@ def command(
         trials=trials,
         seconds=read_duration("--time", time_text) if time_text else None,
         finalists=finalists,
+        retrain_recipe=retrain_recipe,
+        inherit=inherit,
         control=control,
         recipe=recipe,
         settings=read_settings(settings),
@@ -169,8 +183,11 @@ def command(
         device=device,
         repeated_by=shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]),
     )
+    # What matters most comes first.
+    if result.verdict:
+        click.echo(f"verdict: {result.verdict}")
     _tell(result, is_timed=bool(time_text))
-    _tell_winner(result, supernet, data)
+    _tell_winner(result, supernet, data, retrain_recipe, inherit)
     if result.stopped:
         raise result.stopped
 
@@ -191,22 +208,29 @@ def _tell(result: SearchResult, is_timed: bool) -> None:
             )
         else:
             click.echo(f"not measured on {name}, predicted {times['predicted_ms']:.4g} ms")
-    failures = {finalist.trial.number: finalist.failure for finalist in result.finalists if finalist.failure}
-    if best.accuracy is not None:
-        click.echo(f"trained the best {len(result.finalists)} briefly, {len(best.accuracies)} times each:")
-        rows = []
-        for finalist in result.finalists:
-            spread = "" if finalist.spread is None else f" ± {finalist.spread:.2f}"
-            value = "failed" if finalist.accuracy is None else f"{finalist.accuracy:.2f}{spread} %"
-            rows.append((f"trial {finalist.trial.number}", value))
-        show_table("top-1 on the search images, mean and standard deviation", rows)
-    elif failures:
+    if any(finalist.looks for finalist in result.finalists):
+        show_table(
+            "selection: top-1 on the search images after so many epochs of training, mean and standard deviation",
+            [(finalist.name, _looks(finalist)) for finalist in result.finalists],
+        )
+    elif any(finalist.failure for finalist in result.finalists):
         click.echo("no finalist could be trained, so the winner is the one with the best score")
-    for number, failure in failures.items():
-        click.echo(f"trial {number} failed: {failure}")
+    for finalist in result.finalists:
+        if finalist.failure:
+            click.echo(f"{finalist.name} failed: {finalist.failure}")
 
 
-def _tell_winner(result: SearchResult, supernet: str | None, data: str | None) -> None:
+def _looks(finalist: Finalist) -> str:
+    """What the trainings of a finalist reached."""
+    told = [f"{look.mean:.2f} % after {look.epoch}" for look in finalist.looks]
+    if finalist.spread is not None:
+        told[-1] = f"{finalist.accuracy:.2f} ± {finalist.spread:.2f} % after {finalist.looks[-1].epoch}"
+    return ", ".join([*told, *(["failed"] if finalist.failure else [])])
+
+
+def _tell_winner(
+    result: SearchResult, supernet: str | None, data: str | None, retrain_recipe: str | None, inherit: bool
+) -> None:
     """Print what was found, how far that can be trusted, and how to go on."""
     from psvit.search.fidelity.record import in_words
     from psvit.space.budget import format_cost
@@ -217,11 +241,13 @@ def _tell_winner(result: SearchResult, supernet: str | None, data: str | None) -
     if result.data:
         click.echo(in_words(result.fidelity, supernet or str(result.folder / "supernet")))
     images = data or result.data
+    given = f" --recipe {shlex.quote(retrain_recipe)}" if retrain_recipe else ""
+    given += " --inherit" if inherit else ""
     click.echo(
         f"{'interrupted; the best so far has' if result.stopped else 'found'} "
         f"{format_cost('macs', best.cost.macs)}, {format_cost('num_params', best.cost.num_params)}, "
-        f"{result.kind} {best.score:.6g}, the best of {len(result.trials)}: {result.file}; "
-        f"next: psvit-retrain {shlex.quote(str(result.file))} --data {shlex.quote(images) if images else 'DATA'}"
+        f"{result.kind} {best.score:.6g}, {best.name} of {len(result.trials)}: {result.file}; "
+        f"next: psvit-retrain {shlex.quote(str(result.file))} --data {shlex.quote(images) if images else 'DATA'}{given}"
     )
 
 

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +26,6 @@ from psvit.nn.network import PSViT
 from psvit.search.bounds import Bound
 from psvit.search.candidates import DRAWS
 from psvit.search.evaluator import Evaluator
-from psvit.search.finalists import Finalist, train_finalists
 from psvit.search.latency.limits import first_within
 from psvit.search.latency.measure import Latency, measure
 from psvit.search.pareto import front
@@ -38,6 +37,10 @@ from psvit.search.report.report import Report
 from psvit.search.result import HtmlFile, SearchResult
 from psvit.search.result_cache import StudyStore
 from psvit.search.search import draw_control, search
+from psvit.search.selection.entrants import entrants
+from psvit.search.selection.finalist import Finalist
+from psvit.search.selection.halving import Trainings, select
+from psvit.search.selection.verdict import Verdict, judge
 from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.trial import Trial
@@ -51,6 +54,19 @@ from psvit.train.training_job import RANDOM, TrainingJob
 JOURNAL, REPORT, HISTORY = "study.journal", "report.html", "history.csv"
 
 Stop = KeyboardInterrupt | LostWorkersError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What may be delivered, and what is known of it.
+
+    Attributes:
+        finalists: the winner first; with several objectives, the front.
+        verdict: by how much the winner is ahead of its best rival; `None` if that was not found out.
+    """
+
+    finalists: list[Finalist]
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,33 +110,34 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
     trials = trial_table(searched.study, plan.bounds)
     write_atomic(folder / HISTORY, trials.to_csv())
     _check_found(prepared, searched.study)
-    best: list[Finalist] = []
-    passed_over, stopped = 0, searched.stopped
+    selected, stopped = None, searched.stopped
     if not stopped:
         try:
             best, passed_over = _best(prepared, searched.study, measure)
-            best = _trained(prepared, searched.study, best)
+            selected = _selected(prepared, searched.study, best)
         except (KeyboardInterrupt, LostWorkersError) as error:
             stopped = error
-    if stopped:
+    if selected is None:
         best, passed_over = _best(prepared, searched.study, None)
+        selected = Selected(finalists=best, verdict=None)
     searched = replace(searched, stopped=stopped)
-    report = _report(prepared, searched, trials, command, best, passed_over)
+    report = _report(prepared, searched, trials, command, selected, passed_over)
     from psvit.search.report.document import write_report  # it loads plotly
 
     write_report(folder / REPORT, report)
-    best, points = _deliver(prepared, searched, best, report)
+    best, points = _deliver(prepared, searched, selected, report)
     return SearchResult(
         folder=folder.path,
         file=best[0].file,
         finalists=best,
+        verdict=selected.verdict,
         front=points,
         trials=trials,
         report=HtmlFile(folder / REPORT),
         objectives=plan.objectives,
         kind=searched.description.get("kind", "score"),
         fidelity=searched.description.get("fidelity", "not measured"),
-        wanted=plan.trials,
+        wanted=plan.trials + len(prepared.references),
         passed_over=passed_over,
         data=plan.data.name if plan.data else None,
         stopped=stopped,
@@ -141,8 +158,9 @@ def _search(prepared: Prepared) -> Searched:
                 plan.searcher,
                 evaluator,
                 study,
-                trials=plan.trials,
+                trials=plan.trials + len(prepared.references),
                 seed=plan.asked.seed,
+                references=[reference.arch for reference in prepared.references],
                 seconds=plan.search_seconds,
                 keep=plan.keep,
             ):
@@ -224,51 +242,56 @@ def _check_found(prepared: Prepared, study: Study) -> None:
 
 
 def _best(prepared: Prepared, study: Study, measure: Callable[..., Latency] | None) -> tuple[list[Finalist], int]:
-    """The finalists or the front, best first, and the number of trials that were passed over.
+    """The finalists or the front, best score first, and the number of trials that were passed over.
 
     If there are limits on latency, `measure` measures the trials, and those beyond a limit are passed over. After an
     interruption it is `None`, and nothing is measured.
     """
     plan, history = prepared.plan, study.history
     several = len(plan.objectives) > 1
-    wanted = max(1, plan.asked.finalists if plan.data else 1)
 
     def choose(left: list[Trial]) -> list[Trial]:
         if several:
             return [left[position] for position in front(np.array([trial.objectives for trial in left]))]
-        return left[:wanted]
+        return entrants(left, plan.asked.finalists) if plan.selection_recipe else left[:1]
 
     trials = history.complete if several else history.best(len(history))
+    if plan.selection_recipe:
+        # Racing may have given up all of a variant and stem, and references. They enter with the score that they had.
+        trials += sorted(history.raced, key=lambda trial: -(trial.score.value or 0.0))
     kept = first_within(trials, choose, prepared.latencies, study.cache, measure)
-    return [Finalist(trial=trial, latencies=times) for trial, times in kept.trials], kept.passed_over
+    names = {reference.arch: reference.name for reference in prepared.references}
+    found = [Finalist(trial=trial, name=names.get(trial.arch, ""), latencies=times) for trial, times in kept.trials]
+    return found, kept.passed_over
 
 
-def _trained(prepared: Prepared, study: Study, best: list[Finalist]) -> list[Finalist]:
-    """The finalists after brief trainings, best first.
+def _selected(prepared: Prepared, study: Study, best: list[Finalist]) -> Selected:
+    """The finalists after their trainings, the winner first, with the verdict on it.
 
-    With several objectives or without images, nothing is trained, and they are returned as they are.
+    With several objectives or without images, or if there is one finalist alone, nothing is trained.
     """
     plan, scoring = prepared.plan, prepared.scoring
-    if plan.finalists_recipe is None:
-        return best
+    if plan.selection_recipe is None or len(best) < 2:
+        return Selected(finalists=best, verdict=None)
     assert scoring.data is not None
+    assert plan.data is not None
     device = plan.scoring_device
+    inherits = scoring.supernet if plan.asked.inherit else None
     runner = JobRunner(
         data=scoring.data,
         device=str(device),
-        folder=(prepared.folder / "finalists").resolve(),
-        # Without a supernet, the trainings begin with random weights.
-        initial=partial(_inherited, scoring.supernet) if scoring.supernet else initial_network,
+        folder=(prepared.folder / "selection").resolve(),
+        initial=partial(_inherited, inherits) if inherits else initial_network,
+        parts=("search", "verdict") if len(plan.data.verdict) else ("search",),
     )
-    return train_finalists(
-        best,
-        runner,
-        executor_for(plan.asked.workers, device, bar="finalists"),
-        StudyStore(study.cache),
-        recipe=plan.finalists_recipe,
-        init=prepared.digest or RANDOM,
+    trainings = Trainings(
+        recipe=plan.selection_recipe,
+        init=str(prepared.digest) if inherits else RANDOM,
         seed=plan.asked.seed,
     )
+    executor, store = executor_for(plan.asked.workers, device, bar="selection"), StudyStore(study.cache)
+    finalists = select(best, trainings, runner, executor, store)
+    return Selected(finalists=finalists, verdict=judge(finalists, trainings, store))
 
 
 def _inherited(supernet: Portable[Supernet], job: TrainingJob) -> PSViT:
@@ -288,11 +311,12 @@ def _scored(references: list[Reference], space: SearchSpace, evaluator: Evaluato
 
 
 def _deliver(
-    prepared: Prepared, searched: Searched, best: list[Finalist], report: Report
+    prepared: Prepared, searched: Searched, selected: Selected, report: Report
 ) -> tuple[list[Finalist], list[Finalist]]:
     """Write the winner and, with several objectives, the front; give back finalists and front with their files."""
-    plan = prepared.plan
+    plan, best = prepared.plan, selected.finalists
     evidence = Evidence(
+        verdict=selected.verdict.to_dict() if selected.verdict else {},
         budget=plan.budget,
         description=searched.description,
         provenance={
@@ -317,7 +341,7 @@ def _deliver(
     return [winner, *best[1:]], points
 
 
-def _notes(prepared: Prepared, searched: Searched, best: list[Finalist], passed_over: int) -> list[str]:
+def _notes(prepared: Prepared, searched: Searched, best: Sequence[Finalist], passed_over: int) -> list[str]:
     """Remarks for the reader of the report, such as ties or an early stop."""
     plan, study = prepared.plan, searched.study
     notes = ["The search was stopped before its end; this is the best so far."] if searched.stopped else []
@@ -330,7 +354,7 @@ def _notes(prepared: Prepared, searched: Searched, best: list[Finalist], passed_
         )
     if len(plan.objectives) == 1:
         scores = study.history.scores(len(study.history))
-        places = {len(best): "the last of the finalists" if len(best) > 1 else "the winner"}
+        places = {1: "the winner"} if len(best) == 1 else {}
         if plan.race:
             places[plan.keep] = "the last that racing keeps"
         for place, name in places.items():
@@ -343,7 +367,7 @@ def _notes(prepared: Prepared, searched: Searched, best: list[Finalist], passed_
 
 
 def _report(
-    prepared: Prepared, searched: Searched, trials: Table, command: str, best: list[Finalist], passed_over: int
+    prepared: Prepared, searched: Searched, trials: Table, command: str, selected: Selected, passed_over: int
 ) -> Report:
     """The report of the search."""
     plan, history = prepared.plan, searched.study.history
@@ -362,9 +386,10 @@ def _report(
         objectives=prepared.objectives,
         description=searched.description,
         unit=searched.description.get("unit", "%" if plan.needs_supernet else ""),
-        finalists=best,
+        finalists=selected.finalists,
+        verdict=selected.verdict,
         references=searched.references,
         hypervolume=[(number, volume) for number, volume in volumes if volume is not None],
         versions={"python": platform.python_version(), **{name: version(name) for name in libraries}},
-        notes=_notes(prepared, searched, best, passed_over),
+        notes=_notes(prepared, searched, selected.finalists, passed_over),
     )

@@ -36,6 +36,7 @@ class History:
     Attributes:
         trials: all of them.
         complete: those that were scored on all images.
+        raced: those that were given up early.
         rejected: proposals that were not feasible and therefore not evaluated.
         held: architectures that other processes are evaluating.
     """
@@ -43,6 +44,7 @@ class History:
     def __init__(self, trials: Collection[Trial] = ()) -> None:
         self.trials: list[Trial] = []
         self.complete: list[Trial] = []
+        self.raced: list[Trial] = []
         self.rejected: list[Rejected] = []
         self.held: frozenset[Architecture] = frozenset()
         self._archs: set[Architecture] = set()
@@ -64,6 +66,8 @@ class History:
                 self._objectives = grown
             self._objectives[len(self.complete)] = trial.objectives
             self.complete.append(trial)
+        elif trial.score.state == "raced":
+            self.raced.append(trial)
         return True
 
     @property

@@ -16,7 +16,6 @@ from psvit.search.bounds import ObjectiveBound
 from psvit.search.candidates import Candidates
 from psvit.search.evaluator import Evaluator, read_evaluator
 from psvit.search.fidelity.record import file_beside, read_fidelities
-from psvit.search.finalists import brief
 from psvit.search.latency.build import LatencyPlan
 from psvit.search.latency.limits import PredictedLimit, check_hopeful
 from psvit.search.latency.measure import Setting, fingerprint, measure
@@ -27,13 +26,14 @@ from psvit.search.search import KEPT
 from psvit.search.searchers import Searcher, make_searcher
 from psvit.search.searchers.enumerate import Enumerate, check_enumerable
 from psvit.search.searchers.random import Random
+from psvit.search.selection.rungs import selection_recipe
 from psvit.search.storage import without_password
 from psvit.space.budget import SPENT, Budget
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import check_held_out, read_provenance, read_space, supernet_digest
 from psvit.train.choices import choose_devices, choose_recipe, fit_space
 from psvit.train.device_checks import check_device
-from psvit.train.recipe import Recipe, default_recipe
+from psvit.train.recipe import Recipe
 
 CONTROL_SHARE = 0.25
 """Default number of random architectures for comparison, as a share of the trials."""
@@ -59,6 +59,8 @@ class SearchRequest:
     trials: int | None
     seconds: float | None
     finalists: int
+    retrain_recipe: Recipe | str | Path | None
+    inherit: bool
     control: int | None
     latency: tuple[Path, ...]
     share_prefixes: bool
@@ -101,7 +103,7 @@ class SearchPlan:
         trials: how many architectures are evaluated.
         control: how many architectures are drawn uniformly and scored for comparison; `None` means `CONTROL_SHARE` of
             the trials.
-        finalists_recipe: how finalists are trained; `None` if they are not, that is, with several objectives or without
+        selection_recipe: how finalists are trained; `None` if they are not, that is, with several objectives or without
             images.
         device: the device of this process.
         scoring_device: the device on which candidates are scored.
@@ -126,7 +128,7 @@ class SearchPlan:
     latency_setting: Setting | None
     trials: int
     control: int | None
-    finalists_recipe: Recipe | None
+    selection_recipe: Recipe | None
     device: torch.device
     scoring_device: torch.device
     race: Race | None
@@ -176,8 +178,9 @@ class SearchPlan:
             "searcher": self.searcher.name,
             "searcher_parameters": self.searcher.parameters,
             "seed": self.asked.seed,
-            "finalists": self.asked.finalists if self.finalists_recipe else 0,
-            "finalists_recipe": self.finalists_recipe.to_dict() if self.finalists_recipe else None,
+            "finalists": self.asked.finalists if self.selection_recipe else 0,
+            "selection_recipe": self.selection_recipe.to_dict() if self.selection_recipe else None,
+            "inherit": self.asked.inherit,
         }
 
     @property
@@ -254,9 +257,6 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     if data and not asked.supernet and evaluator is None:
         recipe = choose_recipe(asked.recipe, asked.settings, min(space.image_size), supernet=True)
         check_device(device, recipe)
-    finalists_recipe = None
-    if data and asked.finalists and len(names) == 1:
-        finalists_recipe = brief(Recipe.load(default_recipe(min(space.image_size), supernet=False)))
     trials, control = _numbers(asked, searcher, space.count(limits), TRIALS if data or evaluator else INDICATOR_TRIALS)
     races = asked.race and data and evaluator is None and len(names) == 1
     return SearchPlan(
@@ -278,11 +278,31 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         latency_setting=_measured(device) if LATENCY in names and not limits.latencies and not models else None,
         trials=trials,
         control=control,
-        finalists_recipe=finalists_recipe,
+        selection_recipe=_selection(asked, space) if data and len(names) == 1 else None,
         device=device,
         scoring_device=scoring_device,
         race=Race(keep=max(KEPT, asked.finalists)) if races else None,
     )
+
+
+def _selection(asked: SearchRequest, space: SearchSpace) -> Recipe | None:
+    """How finalists are trained; `None` if they are not.
+
+    Raises:
+        InputError: they shall begin with weights that there are not, or that were trained on the verdict images.
+    """
+    if asked.inherit:
+        if asked.evaluator and not asked.supernet:
+            raise InputError("--inherit: begins with a supernet's weights, and there is no supernet; name one")
+        if asked.supernet and "verdict_images" not in read_provenance(asked.supernet):
+            raise InputError(
+                f"--inherit: the supernet {asked.supernet!r} comes from version 0.1, which trained it on what are the "
+                "verdict images now; train it again, or leave --inherit out"
+            )
+    if not asked.finalists:
+        return None
+    final = choose_recipe(asked.retrain_recipe, {}, min(space.image_size), supernet=False, inherited=asked.inherit)
+    return selection_recipe(final)
 
 
 def _wanted_space(asked: SearchRequest) -> SearchSpace | None:

@@ -16,12 +16,16 @@ from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import LATENCY, Objective, Objectives
 from psvit.search.plan import SearchPlan
 from psvit.search.scoring import Scoring, portable_supernet
-from psvit.space.budget import LatencyLimit
+from psvit.space.budget import Budget, LatencyLimit, Limit
+from psvit.space.references import Reference, references
 from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
 from psvit.supernet.train import fit_supernet
 
 ANY_LATENCY_MS = 1e9
 """A limit that every network meets. If latency is improved but not limited, it makes the search measure the front."""
+
+SHARES = (1.0, 0.85, 0.7, 0.55, 0.4)
+"""Shares of the limit on MACs at which references are looked for that also keep other limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class Prepared:
         latencies: limits on latency. If latency is improved without a limit, its model is here as well.
         objectives: the objectives.
         candidates: the architectures that may be proposed.
+        references: those of them that are hand-made.
         scoring: makes evaluators.
         supernet: the supernet whose weights score or are inherited; `None` without one.
         digest: the digest of its weights.
@@ -44,6 +49,7 @@ class Prepared:
     latencies: list[PredictedLimit]
     objectives: Objectives
     candidates: Candidates
+    references: tuple[Reference, ...]
     scoring: Scoring
     supernet: Supernet | None
     digest: str | None
@@ -81,10 +87,33 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
             names=plan.objectives, others=tuple(others[name] for name in plan.objectives if name in others)
         ),
         candidates=candidates,
+        references=_references(candidates, has_bounds=bool(latencies or plan.bounds)),
         scoring=scoring,
         supernet=supernet,
         digest=digest,
     )
+
+
+def _references(candidates: Candidates, has_bounds: bool) -> tuple[Reference, ...]:
+    """Hand-made networks within all limits. Where bounds permit none of a kind, smaller ones of it are tried."""
+    if not has_bounds:
+        return references(candidates.space, candidates.budget)
+    found: dict[str, Reference] = {}
+    for share in SHARES:
+        for reference in references(candidates.space, _macs_up_to(candidates.budget, share)):
+            kind, _, _ = reference.name.rpartition(", ")  # without the number of layers
+            if candidates.permits(reference.arch):
+                found.setdefault(kind, reference)
+    return tuple(found.values())
+
+
+def _macs_up_to(budget: Budget, share: float) -> Budget:
+    """The budget with a share of its upper limit on MACs."""
+    limits = []
+    for limit in budget.limits:
+        upper = int(share * limit.upper) if limit.metric == "macs" else limit.upper
+        limits.append(Limit(metric=limit.metric, lower=min(limit.lower or 0, upper) or None, upper=upper))
+    return Budget(limits=tuple(limits))
 
 
 def _predicted_limits(plan: SearchPlan, folder: RunFolder) -> list[PredictedLimit]:

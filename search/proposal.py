@@ -8,6 +8,9 @@ from typing import Any, Self
 UNIFORM, MUTATION, CROSSOVER = "uniform", "mutation", "crossover"
 """Origins of the proposals of our own searchers. The origin of an Optuna sampler's proposal is the sampler's name."""
 
+REFERENCE = "reference"
+"""The origin of hand-made networks. They are evaluated before a searcher is asked."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:

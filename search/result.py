@@ -11,7 +11,8 @@ from typing import Any
 from psvit.arch.costs import METRICS
 from psvit.errors import LostWorkersError
 from psvit.io.tables import Table, html_table
-from psvit.search.finalists import Finalist
+from psvit.search.selection.finalist import Finalist
+from psvit.search.selection.verdict import Verdict
 from psvit.search.winner import FRONT
 from psvit.space.budget import format_cost
 
@@ -41,7 +42,9 @@ class SearchResult:
     Attributes:
         folder: the folder of the run.
         file: the winner's architecture file. If the winner inherits weights, they lie beside it.
-        finalists: the best trials, the winner first; with several objectives, the Pareto front.
+        finalists: what could be delivered, the winner first; with several objectives, the Pareto front.
+        verdict: by how much the winner is ahead of the best hand-made network, on images that nothing was chosen by.
+            `None` if that was not found out.
         front: the trials that no other trial beats in all objectives or, with one objective, in score and MACs.
         trials: every architecture that was evaluated, a row each.
         report: `report.html`, for a browser or a notebook.
@@ -57,6 +60,7 @@ class SearchResult:
     folder: Path
     file: Path
     finalists: Sequence[Finalist]
+    verdict: Verdict | None
     front: Sequence[Finalist]
     trials: Table
     report: HtmlFile
@@ -78,7 +82,7 @@ class SearchResult:
         stopped = f", stopped by {type(self.stopped).__name__}" if self.stopped else ""
         return (
             f"SearchResult({len(self.trials)} trials in {str(self.folder)!r}{stopped}; "
-            f"best: trial {best.trial.number}, {self.kind} {best.score:.6g}, {format_cost('macs', best.cost.macs)}; "
+            f"best: {best.name}, {self.kind} {best.score:.6g}, {format_cost('macs', best.cost.macs)}; "
             f"{len(self.front)} on the front)"
         )
 
@@ -90,12 +94,12 @@ class SearchResult:
     def _repr_html_(self) -> str:
         rows = [
             (
-                f"#{one.trial.number}",
+                one.name,
                 f"{one.score:.6g}",
                 *(format_cost(metric, getattr(one.cost, metric)) for metric in METRICS),
                 "" if one.accuracy is None else f"{one.accuracy:.2f} %",
             )
             for one in self.finalists
         ]
-        header = ("trial", self.kind, "MACs", "parameters", "activation memory", "after brief training")
+        header = ("", self.kind, "MACs", "parameters", "activation memory", "after the selection's training")
         return f"{self.best._repr_html_()}{html_table(rows, header)}"

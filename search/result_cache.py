@@ -6,12 +6,15 @@ processes that work on the study find it, and so does the same search in another
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 
-from psvit.train.training_job import TrainingJob, TrainingResult
+from psvit.train.training_job import ScoredOn, TrainingJob, TrainingResult
 
 
 class ResultCache:
@@ -45,10 +48,10 @@ class ResultCache:
 
 
 class StudyStore:
-    """The result store of a study: accuracies on the search images, in its cache.
+    """The result store of a study: accuracies on the search images, and which verdict images were recognised.
 
     Args:
-        cache: the study's. Its configuration says which weights all jobs begin with, and what they are trained on.
+        cache: the study's. Its configuration says which images the jobs have.
     """
 
     def __init__(self, cache: ResultCache) -> None:
@@ -57,13 +60,25 @@ class StudyStore:
     def get(self, job: TrainingJob) -> TrainingResult | None:
         """See `ResultStore`."""
         known = self._cache.get(self._name(job))
-        return None if known is None else TrainingResult(accuracies={"search": known["accuracy"]})
+        if known is None:
+            return None
+        accuracies: dict[ScoredOn, float] = {"search": known["accuracy"]}
+        right: dict[ScoredOn, NDArray[np.bool_]] = {}
+        if "verdict" in known:
+            images, text = known["verdict"]
+            bits = np.frombuffer(b64decode(text), dtype=np.uint8)
+            right["verdict"] = np.unpackbits(bits, count=images).astype(np.bool_)
+            accuracies["verdict"] = 100 * float(right["verdict"].mean()) if images else 0.0
+        return TrainingResult(accuracies=accuracies, right=right)
 
     def put(self, job: TrainingJob, result: TrainingResult) -> None:
         """See `ResultStore`."""
-        self._cache.get_or_compute(self._name(job), lambda: {"accuracy": result.accuracies["search"]})
+        found: dict[str, Any] = {"accuracy": result.accuracies["search"]}
+        if "verdict" in result.right:
+            right = result.right["verdict"]
+            found["verdict"] = [len(right), b64encode(np.packbits(right).tobytes()).decode()]
+        self._cache.get_or_compute(self._name(job), lambda: found)
 
     @staticmethod
     def _name(job: TrainingJob) -> str:
-        # Not the job's digest: this is the name that version 0.1 gave, and its studies are continued.
-        return f"training:{job.arch.digest}:{job.recipe.digest}:{job.seed}"
+        return f"training:{job.digest}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from psvit.io.run_folder import RunFolder, check_folder, default_folder
 from psvit.search.engine import execute
 from psvit.search.objectives import ACCURACY, Objective
 from psvit.search.plan import SearchPlan, SearchRequest, plan_search
+from psvit.search.report.formatting import count
 from psvit.search.result import SearchResult
 from psvit.search.searchers import Searcher
+from psvit.search.selection.rungs import rungs_of
 from psvit.search.storage import check_storage
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
@@ -25,7 +28,7 @@ from psvit.train.recipe import Recipe
 COMMAND = "psvit-search"
 
 FINALISTS = 5
-"""How many of the best are trained briefly by default."""
+"""How many of the best by score enter the selection by default, besides the references."""
 
 
 def run_search(
@@ -40,6 +43,8 @@ def run_search(
     trials: int | None = None,
     seconds: float | None = None,
     finalists: int = FINALISTS,
+    retrain_recipe: Recipe | str | Path | None = None,
+    inherit: bool = False,
     control: int | None = None,
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -61,8 +66,9 @@ def run_search(
     at least one candidate was scored, the best so far is returned, and `SearchResult.stopped` says so.
 
     Args:
-        space: a space, the name of a shipped one, or a file. By default, the space of the supernet, or one that is made
-            for the images and the budget (`SearchSpace.for_images`); without images, for ImageNet's.
+        space: a space, the name of a shipped one, or a file. By default, the space of the supernet; or the smallest
+            shipped 2d space for images of just this size that holds the budget; or one that is made for the images and
+            the budget (`SearchSpace.for_images`). Without images, they are taken to be ImageNet's.
         budget: limits such as `2GFLOPs` (multiply-accumulates), `22Mparams`, `1.2..1.4GFLOPs`, `60%` or `5ms@cpu`, and
             `Objective`s of your own that have an end. `2GFLOPs` alone searches 1.8 to 2, `0..2GFLOPs` everything up to
             2.
@@ -77,10 +83,15 @@ def run_search(
             Optuna's; or a `Searcher` of your own.
         objectives: what is improved. The first is `accuracy` or `score`, two names for what candidates are scored with.
             Then any of `macs`, `params`, `memory`, `latency` and `Objective`s of your own. Several give a Pareto front.
-        trials: how many architectures are evaluated. By default 256, 128 with the indicator, all with `enumerate`.
+        trials: how many architectures the searcher proposes, after the references. By default 256, 128 with the
+            indicator, all with `enumerate`.
         seconds: time limit: no batch is begun after it. The random comparison is included.
-        finalists: how many of the best are trained briefly before one is called the winner, if there are images. They
-            begin with the supernet's weights, if there is a supernet.
+        finalists: how many of the best enter the selection, if there are images: they are trained, and compared at the
+            rungs of successive halving. With them enter the best of every variant and stem, and hand-made networks
+            within the budget (`psvit.space.references`). 0 trains none; then the best score wins.
+        retrain_recipe: how the network will be retrained; the selection trains by it, for a quarter of its epochs. By
+            default, the recipe goes by the size of the images.
+        inherit: whether trainings of the selection begin with the supernet's weights.
         control: how many architectures are drawn at random and scored for comparison. By default, a quarter of those
             evaluated.
         recipe: how a supernet is trained first. By default, the recipe goes by the size of the images.
@@ -121,6 +132,8 @@ def run_search(
         trials=trials,
         seconds=seconds,
         finalists=finalists,
+        retrain_recipe=retrain_recipe,
+        inherit=inherit,
         control=control,
         latency=tuple(map(Path, latency)),
         share_prefixes=share_prefixes,
@@ -152,9 +165,32 @@ def _begun(plan: SearchPlan, out: str | Path | None) -> RunFolder:
         f"{', those predicted within the limit on latency' if plan.limits.latencies else ''}: "
         f"{plan.limits} (FLOPs are multiply-accumulates)"
     )
+    for line in _what_is_done(plan):
+        announce(line)
     if not plan.data and not plan.evaluator:
         announce(
             "no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217), which has "
             "not been found better than taking as many multiply-accumulates as the budget allows"
         )
     return folder
+
+
+def _what_is_done(plan: SearchPlan) -> Iterator[str]:
+    """The images that candidates are compared on and what these can tell apart, and the trainings that will be done."""
+    if not plan.data:
+        return
+    search, verdict = len(plan.data.search), len(plan.data.verdict)
+    yield (
+        f"{count(search, 'search image')} for comparing: one is {100 / search:.2g} points, and an accuracy has a "
+        f"standard error of up to {50 / math.sqrt(search):.2g}; "
+        f"{count(verdict, 'verdict image') if verdict else 'no images are left for a verdict'}"
+    )
+    trained = f"train a supernet for {count(plan.recipe.epochs, 'epoch')}, " if plan.recipe else ""
+    if plan.selection_recipe:
+        epochs = [str(rung.epoch) for rung in rungs_of(plan.selection_recipe.epochs)]
+        yield (
+            f"plan: {trained}score candidates, train the best and the references on {len(plan.data.train):,} images, "
+            f"and compare them after {', '.join(epochs)} epochs; the worse leave early"
+        )
+    elif trained:
+        yield f"plan: {trained}score candidates"

@@ -17,7 +17,7 @@ from psvit.io.progress import progress_bar
 from psvit.search.candidates import Candidates
 from psvit.search.evaluator import Evaluator
 from psvit.search.history import History, Seen
-from psvit.search.proposal import UNIFORM, Proposal
+from psvit.search.proposal import REFERENCE, UNIFORM, Proposal
 from psvit.search.searchers import Searcher
 from psvit.search.storage import line_of
 from psvit.search.study import LEASE, Batch, Study
@@ -41,11 +41,14 @@ def search(
     *,
     trials: int,
     seed: int,
+    references: Sequence[Architecture] = (),
     seconds: float | None = None,
     keep: int = KEPT,
     pause: Callable[[float], object] = time.sleep,
 ) -> Iterator[list[Trial]]:
     """Evaluate architectures until the study holds `trials` (failed ones count), or all candidates.
+
+    References come first, and count as trials: so searchers learn from them as from any other.
 
     A batch is proposed from the whole history, with a generator that is seeded by (seed, number of the batch). It is
     written down before it is evaluated. So a stopped search continues with the batch that it was evaluating.
@@ -63,6 +66,7 @@ def search(
         study: keeps everything.
         trials: how many trials the study shall hold.
         seed: the seed of everything random.
+        references: candidates to evaluate before the searcher is asked.
         seconds: time after which no further batch is begun.
         keep: how many of the best scores the evaluator is told, see `Evaluator.evaluate`.
         pause: waits for some seconds.
@@ -80,7 +84,8 @@ def search(
                 held = study.history.held
                 wanted = trials - len(study.history) - len(held)
                 if wanted > 0 and held != exhausted:
-                    batch = _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed)
+                    first = [arch for arch in references if arch not in study.history and arch not in held]
+                    batch = _ask(candidates, searcher, study, min(wanted, searcher.batch_size), seed, first)
                     exhausted = held if batch is not None and not batch.feasible else None
             if batch is None:
                 if not study.history.held or len(study.history) >= trials:
@@ -169,13 +174,18 @@ def _exhausted(study: Study) -> frozenset[Architecture] | None:
     return frozenset() if last and not last.feasible and not study.is_shared else None
 
 
-def _ask(candidates: Candidates, searcher: Searcher, study: Study, n: int, seed: int) -> Batch | None:
-    """The next batch, held for this process; `None` if nothing is left to evaluate."""
+def _ask(
+    candidates: Candidates, searcher: Searcher, study: Study, n: int, seed: int, references: Sequence[Architecture]
+) -> Batch | None:
+    """The next batch, held for this process: references, or what the searcher proposes; `None` if nothing is left."""
     number = study.next_number
     for conflict in range(CONFLICTS):
         # The seed differs between processes. Otherwise, processes that began together would go on proposing the same.
         key = [seed, number] if not conflict else [seed, number, conflict, crc32(study.process.encode())]
-        proposals = searcher.propose(n, study.history, candidates, np.random.default_rng(key))
+        if references and not conflict:
+            proposals = candidates.propose(references[:n], REFERENCE)
+        else:
+            proposals = searcher.propose(n, study.history, candidates, np.random.default_rng(key))
         if not proposals:
             return None
         batch = study.ask(Batch(number=number, proposals=tuple(proposals)))

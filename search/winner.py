@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import psvit
 from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.io.documents import replacing, replacing_folder, write_atomic
 from psvit.nn.picture import draw
-from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
+from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Trial
 from psvit.supernet.supernet import Supernet
 
@@ -27,6 +27,7 @@ class Evidence:
     """The facts that every architecture file of a search holds besides the architecture.
 
     Attributes:
+        verdict: by how much the winner is ahead of its best rival; empty if that was not found out.
         budget: the limits as given.
         description: what a score is.
         provenance: where the architectures come from.
@@ -34,16 +35,20 @@ class Evidence:
     """
 
     budget: tuple[str, ...]
+    verdict: dict[str, Any] = field(default_factory=dict)
     description: dict[str, Any]
     provenance: dict[str, Any]
     objectives: Objectives
 
-    def file(self, trial: Trial, latency: dict[str, Any], provenance: dict[str, Any]) -> ArchitectureFile:
+    def file(
+        self, trial: Trial, latency: dict[str, Any], provenance: dict[str, Any], verdict: dict[str, Any] | None = None
+    ) -> ArchitectureFile:
         """The architecture file of a trial."""
         raw = dict(zip(self.objectives.names, self.objectives.raw(trial.objectives), strict=True))
         several = {"objectives": raw} if len(raw) > 1 else {}
         return ArchitectureFile(
             arch=trial.arch,
+            verdict=verdict or {},
             score={"value": trial.score.value, **self.description, "images": trial.score.images, **several},
             latency=latency,
             budget=self.budget,
@@ -72,11 +77,12 @@ def write_winner(
     """
     file = folder / BEST
     winner = finalists[0]
-    trained = [finalist.to_dict() for finalist in finalists if finalist.accuracies or finalist.failure]
+    trained = [finalist.to_dict() for finalist in finalists if finalist.looks or finalist.failure]
     if supernet is not None:
         _write_inherited(file, supernet, winner.trial.arch)
     write_atomic(file.with_suffix(".svg"), draw(winner.trial.arch, titles=[title]))
-    evidence.file(winner.trial, winner.latencies, {"finalists": trained} if trained else {}).save(file)
+    finalists_known = {"finalists": trained} if trained else {}
+    evidence.file(winner.trial, winner.latencies, finalists_known, evidence.verdict).save(file)
     return file
 
 

@@ -27,7 +27,8 @@ from psvit.cli import (
     "--space",
     "space_name",
     default=None,
-    help="A shipped space or a .yaml file. [default: one that is made for the images]",
+    help="A shipped space or a .yaml file. [default: the smallest shipped 2d one for images of just this size, or one "
+    "that is made for them]",
 )
 @image_size_option
 @click.option(

@@ -141,8 +141,9 @@ def train_supernet(
     started train together. Validation images are not looked at.
 
     Args:
-        space: a space, the name of a shipped one, or a file. By default, one that is made for the images
-            (`SearchSpace.for_images`), for 40,000 multiply-accumulates a pixel.
+        space: a space, the name of a shipped one, or a file. By default, the smallest shipped 2d space for images of
+            just this size, or one that is made for the images (`SearchSpace.for_images`), for 40,000
+            multiply-accumulates a pixel.
         data: images: an `ImageData`, or what `psvit.ImageData.open` takes.
         recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.

@@ -210,6 +210,7 @@ def _provenance(
     return {
         "data": data.name,
         "data_digest": data.digest,
+        "verdict_images": len(data.verdict),
         "init": init.name if init else None,
         "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
         "seed": seed,

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,6 +18,10 @@ import pytest
 # The suite runs in several processes, and threads of theirs that wait for one another slow each other down many times
 # over. Set before PyTorch is loaded, and inherited by the commands that tests call.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What PyTorch compiles is kept in one folder, where processes that compile the same thing at once disturb each other.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"psvit-tests-inductor-{WORKER}"))
 
 # What is loaded and collected stays until the end. Looking through it for garbage again and again took a tenth of the
 # suite's time, so that is left out while it grows, and afterwards it is not looked at.

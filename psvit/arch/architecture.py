@@ -182,6 +182,7 @@ class ArchitectureFile(Value):
 
     Attributes:
         arch: all that is needed to build the network.
+        verdict: by how much it is ahead of the best hand-made network, or behind it.
         score: accuracies or indicator values, with what they rest on.
         latency: measured and predicted latencies.
         budget: the limits it was searched under, as given.
@@ -189,10 +190,19 @@ class ArchitectureFile(Value):
     """
 
     arch: Architecture
+    verdict: dict[str, Any] = Field(default_factory=dict)
     score: dict[str, Any] = Field(default_factory=dict)
     latency: dict[str, Any] = Field(default_factory=dict)
     budget: tuple[str, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_verdict(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # There was none in version 0.1, whose digests stay.
+        fields: dict[str, Any] = handler(self)
+        if not fields.get("verdict"):
+            fields.pop("verdict", None)
+        return fields
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -213,6 +213,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `replacing` and `replacing_folder` have lent in a folder to processes that were killed meanwhile.
+
+    No other process may be at work in the folder.
+    """
+    for left in folder.glob(".*.????????.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def with_usual_permissions(folder: Path) -> None:
     """Give a folder and all in it the permissions of new ones; some writers, safetensors' among them, are private."""
     permitted = ~_umask()

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import BaseFileLock
 
 from psvit.errors import InputError
-from psvit.io.documents import dump_yaml, read_yaml, write_atomic
+from psvit.io.documents import dump_yaml, read_yaml, remove_unfinished, write_atomic
 from psvit.io.locks import LOCK_FILE, hold, remove
 
 SCHEMA = "psvit/run/1"
@@ -55,9 +55,8 @@ class RunFolder:
         try:
             # Again, because another process may have begun a run here before the folder was locked.
             self.resumed = check_folder(path, command, config)
+            remove_unfinished(path)
             if not self.resumed:
-                for left in path.glob(_UNFINISHED_CONFIG):
-                    left.unlink(missing_ok=True)
                 write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, "command": command, **config}))
         except BaseException:
             if (path / CONFIG).exists():

@@ -16,6 +16,7 @@ from psvit.space import feasible, variation
 from psvit.space.budget import Budget, format_cost
 from psvit.space.feasible import feasible_set
 from psvit.space.for_images import space_for
+from psvit.space.layout import PATCH_STEM
 from psvit.space.layout import Layout as Layout
 from psvit.space.layout import StageChoices as StageChoices
 from psvit.space.members import Members
@@ -105,14 +106,16 @@ class SearchSpace(Members):
         """Make sure that a member is within the budget's limits on costs, and that these limit anything.
 
         Raises:
-            InputError: no member is within; names the reachable range and what the nearest member costs. Or all upper
-                ends are beyond what any member costs, so that the budget cannot be spent.
+            InputError: no member is within; names the reachable range and what the nearest member costs. Or no
+                limit has a lower end and all upper ends are beyond what any member costs, so that the budget cannot be
+                spent.
         """
         if not budget.limits:
             return
         self._check_met(budget)
         ends = [(limit, self.reach(limit.metric)[1]) for limit in budget.limits]
-        is_beyond = all(limit.upper > greatest for limit, greatest in ends)
+        # Who gives a range asks for whatever is in it.
+        is_beyond = all(limit.upper > greatest and limit.lower is None for limit, greatest in ends)
         # What latency or memory may limit is not known to be too much, and memory alone is not meant to be spent.
         if is_beyond and not budget.latencies and any(limit.metric in ADDITIVE for limit, _ in ends):
             most = ", ".join(format_cost(limit.metric, greatest) for limit, greatest in ends)
@@ -189,3 +192,32 @@ class SearchSpace(Members):
 def shipped_spaces() -> list[str]:
     """The names of the spaces that come with the package."""
     return shipped("space")
+
+
+def shipped_for(image_size: tuple[int, int], budget: Budget) -> SearchSpace | None:
+    """The smallest shipped space of 2d networks behind a patch stem for images of this size that holds the budget.
+
+    A space holds a budget if it has members within it, and reaches up to its upper limits on MACs and parameters. If
+    only latency is limited, this cannot be known, and the middle one of the spaces is taken.
+
+    Returns:
+        The space; `None` if no shipped space is for this size, or none of them holds the budget.
+    """
+    spaces = [
+        space
+        for name in shipped_spaces()
+        if (space := SearchSpace.load(name)).image_size == image_size
+        and all((layout.variant, layout.stem) == ("2d", PATCH_STEM) for layout in space.layouts)
+    ]
+    spaces.sort(key=lambda space: space.reach("macs")[1])
+    limits = [limit for limit in budget.limits if limit.metric in ADDITIVE]
+    if spaces and budget.latencies and not limits:
+        return spaces[len(spaces) // 2]
+    return next(
+        (
+            space
+            for space in spaces
+            if all(limit.upper <= space.reach(limit.metric)[1] for limit in limits) and space.count(budget)
+        ),
+        None,
+    )

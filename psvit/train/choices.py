@@ -12,7 +12,7 @@ import torch
 from psvit.data import ImageData, Inputs, seen_size
 from psvit.errors import InputError
 from psvit.space.budget import Budget
-from psvit.space.search_space import SearchSpace
+from psvit.space.search_space import SearchSpace, shipped_for
 from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe
 from psvit.train.teacher import Teacher, load_teacher
 
@@ -59,13 +59,16 @@ WITHOUT_IMAGES = ((224, 224), 3, 1000)
 def fit_space(
     wanted: SearchSpace | None, data: ImageData | None, image_size: tuple[int, int] | None, budget: Budget
 ) -> SearchSpace:
-    """A space for the images: the wanted one with their classes and channels, or one that is made for them.
+    """A space for the images: the wanted one with their classes and channels, a shipped one, or one made for them.
+
+    Shipped spaces come first, because supernets of them are known to rank networks. A space that is made holds many
+    more kinds of networks, and a supernet of it needs longer trainings.
 
     Args:
         wanted: the space that is named, if one is.
         data: the images; without any, ImageNet's are meant.
         image_size: at which networks see them. By default, the wanted space's, or the images' own.
-        budget: that a space is made for.
+        budget: that a space is chosen or made for.
 
     Raises:
         InputError: the wanted space's patches do not divide the size, or no space can be made for the budget.
@@ -76,9 +79,11 @@ def fit_space(
     if data:
         in_chans, num_classes = data.in_chans, len(data.classes)
         size = wanted.image_size if wanted else seen_size(data.image_size)
-    if wanted:
-        return wanted.with_data(num_classes, in_chans, image_size or size)
-    return SearchSpace.for_images(image_size or size, in_chans, num_classes, budget)
+    size = image_size or size
+    space = wanted or shipped_for(size, budget)
+    if space:
+        return space.with_data(num_classes, in_chans, size)
+    return SearchSpace.for_images(size, in_chans, num_classes, budget)
 
 
 def choose_recipe(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,15 +13,17 @@ from markupsafe import Markup
 import psvit.search.report.figures as figures
 from psvit.io.documents import dump_yaml, write_atomic
 from psvit.nn.picture import draw
-from psvit.search.finalists import Finalist
 from psvit.search.objectives import COSTS, LATENCY, Objective
+from psvit.search.proposal import REFERENCE
 from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
 from psvit.search.report.formatting import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.search.report.page import page
 from psvit.search.report.references import published
 from psvit.search.report.report import UNIFORM, Report, score_of
+from psvit.search.report.selection import look_cells, rung_epochs, selection_text, were_trained
 from psvit.search.report.shared_choices import Choice, Group, shared_choices
 from psvit.search.searchers.random import Random
+from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
 
@@ -67,10 +68,11 @@ def render(report: Report) -> str:
         hypervolume=figures.hypervolume_figure("hypervolume", report.hypervolume) if report.hypervolume else None,
         pictures=_pictures(report),
         finalist_rows=[_finalist_row(report, finalist) for finalist in report.finalists],
-        finalists_figure=figures.finalists_figure("finalists", report.finalists, "accuracy after brief training (%)")
-        if _were_trained(report)
+        epochs=rung_epochs(report.finalists),
+        selection_figure=figures.selection_figure("selection", report.finalists)
+        if were_trained(report.finalists)
         else None,
-        finalists_text=_finalists_text(report),
+        selection_text=selection_text(report.finalists),
         latency_rows=_latency_rows(report),
         choices=_choices(report),
         config=dump_yaml(report.config),
@@ -110,16 +112,15 @@ def _result(report: Report) -> str:
             f"which costs {_costs(best)}."
         )
     trial = report.winner.trial
-    tried = [finalist for finalist in report.finalists if finalist.accuracies or finalist.failure]
     reason = (
-        f"chosen among {len(tried)} finalists that were trained briefly"
-        if len(tried) > 1 and _were_trained(report)
+        f"chosen among {len(report.finalists)} finalists by training them"
+        if were_trained(report.finalists)
         else f"the best of {len(report.complete)} scored"
         if score_of(trial) == max(map(score_of, report.complete))
         else "the best that keeps all limits"
     )
     return (
-        f"The winner is #{trial.number}, {reason}: {report.description.get('kind', 'score')} "
+        f"The winner is {report.winner.name}, {reason}: {report.description.get('kind', 'score')} "
         f"{_with_unit(report, score_of(trial))} at {_costs(trial)}."
     )
 
@@ -158,7 +159,8 @@ def _progress_text(report: Report, random: BestOfDraws | None, scored: int) -> s
     )
     if any(trial.score.state == "raced" for trial in report.uniform):
         text += " Those given up early count with the score that they had by then."
-    if len(report.complete) and all(trial.origin == UNIFORM for trial in report.history):
+    proposed = [trial for trial in report.history if trial.origin != REFERENCE]
+    if proposed and report.complete and all(trial.origin == UNIFORM for trial in proposed):
         who = (
             "The searcher is random itself"
             if report.searcher == Random.name
@@ -166,36 +168,6 @@ def _progress_text(report: Report, random: BestOfDraws | None, scored: int) -> s
         )
         text += f" {who}: its own curve is one order of the same draws."
     return text
-
-
-def _finalists_text(report: Report) -> str:
-    """How finalists were compared, and whether that tells the first two apart."""
-    if len(report.finalists) < 2:
-        return ""
-    failures = joined([f"#{each.trial.number} ({each.failure})" for each in report.finalists if each.failure])
-    if not _were_trained(report):
-        why = f"No finalist could be trained: {failures}" if failures else "Finalists were not trained"
-        return f"{why}. They are ordered by the score above, which cannot tell near-ties apart."
-    numbers = {len(finalist.accuracies) for finalist in report.finalists if finalist.accuracies}
-    times = " to ".join(str(number) for number in sorted({min(numbers), max(numbers)}))
-    text = (
-        f"Inherited scores cannot tell near-ties apart, so {len(report.finalists)} finalists were trained briefly on "
-        f"the training images, {times} times each, and compared on images held out from training. Given are the mean "
-        "and the standard deviation over the trainings."
-    )
-    if failures:
-        text += f" Last are those whose training failed: {failures}."
-    first, second = report.finalists[:2]
-    if first.accuracy is None or second.accuracy is None or first.spread is None or second.spread is None:
-        return text
-    gap = first.accuracy - second.accuracy
-    error = math.sqrt(sum((each.spread or 0.0) ** 2 / len(each.accuracies) for each in (first, second)))
-    verdict = (
-        f"less than twice their standard error of {error:.2f}: too little to call the first better"
-        if gap < 2 * error
-        else f"at least twice their standard error of {error:.2f}"
-    )
-    return f"{text} The means of the first two are {gap:.2f} points apart, {verdict}."
 
 
 def _wishes(report: Report) -> list[str]:
@@ -215,10 +187,6 @@ def _costs(trial: Trial) -> str:
         f"{format_cost('macs', trial.cost.macs)}, {format_cost('num_params', trial.cost.num_params)} and "
         f"{format_cost('activation_bytes', trial.cost.activation_bytes)} of activation memory"
     )
-
-
-def _were_trained(report: Report) -> bool:
-    return any(finalist.accuracies for finalist in report.finalists)
 
 
 # --- figures and tables
@@ -339,10 +307,10 @@ def _pictures(report: Report) -> list[dict[str, Any]]:
         return {"svg": Markup(svg), "caption": caption, "note": note}
 
     if report.winner is not None:
-        pictures = [picture([report.winner], [f"Winner, #{report.winner.trial.number}"], "The winner")]
+        pictures = [picture([report.winner], [f"Winner, {report.winner.name}"], "The winner")]
         others = report.finalists[1:]
         if others:
-            titles = [f"Finalist #{finalist.trial.number}" for finalist in others]
+            titles = [finalist.name[:1].upper() + finalist.name[1:] for finalist in others]
             pictures.append(picture(others, titles, "The other finalists"))
         return pictures
     places = np.unique(np.linspace(0, len(report.finalists) - 1, min(DRAWN, len(report.finalists))).round().astype(int))
@@ -370,9 +338,8 @@ def _row(report: Report, trial: Trial) -> dict[str, Any]:
 def _finalist_row(report: Report, finalist: Finalist) -> dict[str, Any]:
     return {
         **_row(report, finalist.trial),
-        "accuracies": ["failed"] if finalist.failure else [f"{accuracy:.2f}" for accuracy in finalist.accuracies],
-        "mean": f"{finalist.accuracy:.2f}" if finalist.accuracy is not None else DASH,
-        "spread": f"{finalist.spread:.2f}" if finalist.spread is not None else DASH,
+        "name": finalist.name,
+        "looks": look_cells(finalist, rung_epochs(report.finalists)),
     }
 
 

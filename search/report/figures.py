@@ -15,11 +15,11 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from psvit.arch.costs import METRICS
-from psvit.search.finalists import Finalist
 from psvit.search.report.best_of_draws import BestOfDraws
 from psvit.search.report.formatting import in_words, number
 from psvit.search.report.references import Reference
 from psvit.search.report.report import score_of
+from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
 
@@ -219,29 +219,25 @@ def hypervolume_figure(name: str, hypervolume: Sequence[tuple[int, float]]) -> F
     return Figure(name=name, label=label, json=as_json(figure))
 
 
-def finalists_figure(name: str, finalists: Sequence[Finalist], title: str) -> Figure:
-    """The accuracies of the finalists' trainings, one line a finalist, the winner at the top."""
-    figure = empty_figure(title, "")
-    rows = [f"#{finalist.trial.number}" for finalist in finalists]
-    figure.add_scatter(
-        x=[accuracy for finalist in finalists for accuracy in finalist.accuracies],
-        y=[row for row, finalist in zip(rows, finalists, strict=True) for _ in finalist.accuracies],
-        mode="markers",
-        marker={"symbol": "circle-open", "size": 9, "color": GREY, "line": {"width": 2}},
-        name="one training",
-        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
-    )
-    figure.add_scatter(
-        x=[finalist.accuracy for finalist in finalists],
-        y=rows,
-        mode="markers",
-        marker={"symbol": "line-ns-open", "size": 18, "color": BLUE, "line": {"width": 3}},
-        name="mean",
-        hovertemplate="%{y}: mean %{x:.4g}<extra></extra>",
-    )
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=rows[::-1], automargin=True)
-    figure.update_layout(height=150 + 36 * len(rows))
-    label = f"Accuracies of {len(rows)} finalists after brief trainings; the table holds the same numbers."
+def selection_figure(name: str, finalists: Sequence[Finalist]) -> Figure:
+    """What the trainings of the finalists reached at each rung, one line a finalist: winner, references, others."""
+    figure = empty_figure("epochs of training", "top-1 on the search images (%)")
+    for finalist in reversed(finalists):
+        is_winner = finalist is finalists[0]
+        kind = "the winner" if is_winner else "a reference" if finalist.is_reference else "found"
+        dash = "dot" if finalist.is_reference else "solid"
+        figure.add_scatter(
+            x=[look.epoch for look in finalist.looks],
+            y=[look.mean for look in finalist.looks],
+            mode="lines+markers",
+            line={"color": BLUE if is_winner else GREY, "width": 3 if is_winner else 1, "dash": dash},
+            marker={"size": 8 if is_winner else 5},
+            name=kind,
+            legendgroup=kind,
+            showlegend=kind not in {trace.name for trace in figure.data},
+            hovertemplate=f"{finalist.name} after %{{x}}: %{{y:.4g}} %<extra></extra>",
+        )
+    label = f"Accuracies of {len(finalists)} finalists while they were trained; the table holds the same numbers."
     return Figure(name=name, label=label, json=as_json(figure))
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
 from psvit.search.report.references import Reference
+from psvit.search.selection.finalist import Finalist
+from psvit.search.selection.verdict import Verdict
 from psvit.search.trial import Trial
 from psvit.space.search_space import SearchSpace
 
@@ -39,7 +40,9 @@ class Report:
         objectives: what was improved, in the order of `Trial.objectives`.
         description: what the evaluator says of its scores: kind, meaning, images, fidelity.
         unit: of a score, such as `%`.
-        finalists: the best trials, the winner first; with several objectives, the front. Empty where nothing was found.
+        finalists: what could be delivered, the winner first; with several objectives, the front. Empty where nothing
+            was found.
+        verdict: by how much the winner is ahead of its best rival; `None` if that was not found out.
         references: networks to compare with; those with a score get a point.
         hypervolume: with several objectives, after how many evaluations the front's hypervolume became what.
         versions: of what computed, by name.
@@ -58,6 +61,7 @@ class Report:
     description: dict[str, Any]
     unit: str = ""
     finalists: Sequence[Finalist] = ()
+    verdict: Verdict | None = None
     references: Sequence[Reference] = ()
     hypervolume: Sequence[tuple[int, float]] = ()
     versions: dict[str, str] = field(default_factory=dict)

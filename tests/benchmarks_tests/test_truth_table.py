@@ -205,7 +205,7 @@ def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
         "folder = RunFolder(Path(sys.argv[1]), 'truth', json.loads(sys.argv[2])); print('held', flush=True)\n"
         "sys.stdin.read()"
     )
-    images = len(open_data("digits").train)
+    images = len(open_data("digits").without_verdict().train)
     about = {"network": network.to_dict(), "recipe": RECIPE.to_dict(), "images": images, "seed": 0}
     # As before there were jobs, so that what is unfinished goes on.
     folder = tmp_path / "work" / f"digits-0-{network.arch.digest}-{RECIPE.digest}-0"

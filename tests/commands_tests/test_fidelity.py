@@ -78,7 +78,7 @@ def test_a_run_leaves_evidence_and_a_record_beside_the_supernet(measured):
     (fidelity,) = read_fidelities(measured / "run/fidelity.yaml")
     assert fidelity.budget == ("1MFLOPs",)
     assert fidelity.within.limits == {"macs": (950_000, 1_050_000)}
-    assert (fidelity.images, fidelity.search_images, fidelity.recipe["epochs"]) == (270, 30, 1)
+    assert (fidelity.images, fidelity.search_images, fidelity.recipe["epochs"]) == (240, 30, 1)
     assert [one.score for one in fidelity.within.agreements] == ["inherited", "DSS", "macs", "num_params"]
     assert [one.networks for one in fidelity.within.agreements] == [4] * 4
     assert [one.networks for one in fidelity.spread.agreements] == [2] * 4

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -37,7 +38,8 @@ from psvit.train import job_runner
 # Processes cannot import the tests, so functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-FEW = ("--finalists", 2, "--control", 2)
+SHORT = ("--retrain-recipe", Path(__file__).with_name("short.yaml"))
+FEW = ("--finalists", 2, "--control", 2, *SHORT)
 ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "20")
 TOLD = "psvit-search: interrupted; the same command continues"
 """After a line break, because the terminal has just shown ^C."""
@@ -392,7 +394,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
         assert (tmp_path / "run" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("at", ["draw_control", "_trained"])
+@pytest.mark.parametrize("at", ["draw_control", "_selected"])
 def test_a_search_that_loses_its_workers_writes_the_best_so_far(searched, call, tmp_path, monkeypatch, at):
     command = ("psvit-search", "--supernet", searched / "supernet", "--budget", "1MFLOPs", "--trials", 8, *FEW)
 
@@ -435,16 +437,18 @@ def test_a_finalist_that_fails_does_not_end_the_run(searched, call, tmp_path, fa
         "--control",
         0,
     )
-    failing.append("finalists, training 1 of 6")
-    done = call(*command, "--finalists", 2, "--out", "run")
+    known = yaml.safe_load((searched / "best.yaml").read_text())["provenance"]["finalists"]
+    best = max(known, key=lambda one: one["score"])
+    failing.append(f"selection, rung 1 of 2, {best['name']}")
+    done = call(*command, "--finalists", 2, *SHORT, "--out", "run")
     assert done.status == 0
     first, last = yaml.safe_load((tmp_path / "run/best.yaml").read_text())["provenance"]["finalists"]
-    assert (len(first["accuracies"]), last["accuracies"]) == (3, [])
+    assert (len(first["looks"][-1]["accuracies"]), last["looks"]) == (3, [])
     assert last["failed"] == "training diverged: the loss is nan in epoch 1"
     assert f"trial {last['trial']} failed: training diverged" in done.out
     # The best score is its own; where the others fail too, it is the winner all the same.
-    failing.append("finalists, ")
-    done = call(*command, "--finalists", 2, "--out", "none")
+    failing.append("selection, ")
+    done = call(*command, "--finalists", 2, *SHORT, "--out", "none")
     assert done.status == 0
     assert "no finalist could be trained, so the winner is the one with the best score" in done.out
     best = yaml.safe_load((tmp_path / "none/best.yaml").read_text())

@@ -373,11 +373,12 @@ def test_a_device_or_model_that_is_not_there_is_refused(call, tmp_path):
     assert names(tmp_path) == set()
 
 
-def test_latency_alone_is_searched_in_a_space_for_the_size_of_the_images():
-    assert choose_space(None, None, None, ("5ms@cpu",)) == SearchSpace.for_images((224, 224), 3, 1000, "5ms@cpu")
+def test_latency_alone_is_searched_in_the_middle_space_of_its_image_size():
+    assert choose_space(None, None, None, ("5ms@cpu",)).name == "psvit-2d-small"
     # Costs decide where there are limits on them.
-    space = choose_space(None, None, None, ("5ms@cpu", "0.3GFLOPs"))
-    assert space == SearchSpace.for_images((224, 224), 3, 1000, "0.3GFLOPs")
+    assert choose_space(None, None, None, ("5ms@cpu", "0.3GFLOPs")).name == "psvit-2d-tiny"
+    made = choose_space(None, None, None, ("5ms@cpu",), (96, 64))
+    assert made == SearchSpace.for_images((96, 64), 3, 1000, "5ms@cpu")
     digits = SearchSpace.load("psvit-2d-digits")
     assert choose_space(digits, None, None, ("5ms@cpu",)) == digits
     assert Budget.parse("5ms@cpu").limits == ()

@@ -64,7 +64,7 @@ def test_a_score_of_ones_own_has_a_shortlist_a_front_and_a_report(tmp_path):
     printed = run("own_score.py", tmp_path / "run")
     found = yaml.safe_load((tmp_path / "run" / "best.yaml").read_text())
     assert (found["score"]["kind"], found["score"]["version"]) == ("spread of outputs", "1")
-    assert printed.count("after brief training") == 3 == len(found["provenance"]["finalists"])
+    assert printed.count("of training") == len(found["provenance"]["finalists"]) >= 3
     assert (tmp_path / "run" / "report.html").exists()
     # All of it is found done.
     assert run("own_score.py", tmp_path / "run") == printed

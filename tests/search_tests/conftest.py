@@ -14,7 +14,6 @@ from torch import nn
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.search.candidates import Candidates
-from psvit.search.finalists import Finalist
 from psvit.search.history import History
 from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
@@ -23,6 +22,7 @@ from psvit.search.proposal import Proposal
 from psvit.search.report.references import deit_references
 from psvit.search.report.report import Report
 from psvit.search.result_cache import ResultCache
+from psvit.search.selection.finalist import Finalist, Look
 from psvit.search.study import Study
 from psvit.search.trial import Score, State, Trial
 from psvit.space.budget import Budget
@@ -288,7 +288,13 @@ def made_up_report() -> Callable[..., Report]:
             history.append(trial(number, arch, state, origin))
         complete = sorted((t for t in history if t.is_complete), key=lambda t: -t.objectives[0])
         finalists = [
-            Finalist(trial=one, accuracies=tuple(float(a) for a in 82 - 0.2 * place + rng.normal(0, 0.3, 3)))
+            Finalist(
+                trial=one,
+                looks=(
+                    Look(epoch=2, accuracies=(60.0 - place,)),
+                    *([Look(epoch=6, accuracies=tuple(82 - 0.2 * place + rng.normal(0, 0.3, 3)))] if place < 2 else []),
+                ),
+            )
             for place, one in enumerate(complete[:5])
         ]
         fields: dict[str, Any] = {

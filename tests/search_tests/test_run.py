@@ -92,7 +92,7 @@ def test_a_result_is_what_is_written(search):
 def test_results_show_themselves_in_a_notebook(search):
     result = search("run", trials=6)
     assert "<svg" in result._repr_html_()
-    assert f"trial</th><th>{result.kind}" in result._repr_html_()
+    assert f"<th>{result.kind}</th>" in result._repr_html_()
     assert result.trials._repr_html_().count("<tr>") == 1 + 6
     assert "<svg" in result.best._repr_html_()
     assert result.report._repr_html_().startswith("<iframe srcdoc=")

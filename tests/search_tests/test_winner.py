@@ -6,8 +6,8 @@ import pytest
 
 from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.arch.costs import cost
-from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
+from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Score, Trial
 from psvit.search.winner import Evidence, write_front
 

@@ -40,8 +40,10 @@ def test_a_space_may_be_a_file_or_left_open(tiny_space, tmp_path, monkeypatch):
     tiny_space.save(tmp_path / "space.yaml")
     from_file = psvit.train_supernet(tmp_path / "space.yaml", "digits", out=tmp_path / "one", settings=BRIEF)
     assert from_file.space == tiny_space.with_data(10, 1)
-    made = psvit.train_supernet(None, "digits", out=tmp_path / "two").space
-    assert made == psvit.SearchSpace.for_images((8, 8), 1, 10, [])
+    shipped = psvit.train_supernet(None, "digits", out=tmp_path / "two").space
+    assert shipped == psvit.SearchSpace.load("psvit-2d-digits").with_data(10, 1)
+    made = psvit.train_supernet(None, "digits", image_size=12, out=tmp_path / "made").space
+    assert made == psvit.SearchSpace.for_images((12, 12), 1, 10, [])
     larger = psvit.train_supernet("psvit-2d-digits", "digits", image_size="16x12", out=tmp_path / "three").space
     assert larger == psvit.SearchSpace.load("psvit-2d-digits").with_data(10, 1, (16, 12))
 

@@ -218,7 +218,7 @@ IMPOSSIBLE = [
     (
         changed(stem="conv", image_size=[20, 20], patch_size=5, patch_stride=5),
         "",
-        "patch_size must be a product of at most 4 factors 2 and 3 for a conv stem",
+        "patch_size must be a product of at most 5 factors 2 and 3 for a conv stem",
     ),
     (changed(image_size=[16]), "image_size.1", "required"),
     (changed(image_size=[16, 16, 16]), "image_size", "at most 2"),
@@ -237,7 +237,7 @@ WRONG_TYPES = [
     (changed(stages__0=[16, [1], 2]), "stages.0", "object, received [16, [1], 2]"),
     ([1, 2], "", "object, received [1, 2]"),
 ]
-TOP_KEYS = "schema, cost, arch, score, latency, budget, provenance"
+TOP_KEYS = "schema, cost, arch, verdict, score, latency, budget, provenance"
 ARCH_KEYS = "variant, image_size, in_chans, num_classes, stem, patch_size, patch_stride, head_dim, stages, pools"
 STAGE_KEYS = "embed_dim, groups, mlp_ratio"
 UNKNOWN_KEYS = [

@@ -278,11 +278,29 @@ def test_a_refusal_leaves_an_empty_folder_empty(tmp_path, monkeypatch):
     assert not RunFolder(tmp_path / "run", "psvit-search", CONFIG).resumed
 
 
-@pytest.mark.parametrize("left", [".psvit.lock", ".config.yaml.x1y2.tmp"])
+@pytest.mark.parametrize("left", [".psvit.lock", ".config.yaml.x1y2z3w4.tmp"])
 def test_what_a_process_leaves_that_was_killed_at_the_beginning_does_not_fill_a_folder(tmp_path, left):
     (tmp_path / left).touch()
     assert not RunFolder(tmp_path, "psvit-search", CONFIG).resumed
     assert {path.name for path in tmp_path.iterdir()} == {".psvit.lock", "config.yaml"}
+
+
+def test_what_a_killed_process_was_writing_is_removed_when_the_run_goes_on(tmp_path):
+    begun = RunFolder(tmp_path / "run", "psvit-search", CONFIG)
+    del begun  # and with it, the lock
+    for place in (tmp_path / "run", tmp_path / "run/inside"):
+        place.mkdir(exist_ok=True)
+    # As `replacing` and `replacing_folder` call what they lend.
+    kept, gone = [".hidden.tmp", "best.yaml", ".best.yaml.abc.old"], [".best.yaml.q6ukjxco.tmp", ".pareto.a1_b2c3d.tmp"]
+    for name in (*kept, gone[0]):
+        (tmp_path / "run" / name).write_text("x")
+    (tmp_path / "run" / gone[1]).mkdir()
+    (tmp_path / "run" / gone[1] / "0.yaml").write_text("x")
+    folder = RunFolder(tmp_path / "run", "psvit-search", CONFIG)
+    assert folder.resumed
+    names = {path.name for path in folder.path.iterdir()}
+    assert names >= set(kept)
+    assert not names & set(gone)
 
 
 def test_a_run_from_before_there_were_files_to_lock_continues(tmp_path):

@@ -48,7 +48,7 @@ def test_the_budget_is_within_reach_with_room_on_both_sides(image_size, in_chans
     assert space == SearchSpace.for_images(image_size, in_chans, num_classes, f"{upper}{unit}")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(images, st.floats(0, 1))
 def test_patches_give_8_to_16_tokens_a_side_or_about_as_many_in_all(image_size, share):
     least, most = possible(image_size, 3, 10, "FLOPs")

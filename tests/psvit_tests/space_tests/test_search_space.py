@@ -17,7 +17,7 @@ from psvit.arch.costs import ADDITIVE, METRICS, cost
 from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.space.budget import Budget
-from psvit.space.search_space import Layout, SearchSpace, StageChoices, shipped_spaces
+from psvit.space.search_space import Layout, SearchSpace, StageChoices, shipped_for, shipped_spaces
 
 SHIPPED = {name: SearchSpace.load(name) for name in shipped_spaces()}
 shipped = st.sampled_from(sorted(SHIPPED)).map(SHIPPED.get)
@@ -442,7 +442,7 @@ def test_images_that_leave_nothing_to_pool_are_refused():
 # --- budgets
 
 
-@pytest.mark.parametrize("texts", [["2GFLOPs"], ["0..2GFLOPs"], ["50MFLOPs", "22Mparams"], ["2GFLOPs", "300MB"]])
+@pytest.mark.parametrize("texts", [["2GFLOPs"], ["50MFLOPs", "22Mparams"], ["2GFLOPs", "300MB"]])
 def test_a_budget_that_no_member_can_spend_is_refused(texts):
     space = SHIPPED["psvit-2d-nano"]
     with pytest.raises(InputError, match=r"no architecture of psvit-2d-nano can spend .* at most 48.*FLOPs") as error:
@@ -455,6 +455,8 @@ def test_a_budget_that_no_member_can_spend_is_refused(texts):
 def test_a_budget_that_limits_anything_can_be_spent():
     space = SHIPPED["psvit-2d-nano"]
     most = space.reach("macs")[1]
+    # A range asks for whatever is in it.
+    space.check(Budget.parse("0..2GFLOPs"))
     for texts in (["100%"], [f"{most}FLOPs"], ["10MFLOPs", "22Mparams"], ["2GFLOPs", "200kB"], ["2GFLOPs", "5ms@cpu"]):
         space.check(Budget.parse(*texts, space=space))
     for texts in (["300MB"], ["5ms@cpu"], []):
@@ -593,3 +595,22 @@ def test_rules_hold_for_callers():
     choices = StageChoices(begin=0, embed_dim=(16,), depth=(1,), max_group=1, mlp_ratio=(2,))
     with pytest.raises(ValidationError, match="stages must not overlap"):
         Layout(variant="2d", head_dim=16, stages=(choices, choices), pools=(("max",),))
+
+
+@pytest.mark.parametrize(
+    ("size", "budget", "name"),
+    [
+        (8, ("1MFLOPs",), "psvit-2d-digits"),
+        (32, ("20MFLOPs",), "psvit-2d-nano"),
+        (32, ("80MFLOPs",), None),  # psvit-2d-nano ends at 48 MFLOPs
+        (28, ("5MFLOPs",), None),
+        (224, ("2GFLOPs",), "psvit-2d-tiny"),
+        (224, ("5GFLOPs",), "psvit-2d-small"),
+        (224, ("1MFLOPs",), None),
+        (224, ("5ms@cpu",), "psvit-2d-small"),
+        (224, (), "psvit-2d-tiny"),
+    ],
+)
+def test_a_shipped_space_is_for_one_size_and_holds_the_budget(size, budget, name):
+    found = shipped_for((size, size), Budget.parse(*budget))
+    assert (found.name if found else None) == name

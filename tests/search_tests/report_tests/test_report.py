@@ -18,7 +18,6 @@ import yaml
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.errors import InputError
-from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objective, Objectives
 from psvit.search.pareto import front
 from psvit.search.report.best_of_draws import best_of_draws
@@ -27,6 +26,8 @@ from psvit.search.report.figures import best_so_far
 from psvit.search.report.formatting import in_words
 from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.shared_choices import Group, shared_choices
+from psvit.search.selection.finalist import Finalist, Look
+from psvit.search.selection.verdict import Verdict
 from psvit.search.trial import Score, Trial
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
@@ -203,7 +204,7 @@ def test_the_page_says_what_was_found_and_on_what_it_rests(made_up_report):
     report = made_up_report()
     page = Page(render(report))
     winner = report.winner.trial
-    assert f"The winner is #{winner.number}, chosen among 5 finalists that were trained briefly" in page.text
+    assert f"The winner is trial {winner.number}, chosen among 5 finalists by training them" in page.text
     assert f"inherited accuracy {winner.score.value:.5g} % at {winner.cost.macs / 1e6:.4g} MFLOPs" in page.text
     assert "256 architectures evaluated: 219 scored, 35 given up early, 2 failed." in page.text
     assert "64 random architectures for comparison" in page.text
@@ -370,46 +371,65 @@ def test_the_best_so_far_counts_every_evaluation(made_up_report):
     assert best_so_far([raced]) == []
 
 
-def test_all_finalists_stand_there_with_all_trainings(made_up_report):
+def test_all_finalists_stand_there_with_all_looks(made_up_report):
     trials = [finalist.trial for finalist in made_up_report().finalists]
-    seeds = [(80.0, 80.5, 81.0), (80.0, 80.1, 80.2), (79.0, 79.25, 79.5), (70.0, 70.0, 71.5), (60.0, 61.0, 62.0)]
-    finalists = [Finalist(trial=trial, accuracies=each) for trial, each in zip(trials, seeds, strict=True)]
+    looks = [
+        (Look(epoch=1, accuracies=(40.0,)), Look(epoch=9, accuracies=(80.0, 80.5, 81.0))),
+        (Look(epoch=1, accuracies=(41.25,)), Look(epoch=9, accuracies=(70.0, 70.5, 71.5))),
+        (Look(epoch=1, accuracies=(12.75,)),),
+    ]
+    reference = replace(trials[1], origin="reference")
+    finalists = [
+        Finalist(trial=trials[0], looks=looks[0]),
+        Finalist(trial=reference, name="HVT-like, 5 layers", looks=looks[1]),
+        Finalist(trial=trials[2], looks=looks[2]),
+    ]
     page = Page(render(made_up_report(finalists=finalists)))
-    for finalist in finalists:
-        accuracies = ", ".join(f"{accuracy:.2f}" for accuracy in finalist.accuracies)
-        assert accuracies in page.text
-        assert f"#{finalist.trial.number}" in page.figures["finalists"]["data"][1]["y"]
-    assert "80.50 ± 0.50" in page.text
-    # sqrt(0.5² / 3 + 0.1² / 3) = 0.294
-    gap = "The means of the first two are 0.40 points apart, less than twice their standard error of 0.29: too little"
-    assert gap in page.text
-    assert page.figures["finalists"]["data"][0]["x"] == list(itertools.chain(*seeds))
-    apart = [finalists[0], *finalists[2:]]
-    # sqrt(0.5² / 3 + 0.25² / 3) = 0.323
-    text = Page(render(made_up_report(finalists=apart))).text
-    assert "1.25 points apart, at least twice their standard error of 0.32." in text
+    for text in ("80.50 ± 0.50", "41.25", "12.75", "HVT-like, 5 layers", "after 1 (%)", "after 9 (%)"):
+        assert text in page.text
+    assert "3 networks were trained" in page.text
+    assert "1 of them hand-made references" in page.text
+    drawn = {trace["hovertemplate"].split(" after")[0]: trace for trace in page.figures["selection"]["data"]}
+    assert drawn["HVT-like, 5 layers"]["y"] == [41.25, pytest.approx(70.6667, abs=1e-3)]
+    assert drawn[f"trial {trials[2].number}"]["x"] == [1]
+
+
+def test_the_verdict_comes_first(made_up_report):
+    report = made_up_report()
+    verdict = Verdict(
+        winner="trial 3",
+        rival="HVT-like",
+        is_found=True,
+        points=1.5,
+        interval=(0.5, 2.5),
+        confidence=0.95,
+        images=500,
+        seeds=3,
+        accuracies=(60.0, 58.5),
+    )
+    text = Page(render(replace(report, verdict=verdict))).text
+    assert "Verdict: trial 3 gained 1.50 points (95 %: +0.50 to +2.50) over the best reference (HVT-like)" in text
+    assert text.index("Verdict:") < text.index("The winner is")
+    assert "Verdict:" not in Page(render(report)).text
 
 
 def test_finalists_that_were_not_trained_are_said_to_be_ordered_by_their_scores(made_up_report):
-    finalists = [replace(finalist, accuracies=()) for finalist in made_up_report().finalists]
+    finalists = [replace(finalist, looks=()) for finalist in made_up_report().finalists]
     page = Page(render(made_up_report(finalists=finalists)))
     assert "Finalists were not trained." in page.text
-    assert "finalists" not in page.figures
+    assert "selection" not in page.figures
 
 
 def test_finalists_that_failed_are_shown_with_the_reason(made_up_report):
     *trained, last = made_up_report().finalists
-    failed = replace(last, accuracies=(), failure="training diverged: the loss is nan")
+    failed = replace(last, looks=(), failure="training diverged: the loss is nan")
     page = Page(render(made_up_report(finalists=[*trained, failed])))
-    assert (
-        f"Last are those whose training failed: #{last.trial.number} (training diverged: the loss is nan)." in page.text
-    )
+    assert f"Last are those whose training failed: {last.name} (training diverged: the loss is nan)." in page.text
     assert "chosen among 5 finalists" in page.text
-    assert "so 5 finalists were trained briefly on the training images, 3 times each" in page.text
-    assert page.figures["finalists"]["data"][1]["x"][-1] is None
-    page = Page(render(made_up_report(finalists=[replace(one, accuracies=(), failure="lost") for one in trained])))
-    assert "No finalist could be trained: #" in page.text
-    assert "finalists" not in page.figures
+    assert "failed" in page.text
+    page = Page(render(made_up_report(finalists=[replace(one, looks=(), failure="lost") for one in trained])))
+    assert "No finalist could be trained: trial " in page.text
+    assert "selection" not in page.figures
     assert "chosen among" not in page.text
 
 
@@ -417,9 +437,9 @@ def test_every_finalist_is_drawn(made_up_report):
     report = made_up_report()
     document = render(report)
     assert document.count('data-part="network"') == 5
-    assert f"Winner, #{report.winner.trial.number}" in document
+    assert f"Winner, {report.winner.name}" in document
     for finalist in report.finalists[1:]:
-        assert f"Finalist #{finalist.trial.number}" in document
+        assert f"Trial {finalist.trial.number}" in document
 
 
 def test_latencies_stand_predicted_beside_measured(made_up_report):
@@ -534,7 +554,7 @@ def test_a_searcher_that_has_only_begun_is_not_called_random(made_up_report):
 def test_one_trial_is_enough(made_up_report):
     trial = next(trial for trial in made_up_report().history if trial.is_complete)
     page = Page(render(made_up_report(history=[trial], control=[], finalists=[Finalist(trial=trial)])))
-    assert f"The winner is #{trial.number}, the best of 1 scored" in page.text
+    assert f"The winner is trial {trial.number}, the best of 1 scored" in page.text
     assert "1 architecture evaluated: 1 scored, 0 given up early, 0 failed." in page.text
     assert set(page.figures) == {"front-macs", "progress"}
     low, high = page.figures["front-macs"]["layout"]["yaxis"]["range"]

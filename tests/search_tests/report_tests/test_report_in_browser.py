@@ -13,11 +13,11 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-from psvit.search.finalists import Finalist
 from psvit.search.objectives import Objectives
 from psvit.search.pareto import front
 from psvit.search.report.document import write_report
 from psvit.search.report.references import Reference
+from psvit.search.selection.finalist import Finalist
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -165,7 +165,7 @@ def file(made_up_report, tmp_path):
 
 
 EXPECTED = {
-    "one": ["finalists", "front-macs", "progress"],
+    "one": ["selection", "front-macs", "progress"],
     "several": ["front-macs", "front-num_params", "progress", "hypervolume"],
     "single": ["front-macs", "progress"],
 }
@@ -246,5 +246,5 @@ def test_tables_can_be_read_without_scripts(file, browser):
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
     assert "Drawing it needs JavaScript." in text
-    assert "mean ± sd (%)" in text
+    assert "after 6 (%)" in text
     assert "What the good candidates share" in text

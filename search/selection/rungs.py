@@ -1,0 +1,79 @@
+"""The rungs of successive halving (arXiv 1502.07943): at which epochs networks are compared, and how many go on.
+
+All networks train on one schedule, so that a network which goes on continues where it paused. What a network has at a
+rung is therefore an early look at the training that it would have in full. The last rung is the end of the schedule.
+There, three trainings of each network that is left are compared, because the trainings of one network differ by as
+much as the best networks do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from psvit.train.recipe import Recipe
+
+KEPT = 3
+"""One of so many goes on from a rung."""
+
+SEEDS = 3
+"""Trainings of each network in the last rung. They differ in the initial weights, in the order of the images, in
+augmentation and in stochastic depth."""
+
+SHARE = 1 / 4
+"""Epochs of the schedule relative to the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One comparison.
+
+    Attributes:
+        epoch: the epoch of the schedule after which networks are compared.
+        seeds: how many trainings of each network are compared.
+    """
+
+    epoch: int
+    seeds: int
+
+
+def rungs_of(epochs: int) -> tuple[Rung, ...]:
+    """The rungs of a schedule: after a ninth of its epochs, after a third, and at its end; fewer if it is short."""
+    looks = sorted({max(1, round(epochs / KEPT**2)), max(1, round(epochs / KEPT)), epochs})
+    return tuple(Rung(epoch=epoch, seeds=SEEDS if epoch == epochs else 1) for epoch in looks)
+
+
+def going_on(networks: int) -> int:
+    """How many networks go on from a rung: a third, but at least two, because one alone has no rival."""
+    return min(networks, max(2, math.ceil(networks / KEPT)))
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """A recipe with fewer epochs, and with warm-up and averaging of the weights as much shorter."""
+    share = epochs / recipe.epochs
+    return recipe.override(
+        {
+            "epochs": epochs,
+            "warmup_epochs": min(round(recipe.warmup_epochs * share), epochs - 1),
+            "ema_decay": None if recipe.ema_decay is None else round(recipe.ema_decay ** (1 / share), 6),
+        }
+    )
+
+
+def selection_recipe(recipe: Recipe) -> Recipe:
+    """The recipe by which networks are compared, from that of the delivered network."""
+    return shortened(recipe, max(1, round(SHARE * recipe.epochs)))
+
+
+def epochs_of_training(networks: int, epochs: int) -> tuple[int, ...]:
+    """The epochs of training that each rung takes, over all networks and seeds, before anything is known of them.
+
+    Args:
+        networks: how many enter.
+        epochs: of the schedule.
+    """
+    found, before = [], 0
+    for rung in rungs_of(epochs):
+        found.append(networks * (rung.epoch - before + (rung.seeds - 1) * rung.epoch))
+        networks, before = going_on(networks), rung.epoch
+    return tuple(found)

@@ -1,0 +1,55 @@
+"""Rungs: when networks are compared, how many go on, and how much shorter their schedule is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psvit.search.selection.rungs import SEEDS, epochs_of_training, going_on, rungs_of, selection_recipe, shortened
+from psvit.train.recipe import Recipe, shipped_recipes
+
+
+@given(st.integers(1, 1000))
+def test_rungs_rise_to_the_end_of_the_schedule(epochs):
+    rungs = rungs_of(epochs)
+    assert [rung.epoch for rung in rungs] == sorted({rung.epoch for rung in rungs})
+    assert rungs[-1].epoch == epochs
+    assert [rung.seeds for rung in rungs] == [1] * (len(rungs) - 1) + [SEEDS]
+    assert len(rungs) == 3 or epochs < 5
+
+
+def test_each_rung_is_three_times_the_one_before():
+    assert [rung.epoch for rung in rungs_of(27)] == [3, 9, 27]
+    assert [rung.epoch for rung in rungs_of(2)] == [1, 2]
+    assert [rung.epoch for rung in rungs_of(1)] == [1]
+
+
+@pytest.mark.parametrize(("networks", "on"), [(1, 1), (2, 2), (3, 2), (6, 2), (7, 3), (9, 3), (18, 6)])
+def test_a_third_goes_on_but_no_one_alone(networks, on):
+    assert going_on(networks) == on
+
+
+def test_the_epochs_of_all_trainings_are_counted():
+    # 18 networks for 3 epochs; 6 of them 6 more; 2 of those 18 more, and two other trainings of 27 each.
+    assert epochs_of_training(18, 27) == (54, 36, 2 * 18 + 2 * 2 * 27)
+    assert epochs_of_training(5, 1) == (15,)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("supernet")])
+def test_the_schedule_is_a_quarter_of_the_recipes_with_all_its_parts(name):
+    recipe = Recipe.load(name)
+    short = selection_recipe(recipe)
+    assert short.epochs == round(recipe.epochs / 4)
+    assert short.warmup_epochs == round(recipe.warmup_epochs * short.epochs / recipe.epochs)
+    if recipe.ema_decay:
+        # The average reaches back over the same share of the training.
+        assert short.ema_decay == pytest.approx(recipe.ema_decay ** (recipe.epochs / short.epochs), abs=1e-6)
+    changes = {name: getattr(recipe, name) for name in ("epochs", "warmup_epochs", "ema_decay")}
+    assert short.override(changes) == recipe
+
+
+def test_the_shortest_schedule_has_no_warm_up():
+    recipe = Recipe.load("cifar")
+    assert (shortened(recipe, 1).epochs, shortened(recipe, 1).warmup_epochs) == (1, 0)
+    assert selection_recipe(recipe.override({"epochs": 1, "warmup_epochs": 0})).epochs == 1
