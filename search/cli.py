@@ -186,6 +186,12 @@ def command(
     # What matters most comes first.
     if result.verdict:
         click.echo(f"verdict: {result.verdict}")
+    elif result.best.looks:
+        rivals = any(finalist.is_reference for finalist in result.finalists)
+        reason = (
+            "there was nothing to compare it on" if rivals else "no hand-made network is in the space and the budget"
+        )
+        click.echo(f"no verdict: {reason}")
     _tell(result, is_timed=bool(time_text))
     _tell_winner(result, supernet, data, retrain_recipe, inherit)
     if result.stopped:
@@ -210,7 +216,7 @@ def _tell(result: SearchResult, is_timed: bool) -> None:
             click.echo(f"not measured on {name}, predicted {times['predicted_ms']:.4g} ms")
     if any(finalist.looks for finalist in result.finalists):
         show_table(
-            "selection: top-1 on the search images after so many epochs of training, mean and standard deviation",
+            "selection: top-1 on the search images after epochs",
             [(finalist.name, _looks(finalist)) for finalist in result.finalists],
         )
     elif any(finalist.failure for finalist in result.finalists):

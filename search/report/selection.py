@@ -24,9 +24,10 @@ def selection_text(finalists: Sequence[Finalist]) -> str:
     looks = {look.epoch: len(look.accuracies) for finalist in finalists for look in finalist.looks}
     last = max(looks)
     references = sum(finalist.is_reference for finalist in finalists)
+    of_them = f"{references} of them hand-made references" if references else "none of them a hand-made reference"
     text = (
         f"{count(len(finalists), 'network')} were trained on the training images, all by one schedule of "
-        f"{count(last, 'epoch')}, {references} of them hand-made references. They were compared on the search images "
+        f"{count(last, 'epoch')}, {of_them}. They were compared on the search images "
         f"after {joined([str(epoch) for epoch in sorted(looks)])} epochs. After each of these, a third went on, with "
         f"the best reference and the best of the others in any case. The last comparison is of "
         f"{count(looks[last], 'training')} each: given are the mean and the standard deviation."
