@@ -63,17 +63,3 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
 def selection_recipe(recipe: Recipe) -> Recipe:
     """The recipe by which networks are compared, from that of the delivered network."""
     return shortened(recipe, max(1, round(SHARE * recipe.epochs)))
-
-
-def epochs_of_training(networks: int, epochs: int) -> tuple[int, ...]:
-    """The epochs of training that each rung takes, over all networks and seeds, before anything is known of them.
-
-    Args:
-        networks: how many enter.
-        epochs: of the schedule.
-    """
-    found, before = [], 0
-    for rung in rungs_of(epochs):
-        found.append(networks * (rung.epoch - before + (rung.seeds - 1) * rung.epoch))
-        networks, before = going_on(networks), rung.epoch
-    return tuple(found)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psvit.search.selection.rungs import SEEDS, epochs_of_training, going_on, rungs_of, selection_recipe, shortened
+from psvit.search.selection.rungs import SEEDS, going_on, rungs_of, selection_recipe, shortened
 from psvit.train.recipe import Recipe, shipped_recipes
 
 
@@ -28,12 +28,6 @@ def test_each_rung_is_three_times_the_one_before():
 @pytest.mark.parametrize(("networks", "on"), [(1, 1), (2, 2), (3, 2), (6, 2), (7, 3), (9, 3), (18, 6)])
 def test_a_third_goes_on_but_no_one_alone(networks, on):
     assert going_on(networks) == on
-
-
-def test_the_epochs_of_all_trainings_are_counted():
-    # 18 networks for 3 epochs; 6 of them 6 more; 2 of those 18 more, and two other trainings of 27 each.
-    assert epochs_of_training(18, 27) == (54, 36, 2 * 18 + 2 * 2 * 27)
-    assert epochs_of_training(5, 1) == (15,)
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("supernet")])
