@@ -141,6 +141,7 @@ class Study:
         self._read = 0
         self._unfinished: list[int] = []
         self._told: dict[int, int] = {}
+        self._scored: frozenset[Architecture] = frozenset()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             study_name=name,
@@ -179,6 +180,9 @@ class Study:
 
     def sync(self) -> None:
         """Read the trials that this process or others have added since the last call."""
+        # Claims are read before trials. Another process adds its trials and then claims the next ones. Read the other
+        # way round, what it does in between would be neither among its claims nor among the trials.
+        attrs = self._study.user_attrs
         trials = self._study.get_trials(deepcopy=False)
         seen = [*(trials[number] for number in self._unfinished), *trials[self._read :]]
         self._read = len(trials)
@@ -193,7 +197,7 @@ class Study:
         for trial, row, cost in zip(evaluated, rows, self._costs(rows), strict=True):
             self.history.add(self._trial(trial, row, cost))
         self.history.rejected += [self._rejected(trial) for trial in new if "score" not in trial.user_attrs]
-        self.history.held = self._held()
+        self.history.held, self._scored = self._held(attrs)
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         """Whether psvit has added a trial, and the trial is finished and complete with its attributes."""
@@ -231,10 +235,10 @@ class Study:
             ),
         )
 
-    def _held(self) -> frozenset[Architecture]:
-        """The architectures that other living processes hold."""
-        attrs = self._study.user_attrs
+    def _held(self, attrs: dict[str, Any]) -> tuple[frozenset[Architecture], frozenset[Architecture]]:
+        """The architectures that other living processes hold, and those of them that have a score already."""
         held: set[Architecture] = set()
+        scored: set[Architecture] = set()
         for key, head in attrs.items():
             process = key.removeprefix(_CLAIM)
             if not key.startswith(_CLAIM) or process == self.process:
@@ -248,7 +252,9 @@ class Study:
                     arch = self.space.decode(proposal.row)
                     if arch not in self.history:
                         held.add(arch)
-        return frozenset(held)
+                        if value["scores"] is not None:
+                            scored.add(arch)
+        return frozenset(held), frozenset(scored)
 
     @property
     def is_shared(self) -> bool:
@@ -287,7 +293,8 @@ class Study:
 
         Returns:
             The batch without the architectures that other processes hold or have told meanwhile. If two processes ask
-            for one architecture at the same time, it may be left out of both batches. Both then propose again.
+            for one architecture at the same time, it may be left out of both batches. Both then propose again. A batch
+            that has scores keeps what others only ask for or evaluate: the first score counts.
         """
         self._write(batch)
         if not self.is_shared:
@@ -295,19 +302,16 @@ class Study:
         # Write our claim first, then read the others', so that two processes cannot both miss each other.
         self.sync()
         told = self._told.get(batch.number, 0)
+        held = self.history.held if batch.scores is None else self._scored
+        archs = [self.space.decode(proposal.row) if proposal.is_feasible else None for proposal in batch.proposals]
         free = [
-            position < told or not proposal.is_feasible or self._is_free(proposal)
-            for position, proposal in enumerate(batch.proposals)
+            position < told or arch is None or (arch not in self.history and arch not in held)
+            for position, arch in enumerate(archs)
         ]
         if not all(free):
             batch = batch.only(free)
             self._write(batch)
         return batch
-
-    def _is_free(self, proposal: Proposal) -> bool:
-        """Whether a feasible proposal was neither told before nor is held by another process."""
-        arch = self.space.decode(proposal.row)
-        return arch not in self.history and arch not in self.history.held
 
     def _write(self, batch: Batch) -> None:
         """Write a batch down, so that a reader finds all of it or nothing. A short batch takes one record."""
@@ -334,7 +338,7 @@ class Study:
         """Record the scores of a batch and add its trials.
 
         If this process gave no sign of life for longer than `LEASE`, another process may have taken over some of its
-        architectures. The scores that this process has for them are left out.
+        architectures. Those that it has told are left out.
 
         Args:
             batch: the batch, as `ask` returned it.
@@ -346,7 +350,7 @@ class Study:
         """
         self._archs.update(zip((proposal.row for proposal in batch.feasible), archs, strict=True))
         before = len(self.history)
-        batch = self.ask(replace(batch, scores=tuple(scores)) if batch.scores is None else batch)
+        batch = self.ask(batch if batch.scores is not None else replace(batch, scores=tuple(scores)))
         assert batch.scores is not None
         rows = [proposal.row for proposal in batch.feasible]
         costs = iter(self._costs(rows))

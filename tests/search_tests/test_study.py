@@ -455,6 +455,65 @@ def test_what_another_process_holds_or_has_told_is_left_out(tiny_space, archs, o
     assert archs_in(tiny_space, another.ask(batch_of(another, archs[:2]))) == archs[:2]
 
 
+class Interrupted:
+    """A study of Optuna's that calls something once, after one of the readings of it."""
+
+    def __init__(self, study, reading, call):
+        self._study, self._left, self._call = study, reading, call
+
+    def __getattr__(self, name):
+        return getattr(self._study, name)
+
+    def _then(self, found):
+        self._left -= 1
+        if self._left == -1:
+            self._call()
+        return found
+
+    def get_trials(self, **options):
+        return self._then(self._study.get_trials(**options))
+
+    @property
+    def user_attrs(self):
+        return self._then(self._study.user_attrs)
+
+
+@pytest.mark.parametrize("reading", range(3))
+def test_what_another_process_tells_while_this_one_asks_is_kept_and_not_evaluated_again(
+    tiny_space, archs, opened, batch_of, reading
+):
+    """It tells a batch and asks for the next one, in between two of the readings of `ask`."""
+    one, other = opened("a"), opened("b")
+    held = one.ask(batch_of(one, archs[:2]))
+    called = []
+
+    def go_on():
+        one.tell(held, archs[:2], SCORES[:2])
+        one.ask(batch_of(one, archs[2:4]))
+        called.append(True)
+
+    other._study = Interrupted(other._study, reading, go_on)
+    got = other.ask(batch_of(other, archs[:2]))
+    assert called
+    assert not got.feasible, "would be evaluated a second time"
+    other.sync()
+    assert [trial.score for trial in other.history] == SCORES[:2]
+
+
+def test_of_two_that_tell_the_same_the_first_counts(tiny_space, archs, opened, batch_of, clock):
+    """One wrote its scores down and died; another one has taken its architectures over and told them."""
+    dead, other = opened("a"), opened("b")
+    batch = dead.ask(replace(batch_of(dead, archs[:2]), scores=tuple(SCORES[:2])))
+    clock.now += LEASE + 1
+    theirs = other.ask(batch_of(other, archs[:1]))
+    other.tell(theirs, archs[:1], SCORES[4:5])
+    back = opened("a")
+    back.tell(back.pending(), archs[:2], [])
+    assert back.pending() is None
+    assert [(trial.arch, trial.score) for trial in back.history] == [(archs[0], SCORES[4]), (archs[1], SCORES[1])]
+    assert batch.scores == tuple(SCORES[:2])
+
+
 def test_what_another_process_holds_in_a_long_record_is_left_out_too(tiny_space, archs, opened, batch_of, clock):
     one, other = opened("a"), opened("b")
     for number in range(3):
@@ -488,14 +547,15 @@ def test_a_process_that_comes_back_late_makes_no_second_trials(tiny_space, archs
     theirs = other.ask(batch_of(other, archs[1:3]))
     other.tell(theirs, archs[1:3], SCORES[1:3])
     held = other.ask(batch_of(other, archs[3:4]))
-    # One was told by another process meanwhile and one is held by it; the rest of its work counts.
+    # Two were told by another process meanwhile. The rest of its work counts, also what another one holds now.
     late.tell(mine, archs[:4], [Score(value=99.0)] * 4)
     other.tell(held, archs[3:4], SCORES[3:4])
     late.sync()
     assert late.pending() is None
     assert {trial.arch: trial.score for trial in late.history} == {
         archs[0]: Score(value=99.0),
-        **dict(zip(archs[1:4], SCORES[1:4], strict=True)),
+        **dict(zip(archs[1:3], SCORES[1:3], strict=True)),
+        archs[3]: Score(value=99.0),
     }
     assert len(optuna.load_study(study_name="psvit", storage=late._study._storage).trials) == 4
 
