@@ -1,6 +1,8 @@
 """The truth table: small networks trained alone on CIFAR-10, in a CSV file that grows with every call.
 
     python benchmarks/truth_table.py train --data CIFAR10 --hours 2      trains what has no row yet
+    python benchmarks/truth_table.py supernet --data CIFAR10 --drawn budget --epochs 24
+                                                                         trains a supernet, scores networks with it
     python benchmarks/truth_table.py figures                             says what the rows so far say
     python benchmarks/truth_table.py pilot --data CIFAR10                chose the learning rate, before the first row
     python benchmarks/truth_table.py draw                                drew the networks, before the first row
@@ -41,6 +43,15 @@ def main() -> None:
         one.add_argument("--device", default="cpu")
         one.add_argument("--work", type=Path, default=Path("runs/truth"), help="what unfinished trainings need")
         one.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
+    shared = actions.add_parser("supernet", help=(run_supernet.__doc__ or "").splitlines()[0])
+    shared.set_defaults(action=run_supernet)
+    shared.add_argument("--data", required=True, help="the images")
+    shared.add_argument("--drawn", default="uniform", choices=("uniform", "budget"), help="what its training draws")
+    shared.add_argument("--macs", type=int, default=5_000_000, help="the budget")
+    shared.add_argument("--seed", type=int, default=0)
+    shared.add_argument("--epochs", type=at_least(1), required=True)
+    shared.add_argument("--work", type=Path, default=Path("runs/truth"), help="folder of the supernet")
+    shared.add_argument("--inherited", type=Path, help="file of the scores; default: the committed one")
     shown = actions.add_parser("figures", help=(figures.__doc__ or "").splitlines()[0])
     shown.set_defaults(action=figures)
     shown.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
@@ -66,6 +77,23 @@ def run_pilot(options: argparse.Namespace) -> None:
     for lr, accuracy in pilot.mean_accuracies(found).items():
         print(f"lr {lr:g}: {accuracy:.2f} % on the search images")
     print(f"best: {pilot.best_rate(found):g}")
+
+
+def run_supernet(options: argparse.Namespace) -> None:
+    """Train a supernet, and score the table's networks of a budget with its weights."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from truth import supernets
+
+    supernets.measure(
+        networks.load(),
+        options.data,
+        drawn=options.drawn,
+        macs=options.macs,
+        seed=options.seed,
+        epochs=options.epochs,
+        work=options.work,
+        path=options.inherited or supernets.FILE,
+    )
 
 
 def figures(options: argparse.Namespace) -> None:

@@ -358,7 +358,7 @@ def main() -> None:
     parser.add_argument("--drop-path", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--depth", type=share, nargs="+", default=[0.5], help="layers made by hand, of the papers'")
     parser.add_argument("--seeds", type=at_least(1), default=3)
-    parser.add_argument("--trials", type=at_least(1), default=TRIALS, help="of each search")
+    parser.add_argument("--trials", type=at_least(1), default=TRIALS["inherited"], help="of each search")
     parser.add_argument("--finalists", type=int, default=5, help="of each search")
     parser.add_argument("--workers", help="train on a Ray cluster: ray, or ray://host:port")
     parser.add_argument("--device", help="where to compute; default: cuda where there is one")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from psvit.retrain.run import retrain_network as retrain_network
     from psvit.retrain.run import retrain_networks as retrain_networks
     from psvit.search.candidates import Candidates as Candidates
+    from psvit.search.estimate import Estimate as Estimate
     from psvit.search.evaluator import Evaluator as Evaluator
     from psvit.search.evaluator import ScoringFunction as ScoringFunction
     from psvit.search.fidelity.run import MeasuredFidelity as MeasuredFidelity
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from psvit.search.objectives import Objective as Objective
     from psvit.search.proposal import Proposal as Proposal
     from psvit.search.result import SearchResult as SearchResult
+    from psvit.search.run import estimate_search as estimate_search
     from psvit.search.run import run_search as run_search
     from psvit.search.searchers import Searcher as Searcher
     from psvit.search.trial import Score as Score
@@ -69,6 +71,7 @@ _PUBLIC = {
     "Comparison": "psvit.retrain.comparison",
     "Cost": "psvit.arch.costs",
     "DivergedError": "psvit.errors",
+    "Estimate": "psvit.search.estimate",
     "Evaluator": "psvit.search.evaluator",
     "Exported": "psvit.retrain.delivery.export",
     "History": "psvit.search.history",
@@ -99,6 +102,7 @@ _PUBLIC = {
     "cost": "psvit.arch.costs",
     "create_model": "psvit.model",
     "draw": "psvit.nn.picture",
+    "estimate_search": "psvit.search.run",
     "export_network": "psvit.retrain.delivery.export",
     "measure_fidelity": "psvit.search.fidelity.run",
     "measure_latency": "psvit.search.latency.run",

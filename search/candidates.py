@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ DRAWS = 2**20
 
 LISTED = 2**17
 """Sets of at most this many architectures are looked through one by one instead."""
+
+
+TURNS, TURN = 8, 64
+"""Before it counts as settled that a stratum holds no more, so many groups of so many members are drawn from it."""
 
 
 class Candidates:
@@ -132,6 +137,35 @@ class Candidates:
             if few:
                 break
         return drawn
+
+    @cached_property
+    def _strata(self) -> list[FeasibleSet]:
+        """What keeps the limits on costs, by layout and stem."""
+        found = [FeasibleSet(part, self.budget) for part in self.space.strata()]
+        return [members for members in found if members.count]
+
+    def draw_stratified(self, n: int, seen: Seen | History, rng: np.random.Generator) -> list[Architecture]:
+        """Draw candidates not seen, from every layout and stem in turn, uniformly within each.
+
+        Drawing uniformly from all of them instead would nearly always give networks of the layout that has the most
+        attention groupings. If `seen` is a `Seen`, they are added to it.
+
+        Returns:
+            As `draw_unseen`.
+        """
+        seen = Seen(seen) if isinstance(seen, History) else seen
+        drawn: list[Architecture] = []
+        left = [self._strata[int(number)] for number in rng.permutation(len(self._strata))]
+        while left and len(drawn) < n:
+            for members in left.copy()[: n - len(drawn)]:
+                turns = (members.sample(rng, min(TURN, members.count)) for _ in range(TURNS))
+                fitting = (arch for turn in turns for arch in self.within(turn) if arch not in seen)
+                if arch := next(fitting, None):
+                    seen.add(arch)
+                    drawn.append(arch)
+                else:
+                    left.remove(members)
+        return [*drawn, *self.draw_unseen(n - len(drawn), seen, rng)]
 
     def within(self, batch: Batch) -> Iterator[Architecture]:
         """Those of some members that keep the bounds, decoded one by one."""

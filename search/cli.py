@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,18 +38,21 @@ if TYPE_CHECKING:
     "may be given several times. 2GFLOPs alone searches 1.8 to 2, 0..2GFLOPs everything up to it.",
 )
 @click.option("--supernet", default=None, help="The run of psvit-supernet whose weights score candidates.")
+@click.option("--data", default=None, help=f"{DATA_HELP} [default: the supernet's]")
 @click.option(
-    "--data",
+    "--evaluator",
     default=None,
-    help=f"{DATA_HELP} Without a supernet, one is trained on it first. [default: the supernet's]",
+    help="What scores candidates: trained (short trainings), inherited (a supernet's weights; without --supernet one "
+    "is trained first) or dss (a training-free indicator); or rule: take a hand-made network without scores. [default: "
+    "inherited with --supernet, trained with --data, dss with --searcher, --trials or a limit on latency, else rule]",
 )
 @click.option(
     "--space",
     "space_name",
     default=None,
     help="A shipped space or a .yaml file. "
-    "[default: the supernet's; or the smallest shipped 2d one for images of just this size that holds the budget; or "
-    "one that is made for images and budget]",
+    "[default: the supernet's; or one that is made for images and budget; for --evaluator inherited and dss, the "
+    "smallest shipped 2d one for images of just this size that holds the budget, if there is one]",
 )
 @image_size_option
 @click.option(
@@ -67,43 +71,46 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--searcher",
-    default="evolution",
-    show_default=True,
-    help="evolution, random, enumerate (small spaces), optuna-tpe, optuna-nsga2 or optuna-gp.",
+    default=None,
+    help="evolution, stratified (draws from every kind of network in turn), random, enumerate (small spaces), "
+    "optuna-tpe, optuna-nsga2 or optuna-gp. [default: stratified with short trainings, otherwise evolution]",
 )
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     default=None,
-    help="Architectures to evaluate. [default: 256, without a supernet 128, all where they are enumerated]",
+    help="Architectures to evaluate. [default: 48 by short trainings, 256 by a supernet, 128 by dss, all where they "
+    "are enumerated]",
 )
 @click.option(
     "--time",
     "time_text",
     default=None,
-    help="Begin no further batch after so long: 90s, 30min or 2h; the control gets its share.",
+    help="90s, 30min or 2h: with short trainings, plan the whole search into it; otherwise begin no further batch "
+    "after it, and the control gets its share.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it would take, and do nothing.")
 @click.option(
     "--finalists",
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
     help="Where there are images, train so many of the best before one is called the winner, and the references beside "
-    "them; 0 trains none.",
+    "them; after short trainings it is the best third. 0 trains none.",
 )
 @click.option(
     "--retrain-recipe",
     default=None,
-    help="How the network will be retrained: a shipped recipe or a .yaml file. Finalists train "
+    help="How the network will be retrained: a shipped recipe or a .yaml file. Candidates and finalists train "
     "by it, for a quarter of its epochs. [default: by image size]",
 )
-@click.option("--inherit", is_flag=True, help="Train finalists from the supernet's weights, not from random ones.")
+@click.option("--inherit", is_flag=True, help="Train networks from the supernet's weights, not from random ones.")
 @click.option(
     "--control",
     type=click.IntRange(min=0),
     default=None,
     help="Architectures drawn at random and scored for comparison. [default: a quarter of those evaluated, none where "
-    "the searcher is random or enumerates]",
+    "the searcher is random or enumerates, or candidates are trained]",
 )
 @click.option("--no-sharing", is_flag=True, help="Compute candidates one at a time, not what they have in common once.")
 @click.option("--no-racing", is_flag=True, help="Score every candidate on all images.")
@@ -121,13 +128,15 @@ def command(
     budgets: tuple[str, ...],
     supernet: str | None,
     data: str | None,
+    evaluator: str | None,
     space_name: str | None,
     image_size: str | None,
     latency: tuple[Path, ...],
     objectives_text: str,
-    searcher: str,
+    searcher: str | None,
     trials: int | None,
     time_text: str | None,
+    dry_run: bool,
     finalists: int,
     retrain_recipe: str | None,
     inherit: bool,
@@ -149,18 +158,20 @@ def command(
     Under a limit on latency, candidates are proposed by a latency model of this device, and the best of them are
     measured until one is within the limit. Let nothing else run meanwhile.
 
-    Candidates are scored with the weights of a trained supernet, on images held out from training. With neither
-    --supernet nor --data they are scored by a training-free indicator, which needs no images and says less.
+    Candidates are scored on images held out from training: by short trainings of their own, or with the weights of a
+    supernet. Without images nothing can be compared: then a rule takes a network for the budget, in seconds.
     """
     set_up_logging(verbose)
-    from psvit.search.run import run_search
+    from psvit.search.run import estimate_search, run_search
     from psvit.search.storage import without_password
 
-    result = run_search(
+    asked = partial(
+        estimate_search if dry_run else run_search,
         space_name,
         budget=budgets,
         data=data,
         supernet=supernet,
+        evaluator=evaluator,
         searcher=searcher,
         objectives=objectives_text.split(","),
         trials=trials,
@@ -181,8 +192,11 @@ def command(
         out=out,
         seed=seed,
         device=device,
-        repeated_by=shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]),
     )
+    if dry_run:
+        asked()
+        return
+    result = asked(repeated_by=shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
     # What matters most comes first.
     if result.verdict:
         click.echo(f"verdict: {result.verdict}")
@@ -239,12 +253,14 @@ def _tell_winner(
 ) -> None:
     """Print what was found, how far that can be trusted, and how to go on."""
     from psvit.search.fidelity.record import in_words
+    from psvit.search.inherited import INHERITED
     from psvit.space.budget import format_cost
 
     best = result.best
+    known = f"{result.kind} {best.scored}, {best.name} of {len(result.trials)}" if best.scored else best.name
     if result.front_folder:
         click.echo(f"found a Pareto front of {len(result.front)}: {result.front_folder}")
-    if result.data:
+    if result.kind == INHERITED:
         click.echo(in_words(result.fidelity, supernet or str(result.folder / "supernet")))
     images = data or result.data
     given = f" --recipe {shlex.quote(retrain_recipe)}" if retrain_recipe else ""
@@ -252,7 +268,7 @@ def _tell_winner(
     click.echo(
         f"{'interrupted; the best so far has' if result.stopped else 'found'} "
         f"{format_cost('macs', best.cost.macs)}, {format_cost('num_params', best.cost.num_params)}, "
-        f"{result.kind} {best.score:.6g}, {best.name} of {len(result.trials)}: {result.file}; "
+        f"{known}: {result.file}; "
         f"next: psvit-retrain {shlex.quote(str(result.file))} --data {shlex.quote(images) if images else 'DATA'}{given}"
     )
 

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,14 +15,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from psvit.errors import LostWorkersError, RunError, UnmetBudgetError
-from psvit.executors.choose_executor import executor_for
-from psvit.executors.executor import Portable
 from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
 from psvit.io.tables import Table
-from psvit.nn.network import PSViT
 from psvit.search.bounds import Bound
 from psvit.search.candidates import DRAWS
 from psvit.search.evaluator import Evaluator
@@ -35,21 +33,17 @@ from psvit.search.racing import ties
 from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.report import Report
 from psvit.search.result import HtmlFile, SearchResult
-from psvit.search.result_cache import StudyStore
+from psvit.search.rule import deliver_by_rule
 from psvit.search.search import draw_control, search
-from psvit.search.selection.entrants import entrants
 from psvit.search.selection.finalist import Finalist
-from psvit.search.selection.halving import Trainings, select
-from psvit.search.selection.verdict import Verdict, judge
+from psvit.search.selection.selection import Selection
+from psvit.search.selection.verdict import Verdict
 from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.trial import Trial
 from psvit.search.trial_table import trial_table
-from psvit.search.winner import Evidence, write_front, write_winner
+from psvit.search.winner import Evidence, inherited, write_front, write_winner
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import Supernet
-from psvit.train.job_runner import JobRunner, initial_network
-from psvit.train.training_job import RANDOM, TrainingJob
 
 JOURNAL, REPORT, HISTORY = "study.journal", "report.html", "history.csv"
 
@@ -63,10 +57,12 @@ class Selected:
     Attributes:
         finalists: the winner first; with several objectives, the front.
         verdict: by how much the winner is ahead of its best rival; `None` if that was not found out.
+        weights: those of the winner, if it was trained and there is no supernet whose weights it inherits.
     """
 
     finalists: list[Finalist]
-    verdict: Verdict | None
+    verdict: Verdict | None = None
+    weights: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +101,8 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
         UnmetBudgetError: no architecture was found or measured within the limits on latency.
         RunError: every evaluation failed; the message says why the last did.
     """
+    if plan.scored_by == "rule":
+        return deliver_by_rule(plan, folder)
     prepared = prepare(plan, folder)
     searched = _search(prepared)
     trials = trial_table(searched.study, plan.bounds)
@@ -119,13 +117,15 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
             stopped = error
     if selected is None:
         best, passed_over = _best(prepared, searched.study, None)
-        selected = Selected(finalists=best, verdict=None)
+        selected = Selected(finalists=best)
     searched = replace(searched, stopped=stopped)
     report = _report(prepared, searched, trials, command, selected, passed_over)
     from psvit.search.report.document import write_report  # it loads plotly
 
     write_report(folder / REPORT, report)
     best, points = _deliver(prepared, searched, selected, report)
+    if plan.training and not stopped:
+        Selection.of(prepared, searched.study).tidy()
     return SearchResult(
         folder=folder.path,
         file=best[0].file,
@@ -151,7 +151,7 @@ def _search(prepared: Prepared) -> Searched:
     references = deit_references(plan.space)
     stopped: Stop | None = None
     began = time.monotonic()
-    with _evaluator(prepared) as evaluator:
+    with _evaluator(prepared, study) as evaluator:
         try:
             for _ in search(
                 prepared.candidates,
@@ -175,7 +175,8 @@ def _search(prepared: Prepared) -> Searched:
                     seed=plan.asked.seed,
                     seconds=plan.asked.seconds and plan.asked.seconds - (time.monotonic() - began),
                 )
-            references = _scored(references, plan.space, evaluator)
+            if not plan.is_trained:  # which would train networks beyond the budget
+                references = _scored(references, plan.space, evaluator)
         except (KeyboardInterrupt, LostWorkersError) as error:
             stopped = error
         if stopped:
@@ -207,9 +208,13 @@ def _studies(prepared: Prepared) -> tuple[Study, Study | None]:
     return opened(name=name), opened(name=name + CONTROL) if plan.control != 0 else None
 
 
-def _evaluator(prepared: Prepared) -> AbstractContextManager[Evaluator]:
+def _evaluator(prepared: Prepared, study: Study) -> AbstractContextManager[Evaluator]:
     """The evaluator: in this process, or on the workers of a cluster."""
     plan = prepared.plan
+    if plan.is_trained:
+        assert plan.data is not None
+        trials = plan.trials + len(prepared.references)
+        return nullcontext(Selection.of(prepared, study).evaluator(len(plan.data.search), trials))
     if plan.asked.workers is None:
         return nullcontext(prepared.scoring())
     from psvit.search.prefix_tree import cut
@@ -253,10 +258,10 @@ def _best(prepared: Prepared, study: Study, measure: Callable[..., Latency] | No
     def choose(left: list[Trial]) -> list[Trial]:
         if several:
             return [left[position] for position in front(np.array([trial.objectives for trial in left]))]
-        return entrants(left, plan.asked.finalists) if plan.selection_recipe else left[:1]
+        return Selection.of(prepared, study).enter(left) if plan.selects else left[:1]
 
     trials = history.complete if several else history.best(len(history))
-    if plan.selection_recipe:
+    if plan.selects:
         # Racing may have given up all of a variant and stem, and references. They enter with the score that they had.
         trials += sorted(history.raced, key=lambda trial: -(trial.score.value or 0.0))
     kept = first_within(trials, choose, prepared.latencies, study.cache, measure)
@@ -270,33 +275,15 @@ def _selected(prepared: Prepared, study: Study, best: list[Finalist]) -> Selecte
 
     With several objectives or without images, or if there is one finalist alone, nothing is trained.
     """
-    plan, scoring = prepared.plan, prepared.scoring
-    if plan.selection_recipe is None or len(best) < 2:
-        return Selected(finalists=best, verdict=None)
-    assert scoring.data is not None
-    assert plan.data is not None
-    device = plan.scoring_device
-    inherits = scoring.supernet if plan.asked.inherit else None
-    runner = JobRunner(
-        data=scoring.data,
-        device=str(device),
-        folder=(prepared.folder / "selection").resolve(),
-        initial=partial(_inherited, inherits) if inherits else initial_network,
-        parts=("search", "verdict") if len(plan.data.verdict) else ("search",),
+    if not prepared.plan.selects or len(best) < 2:
+        return Selected(finalists=best)
+    selection = Selection.of(prepared, study)
+    finalists = selection.run(best)
+    return Selected(
+        finalists=finalists,
+        verdict=selection.judge(finalists),
+        weights=None if prepared.supernet else selection.weights(finalists[0]),
     )
-    trainings = Trainings(
-        recipe=plan.selection_recipe,
-        init=str(prepared.digest) if inherits else RANDOM,
-        seed=plan.asked.seed,
-    )
-    executor, store = executor_for(plan.asked.workers, device, bar="selection"), StudyStore(study.cache)
-    finalists = select(best, trainings, runner, executor, store)
-    return Selected(finalists=finalists, verdict=judge(finalists, trainings, store))
-
-
-def _inherited(supernet: Portable[Supernet], job: TrainingJob) -> PSViT:
-    """The network of a job, with the weights that it inherits from the supernet."""
-    return supernet.get().extract(job.arch)
 
 
 def _scored(references: list[Reference], space: SearchSpace, evaluator: Evaluator) -> list[Reference]:
@@ -315,6 +302,7 @@ def _deliver(
 ) -> tuple[list[Finalist], list[Finalist]]:
     """Write the winner and, with several objectives, the front; give back finalists and front with their files."""
     plan, best = prepared.plan, selected.finalists
+    trained = plan.training is not None and selected.weights is not None
     evidence = Evidence(
         verdict=selected.verdict.to_dict() if selected.verdict else {},
         budget=plan.budget,
@@ -328,14 +316,17 @@ def _deliver(
             "trials": len(searched.study.history),
             "seed": plan.asked.seed,
             "limits": plan.limits.resolved,
+            **({"weights": f"trained by the selection for {plan.training.epochs} epochs"} if trained else {}),
             **({"interrupted": True} if searched.stopped else {}),
         },
         objectives=prepared.objectives,
     )
+    supernet = prepared.supernet.get() if prepared.supernet else None
+    weights = inherited(supernet, best[0].arch) if supernet else selected.weights
     title = f"Found for {' and '.join(plan.budget) or 'any budget'} in {plan.space.name}"
-    winner = replace(best[0], written=write_winner(prepared.folder.path, evidence, best, prepared.supernet, title))
+    winner = replace(best[0], written=write_winner(prepared.folder.path, evidence, best, weights, title))
     if len(plan.objectives) > 1:
-        points = write_front(prepared.folder.path, evidence, best, prepared.supernet)
+        points = write_front(prepared.folder.path, evidence, best, supernet)
         return [winner, *points[1:]], points
     points = [winner if trial is winner.trial else Finalist(trial=trial) for trial in report.front]
     return [winner, *best[1:]], points
@@ -385,7 +376,7 @@ def _report(
         control=searched.control.history.trials if searched.control else [],
         objectives=prepared.objectives,
         description=searched.description,
-        unit=searched.description.get("unit", "%" if plan.needs_supernet else ""),
+        unit=searched.description.get("unit", "%" if plan.scored_by == "inherited" else ""),
         finalists=selected.finalists,
         verdict=selected.verdict,
         references=searched.references,

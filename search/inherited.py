@@ -25,6 +25,10 @@ from psvit.supernet.supernet import Supernet
 _logger = logging.getLogger(__name__)
 
 
+INHERITED = "inherited accuracy"
+"""The name of the score."""
+
+
 class InheritedAccuracy:
     """Top-1 accuracy in percent with the supernet's weights, on images held out from training.
 
@@ -150,7 +154,7 @@ class InheritedAccuracy:
     def describe(self) -> dict[str, Any]:
         """Says on how many images the accuracy rests, whether it is raced, and what is known of its fidelity."""
         return {
-            "kind": "inherited accuracy",
+            "kind": INHERITED,
             "meaning": "top-1 in percent with the supernet's weights, on images held out from training",
             "images": self._batches.num_images,
             "raced": self._race.describe() if self._race is not None else "no",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import ACCURACY, LATENCY, SCORE, Objective, read_objectives
 from psvit.search.racing import Race
+from psvit.search.request import ScoredBy, SearchRequest
 from psvit.search.search import KEPT
 from psvit.search.searchers import Searcher, make_searcher
 from psvit.search.searchers.enumerate import Enumerate, check_enumerable
@@ -38,43 +39,8 @@ from psvit.train.recipe import Recipe
 CONTROL_SHARE = 0.25
 """Default number of random architectures for comparison, as a share of the trials."""
 
-INDICATOR_TRIALS, TRIALS = 128, 256
-"""Architectures to evaluate by default: with the training-free indicator, and with any other score."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchRequest:
-    """The arguments of `psvit.run_search`, as they were given; its docstring explains them."""
-
-    space: SearchSpace | str | Path | None
-    budget: tuple[str | Objective, ...]
-    data: ImageData | str | Path | None
-    evaluator: Any
-    supernet: str | None
-    recipe: Recipe | str | Path | None
-    settings: Mapping[str, Any] | None
-    image_size: tuple[int, int] | None
-    searcher: Any
-    objectives: tuple[str | Objective, ...]
-    trials: int | None
-    seconds: float | None
-    finalists: int
-    retrain_recipe: Recipe | str | Path | None
-    inherit: bool
-    control: int | None
-    latency: tuple[Path, ...]
-    share_prefixes: bool
-    race: bool
-    storage: str | None
-    study: str | None
-    workers: str | None
-    seed: int
-    device: str | torch.device | None
-
-    @property
-    def limits(self) -> tuple[str, ...]:
-        """The limits that are written as text."""
-        return tuple(limit for limit in self.budget if isinstance(limit, str))
+TRIALS: dict[ScoredBy, int] = {"own": 256, "trained": 48, "inherited": 256, "dss": 128, "rule": 0}
+"""How many architectures are evaluated by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +54,8 @@ class SearchPlan:
         limits_given: the limits as given, resolved.
         bounds: the limits on numbers of a user's own.
         data: the images; `None` without any.
-        evaluator: an evaluator of a user's own. If it is `None`, a supernet scores if there are images, otherwise an
-            indicator.
+        scored_by: what scores candidates.
+        evaluator: the evaluator of a user's own that scores; `None` if another one does.
         evaluator_says: the description that this evaluator gives of itself.
         supernet_digest: the digest of the weights of the given supernet.
         recipe: how a supernet is trained first; `None` if none is trained.
@@ -103,8 +69,9 @@ class SearchPlan:
         trials: how many architectures are evaluated.
         control: how many architectures are drawn uniformly and scored for comparison; `None` means `CONTROL_SHARE` of
             the trials.
-        selection_recipe: how finalists are trained; `None` if they are not, that is, with several objectives or without
-            images.
+        training: how candidates and finalists are trained; `None` if none are.
+        asked_training: the same without a time limit.
+        planned: what follows from a time limit, JSON-serialisable: a continued run does the same. Empty without one.
         device: the device of this process.
         scoring_device: the device on which candidates are scored.
         race: the rule for giving up candidates early; `None` if it is switched off.
@@ -116,6 +83,7 @@ class SearchPlan:
     limits_given: Budget
     bounds: tuple[ObjectiveBound, ...]
     data: ImageData | None
+    scored_by: ScoredBy
     evaluator: Evaluator | None
     evaluator_says: Mapping[str, Any] | None
     supernet_digest: str | None
@@ -128,7 +96,9 @@ class SearchPlan:
     latency_setting: Setting | None
     trials: int
     control: int | None
-    selection_recipe: Recipe | None
+    training: Recipe | None
+    asked_training: Recipe | None
+    planned: Mapping[str, int]
     device: torch.device
     scoring_device: torch.device
     race: Race | None
@@ -139,9 +109,14 @@ class SearchPlan:
         return (*self.asked.limits, *map(str, self.bounds))
 
     @property
-    def needs_supernet(self) -> bool:
-        """Whether a supernet scores."""
-        return self.data is not None and self.evaluator is None
+    def is_trained(self) -> bool:
+        """Whether candidates are scored by short trainings."""
+        return self.scored_by == "trained"
+
+    @property
+    def selects(self) -> bool:
+        """Whether finalists are trained to choose among them."""
+        return self.training is not None and len(self.objectives) == 1 and self.asked.finalists > 0
 
     @property
     def keep(self) -> int:
@@ -167,8 +142,14 @@ class SearchPlan:
             "latency": list(self.latency_digests),
             # Left out if there are none, so that studies from before there could be any still continue.
             **({"evaluator": dict(self.evaluator_says)} if self.evaluator_says is not None else {}),
+            **({"training": self._training} if self.is_trained else {}),
             **({"own_objectives": own} if own else {}),
         }
+
+    @property
+    def _training(self) -> dict[str, Any] | None:
+        """How networks are trained, JSON-serialisable."""
+        return {**self.training.to_dict(), "inherit": self.asked.inherit} if self.training else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -178,10 +159,17 @@ class SearchPlan:
             "searcher": self.searcher.name,
             "searcher_parameters": self.searcher.parameters,
             "seed": self.asked.seed,
-            "finalists": self.asked.finalists if self.selection_recipe else 0,
-            "selection_recipe": self.selection_recipe.to_dict() if self.selection_recipe else None,
-            "inherit": self.asked.inherit,
+            "scored_by": self.scored_by,
+            "finalists": self.asked.finalists if self.selects else 0,
+            "training": self._training,
+            **({"planned": dict(self.planned)} if self.planned else {}),
         }
+
+    @property
+    def unplanned_config(self) -> dict[str, Any]:
+        """`config` as it would be without a time limit."""
+        unplanned = replace(self, training=self.asked_training, planned={}) if self.planned else self
+        return unplanned.config
 
     @property
     def full_config(self) -> dict[str, Any]:
@@ -205,7 +193,14 @@ class SearchPlan:
     def search_seconds(self) -> float | None:
         """The seconds that the search takes for itself; the rest is for the control. `None` if time is not limited."""
         seconds = self.asked.seconds
+        if self.is_trained:  # then the plan keeps the time, and this is for machines that have become slower
+            return seconds and seconds / 2
         return seconds and seconds * self.trials / (self.trials + self.control_of(self.trials))
+
+    def planned_with(self, trials: int, training: Recipe) -> SearchPlan:
+        """The plan with other numbers, which follow from a time limit."""
+        planned = {"trials": trials, "epochs": training.epochs}
+        return replace(self, trials=trials, training=training, planned=planned)
 
     def check_latencies(self) -> None:
         """Check the limits on latency, as far as that is possible before anything is built, trained or written.
@@ -235,12 +230,13 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         InputError: something cannot be used; says what.
     """
     # What is quick to check comes first.
-    _check(asked)
+    asked.check()
     wanted = _wanted_space(asked)
-    searcher = make_searcher(asked.searcher)
-    evaluator = read_evaluator(asked.evaluator)
+    scored_by = asked.scored_by()
+    evaluator = read_evaluator(asked.evaluator) if scored_by == "own" else None
+    searcher = make_searcher(asked.searcher or ("stratified" if scored_by == "trained" else "evolution"))
     names, own = read_objectives(asked.objectives, ACCURACY if evaluator is None else SCORE)
-    bounds = _bounds((*asked.budget, *asked.objectives))
+    bounds = asked.bounds()
     if asked.study and not asked.storage:
         raise InputError(f"--study {asked.study!r}: names a study in a --storage, and none is given")
     check_workers(asked.workers)
@@ -248,17 +244,20 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
 
     name = asked.data or (read_provenance(asked.supernet).get("data") if asked.supernet else None)
     data = open_data(name) if name else None
-    space = choose_space(wanted, asked.supernet, data, asked.limits, asked.image_size)
+    space = choose_space(
+        wanted, asked.supernet, data, asked.limits, asked.image_size, prefers_shipped=scored_by in ("inherited", "dss")
+    )
     given = Budget.parse(*asked.limits, space=space)
     limits = _spent(given, space) if len(names) == 1 and not bounds else given
     models = [LatencyModel.load(path) for path in asked.latency]
     by_setting = _by_setting(asked.latency, models, space, limits, is_improved=LATENCY in names)
     recipe = None
-    if data and not asked.supernet and evaluator is None:
+    if scored_by == "inherited" and not asked.supernet:
         recipe = choose_recipe(asked.recipe, asked.settings, min(space.image_size), supernet=True)
         check_device(device, recipe)
-    trials, control = _numbers(asked, searcher, space.count(limits), TRIALS if data or evaluator else INDICATOR_TRIALS)
-    races = asked.race and data and evaluator is None and len(names) == 1
+    trials, control = _numbers(asked, searcher, space.count(limits), scored_by)
+    training = _training(asked, space, scored_by, scoring_device) if data else None
+    races = asked.race and scored_by == "inherited" and len(names) == 1
     return SearchPlan(
         asked=asked,
         space=space,
@@ -266,6 +265,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         limits_given=given,
         bounds=bounds,
         data=data,
+        scored_by=scored_by,
         evaluator=evaluator,
         evaluator_says=evaluator.describe() if evaluator else None,
         supernet_digest=supernet_digest(asked.supernet) if asked.supernet else None,
@@ -278,30 +278,35 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         latency_setting=_measured(device) if LATENCY in names and not limits.latencies and not models else None,
         trials=trials,
         control=control,
-        selection_recipe=_selection(asked, space) if data and len(names) == 1 else None,
+        training=training,
+        asked_training=training,
+        planned={},
         device=device,
         scoring_device=scoring_device,
         race=Race(keep=max(KEPT, asked.finalists)) if races else None,
     )
 
 
-def _selection(asked: SearchRequest, space: SearchSpace) -> Recipe | None:
-    """How finalists are trained; `None` if they are not.
+def _training(asked: SearchRequest, space: SearchSpace, scored_by: ScoredBy, device: torch.device) -> Recipe | None:
+    """How candidates and finalists are trained; `None` if none are.
 
     Raises:
-        InputError: they shall begin with weights that there are not, or that were trained on the verdict images.
+        InputError: they shall begin with weights that there are not, or that were trained on the verdict images; or the
+            device cannot train so.
     """
     if asked.inherit:
-        if asked.evaluator and not asked.supernet:
+        if scored_by != "inherited" and not asked.supernet:
             raise InputError("--inherit: begins with a supernet's weights, and there is no supernet; name one")
         if asked.supernet and "verdict_images" not in read_provenance(asked.supernet):
             raise InputError(
                 f"--inherit: the supernet {asked.supernet!r} comes from version 0.1, which trained it on what are the "
                 "verdict images now; train it again, or leave --inherit out"
             )
-    if not asked.finalists:
+    if not asked.finalists and scored_by != "trained":
         return None
     final = choose_recipe(asked.retrain_recipe, {}, min(space.image_size), supernet=False, inherited=asked.inherit)
+    if asked.workers is None:  # their devices may not be here
+        check_device(device, final)
     return selection_recipe(final)
 
 
@@ -317,40 +322,7 @@ def _wanted_space(asked: SearchRequest) -> SearchSpace | None:
     limits = Budget.parse(*asked.limits, space=known)
     if known and (asked.supernet or not (asked.data or asked.image_size)):  # else images change what networks cost
         known.check(limits)
-    if (asked.recipe or asked.settings) and (asked.supernet or not asked.data or asked.evaluator):
-        raise InputError(
-            "--recipe and --set: say how a supernet is trained first, and none is trained here; leave them out, or "
-            "give --data without --supernet"
-        )
     return space
-
-
-def _bounds(given: Sequence[str | Objective]) -> tuple[ObjectiveBound, ...]:
-    """The limits on a user's own numbers, each once."""
-    named: dict[str, Objective] = {}
-    for one in given:
-        if isinstance(one, Objective):
-            one.check()
-            if named.setdefault(one.name, one) is not one:
-                raise InputError(f"objective {one.name!r}: two are called so; give each a name of its own")
-    return tuple(ObjectiveBound(one) for one in named.values() if one.is_limited)
-
-
-def _check(asked: SearchRequest) -> None:
-    """Refuse numbers that cannot be, and an objective in the budget that has no end."""
-    for name, value, least in (
-        ("trials", asked.trials, 1),
-        ("finalists", asked.finalists, 0),
-        ("control", asked.control, 0),
-        ("seed", asked.seed, 0),
-    ):
-        if value is not None and value < least:
-            raise InputError(f"{name} must be at least {least}, received {value}")
-    if asked.seconds is not None and not asked.seconds > 0:
-        raise InputError(f"seconds must be more than 0, received {asked.seconds}")
-    for one in asked.budget:
-        if isinstance(one, Objective) and not one.is_limited:
-            raise InputError(f"budget: objective {one.name!r} has no end; give it lower=... or upper=...")
 
 
 def _spent(given: Budget, space: SearchSpace) -> Budget:
@@ -367,13 +339,15 @@ def _measured(device: torch.device) -> Setting:
     return Setting.from_dict({"device": str(device)}, source=f"device {device}")
 
 
-def _numbers(asked: SearchRequest, searcher: Searcher, members: int, usual: int) -> tuple[int, int | None]:
+def _numbers(asked: SearchRequest, searcher: Searcher, members: int, scored_by: ScoredBy) -> tuple[int, int | None]:
     """How many architectures are evaluated, and how many are drawn for comparison."""
     enumerates = isinstance(searcher, Enumerate)
     if enumerates:
         check_enumerable(members)
-    trials = asked.trials or (members if enumerates else usual)
-    return trials, 0 if asked.control is None and isinstance(searcher, Enumerate | Random) else asked.control
+    trials = asked.trials or (members if enumerates else TRIALS[scored_by])
+    # What the searcher draws itself is a comparison, and trainings take long.
+    needs_none = isinstance(searcher, Enumerate | Random) or scored_by == "trained"
+    return trials, 0 if asked.control is None and needs_none else asked.control
 
 
 def _by_setting(
@@ -405,8 +379,10 @@ def choose_space(
     data: ImageData | None,
     budget: tuple[str, ...],
     image_size: tuple[int, int] | None = None,
+    *,
+    prefers_shipped: bool = False,
 ) -> SearchSpace:
-    """The space to search: the supernet's, the wanted one, or one that is made for the images and the budget.
+    """The space to search: the supernet's, the wanted one, or one for the images and the budget, see `fit_space`.
 
     Pass the limits as text: `60%` is a share of the largest architecture's cost, which changes with the data's classes.
 
@@ -428,6 +404,7 @@ def choose_space(
         if data:
             check_held_out(supernet, data)
     else:
-        space = fit_space(wanted, data, image_size, Budget.parse(*budget, space=wanted))
+        limits = Budget.parse(*budget, space=wanted)
+        space = fit_space(wanted, data, image_size, limits, prefers_shipped=prefers_shipped)
     space.check(Budget.parse(*budget, space=space))
     return space

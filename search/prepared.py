@@ -51,7 +51,7 @@ class Prepared:
     candidates: Candidates
     references: tuple[Reference, ...]
     scoring: Scoring
-    supernet: Supernet | None
+    supernet: Portable[Supernet] | None
     digest: str | None
 
 
@@ -67,17 +67,18 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
     file = _supernet_file(plan, folder)
     # Weights are hashed once: those that were given, by the plan.
     digest = plan.supernet_digest or (supernet_digest(file) if file else None)
-    supernet = Supernet.load(file, plan.device) if file else None
+    loaded = Supernet.load(file, plan.device) if file else None
+    supernet = portable_supernet(file, plan.scoring_device, digest, loaded) if file else None
     scoring = Scoring(
         space=plan.space,
         seed=plan.asked.seed,
         device=str(plan.scoring_device),
         own=plan.evaluator,
-        supernet=portable_supernet(file, plan.scoring_device, digest, supernet) if file else None,
+        supernet=supernet if plan.scored_by == "inherited" else None,
         data=Portable(plan.data.reopen, plan.data) if plan.data else None,
         share_prefixes=plan.asked.share_prefixes,
         race=plan.race,
-        fidelity=known_fidelity(file, plan.limits, digest) if file and not plan.evaluator else None,
+        fidelity=known_fidelity(file, plan.limits, digest) if file and plan.scored_by == "inherited" else None,
     )
     return Prepared(
         plan=plan,
@@ -148,10 +149,9 @@ def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
     """The file of the supernet. If one is needed and none was given, it is trained inside the run."""
     if plan.asked.supernet is not None:
         return supernet_file(plan.asked.supernet)
-    if not plan.needs_supernet:
+    if plan.recipe is None:
         return None
     assert plan.data is not None
-    assert plan.recipe is not None
     return fit_supernet(
         plan.space, plan.data, plan.recipe, seed=plan.asked.seed, device=plan.device, folder=folder / "supernet"
     )

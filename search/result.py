@@ -47,7 +47,7 @@ class SearchResult:
             `None` if that was not found out.
         front: the trials that no other trial beats in all objectives or, with one objective, in score and MACs.
         trials: every architecture that was evaluated, a row each.
-        report: `report.html`, for a browser or a notebook.
+        report: `report.html`, for a browser or a notebook; `None` if a rule took the network without any scores.
         objectives: the names of the objectives.
         kind: the name of the score.
         fidelity: how truly scores rank networks, as far as it was measured, or `not measured`.
@@ -63,7 +63,7 @@ class SearchResult:
     verdict: Verdict | None
     front: Sequence[Finalist]
     trials: Table
-    report: HtmlFile
+    report: HtmlFile | None
     objectives: tuple[str, ...]
     kind: str
     fidelity: Any
@@ -82,7 +82,7 @@ class SearchResult:
         stopped = f", stopped by {type(self.stopped).__name__}" if self.stopped else ""
         return (
             f"SearchResult({len(self.trials)} trials in {str(self.folder)!r}{stopped}; "
-            f"best: {best.name}, {self.kind} {best.score:.6g}, {format_cost('macs', best.cost.macs)}; "
+            f"best: {best.name}, {self.kind} {best.scored}, {format_cost('macs', best.cost.macs)}; "
             f"{len(self.front)} on the front)"
         )
 
@@ -95,7 +95,7 @@ class SearchResult:
         rows = [
             (
                 one.name,
-                f"{one.score:.6g}",
+                one.scored,
                 *(format_cost(metric, getattr(one.cost, metric)) for metric in METRICS),
                 "" if one.accuracy is None else f"{one.accuracy:.2f} %",
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,20 @@ from optuna.samplers import BaseSampler
 
 from psvit.data import ImageData, describe_images, read_image_size
 from psvit.io.announcements import announce
-from psvit.io.documents import Place, path_of
-from psvit.io.run_folder import RunFolder, check_folder, default_folder
+from psvit.io.documents import Place, path_of, read_yaml
+from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
+from psvit.io.run_folder import SCHEMA as CONFIG_SCHEMA
 from psvit.search.engine import execute
+from psvit.search.estimate import Estimate, estimate, into_time
 from psvit.search.objectives import ACCURACY, Objective
-from psvit.search.plan import SearchPlan, SearchRequest, plan_search
+from psvit.search.plan import SearchPlan, plan_search
 from psvit.search.report.formatting import count
+from psvit.search.request import SearchRequest
 from psvit.search.result import SearchResult
 from psvit.search.searchers import Searcher
-from psvit.search.selection.rungs import rungs_of
+from psvit.search.selection.rungs import rungs_of, shortened
 from psvit.search.storage import check_storage
+from psvit.space.references import references
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
 
@@ -38,7 +44,7 @@ def run_search(
     data: ImageData | str | Path | None = None,
     supernet: Place | None = None,
     evaluator: Any = None,
-    searcher: str | Searcher | BaseSampler = "evolution",
+    searcher: str | Searcher | BaseSampler | None = None,
     objectives: Sequence[str | Objective] = (ACCURACY,),
     trials: int | None = None,
     seconds: float | None = None,
@@ -72,23 +78,30 @@ def run_search(
         budget: limits such as `2GFLOPs` (multiply-accumulates), `22Mparams`, `1.2..1.4GFLOPs`, `60%` or `5ms@cpu`, and
             `Objective`s of your own that have an end. `2GFLOPs` alone searches 1.8 to 2, `0..2GFLOPs` everything up to
             2.
-        data: images: an `ImageData`, a folder, or a name. Without a supernet and an evaluator, a supernet is trained on
-            them first.
+        data: images: an `ImageData`, a folder, or a name.
         supernet: a trained supernet, whose weights score candidates: its folder, its file, or what `train_supernet`
             returned.
-        evaluator: scores candidates in its place: a function from a list of architectures to a list of numbers, more
-            being better; a `ScoringFunction`, which has a version; or an `Evaluator`. With neither evaluator, supernet
-            nor images, a training-free indicator scores.
-        searcher: `evolution`, `random`, `enumerate`, `optuna-tpe`, `optuna-nsga2` or `optuna-gp`; a sampler of
-            Optuna's; or a `Searcher` of your own.
+        evaluator: scores candidates: `trained`, by short trainings, the default if there are images; `inherited`, with
+            the weights of the supernet, the default if one is named (without one, it is trained first); `dss`, a
+            training-free indicator, the default without images if something is asked for that only a search has, such
+            as a searcher or a limit on latency; `rule`, the default otherwise, which takes a hand-made network within
+            the budget and scores nothing. Or one of your own: a function from a list of
+            architectures to a list of numbers, more being better; a `ScoringFunction`, which has a version; or an
+            `Evaluator`.
+        searcher: `stratified`, which draws from every kind of network in turn, the default with short trainings;
+            `evolution`, the default otherwise; `random`, `enumerate`, `optuna-tpe`, `optuna-nsga2` or `optuna-gp`; a
+            sampler of Optuna's; or a `Searcher` of your own.
         objectives: what is improved. The first is `accuracy` or `score`, two names for what candidates are scored with.
             Then any of `macs`, `params`, `memory`, `latency` and `Objective`s of your own. Several give a Pareto front.
-        trials: how many architectures the searcher proposes, after the references. By default 256, 128 with the
-            indicator, all with `enumerate`.
-        seconds: time limit: no batch is begun after it. The random comparison is included.
+        trials: how many architectures the searcher proposes, after the references. By default 256, 48 with short
+            trainings, 128 with the indicator, all with `enumerate`.
+        seconds: time limit. With short trainings, the whole search is planned into it: the number of candidates and
+            the length of the selection's schedule, from a few measured training steps. Otherwise no batch is begun
+            after it, and the random comparison is included.
         finalists: how many of the best enter the selection, if there are images: they are trained, and compared at the
             rungs of successive halving. With them enter the best of every variant and stem, and hand-made networks
-            within the budget (`psvit.space.references`). 0 trains none; then the best score wins.
+            within the budget (`psvit.space.references`). With short trainings, the best third enters. 0 trains none;
+            then the best score wins.
         retrain_recipe: how the network will be retrained; the selection trains by it, for a quarter of its epochs. By
             default, the recipe goes by the size of the images.
         inherit: whether trainings of the selection begin with the supernet's weights.
@@ -118,39 +131,67 @@ def run_search(
         UnmetBudgetError: no architecture was found or measured within the limits.
         RunError: every evaluation failed; the message says why the last did.
     """
-    asked = SearchRequest(
-        space=space,
-        budget=(budget,) if isinstance(budget, str | Objective) else tuple(budget),
-        data=data,
-        evaluator=evaluator,
-        supernet=None if supernet is None else str(path_of(supernet)),
-        recipe=recipe,
-        settings=settings,
-        image_size=None if image_size is None else read_image_size(image_size),
-        searcher=searcher,
-        objectives=tuple(objectives),
-        trials=trials,
-        seconds=seconds,
-        finalists=finalists,
-        retrain_recipe=retrain_recipe,
-        inherit=inherit,
-        control=control,
-        latency=tuple(map(Path, latency)),
-        share_prefixes=share_prefixes,
-        race=race,
-        storage=None if storage is None else str(storage),
-        study=study,
-        workers=workers,
-        seed=seed,
-        device=device,
-    )
-    plan = plan_search(asked)
+    asked = _request(locals())
+    plan = _planned(plan_search(asked), out)
     return execute(plan, _begun(plan, out), repeated_by)
+
+
+def estimate_search(*args: Any, **given: Any) -> Estimate | None:
+    """Say what `run_search` would do with the same arguments, and how long it would take here; write nothing.
+
+    Returns:
+        The seconds of its steps; `None` if it trains nothing.
+
+    Raises:
+        InputError: as `run_search`.
+    """
+    bound = inspect.signature(run_search).bind(*args, **given)
+    bound.apply_defaults()
+    out = bound.arguments["out"]
+    plan = _planned(plan_search(_request(bound.arguments)), out)
+    check_folder(_place(plan, out), COMMAND, plan.config)
+    plan.check_latencies()
+    for line in _introduction(plan):
+        announce(line)
+    return _tell_time(plan)
+
+
+def _request(given: Mapping[str, Any]) -> SearchRequest:
+    """The request of a call of `run_search`, by the names of its arguments."""
+    budget, supernet, image_size, storage = (given[name] for name in ("budget", "supernet", "image_size", "storage"))
+    changed = {
+        "budget": (budget,) if isinstance(budget, str | Objective) else tuple(budget),
+        "supernet": None if supernet is None else str(path_of(supernet)),
+        "image_size": None if image_size is None else read_image_size(image_size),
+        "objectives": tuple(given["objectives"]),
+        "latency": tuple(map(Path, given["latency"])),
+        "storage": None if storage is None else str(storage),
+    }
+    return SearchRequest(**{field.name: {**given, **changed}[field.name] for field in fields(SearchRequest)})
+
+
+def _place(plan: SearchPlan, out: str | Path | None) -> Path:
+    """The run's folder. Its default does not depend on what was planned into a time limit, so that a call finds it."""
+    return Path(out) if out else default_folder(f"search-{'-'.join(plan.budget)}", plan.unplanned_config)
+
+
+def _planned(plan: SearchPlan, out: str | Path | None) -> SearchPlan:
+    """The plan with what follows from a time limit, or followed from it when the run was begun."""
+    if not plan.is_trained:
+        return plan
+    config = _place(plan, out) / CONFIG
+    if config.exists():
+        known = read_yaml(config, CONFIG_SCHEMA).get("planned")
+        if not known:
+            return plan
+        assert plan.training is not None
+        return plan.planned_with(plan.asked.trials or known["trials"], shortened(plan.training, known["epochs"]))
+    return into_time(plan, plan.asked.seconds) if plan.asked.seconds else plan
 
 
 def _begun(plan: SearchPlan, out: str | Path | None) -> RunFolder:
     """The run's folder. It is made after everything that can be checked beforehand was checked."""
-    place = Path(out) if out else default_folder(f"search-{'-'.join(plan.budget)}", plan.config)
+    place = _place(plan, out)
     if not check_folder(place, COMMAND, plan.config):
         plan.check_latencies()
     if plan.asked.storage:  # which may be made by being opened
@@ -158,21 +199,41 @@ def _begun(plan: SearchPlan, out: str | Path | None) -> RunFolder:
     folder = RunFolder(place, COMMAND, plan.config)
     plan.space.save(folder.path / "space.yaml")
     announce(f"run: {folder.path}")
-    for line in describe_images(plan.data, plan.space.image_size) if plan.data else ():
+    for line in _introduction(plan):
         announce(line)
-    announce(
+    if not folder.resumed:
+        _tell_time(plan)
+    return folder
+
+
+def _tell_time(plan: SearchPlan) -> Estimate | None:
+    """Say how long a search will take, if it trains anything."""
+    found = estimate(plan)
+    if found:
+        shared = "; workers share it" if plan.asked.workers else ""
+        announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}{shared}")
+    return found
+
+
+def _introduction(plan: SearchPlan) -> Iterator[str]:
+    """What is searched, and how."""
+    yield from describe_images(plan.data, plan.space.image_size) if plan.data else ()
+    yield (
         f"searching {plan.space.count(plan.limits):,} of the {plan.space.size:,} architectures of {plan.space.name}"
         f"{', those predicted within the limit on latency' if plan.limits.latencies else ''}: "
         f"{plan.limits} (FLOPs are multiply-accumulates)"
     )
-    for line in _what_is_done(plan):
-        announce(line)
-    if not plan.data and not plan.evaluator:
-        announce(
-            "no images given: candidates are scored by the training-free indicator DSS (arXiv 2203.12217), which has "
-            "not been found better than taking as many multiply-accumulates as the budget allows"
+    yield from _what_is_done(plan)
+    if plan.scored_by == "rule":
+        yield (
+            "nothing is compared: a rule takes the hand-made network that did best elsewhere; give --data to search on "
+            "your images"
         )
-    return folder
+    if plan.scored_by == "dss":
+        yield (
+            "candidates are scored by the training-free indicator DSS (arXiv 2203.12217), which has not been found "
+            "better than taking as many multiply-accumulates as the budget allows"
+        )
 
 
 def _what_is_done(plan: SearchPlan) -> Iterator[str]:
@@ -185,12 +246,20 @@ def _what_is_done(plan: SearchPlan) -> Iterator[str]:
         f"standard error of up to {50 / math.sqrt(search):.2g}; "
         f"{count(verdict, 'verdict image') if verdict else 'no images are left for a verdict'}"
     )
-    trained = f"train a supernet for {count(plan.recipe.epochs, 'epoch')}, " if plan.recipe else ""
-    if plan.selection_recipe:
-        epochs = [str(rung.epoch) for rung in rungs_of(plan.selection_recipe.epochs)]
-        yield (
-            f"plan: {trained}score candidates, train the best and the references on {len(plan.data.train):,} images, "
-            f"and compare them after {', '.join(epochs)} epochs; the worse leave early"
-        )
-    elif trained:
-        yield f"plan: {trained}score candidates"
+    if plan.training is None:
+        return
+    steps = [f"train a supernet for {count(plan.recipe.epochs, 'epoch')}"] if plan.recipe else []
+    first, *others = rungs_of(plan.training.epochs)
+    on = f"on {len(plan.data.train):,} images"
+    if plan.is_trained:
+        others_too = len(references(plan.space, plan.limits))
+        who = f"{count(plan.trials, 'candidate')} and {count(others_too, 'hand-made reference')}"
+        steps.append(f"train {who} for {count(first.epoch, 'epoch')} {on}")
+    else:
+        steps.append("score candidates")
+    if plan.selects:
+        who = "the best third" if plan.is_trained else f"the best and the references {on}"
+        rungs = others or [first] if plan.is_trained else [first, *others]
+        epochs = [str(rung.epoch) for rung in rungs]
+        steps.append(f"train {who} further, and compare them after {', '.join(epochs)} epochs; the worse leave early")
+    yield f"plan: {'; then '.join(steps)}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import psvit
 from psvit.arch.architecture import Architecture, ArchitectureFile
@@ -62,9 +63,9 @@ class Evidence:
 
 
 def write_winner(
-    folder: Path, evidence: Evidence, finalists: Sequence[Finalist], supernet: Supernet | None, title: str
+    folder: Path, evidence: Evidence, finalists: Sequence[Finalist], weights: Mapping[str, Tensor] | None, title: str
 ) -> Path:
-    """Write `best.yaml`, its picture and, if there is a supernet, its weights.
+    """Write `best.yaml`, its picture and its weights, if there are any.
 
     Equal searches write equal bytes, except for measured latencies.
 
@@ -72,14 +73,14 @@ def write_winner(
         folder: the run's.
         evidence: what is said beside it.
         finalists: the best trials, the winner first.
-        supernet: whose weights it inherits.
+        weights: of the winner.
         title: of the picture.
     """
     file = folder / BEST
     winner = finalists[0]
     trained = [finalist.to_dict() for finalist in finalists if finalist.looks or finalist.failure]
-    if supernet is not None:
-        _write_inherited(file, supernet, winner.trial.arch)
+    if weights is not None:
+        _write_weights(file, weights)
     write_atomic(file.with_suffix(".svg"), draw(winner.trial.arch, titles=[title]))
     finalists_known = {"finalists": trained} if trained else {}
     evidence.file(winner.trial, winner.latencies, finalists_known, evidence.verdict).save(file)
@@ -108,12 +109,17 @@ def write_front(
         for name, point in zip(names, front, strict=True):
             file = place / name
             if supernet is not None:
-                _write_inherited(file, supernet, point.trial.arch)
+                _write_weights(file, inherited(supernet, point.arch))
             evidence.file(point.trial, point.latencies, {}).save(file)
     return [replace(point, written=folder / FRONT / name) for name, point in zip(names, front, strict=True)]
 
 
-def _write_inherited(file: Path, supernet: Supernet, arch: Architecture) -> None:
-    """Write the weights that an architecture inherits, beside its file."""
+def inherited(supernet: Supernet, arch: Architecture) -> Mapping[str, Tensor]:
+    """The weights that an architecture inherits."""
+    return supernet.extract(arch).cpu().state_dict()
+
+
+def _write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights beside an architecture file."""
     with replacing(file.with_suffix(".safetensors")) as temporary:
-        save_file(supernet.extract(arch).cpu().state_dict(), temporary, {"format": "pt"})
+        save_file(dict(weights), temporary, {"format": "pt"})

@@ -171,7 +171,7 @@ def train_supernet(
         with world.first_goes_ahead():  # images and weights may have to be fetched
             images = open_data(data)
             begin_with = init if isinstance(init, Vit) or init is None else read_vit(str(init))
-            space = fit_space(space, images, size, Budget())
+            space = fit_space(space, images, size, Budget(), prefers_shipped=True)
             chosen = choose_recipe(recipe, settings, min(space.image_size), supernet=True, teacher=bool(teacher))
             check_device(place, chosen)
             inputs = Inputs.of(images, space.image_size)

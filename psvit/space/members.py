@@ -181,6 +181,16 @@ class Members(Value):
         before = sum(numbering.size for numbering in self._numberings[:layout])
         return before + self._numberings[layout].number(chosen_by(arch))
 
+    def strata(self) -> tuple[Self, ...]:
+        """Its parts of one layout and one stem each, as spaces that share no member."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        parts = [
+            Layout(**{**{name: getattr(layout, name) for name in Layout.model_fields}, "stem": (stem,)})
+            for layout in self.layouts
+            for stem in layout.stem
+        ]
+        return tuple(type(self)(**{**fields, "layouts": (part,)}) for part in parts)
+
     def contains(self, arch: Architecture) -> bool:
         """Whether an architecture is a member."""
         return not self.why_not(arch)

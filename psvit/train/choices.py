@@ -57,18 +57,22 @@ WITHOUT_IMAGES = ((224, 224), 3, 1000)
 
 
 def fit_space(
-    wanted: SearchSpace | None, data: ImageData | None, image_size: tuple[int, int] | None, budget: Budget
+    wanted: SearchSpace | None,
+    data: ImageData | None,
+    image_size: tuple[int, int] | None,
+    budget: Budget,
+    *,
+    prefers_shipped: bool,
 ) -> SearchSpace:
     """A space for the images: the wanted one with their classes and channels, a shipped one, or one made for them.
-
-    Shipped spaces come first, because supernets of them are known to rank networks. A space that is made holds many
-    more kinds of networks, and a supernet of it needs longer trainings.
 
     Args:
         wanted: the space that is named, if one is.
         data: the images; without any, ImageNet's are meant.
         image_size: at which networks see them. By default, the wanted space's, or the images' own.
         budget: that a space is chosen or made for.
+        prefers_shipped: whether a shipped space for images of just this size comes first. That is for supernets: a
+            space that is made holds many more kinds of networks, so a supernet of it needs longer trainings.
 
     Raises:
         InputError: the wanted space's patches do not divide the size, or no space can be made for the budget.
@@ -80,7 +84,7 @@ def fit_space(
         in_chans, num_classes = data.in_chans, len(data.classes)
         size = wanted.image_size if wanted else seen_size(data.image_size)
     size = image_size or size
-    space = wanted or shipped_for(size, budget)
+    space = wanted or (shipped_for(size, budget) if prefers_shipped else None)
     if space:
         return space.with_data(num_classes, in_chans, size)
     return SearchSpace.for_images(size, in_chans, num_classes, budget)

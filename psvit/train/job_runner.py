@@ -195,6 +195,14 @@ class JobRunner:
             log=tuple(trained.log),
         )
 
+    def trained(self, job: TrainingJob) -> PSViT | None:
+        """The network of a job that was run to its end and kept; `None` if it is not in the runner's folder."""
+        if not self.place(job).is_dir():
+            return None
+        data, device = self.data.get(), torch.device(self.device)
+        inputs = inputs_for(data, job, device, self.processes)
+        return train_job(job, data, self.initial(job), inputs=inputs, device=device, folder=self.place(job)).network
+
     def place(self, job: TrainingJob) -> Path:
         """The folder for what a job needs to go on, wherever it pauses."""
         return self.folder / replace(job, until=None).digest

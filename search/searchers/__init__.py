@@ -12,10 +12,12 @@ from psvit.search.searchers.base import Searcher as Searcher
 from psvit.search.searchers.enumerate import Enumerate
 from psvit.search.searchers.evolution import Evolution
 from psvit.search.searchers.random import Random
+from psvit.search.searchers.stratified import Stratified
 
 SEARCHERS: dict[str, Callable[[], Searcher]] = {
     "evolution": Evolution,
     "random": Random,
+    "stratified": Stratified,
     "enumerate": Enumerate,
     "optuna-tpe": optuna_samplers.tpe,
     "optuna-nsga2": optuna_samplers.nsga2,

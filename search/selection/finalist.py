@@ -90,6 +90,11 @@ class Finalist:
         return self.trial.score.value
 
     @property
+    def scored(self) -> str:
+        """Its score for people; empty without one."""
+        return "" if self.score is None else f"{self.score:.6g}"
+
+    @property
     def accuracies(self) -> tuple[float, ...]:
         """Top-1 in percent on the search images at the last rung that it came to; empty if it was not trained."""
         return self.looks[-1].accuracies if self.looks else ()
@@ -119,4 +124,4 @@ class Finalist:
     def _repr_html_(self) -> str:
         costs = ", ".join(format_cost(metric, getattr(self.cost, metric)) for metric in METRICS)
         title = self.name[:1].upper() + self.name[1:]
-        return f"{draw(self.arch, titles=[title])}<p>score {self.score:.6g}, {costs}</p>"
+        return f"{draw(self.arch, titles=[title])}<p>{f'score {self.scored}, ' if self.scored else ''}{costs}</p>"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from psvit.arch.architecture import Architecture
 from psvit.executors.executor import Executor
 from psvit.search.selection.finalist import Finalist, Look
-from psvit.search.selection.rungs import Rung, going_on, rungs_of
+from psvit.search.selection.rungs import Rung, going_on, leading, rungs_of
 from psvit.train.job_runner import JobRunner, run_jobs
 from psvit.train.recipe import Recipe
 from psvit.train.result_store import ResultStore
@@ -20,12 +20,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Trainings:
-    """How the finalists of a search are trained, all alike.
+    """How the networks of a search are trained, all alike.
 
     Attributes:
         recipe: their schedule and everything else, see `rungs.selection_recipe`.
         init: the weights that they begin with, see `TrainingJob`.
-        seed: of the first training of each finalist; the others have the next seeds.
+        seed: of the first training of each network; the others have the next seeds.
     """
 
     recipe: Recipe
@@ -37,16 +37,16 @@ class Trainings:
         """The rungs of the schedule."""
         return rungs_of(self.recipe.epochs)
 
-    def jobs(self, finalist: Finalist, rung: Rung, label: str = "") -> list[TrainingJob]:
-        """The trainings of a finalist up to a rung."""
+    def jobs(self, arch: Architecture, rung: Rung, label: str = "") -> list[TrainingJob]:
+        """The trainings of a network up to a rung."""
         return [
             TrainingJob(
-                arch=finalist.arch,
+                arch=arch,
                 recipe=self.recipe,
                 seed=self.seed + number,
                 init=self.init,
                 until=rung.epoch if rung.epoch < self.recipe.epochs else None,
-                label=f"{label}{finalist.name}" + (f", training {number + 1}" if rung.seeds > 1 else ""),
+                label=label + (f", training {number + 1}" if rung.seeds > 1 else ""),
             )
             for number in range(rung.seeds)
         ]
@@ -57,14 +57,16 @@ def select(
 ) -> list[Finalist]:
     """Train the finalists on the training images, and compare them on the search images at the rungs of a schedule.
 
-    A third goes on from each rung. The best reference and the best of the others always do, so that the last rung can
-    tell by how much one is ahead of the other. If a training of a finalist diverges or runs out of memory, the finalist
-    cannot win, and its other trainings are left out.
+    A third goes on from each rung, and at most three to the last. The best reference and the best of the others always
+    do, so that the last rung can tell by how much one is ahead of the other. If a training of a finalist diverges or
+    runs out of memory, the finalist cannot win, and its other trainings are left out.
 
-    An interrupted selection is continued. What the store knows is not trained again.
+    An interrupted selection is continued. What the store knows is not trained again. What the winner's trainings need
+    to go on stays in the runner's folder.
 
     Args:
-        finalists: what enters, best score first.
+        finalists: what enters, best score first. If their looks say that they were compared at the first rung, they
+            begin with the second, unless that rung is the only one.
         trainings: how they are trained.
         runner: trains them. In the last rung they are also scored on its `parts`.
         executor: decides where they are trained.
@@ -78,20 +80,21 @@ def select(
     left_behind: list[Finalist] = []
     failed: list[Finalist] = []
     rungs = trainings.rungs
+    done = min(len(racing[0].looks), len(rungs) - 1)
     early = replace(runner, parts=("search",))
-    for number, rung in enumerate(rungs, start=1):
+    for number, rung in enumerate(rungs[done:], start=done + 1):
         is_last = rung is rungs[-1]
         label = f"selection, rung {number} of {len(rungs)}, "
-        jobs = {one.trial.number: trainings.jobs(one, rung, label) for one in racing}
+        jobs = {one.trial.number: trainings.jobs(one.arch, rung, label + one.name) for one in racing}
         told = _compared(racing, jobs, rung, runner if is_last else early, executor, store)
         failed += [one for one in told if one.failure]
         # Sorting keeps the order of equal ones, in which better scores come first.
         alive = sorted((one for one in told if not one.failure), key=lambda one: -one.looks[-1].mean)
-        racing = alive if is_last else _going_on(alive)
+        wanted = going_on(len(alive), to_last=number == len(rungs) - 1)
+        racing = alive if is_last else leading(alive, wanted, lambda one: one.is_reference)
         left_behind = [*(one for one in alive if one not in racing), *left_behind]
-        runner.forget(job for one in told if one not in racing for job in jobs[one.trial.number])
-    # This also removes unfinished trainings of former finalists.
-    shutil.rmtree(runner.folder, ignore_errors=True)
+        needed = racing[:1] if is_last else racing
+        runner.forget(job for one in told if one not in needed for job in jobs[one.trial.number])
     return [*racing, *left_behind, *failed]
 
 
@@ -120,11 +123,3 @@ def _compared(
         look = Look(epoch=rung.epoch, accuracies=tuple(one.accuracies["search"] for one in known if one))
         told.append(replace(finalist, looks=(*finalist.looks, look)))
     return told
-
-
-def _going_on(ranked: Sequence[Finalist]) -> list[Finalist]:
-    """Those of a ranking that go on, in its order."""
-    chosen = list(ranked[: going_on(len(ranked))])
-    for is_reference in (True, False):
-        chosen += [one for one in ranked if one.is_reference == is_reference][:1]
-    return [one for one in ranked if one in chosen]

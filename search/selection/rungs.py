@@ -9,9 +9,13 @@ much as the best networks do.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from psvit.train.recipe import Recipe
+
+T = TypeVar("T")
 
 KEPT = 3
 """One of so many goes on from a rung."""
@@ -19,6 +23,9 @@ KEPT = 3
 SEEDS = 3
 """Trainings of each network in the last rung. They differ in the initial weights, in the order of the images, in
 augmentation and in stochastic depth."""
+
+LAST = 3
+"""The most networks that go on to the last rung, because it takes most of the time."""
 
 SHARE = 1 / 4
 """Epochs of the schedule relative to the recipe's."""
@@ -43,9 +50,24 @@ def rungs_of(epochs: int) -> tuple[Rung, ...]:
     return tuple(Rung(epoch=epoch, seeds=SEEDS if epoch == epochs else 1) for epoch in looks)
 
 
-def going_on(networks: int) -> int:
-    """How many networks go on from a rung: a third, but at least two, because one alone has no rival."""
-    return min(networks, max(2, math.ceil(networks / KEPT)))
+def going_on(networks: int, *, to_last: bool) -> int:
+    """How many networks go on from a rung: a third, but at least two, because one alone has no rival.
+
+    Args:
+        networks: how many were compared.
+        to_last: whether the next rung is the last.
+    """
+    third = max(2, math.ceil(networks / KEPT))
+    return min(networks, third, LAST) if to_last else min(networks, third)
+
+
+def leading(ranked: Sequence[T], wanted: int, is_reference: Callable[[T], bool]) -> list[T]:
+    """The first of a ranking, in its order, and in any case the best reference and the best of the others.
+
+    With these two, the last rung can tell by how much one is ahead of the other.
+    """
+    first = {is_reference(one): place for place, one in reversed(list(enumerate(ranked)))}
+    return [one for place, one in enumerate(ranked) if place < wanted or place in first.values()]
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:

@@ -86,7 +86,7 @@ def judge(finalists: Sequence[Finalist], trainings: Trainings, store: ResultStor
         return None
     answers = []
     for one in (rival, winner):
-        known = [store.get(job) for job in trainings.jobs(one, last)]
+        known = [store.get(job) for job in trainings.jobs(one.arch, last)]
         found = [result.right["verdict"] for result in known if result and "verdict" in result.right]
         if len(found) < len(known) or not len(found[0]):
             return None

@@ -125,7 +125,20 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 def searched(tmp_path_factory: pytest.TempPathFactory, printed_by: Callable[..., str], few_digits: str) -> Path:
     """The finished run of a search on few digits that trained its own supernet; not to be changed by tests."""
     place = tmp_path_factory.mktemp("searched")
-    command = ("psvit-search", "--data", few_digits, *SPACE, "--budget", "1MFLOPs", *BRIEFLY, "--trials", "8", *FEW)
+    command = (
+        "psvit-search",
+        "--data",
+        few_digits,
+        "--evaluator",
+        "inherited",
+        *SPACE,
+        "--budget",
+        "1MFLOPs",
+        *BRIEFLY,
+        "--trials",
+        "8",
+        *FEW,
+    )
     # Kept beside the run, for the tests that look at what it printed.
     (place / "out.txt").write_text(printed_by(place, *command, "--out", "run"))
     return place / "run"

@@ -256,7 +256,7 @@ def test_a_storage_is_not_made_for_a_folder_that_is_refused(refused, tmp_path):
 
 COMMANDS = {
     "psvit-supernet": (*DIGITS,),
-    "psvit-search": (*DIGITS, *BUDGET),
+    "psvit-search": (*DIGITS, "--evaluator", "inherited", *BUDGET),
     "psvit-retrain": (*DIGITS, "arch.yaml"),
 }
 
@@ -778,7 +778,7 @@ def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, imag
     arch.save(tmp_path / "arch.yaml")
     options = {
         "psvit-supernet": (),
-        "psvit-search": (*BUDGET, "--trials", 2, "--control", 0, "--finalists", 0),
+        "psvit-search": (*BUDGET, "--evaluator", "inherited", "--trials", 2, "--control", 0, "--finalists", 0),
         "psvit-retrain": ("arch.yaml",),
     }[command]
     line = (command, *options, "--data", "images", *BRIEFLY, "--set", "batch_size=16")
@@ -790,7 +790,19 @@ def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, imag
 def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, few_digits, tmp_path):
     shutil.copytree(searched, tmp_path / "run")
     settings = ("--set", "epochs=3", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-    line = refused("psvit-search", "--data", few_digits, *SPACE, *BUDGET, "--trials", 8, *settings, out="run")
+    line = refused(
+        "psvit-search",
+        "--data",
+        few_digits,
+        "--evaluator",
+        "inherited",
+        *SPACE,
+        *BUDGET,
+        "--trials",
+        8,
+        *settings,
+        out="run",
+    )
     assert_names(line, "recipe.epochs: 2 there, 3 here")
 
 

@@ -612,6 +612,7 @@ def test_an_interruption_is_told_in_one_line(call, monkeypatch, command):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("psvit.supernet.train.train", interrupted)
+    monkeypatch.setattr("psvit.train.job_runner.train", interrupted)
     budget = ("--budget", "1MFLOPs") if command == "psvit-search" else ()
     done = call(command, "--data", "digits", *budget, "--out", "run")
     assert (done.status, done.err.strip()) == (130, TOLD.replace("psvit-search", command))

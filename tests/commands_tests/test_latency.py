@@ -374,9 +374,9 @@ def test_a_device_or_model_that_is_not_there_is_refused(call, tmp_path):
 
 
 def test_latency_alone_is_searched_in_the_middle_space_of_its_image_size():
-    assert choose_space(None, None, None, ("5ms@cpu",)).name == "psvit-2d-small"
+    assert choose_space(None, None, None, ("5ms@cpu",), prefers_shipped=True).name == "psvit-2d-small"
     # Costs decide where there are limits on them.
-    assert choose_space(None, None, None, ("5ms@cpu", "0.3GFLOPs")).name == "psvit-2d-tiny"
+    assert choose_space(None, None, None, ("5ms@cpu", "0.3GFLOPs"), prefers_shipped=True).name == "psvit-2d-tiny"
     made = choose_space(None, None, None, ("5ms@cpu",), (96, 64))
     assert made == SearchSpace.for_images((96, 64), 3, 1000, "5ms@cpu")
     digits = SearchSpace.load("psvit-2d-digits")

@@ -97,7 +97,7 @@ def test_photographs_go_the_whole_way_with_the_recipes_of_imagenet(call, tmp_pat
     )
     run("psvit-retrain", "search/best.yaml", "--data", "photos", *recipes[1], *FEW_STEPS, "--out", "network")
     policies = {Recipe.load(name).auto_augment for name in ("imagenet", "supernet-imagenet")}
-    for config, key in (("supernet", "recipe"), ("search", "selection_recipe"), ("network", "recipe")):
+    for config, key in (("supernet", "recipe"), ("search", "training"), ("network", "recipe")):
         recipe = yaml.safe_load((tmp_path / config / "config.yaml").read_text())[key]
         assert recipe["auto_augment"] in policies
         assert (recipe["mixup"], recipe["cutmix"], recipe["random_erasing"]) == (0.8, 1.0, 0.25)

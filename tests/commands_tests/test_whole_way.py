@@ -23,7 +23,8 @@ from psvit.data import open_data
 from psvit.executors.executor import LocalExecutor
 from psvit.model import PSViT
 from psvit.search.inherited import InheritedAccuracy
-from psvit.search.plan import SearchRequest, plan_search
+from psvit.search.plan import plan_search
+from psvit.search.request import SearchRequest
 from psvit.search.scoring import Scoring
 from psvit.space.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
@@ -120,10 +121,14 @@ def test_a_search_says_where_what_and_how_to_go_on(searched, few_digits):
 def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, script, tmp_path, few_digits):
     # In a process of its own, so neither hashes of strings nor what was drawn before are equal; nor is what libraries
     # would say there.
-    command = [script("psvit-search"), "--data", few_digits, *SPACE, *SEARCH, *BRIEFLY, "--out", "another"]
+    images = ("--data", few_digits, "--evaluator", "inherited")
+    command = [script("psvit-search"), *images, *SPACE, *SEARCH, *BRIEFLY, "--out", "another"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert done.stdout.replace("another", "run") == (searched.parent / "out.txt").read_text()
+    here, there = (searched.parent / "out.txt").read_text(), done.stdout.replace("another", "run")
+    # How long it will take is measured.
+    said = [[line for line in text.splitlines() if not line.startswith("time")] for text in (here, there)]
+    assert said[0] == said[1]
     for name in ("best.safetensors", "best.svg", "history.csv", "best.yaml"):
         assert (tmp_path / "another" / name).read_bytes() == (searched / name).read_bytes(), name
 
@@ -131,7 +136,8 @@ def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, scr
 def test_another_seed_gives_another_search(searched, call, tmp_path, few_digits):
     none = ("--finalists", 0, "--control", 0)
     options = ("--budget", "1MFLOPs", "--trials", 8, *none, *BRIEFLY, "--seed", 1)
-    assert call("psvit-search", "--data", few_digits, *SPACE, *options, "--out", "seeded").status == 0
+    images = ("--data", few_digits, "--evaluator", "inherited")
+    assert call("psvit-search", *images, *SPACE, *options, "--out", "seeded").status == 0
     assert (tmp_path / "seeded/history.csv").read_bytes() != (searched / "history.csv").read_bytes()
 
 
@@ -142,7 +148,9 @@ def test_the_same_command_on_a_finished_search_trains_and_evaluates_nothing(
     before = contents(tmp_path / "run")
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     monkeypatch.setattr(InheritedAccuracy, "evaluate", lambda *args: pytest.fail("evaluated again"))
-    done = call("psvit-search", "--data", few_digits, *SPACE, *SEARCH, *BRIEFLY, "--out", "run")
+    done = call(
+        "psvit-search", "--data", few_digits, "--evaluator", "inherited", *SPACE, *SEARCH, *BRIEFLY, "--out", "run"
+    )
     assert done.status == 0
     # The journal may note that it was opened, but holds the same trials; everything else is the same.
     after = contents(tmp_path / "run")
@@ -387,7 +395,7 @@ def test_a_limit_without_a_lower_end_is_spent_and_a_range_is_searched_whole(call
 def test_an_image_folder_is_searched_and_retrained_on(image_folder, call, tmp_path):
     data = image_folder()
     brief = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=8")
-    found = call("psvit-search", "--data", data, *SEARCH, *brief, "--out", "search")
+    found = call("psvit-search", "--data", data, "--evaluator", "inherited", *SEARCH, *brief, "--out", "search")
     assert found.status == 0
     arch = ArchitectureFile.load(tmp_path / "search/best.yaml").arch
     assert (arch.num_classes, arch.in_chans, arch.image_size) == (2, 3, (8, 8))
@@ -401,7 +409,7 @@ def test_the_line_to_go_on_with_can_be_pasted_when_names_have_spaces(image_folde
     data = image_folder("my images")
     brief = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "batch_size=8")
     options = ("--budget", "1MFLOPs", "--trials", 1, "--finalists", 0, "--control", 0)
-    found = call("psvit-search", "--data", data, *options, *brief, "--out", "my run")
+    found = call("psvit-search", "--data", data, "--evaluator", "inherited", *options, *brief, "--out", "my run")
     assert next_command(found.last_line) == ["psvit-retrain", "my run/best.yaml", "--data", str(data)]
 
 
@@ -423,7 +431,7 @@ def test_racing_keeps_all_finalists(searched, call, monkeypatch):
         return evaluate(self, archs, best)
 
     monkeypatch.setattr(InheritedAccuracy, "evaluate", remember)
-    monkeypatch.setattr("psvit.search.engine.select", lambda finalists, *args, **kwargs: finalists)
+    monkeypatch.setattr("psvit.search.selection.selection.select", lambda finalists, *args, **kwargs: finalists)
     options = ("--budget", "1MFLOPs", "--trials", 40, "--control", 0, "--finalists", 14, *SHORT)
     assert call("psvit-search", "--supernet", searched / "supernet", *options, "--out", "run").status == 0
     assert told == [(0, 14), (14, 14)]
@@ -437,7 +445,7 @@ def test_the_configuration_of_a_run_is_written_with_defaults_resolved(searched):
     assert config["searcher"] == "evolution"
     assert (config["seed"], config["device"], config["finalists"]) == (0, "cpu", 2)
     assert config["race"]["keep"] == 10
-    assert (config["searcher_parameters"]["parents"], config["selection_recipe"]["opt"]) == (10, "adamw")
+    assert (config["searcher_parameters"]["parents"], config["training"]["opt"]) == (10, "adamw")
     # A search may go on for longer, and elsewhere.
     assert not {"trials", "control", "seconds", "workers", "storage", "share_prefixes"} & set(config)
     assert (config["recipe"]["epochs"], config["recipe"]["opt"]) == (2, "adamw")
@@ -465,7 +473,7 @@ def test_a_report_shows_the_full_configuration_and_what_may_change_is_not_refuse
     assert (shown["trials"], shown["control"], shown["seconds"]) == (6, "25% of those evaluated", 3600.0)
     assert (shown["share_prefixes"], shown["storage"], shown["study"]) == (False, "shared.journal", "ours")
     # Nothing is trained here, so it is not said that five are.
-    assert (shown["finalists"], shown["selection_recipe"]) == (0, None)
+    assert (shown["finalists"], shown["training"]) == (0, None)
 
 
 def test_a_front_has_no_finalists_and_a_report_no_password():
@@ -497,9 +505,9 @@ def test_a_front_has_no_finalists_and_a_report_no_password():
     )
     plan = plan_search(asked)
     assert plan.full_config["storage"] == "postgresql://me:***@host/psvit"
-    assert (plan.config["finalists"], plan.config["selection_recipe"]["epochs"]) == (5, 11)
+    assert (plan.config["finalists"], plan.config["training"]["epochs"]) == (5, 11)
     several = plan_search(replace(asked, objectives=("accuracy", "macs")))
-    assert (several.config["finalists"], several.config["selection_recipe"]) == (0, None)
+    assert (several.config["finalists"], several.config["training"]["epochs"]) == (0, 11)
 
 
 # --- longer searches, several objectives, all of a space
@@ -522,7 +530,9 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
     monkeypatch.setattr(job_runner, "train", remember)
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2, *SHORT)  # and a control that is longer by default
-    done = call("psvit-search", "--data", few_digits, *SPACE, *more, *BRIEFLY, "--out", "run")
+    done = call(
+        "psvit-search", "--data", few_digits, "--evaluator", "inherited", *SPACE, *more, *BRIEFLY, "--out", "run"
+    )
     assert (done.status, done.err) == (0, "")
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
+from psvit.data import ImageData, open_data
 from psvit.search.candidates import Candidates
 from psvit.search.history import History
 from psvit.search.latency.measure import Latency, Setting, fingerprint
@@ -136,6 +138,14 @@ def contents() -> Callable[[Study], list[tuple[Any, ...]]]:
 def cache() -> ResultCache:
     """Those of a study that knows nothing yet."""
     return ResultCache(optuna.create_study())
+
+
+@pytest.fixture(scope="session")
+def few_digits() -> ImageData:
+    """Few of the digits."""
+    digits = open_data("digits")
+    numbers = {"train": 64, "search": 64, "verdict": 40, "val": 20}
+    return replace(digits, **{name: getattr(digits, name).take(np.arange(n)) for name, n in numbers.items()})
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from optuna.samplers import CmaEsSampler, NSGAIISampler, RandomSampler, TPESampl
 
 import psvit
 from psvit import Architecture, ImageData, InputError, Objective, ScoringFunction, Searcher, cost, run_search
+from psvit.data import Batches, Inputs, accuracy
 from psvit.io.announcements import ANNOUNCEMENTS
 from psvit.search.plan import choose_space
 from psvit.search.trial import Score
@@ -175,7 +176,8 @@ def test_an_evaluator_says_what_its_scores_are(search):
     ("evaluator", "expected"),
     [
         (lambda archs: [1.0] * len(archs), "a function with a name"),
-        ("accuracy", "must be an evaluator"),
+        ("accuracy", "'accuracy': unknown; permitted are trained, inherited, dss"),
+        (7, "must be an evaluator"),
         (ScoringFunction(lambda archs: [1.0], name="one"), "must return one score for each architecture"),
         (ScoringFunction(lambda archs: ["high"] * len(archs), name="words"), "must return numbers, received 'high'"),
     ],
@@ -345,7 +347,7 @@ BRIEF = {"epochs": 2, "warmup_epochs": 0, "batch_size": 20}
 
 
 def test_data_sets_are_searched_for(search, stripes):
-    result = search("run", data=stripes, evaluator=None, settings=BRIEF, trials=8, finalists=2, control=0)
+    result = search("run", data=stripes, evaluator="inherited", settings=BRIEF, trials=8, finalists=2, control=0)
     assert result.data == "stripes"
     assert result.best.arch.num_classes == 2
     assert result.best.accuracy is not None
@@ -361,8 +363,10 @@ def test_the_shortlist_of_a_score_of_ones_own_is_trained(search, stripes):
     assert all(len(one.accuracies) == 3 for one in alone.finalists)
     means = [one.accuracy for one in alone.finalists]
     assert means == sorted(means, reverse=True)
-    # Nothing was inherited, so there are no weights to hand on.
-    assert not (alone.folder / "best.safetensors").exists()
+    # Nothing was inherited, so the weights are those of the selection's training.
+    network = psvit.Classifier.load(alone.folder).network
+    batches = Batches(stripes.search, Inputs.of(stripes, alone.best.arch.image_size), 10, torch.device("cpu"))
+    assert accuracy(network, batches) == alone.best.accuracies[0]
 
 
 @pytest.mark.slow

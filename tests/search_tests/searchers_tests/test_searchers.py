@@ -278,7 +278,7 @@ def test_parameters_say_all_that_a_searcher_was_made_with(searcher):
 
 def test_an_unknown_searcher_is_refused_with_the_known_ones():
     with pytest.raises(
-        InputError, match="'hillclimb': unknown; permitted are evolution, random, enumerate, optuna-tpe"
+        InputError, match="'hillclimb': unknown; permitted are evolution, random, stratified, enumerate, optuna-tpe"
     ):
         make_searcher("hillclimb")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psvit.search.selection.rungs import SEEDS, going_on, rungs_of, selection_recipe, shortened
+from psvit.search.selection.rungs import SEEDS, going_on, leading, rungs_of, selection_recipe, shortened
 from psvit.train.recipe import Recipe, shipped_recipes
 
 
@@ -27,7 +27,19 @@ def test_each_rung_is_three_times_the_one_before():
 
 @pytest.mark.parametrize(("networks", "on"), [(1, 1), (2, 2), (3, 2), (6, 2), (7, 3), (9, 3), (18, 6)])
 def test_a_third_goes_on_but_no_one_alone(networks, on):
-    assert going_on(networks) == on
+    assert going_on(networks, to_last=False) == on
+    assert going_on(networks, to_last=True) == min(on, 3)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 12))
+def test_the_best_of_both_kinds_lead(kinds, wanted):
+    ranked = list(enumerate(kinds))
+    led = leading(ranked, wanted, lambda one: one[1])
+    assert led == sorted(led)
+    assert led[:wanted] == ranked[:wanted]
+    assert {kind for _, kind in led} == set(kinds)
+    # Nobody else goes on.
+    assert all(one not in led or ranked.index(one) == kinds.index(one[1]) for one in ranked[wanted:])
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("supernet")])

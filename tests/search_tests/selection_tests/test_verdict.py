@@ -55,7 +55,7 @@ def answered(store, finalist, share, images=IMAGES):
     """Stores what the trainings of a finalist recognise: about this share of the images."""
     rng = np.random.default_rng(int(1000 * share))
     rows = rng.random((LAST.seeds, images)) < share
-    for job, right in zip(TRAININGS.jobs(finalist, LAST), rows, strict=True):
+    for job, right in zip(TRAININGS.jobs(finalist.arch, LAST), rows, strict=True):
         store.put(job, TrainingResult(accuracies={"search": 1.0, "verdict": 1.0}, right={"verdict": right}))
     return rows
 
@@ -99,7 +99,7 @@ def test_there_is_no_verdict_without_a_rival_or_images(finalists, store):
     others = finalists("found", "reference")
     # Trained, but not scored on verdict images.
     for one in others:
-        for job in TRAININGS.jobs(one, LAST):
+        for job in TRAININGS.jobs(one.arch, LAST):
             store.put(job, TrainingResult(accuracies={"search": 1.0}))
     assert judge(others[1:], TRAININGS, store) is None
 
@@ -107,5 +107,5 @@ def test_there_is_no_verdict_without_a_rival_or_images(finalists, store):
 def test_answers_come_back_bit_for_bit(store, finalists):
     (one,) = finalists("found")
     rows = answered(store, one, 0.3, images=77)
-    found = [store.get(job).right["verdict"] for job in TRAININGS.jobs(one, LAST)]
+    found = [store.get(job).right["verdict"] for job in TRAININGS.jobs(one.arch, LAST)]
     assert np.array_equal(np.stack(found), rows)

@@ -1,0 +1,170 @@
+"""Estimate: how long a search will take on this machine, from a few measured training steps."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from psvit.arch.architecture import Architecture
+from psvit.search.plan import SearchPlan
+from psvit.search.selection.rungs import Rung, going_on, rungs_of, shortened
+from psvit.space.references import references
+from psvit.supernet.sampling import architectures
+from psvit.train.job_runner import initial_network, inputs_for, train_job
+from psvit.train.recipe import Recipe, SupernetRecipe
+from psvit.train.training_job import TrainingJob
+
+MEASURED = 2
+"""Networks that are measured; of supernet trainings, steps."""
+
+BATCH = 64
+"""The most images in a measured step: enough to tell what an image costs, and few enough for large networks."""
+
+FORWARD = 1 / 3
+"""What it costs to score an image relative to training on it, which is a pass forward and about two backward."""
+
+FEWEST_TRIALS, MOST_TRIALS = 6, 480
+FEWEST_EPOCHS = 3
+"""Of trials, and of the selection's schedule, as far as a time limit changes them. Three epochs have two rungs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The seconds that the steps of a search will take, in one process.
+
+    Attributes:
+        supernet: to train a supernet.
+        scoring: to score candidates, at most.
+        selection: to train finalists.
+    """
+
+    supernet: float = 0.0
+    scoring: float = 0.0
+    selection: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The whole search."""
+        return self.supernet + self.scoring + self.selection
+
+    def __str__(self) -> str:
+        steps = [f"{name} {in_time(value)}" for name, value in vars(self).items() if value]
+        return f"{in_time(self.total)} ({', '.join(steps)})"
+
+
+def in_time(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def estimate(plan: SearchPlan) -> Estimate | None:
+    """How long a search will take; `None` if nothing of it can be told, as no network is trained."""
+    if plan.training is None:
+        return None
+    assert plan.data is not None
+    seconds = _seconds_an_image(plan)
+    epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan)))
+    an_epoch = seconds * len(plan.data.train)
+    scoring = epochs[0] * an_epoch if plan.is_trained else 0.0
+    if plan.scored_by == "inherited":
+        scored = plan.trials + plan.control_of(plan.trials)
+        scoring = FORWARD * seconds * scored * len(plan.data.search)
+    return Estimate(
+        supernet=_supernet_seconds(plan) if plan.recipe else 0.0,
+        scoring=scoring,
+        selection=sum(epochs[1:] if plan.is_trained else epochs) * an_epoch,
+    )
+
+
+def into_time(plan: SearchPlan, seconds: float) -> SearchPlan:
+    """The plan of a search by short trainings, changed so that it takes about so many seconds.
+
+    If there is too little time, the schedule gets shorter first, and then there are fewer candidates. If there is more
+    than enough, there are more candidates.
+    """
+    assert plan.data is not None
+    assert plan.training is not None
+    an_epoch, others = _seconds_an_image(plan) * len(plan.data.train), _references(plan)
+
+    def fits(trials: int, epochs: int) -> bool:
+        return sum(epochs_of(plan, trials, epochs, others)) * an_epoch <= seconds
+
+    trials, epochs = plan.trials, plan.training.epochs
+    while epochs > FEWEST_EPOCHS and not fits(trials, epochs):
+        epochs -= 1
+    if plan.asked.trials is None:
+        while trials > FEWEST_TRIALS and not fits(trials, epochs):
+            trials -= 1
+        while epochs == plan.training.epochs and trials < MOST_TRIALS and fits(trials + 1, epochs):
+            trials += 1
+    return plan.planned_with(trials, shortened(plan.training, epochs))
+
+
+def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int) -> Iterator[int]:
+    """The epochs, over all networks, that are trained at each step: to score candidates, then for each rung.
+
+    Args:
+        plan: the plan.
+        trials: how many candidates there are, besides references.
+        epochs: of the selection's schedule.
+        references: how many there are.
+    """
+    networks = references + (trials if plan.is_trained else plan.asked.finalists)
+    rungs: list[Rung] = list(rungs_of(epochs))
+    if plan.is_trained:
+        rungs.insert(0, replace(rungs[0], seeds=1))
+        if len(rungs) > 2:
+            del rungs[1]
+    before = 0
+    for number, rung in enumerate(rungs, start=1):
+        yield networks * (rung.epoch - before + (rung.seeds - 1) * rung.epoch)
+        if not plan.selects:
+            return
+        networks, before = going_on(networks, to_last=number == len(rungs) - 1), rung.epoch
+
+
+def _references(plan: SearchPlan) -> int:
+    return len(references(plan.space, plan.limits))
+
+
+def _seconds_an_image(plan: SearchPlan) -> float:
+    """Seconds to train on an image, the mean over some candidates."""
+    assert plan.training is not None
+    archs = plan.space.sample(np.random.default_rng(0), MEASURED, plan.limits)
+    return float(np.mean([_measured(plan, arch, plan.training) for arch in archs]))
+
+
+def _supernet_seconds(plan: SearchPlan) -> float:
+    """Seconds to train the supernet."""
+    assert plan.recipe is not None
+    assert plan.data is not None
+    recipe = SupernetRecipe.of(plan.recipe)
+    steps = [architectures(plan.space, recipe, plan.asked.seed, step) for step in range(MEASURED)]
+    an_image = sum(_measured(plan, arch, plan.recipe) for arch in itertools.chain(*steps)) / MEASURED
+    return an_image * len(plan.data.train) * recipe.epochs
+
+
+def _measured(plan: SearchPlan, arch: Architecture, recipe: Recipe) -> float:
+    """Seconds to train a network on an image, in the second of two short epochs."""
+    assert plan.data is not None
+    size = min(recipe.batch_size, BATCH)
+    brief = Recipe.from_dict(
+        {
+            **{name: getattr(recipe, name) for name in Recipe.model_fields},
+            **{"epochs": 2, "warmup_epochs": 0, "batch_size": size, "accumulate": 1, "target": "labels"},
+        }
+    )
+    job = TrainingJob(arch=arch, recipe=brief, seed=0, num_images=2 * size)
+    with tempfile.TemporaryDirectory(prefix="psvit-") as folder:
+        # The devices of a cluster may not be here.
+        inputs = inputs_for(plan.data, job, plan.device)
+        network = initial_network(job)
+        trained = train_job(job, plan.data, network, inputs=inputs, device=plan.device, folder=Path(folder))
+    return 1 / trained.log[-1]["images_per_second"]

@@ -1,0 +1,130 @@
+"""SearchRequest: what a search is asked for, with the checks that need nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from psvit.data import ImageData
+from psvit.errors import InputError
+from psvit.search.bounds import ObjectiveBound
+from psvit.search.objectives import Objective
+from psvit.space.budget import Budget
+from psvit.space.search_space import SearchSpace
+from psvit.train.recipe import Recipe
+
+ScoredBy = Literal["own", "trained", "inherited", "dss", "rule"]
+"""What scores candidates: an evaluator of a user's own, short trainings, a supernet, or a training-free indicator. With
+a rule none are scored: it names one network."""
+
+NAMED: tuple[ScoredBy, ...] = ("trained", "inherited", "dss", "rule")
+"""The evaluators that have a name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """The arguments of `psvit.run_search`, as they were given; its docstring explains them."""
+
+    space: SearchSpace | str | Path | None
+    budget: tuple[str | Objective, ...]
+    data: ImageData | str | Path | None
+    evaluator: Any
+    supernet: str | None
+    recipe: Recipe | str | Path | None
+    settings: Mapping[str, Any] | None
+    image_size: tuple[int, int] | None
+    searcher: Any  # `None` goes by what scores
+    objectives: tuple[str | Objective, ...]
+    trials: int | None
+    seconds: float | None
+    finalists: int
+    retrain_recipe: Recipe | str | Path | None
+    inherit: bool
+    control: int | None
+    latency: tuple[Path, ...]
+    share_prefixes: bool
+    race: bool
+    storage: str | None
+    study: str | None
+    workers: str | None
+    seed: int
+    device: str | torch.device | None
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The limits that are written as text."""
+        return tuple(limit for limit in self.budget if isinstance(limit, str))
+
+    @property
+    def _without_images(self) -> ScoredBy:
+        """What decides if there are no images: the rule, as long as nothing is asked for that only a search has."""
+        parsed = Budget.parse(*self.limits) if not any("%" in limit for limit in self.limits) else Budget()
+        asks_for_search = (
+            self.searcher is not None
+            or self.trials is not None
+            or self.control is not None
+            or self.storage is not None
+            or self.workers is not None
+            or len(self.objectives) > 1
+            or bool(parsed.latencies)
+            or len(self.limits) < len(self.budget)
+        )
+        return "dss" if asks_for_search else "rule"
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be, and an objective in the budget that has no end."""
+        for name, value, least in (
+            ("trials", self.trials, 1),
+            ("finalists", self.finalists, 0),
+            ("control", self.control, 0),
+            ("seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"{name} must be at least {least}, received {value}")
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"seconds must be more than 0, received {self.seconds}")
+        for one in self.budget:
+            if isinstance(one, Objective) and not one.is_limited:
+                raise InputError(f"budget: objective {one.name!r} has no end; give it lower=... or upper=...")
+
+    def bounds(self) -> tuple[ObjectiveBound, ...]:
+        """The limits on a user's own numbers, each once."""
+        named: dict[str, Objective] = {}
+        for one in (*self.budget, *self.objectives):
+            if isinstance(one, Objective):
+                one.check()
+                if named.setdefault(one.name, one) is not one:
+                    raise InputError(f"objective {one.name!r}: two are called so; give each a name of its own")
+        return tuple(ObjectiveBound(one) for one in named.values() if one.is_limited)
+
+    def scored_by(self) -> ScoredBy:
+        """What scores candidates.
+
+        Raises:
+            InputError: no evaluator has that name, or it needs what there is not; or it is said how a supernet is
+                trained, and none is.
+        """
+        has_images = bool(self.data or self.supernet)
+        found: ScoredBy = "inherited" if self.supernet else "trained" if self.data else self._without_images
+        if isinstance(self.evaluator, str):
+            if self.evaluator not in NAMED:
+                raise InputError(
+                    f"evaluator {self.evaluator!r}: unknown; permitted are {', '.join(NAMED)}, and in Python one of "
+                    "your own"
+                )
+            found = next(name for name in NAMED if name == self.evaluator)
+            if found in ("trained", "inherited") and not has_images:
+                raise InputError(f"--evaluator {found}: needs images; give --data")
+        elif self.evaluator is not None:
+            found = "own"
+        if (self.recipe or self.settings) and (self.supernet or found != "inherited"):
+            raise InputError(
+                "--recipe and --set: say how a supernet is trained first, and none is trained here; leave them out, or "
+                "give --evaluator inherited and --data without --supernet; --retrain-recipe is how candidates are "
+                "trained"
+            )
+        return found

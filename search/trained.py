@@ -1,0 +1,97 @@
+"""Trained accuracy: how well architectures classify held-out images after a short training of their own.
+
+The training is the beginning of the one that the selection compares finalists by, up to its first rung. So a candidate
+that enters the selection goes on where it paused, and scores cost nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psvit.arch.architecture import Architecture
+from psvit.executors.executor import Executor
+from psvit.search.selection.halving import Trainings
+from psvit.search.trial import Score
+from psvit.train.job_runner import JobRunner, run_jobs
+from psvit.train.result_store import ResultStore
+from psvit.train.training_job import RANDOM, TrainingJob
+
+
+class TrainedAccuracy:
+    """Top-1 accuracy in percent on the search images at the first rung of the selection.
+
+    Unlike inherited accuracy, it does not depend on how well a supernet serves each kind of network. Candidates of a
+    population are trained one after the other, or at once on a cluster.
+
+    Args:
+        trainings: how candidates are trained.
+        runner: trains them.
+        executor: decides where.
+        store: keeps the results.
+        images: how many search images there are.
+        keep: how many of the best can go on from the rung. What the trainings of others need to go on is removed.
+    """
+
+    def __init__(
+        self,
+        trainings: Trainings,
+        runner: JobRunner,
+        executor: Executor,
+        store: ResultStore,
+        *,
+        images: int,
+        keep: int,
+    ) -> None:
+        self._trainings = trainings
+        self._runner = runner
+        self._executor = executor
+        self._store = store
+        self._images = images
+        self._keep = keep
+        self._paused: list[tuple[float, TrainingJob]] = []
+
+    def job(self, arch: Architecture) -> TrainingJob:
+        """The training that scores an architecture."""
+        return self._trainings.jobs(arch, self._trainings.rungs[0], "score")[0]
+
+    def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
+        """The accuracies of a population; nothing is raced. Failed are those whose training failed."""
+        jobs = [self.job(arch) for arch in archs]
+        failures = {
+            job: outcome.failure
+            for job, outcome in run_jobs(jobs, self._runner, self._executor, self._store, keep=True)
+            if outcome.failure
+        }
+        scores = [self._score(job, failures.get(job, "")) for job in jobs]
+        self._tidy(best)
+        return scores
+
+    def _score(self, job: TrainingJob, failure: str) -> Score:
+        known = None if failure else self._store.get(job)
+        if known is None:
+            self._runner.forget([job])
+            return Score(value=None, state="failed", reason=failure or "its result was lost")
+        value = known.accuracies["search"]
+        self._paused.append((value, job))
+        return Score(value=value, images=self._images)
+
+    def _tidy(self, best: Sequence[float]) -> None:
+        """Remove what is needed to go on with those that cannot be among the best any more."""
+        known = {value for value, _ in self._paused}
+        others = [value for value in best if value not in known]
+        ranked = sorted([*others, *(value for value, _ in self._paused)], reverse=True)
+        least = ranked[self._keep - 1] if len(ranked) >= self._keep else float("-inf")
+        self._runner.forget(job for value, job in self._paused if value < least)
+        self._paused = [(value, job) for value, job in self._paused if value >= least]
+
+    def describe(self) -> dict[str, Any]:
+        """What the training is."""
+        recipe, rung = self._trainings.recipe, self._trainings.rungs[0]
+        begun = "random weights" if self._trainings.init == RANDOM else "the supernet's weights"
+        return {
+            "kind": "accuracy after a short training",
+            "meaning": f"top-1 on the search images after {rung.epoch} of {recipe.epochs} epochs from {begun}",
+            "unit": "%",
+            "images": self._images,
+        }

@@ -1,0 +1,140 @@
+"""Estimates: how many epochs a search trains, and how a time limit changes that."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+import psvit.search.estimate as estimating
+from psvit import estimate_search, run_search
+from psvit.io.documents import read_yaml
+from psvit.io.run_folder import CONFIG, SCHEMA
+from psvit.search.estimate import Estimate, epochs_of, in_time, into_time
+from psvit.search.plan import plan_search
+from psvit.search.run import _request
+from psvit.space.references import references
+from psvit.train import job_runner
+
+
+@pytest.fixture
+def plan():
+    """Plans a search of digits by short trainings."""
+
+    def make(**changes):
+        import inspect
+
+        bound = inspect.signature(run_search).bind(budget="0.5MFLOPs", data="digits", **changes)
+        bound.apply_defaults()
+        return plan_search(_request(bound.arguments))
+
+    return make
+
+
+@pytest.fixture
+def speed(monkeypatch):
+    """Sets how many seconds it takes to train on an image."""
+
+    def use(seconds):
+        monkeypatch.setattr(estimating, "_measured", lambda *args: seconds)
+
+    return use
+
+
+@pytest.fixture
+def brief(tmp_path):
+    path = tmp_path / "brief.yaml"
+    path.write_text("schema: psvit/recipe/1\nepochs: 12\nbatch_size: 128\nlr: 0.002\n")
+    return path
+
+
+def test_the_epochs_are_those_that_a_search_trains(plan, brief, few_digits, tmp_path, monkeypatch):
+    asked = {"trials": 5, "retrain_recipe": brief}
+    planned = plan(**asked)
+    others = len(references(planned.space, planned.limits))
+    expected = list(epochs_of(planned, 5, planned.training.epochs, others))
+    seen, train = [], job_runner.train
+
+    def remember(task, loader, recipe, *, folder, until, **kwargs):
+        before = max((end for place, end in seen if place == folder), default=0)
+        seen.append((folder, until or recipe.epochs))
+        counted.append(seen[-1][1] - before)
+        return train(task, loader, recipe, folder=folder, until=until, **kwargs)
+
+    counted = []
+    monkeypatch.setattr(job_runner, "train", remember)
+    run_search(budget="0.5MFLOPs", data=few_digits, **asked, out=tmp_path / "run")
+    scored = len([end for _, end in seen if end == 1])
+    assert sum(counted[:scored]) == expected[0]
+    # One more goes on where the best reference or the best of the others is not among the best.
+    assert sum(expected[1:]) <= sum(counted[scored:]) <= sum(expected[1:]) * 4 / 3
+
+
+def test_an_estimate_is_epochs_times_images_times_what_an_image_takes(plan, speed):
+    speed(0.001)
+    planned = plan()
+    found = estimating.estimate(planned)
+    epochs = list(epochs_of(planned, 48, 11, len(references(planned.space, planned.limits))))
+    an_epoch = 0.001 * len(planned.data.train)
+    assert (found.supernet, found.scoring) == (0, pytest.approx(epochs[0] * an_epoch))
+    assert found.selection == pytest.approx(sum(epochs[1:]) * an_epoch)
+    assert found.total == pytest.approx(found.scoring + found.selection)
+    with_supernet = estimating.estimate(plan(evaluator="inherited"))
+    assert with_supernet.supernet == pytest.approx(0.001 * len(planned.data.train) * 45)
+    assert estimating.estimate(plan(evaluator="rule", finalists=0)) is None
+
+
+def test_measured_steps_say_about_what_a_training_takes(plan, measure_a_step, monkeypatch):
+    monkeypatch.setattr(estimating, "_measured", measure_a_step)
+    planned = plan()
+    found = estimating.estimate(planned)
+    assert 0 < found.scoring < found.selection
+    # A day for a few digits would be wrong on any machine.
+    assert found.total < 86400
+
+
+def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
+    speed(0.001)
+    planned = plan()
+    usual = estimating.estimate(planned).total
+    found = [into_time(planned, share * usual) for share in (0.02, 0.2, 0.5, 1.0, 3.0, 1000.0)]
+    numbers = [(one.trials, one.training.epochs) for one in found]
+    assert numbers[3] == (48, 11)
+    for (fewer, shorter), (more, longer) in pairwise(numbers):
+        assert fewer <= more
+        assert shorter <= longer
+    assert numbers[0][1] == 3
+    assert 6 <= numbers[0][0] < 48
+    assert numbers[-1][0] == 480
+    for share, one in zip((0.2, 0.5, 1.0, 3.0), found[1:5], strict=True):
+        assert estimating.estimate(one).total <= share * usual * 1.001
+    # What is asked for stays.
+    assert into_time(plan(trials=20), 1000 * usual).trials == 20
+
+
+def test_what_was_planned_is_frozen(speed, brief, few_digits, tmp_path):
+    asked = {"budget": "0.5MFLOPs", "data": few_digits, "retrain_recipe": brief, "seconds": 40.0}
+    speed(0.01)
+    first = run_search(**asked, out=tmp_path / "run")
+    known = read_yaml(tmp_path / "run" / CONFIG, SCHEMA)["planned"]
+    others = sum(row["origin"] == "reference" for row in first.trials)
+    assert known["trials"] == len(first.trials) - others
+    # On a machine that is now slower, with or without the limit, it is the same run.
+    speed(0.1)
+    for changes in ({}, {"seconds": None}):
+        again = run_search(**{**asked, **changes}, out=tmp_path / "run")
+        assert again.file.read_bytes() == first.file.read_bytes()
+    assert read_yaml(tmp_path / "run" / CONFIG, SCHEMA)["planned"] == known
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(speed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    speed(0.001)
+    found = estimate_search(budget="0.5MFLOPs", data="digits", out=tmp_path / "run")
+    assert isinstance(found, Estimate)
+    assert found.total > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_durations_are_short():
+    assert [in_time(seconds) for seconds in (0.2, 59, 61, 5000, 6000)] == ["1 s", "59 s", "1 min", "83 min", "1.7 h"]
