@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -165,9 +164,8 @@ def command(
     from psvit.search.run import estimate_search, run_search
     from psvit.search.storage import without_password
 
-    asked = partial(
-        estimate_search if dry_run else run_search,
-        space_name,
+    given: dict[str, Any] = dict(
+        space=space_name,
         budget=budgets,
         data=data,
         supernet=supernet,
@@ -194,9 +192,9 @@ def command(
         device=device,
     )
     if dry_run:
-        asked()
+        estimate_search(**given)
         return
-    result = asked(repeated_by=shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
+    result = run_search(**given, repeated_by=shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
     # What matters most comes first.
     if result.verdict:
         click.echo(f"verdict: {result.verdict}")

@@ -133,7 +133,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
         verdict=selected.verdict,
         front=points,
         trials=trials,
-        report=HtmlFile(folder / REPORT),
+        html=HtmlFile(folder / REPORT),
         objectives=plan.objectives,
         kind=searched.description.get("kind", "score"),
         fidelity=searched.description.get("fidelity", "not measured"),
@@ -302,7 +302,7 @@ def _deliver(
 ) -> tuple[list[Finalist], list[Finalist]]:
     """Write the winner and, with several objectives, the front; give back finalists and front with their files."""
     plan, best = prepared.plan, selected.finalists
-    trained = plan.training is not None and selected.weights is not None
+    trained = plan.training if selected.weights is not None else None
     evidence = Evidence(
         verdict=selected.verdict.to_dict() if selected.verdict else {},
         budget=plan.budget,
@@ -316,7 +316,7 @@ def _deliver(
             "trials": len(searched.study.history),
             "seed": plan.asked.seed,
             "limits": plan.limits.resolved,
-            **({"weights": f"trained by the selection for {plan.training.epochs} epochs"} if trained else {}),
+            **({"weights": f"trained by the selection for {trained.epochs} epochs"} if trained else {}),
             **({"interrupted": True} if searched.stopped else {}),
         },
         objectives=prepared.objectives,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from psvit.arch.costs import METRICS
-from psvit.errors import LostWorkersError
+from psvit.errors import InputError, LostWorkersError
 from psvit.io.tables import Table, html_table
 from psvit.search.selection.finalist import Finalist
 from psvit.search.selection.verdict import Verdict
@@ -47,7 +47,7 @@ class SearchResult:
             `None` if that was not found out.
         front: the trials that no other trial beats in all objectives or, with one objective, in score and MACs.
         trials: every architecture that was evaluated, a row each.
-        report: `report.html`, for a browser or a notebook; `None` if a rule took the network without any scores.
+        html: `report.html`, for a browser or a notebook; `None` if a rule took the network without any scores.
         objectives: the names of the objectives.
         kind: the name of the score.
         fidelity: how truly scores rank networks, as far as it was measured, or `not measured`.
@@ -63,7 +63,7 @@ class SearchResult:
     verdict: Verdict | None
     front: Sequence[Finalist]
     trials: Table
-    report: HtmlFile | None
+    html: HtmlFile | None
     objectives: tuple[str, ...]
     kind: str
     fidelity: Any
@@ -71,6 +71,17 @@ class SearchResult:
     passed_over: int
     data: str | None
     stopped: KeyboardInterrupt | LostWorkersError | None
+
+    @property
+    def report(self) -> HtmlFile:
+        """The report, for a browser or a notebook.
+
+        Raises:
+            InputError: there is none, because a rule took the network without any scores.
+        """
+        if self.html is None:
+            raise InputError(f"{self.folder}: has no report, because nothing was compared there; search with data=...")
+        return self.html
 
     @property
     def best(self) -> Finalist:

@@ -56,7 +56,7 @@ def deliver_by_rule(plan: SearchPlan, folder: RunFolder) -> SearchResult:
         verdict=None,
         front=[],
         trials=Table([], ()),
-        report=None,
+        html=None,
         objectives=plan.objectives,
         kind="none",
         fidelity="not measured",

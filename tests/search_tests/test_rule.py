@@ -19,7 +19,9 @@ def test_without_images_the_favoured_reference_is_taken_and_nothing_is_scored(tm
     assert 9e6 <= cost(result.best.arch).macs <= 10e6
     found = [one for one in references(space, Budget.parse("9..10MFLOPs")) if one.arch == result.best.arch]
     assert [one.name.split(",")[:2] for one in found] == [["HVT-like", " conv stem"]]
-    assert (result.best.score, list(result.trials), result.report, result.verdict) == (None, [], None, None)
+    assert (result.best.score, list(result.trials), result.html, result.verdict) == (None, [], None, None)
+    with pytest.raises(InputError, match="has no report"):
+        _ = result.report
     assert psvit.create_model(result.file)(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
     file = ArchitectureFile.load(result.file)
     assert (file.score, file.provenance["rule"]) == ({}, found[0].name)
