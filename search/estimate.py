@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from psvit.arch.architecture import Architecture
+from psvit.arch.costs import cost
 from psvit.search.plan import SearchPlan
 from psvit.search.selection.rungs import Rung, going_on, rungs_of, shortened
 from psvit.space.references import references
@@ -24,6 +25,10 @@ MEASURED = 2
 
 BATCH = 64
 """The most images in a measured step: enough to tell what an image costs, and few enough for large networks."""
+
+STEPS, WORK = (2, 12), 10e9
+"""Fewest and most steps of a measured epoch, and how many multiply-accumulates of passes forward are wanted in it, so
+that it takes about a second on a processor and what an epoch begins with matters little."""
 
 FORWARD = 1 / 3
 """What it costs to score an image relative to training on it, which is a pass forward and about two backward."""
@@ -161,7 +166,8 @@ def _measured(plan: SearchPlan, arch: Architecture, recipe: Recipe) -> float:
             **{"epochs": 2, "warmup_epochs": 0, "batch_size": size, "accumulate": 1, "target": "labels"},
         }
     )
-    job = TrainingJob(arch=arch, recipe=brief, seed=0, num_images=2 * size)
+    steps = min(max(round(WORK / (cost(arch).macs * size)), STEPS[0]), STEPS[1])
+    job = TrainingJob(arch=arch, recipe=brief, seed=0, num_images=steps * size)
     with tempfile.TemporaryDirectory(prefix="psvit-") as folder:
         # The devices of a cluster may not be here.
         inputs = inputs_for(plan.data, job, plan.device)

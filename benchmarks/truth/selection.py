@@ -64,7 +64,8 @@ def _selections(number: int) -> Iterator[tuple[str, int, Callable[[Sequence[Entr
     for entrants in ENTRANTS:
         if entrants <= number:
             yield f"halving of {entrants} random networks", entrants, halving
-    for entrants in (1, 2, 4, 8):
+    # As many whole as halving has tell what halving loses, and fewer what else its time is good for.
+    for entrants in (1, 2, 4, 8, *ENTRANTS):
         if entrants <= number:
             yield f"best of {entrants} random networks, trained whole", entrants, whole
 
