@@ -14,10 +14,12 @@ import numpy as np
 from psvit.search.fidelity.formatting import value_and_interval
 from psvit.search.fidelity.measures import estimated, kendall_tau
 from psvit.search.fidelity.record import Estimate
+from truth import supernets
 from truth.entries import RANDOM, Entry, entries
 from truth.regression import regression_lines
 from truth.rows import Row
 from truth.selection import selection_lines
+from truth.supernets import Inherited
 
 # --- thresholds
 
@@ -45,7 +47,8 @@ def report(rows: Sequence[Row], recipe_digest: str) -> str:
         if len(some) < FEWEST:
             lines += [f"Fewer than {FEWEST} networks: no figures about ranking yet.", ""]
             continue
-        lines += [*_ranking_lines(some), "", *regression_lines(some, found), "", *selection_lines(some), ""]
+        lines += [*_ranking_lines(some), "", *inherited_lines(some, supernets.read())]
+        lines += [*regression_lines(some, found), "", *selection_lines(some), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -93,6 +96,33 @@ def _ranking_lines(some: Sequence[Entry]) -> Iterator[str]:
     yield ""
     reached = "reached" if best[1] >= CHEAP_TAU else "not reached"
     yield f"Best cheap score within strata: {best[0]} with tau {best[1]:.2f}; {CHEAP_TAU} is wanted: {reached}."
+
+
+def inherited_lines(some: Sequence[Entry], inherited: Sequence[Inherited]) -> Iterator[str]:
+    """How well accuracy and loss with the weights of supernets rank the networks that they have weights for."""
+    found: dict[tuple[str, int, int, int], dict[str, Inherited]] = {}
+    for one in inherited:
+        if one.macs_budget == some[0].budget:
+            found.setdefault(one.supernet, {})[one.arch_digest] = one
+    if not found:
+        return
+    yield (
+        "| supernet draws | seed | epochs | processor seconds | networks | accuracy: tau within strata | 95 % | over | "
+        "95 % | loss: within | 95 % | over | 95 % | same networks, 2 epochs of their own: within | 95 % |"
+    )
+    yield "|---" * 15 + "|"
+    for (drawn, _, seed, epochs), by_digest in found.items():
+        known = [entry for entry in some if entry.arch.digest in by_digest]
+        if len(known) < FEWEST:
+            continue
+        truths, strata = np.array([entry.truth for entry in known]), _strata(known)
+        scores = [by_digest[entry.arch.digest] for entry in known]
+        accuracies = _taus(np.array([one.search_accuracy for one in scores]), truths, strata)
+        losses = _taus(np.array([-one.search_loss for one in scores]), truths, strata)
+        own, _ = _taus(np.array([_curve("search_accuracy", 2)(entry) for entry in known]), truths, strata)
+        cells = " | ".join(_cells(estimate, " | ") for estimate in (*accuracies, *losses, own))
+        yield f"| {drawn} | {seed} | {epochs} | {scores[0].processor_seconds:.0f} | {len(known)} | {cells} |"
+    yield ""
 
 
 def _training_losses(epochs: int, entry: Entry) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import truth_table
 from scipy.stats import kendalltau
-from truth import figures, networks, pilot, rows, runner, selection
+from truth import figures, networks, pilot, rows, runner, selection, supernets
 from truth.entries import entries
 from truth.networks import GROUPS, Network, job_of, stratum_of
 from truth.rows import Row
@@ -30,8 +30,9 @@ from psvit.data import open_data
 from psvit.errors import InputError
 from psvit.executors.executor import LocalExecutor
 from psvit.search.fidelity import measures
+from psvit.supernet import train as training_of_supernets
 from psvit.train.job_runner import run_jobs
-from psvit.train.recipe import Recipe
+from psvit.train.recipe import Recipe, SupernetRecipe
 
 RECIPE = Recipe(epochs=3, batch_size=32, lr=0.002, warmup_epochs=1)
 
@@ -356,3 +357,44 @@ def test_a_whole_table_gives_every_figure(capsys, monkeypatch):
     assert "Ceiling (tau of a second training)" in text
     truth_table.main()
     assert "trainings of" in capsys.readouterr().out
+
+
+# --- supernets
+
+
+def test_a_supernet_of_the_budget_alone_trains_networks_of_every_kind_near_it():
+    space = SearchSpace.load(supernets.SPACE)
+    recipe = SupernetRecipe.load(supernets.RECIPE)
+    usual = training_of_supernets.architectures
+    with supernets._drawing(supernets.UNIFORM, 5_000_000):
+        assert training_of_supernets.architectures is usual
+    with supernets._drawing(supernets.BUDGET, 5_000_000):
+        drawn = [training_of_supernets.architectures(space, recipe, seed=0, step=step) for step in range(40)]
+        again = training_of_supernets.architectures(space, recipe, seed=0, step=7)
+    assert training_of_supernets.architectures is usual
+    assert drawn[7] == again
+    assert {len(archs) for archs in drawn} == {1}
+    assert all(4e6 <= cost(arch).macs <= 6e6 for (arch,) in drawn)
+    assert {stratum_of(arch) for (arch,) in drawn} == {"1d patch", "1d conv", "2d patch", "2d conv"}
+
+
+def test_what_networks_inherit_is_kept(tmp_path):
+    found = [
+        supernets.Inherited(
+            drawn=drawn,
+            macs_budget=5_000_000,
+            seed=seed,
+            epochs=24,
+            processor_seconds=1234.5,
+            arch_digest="d",
+            name="5M-1d-conv-0",
+            search_accuracy=41.5,
+            search_loss=1.75,
+        )
+        for drawn in supernets.DRAWN
+        for seed in (0, 1)
+    ]
+    assert supernets.read(tmp_path / "none.csv") == []
+    supernets._write(tmp_path / "some.csv", found)
+    assert supernets.read(tmp_path / "some.csv") == found
+    assert len({one.supernet for one in found}) == 4
