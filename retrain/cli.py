@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 @click.command(name="psvit-retrain", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("architectures", metavar="ARCHITECTURE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, help=DATA_HELP)
-@click.option(
-    "--inherit", is_flag=True, help="Start from the supernet's weights beside ARCHITECTURE, not from scratch."
-)
+@click.option("--inherit", is_flag=True, help="Start from the weights beside ARCHITECTURE, not from scratch.")
 @click.option(
     "--compare",
     is_flag=True,

@@ -234,9 +234,9 @@ def retrain_networks(
         data: images: an `ImageData`, or what `psvit.ImageData.open` takes.
         recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
-        inherit: whether to start from the supernet's weights that lie beside an architecture file.
-        compare: whether to train each network in the other way too (from scratch, or from the supernet's weights), as
-            long and with the same seed.
+        inherit: whether to start from the weights that lie beside an architecture file.
+        compare: whether to train each network in the other way too (from scratch, or from the weights beside the file),
+            as long and with the same seed.
         teacher: a network to learn from, if the recipe wants one: a model of timm, or a .yaml file.
         teacher_weights: the .safetensors or .pth file of the teacher's weights.
         workers: `ray` trains several networks at once on a Ray cluster.

@@ -10,7 +10,7 @@ STANDALONE = "standalone accuracy"
 INHERITED, FINE_TUNED, FROM_SCRATCH, BASELINE = "inherited", "fine_tuned", "from_scratch", "logistic_regression"
 
 LABELS = {
-    INHERITED: "inherited from the supernet, not trained",
+    INHERITED: "inherited from the search, not trained further",
     FINE_TUNED: "fine-tuned from the inherited weights",
     FROM_SCRATCH: "trained from scratch",
     BASELINE: "logistic regression on the pixels, for comparison",

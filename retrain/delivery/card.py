@@ -139,8 +139,9 @@ def _accuracy(file: ArchitectureFile) -> str:
         return "Unknown."
     of = f" on {score['images']:,} images" if "images" in score else ""
     meaning = f" ({score['meaning']})" if "meaning" in score else ""
+    weights = file.provenance.get("weights", "inherited from a supernet")
     return (
-        f"{score.get('kind', 'score')}: {score['value']:.4g}{of}{meaning}. The weights are inherited from a supernet; "
+        f"{score.get('kind', 'score')}: {score['value']:.4g}{of}{meaning}. The weights are {weights}; "
         "`psvit-retrain` trains the network on its own and looks at the validation images."
     )
 
@@ -163,8 +164,11 @@ def _data(data: dict[str, Any], preprocessing: Preprocessing) -> str:
 def _recipe(file: ArchitectureFile) -> str:
     provenance = file.provenance
     if "recipe" not in provenance or "inherited" not in provenance:
+        weights = provenance.get("weights")
+        if weights:
+            return f"The weights were {weights}."
         return "Not trained on its own: these are the weights of the supernet's slice."
-    begun = "the weights inherited from the supernet" if provenance["inherited"] else "random weights"
+    begun = "the weights that a search left" if provenance["inherited"] else "random weights"
     teacher = provenance.get("teacher")
     taught = f", taught by {teacher['name']}" if teacher else ""
     return (

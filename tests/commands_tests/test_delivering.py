@@ -197,7 +197,7 @@ def test_comparing_trains_the_other_way_too_and_shows_all_three(searched, call, 
     # Equal but for the rates of early layers, which only what is inherited has reason to keep low.
     assert result.provenance["recipe"] == {**other.provenance["recipe"], "layer_decay": 0.75}
     for label, value in (
-        ("inherited from the supernet, not trained", result.score["inherited"]),
+        ("inherited from the search, not trained further", result.score["inherited"]),
         ("fine-tuned from the inherited weights", result.score["value"]),
         ("trained from scratch", other.score["value"]),
         ("logistic regression", result.score["logistic_regression"]),

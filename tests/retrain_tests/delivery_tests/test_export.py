@@ -284,7 +284,7 @@ def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
     assert "(network.svg)" in card
     assert (folder / "network.svg").read_text().startswith("<svg")
     for words in (
-        "| inherited from the supernet, not trained | 50.50 % |",
+        "| inherited from the search, not trained further | 50.50 % |",
         "| fine-tuned from the inherited weights (this one) | 91.25 % |",
         "| trained from scratch | 88.75 % |",
         "| logistic regression on the pixels, for comparison | 70.00 % |",
