@@ -121,6 +121,8 @@ def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int) -> It
         epochs: of the selection's schedule.
         references: how many there are.
     """
+    if not plan.is_trained and not plan.selects:
+        return
     networks = references + (trials if plan.is_trained else plan.asked.finalists)
     rungs: list[Rung] = list(rungs_of(epochs))
     if plan.is_trained:

@@ -66,10 +66,10 @@ def test_every_command_of_the_tutorial_runs_and_says_what_is_shown(tmp_path, pyt
         if shown is not None and gist(shown) != gist(done.stdout):
             different.append(f"{code}\nshown:\n{shown}\nsaid:\n{done.stdout}")
         if code.startswith("python - <<") and "train_test_split" in code:
-            # With a third of the images every training takes a third of the time, and only numbers are others.
+            # With a sixth of the images every training takes a sixth of the time, and only numbers are others.
             for folder in (tmp_path / "images/train").iterdir():
                 for number, path in enumerate(sorted(folder.iterdir())):
-                    if number % 3:
+                    if number % 6:
                         path.unlink()
     assert not different, "\n".join(different)
     assert (tmp_path / "runs/network/network-onnx/network.onnx").is_file()

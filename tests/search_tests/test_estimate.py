@@ -82,6 +82,12 @@ def test_an_estimate_is_epochs_times_images_times_what_an_image_takes(plan, spee
     with_supernet = estimating.estimate(plan(evaluator="inherited"))
     assert with_supernet.supernet == pytest.approx(0.001 * len(planned.data.train) * 45)
     assert estimating.estimate(plan(evaluator="rule", finalists=0)) is None
+    # With several objectives nothing is selected.
+    front = estimating.estimate(plan(objectives=["accuracy", "macs"]))
+    assert (front.scoring, front.selection) == (found.scoring, 0)
+    front = estimating.estimate(plan(objectives=["accuracy", "macs"], evaluator="inherited"))
+    assert front.supernet > 0
+    assert front.selection == 0
 
 
 def test_measured_steps_say_about_what_a_training_takes(plan, measure_a_step, monkeypatch):
