@@ -302,7 +302,7 @@ def _training(asked: SearchRequest, space: SearchSpace, scored_by: ScoredBy, dev
                 f"--inherit: the supernet {asked.supernet!r} comes from version 0.1, which trained it on what are the "
                 "verdict images now; train it again, or leave --inherit out"
             )
-    if not asked.finalists and scored_by != "trained":
+    if scored_by == "rule" or (not asked.finalists and scored_by != "trained"):
         return None
     final = choose_recipe(asked.retrain_recipe, {}, min(space.image_size), supernet=False, inherited=asked.inherit)
     if asked.workers is None:  # their devices may not be here

@@ -81,7 +81,7 @@ def test_an_estimate_is_epochs_times_images_times_what_an_image_takes(plan, spee
     assert found.total == pytest.approx(found.scoring + found.selection)
     with_supernet = estimating.estimate(plan(evaluator="inherited"))
     assert with_supernet.supernet == pytest.approx(0.001 * len(planned.data.train) * 45)
-    assert estimating.estimate(plan(evaluator="rule", finalists=0)) is None
+    assert estimating.estimate(plan(evaluator="rule")) is None
     # With several objectives nothing is selected.
     front = estimating.estimate(plan(objectives=["accuracy", "macs"]))
     assert (front.scoring, front.selection) == (found.scoring, 0)
