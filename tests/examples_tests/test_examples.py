@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from psvit import RetrainedNetwork
@@ -17,8 +20,26 @@ from psvit import RetrainedNetwork
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Runs an example in this process, which has loaded the libraries; what it prints is returned.
+
+    Not for one that registers operators, which this process would keep.
+    """
+    state = torch.get_rng_state()
+
+    def run(name: str, *arguments: object) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / name), *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield run
+    torch.set_rng_state(state)
+
+
 def run(name: str, *arguments: object) -> str:
-    """What an example prints."""
+    """What an example prints in a process of its own, as users run it."""
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
@@ -43,8 +64,8 @@ def test_own_operators_are_searched_exported_and_rebuilt(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_way_gives_a_comparison_a_latency_and_an_export(tmp_path):
-    printed = run("from_images_to_deployment.py", tmp_path / "way")
+def test_the_whole_way_gives_a_comparison_a_latency_and_an_export(run_here, tmp_path):
+    printed = run_here("from_images_to_deployment.py", tmp_path / "way")
     rows = [line.split() for line in printed.splitlines()]
     small, large = (next(row for row in rows if row[:2] == [name, "2"]) for name in ("smallest", "largest"))
     networks = [RetrainedNetwork.load(tmp_path / "way" / name) for name in ("smallest-0", "smallest-1")]
@@ -60,20 +81,20 @@ def test_every_example_is_run_by_a_test():
 
 
 @pytest.mark.slow
-def test_a_score_of_ones_own_has_a_shortlist_a_front_and_a_report(tmp_path):
+def test_a_score_of_ones_own_has_a_shortlist_a_front_and_a_report(run_here, tmp_path):
     printed = run("own_score.py", tmp_path / "run")
     found = yaml.safe_load((tmp_path / "run" / "best.yaml").read_text())
     assert (found["score"]["kind"], found["score"]["version"]) == ("spread of outputs", "1")
     assert printed.count("of training") == len(found["provenance"]["finalists"]) >= 3
     assert (tmp_path / "run" / "report.html").exists()
     # All of it is found done.
-    assert run("own_score.py", tmp_path / "run") == printed
+    assert run_here("own_score.py", tmp_path / "run") == printed
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_images_of_ones_own_are_searched_here_and_by_workers(tmp_path):
-    here = run("own_images.py", tmp_path / "here")
+def test_images_of_ones_own_are_searched_here_and_by_workers(run_here, tmp_path):
+    here = run_here("own_images.py", tmp_path / "here")
     assert "it tells circle, square, triangle apart" in here
     assert run("own_images.py", tmp_path / "there", "ray") == here
     for name in ("history.csv", "best.safetensors"):
@@ -81,8 +102,8 @@ def test_images_of_ones_own_are_searched_here_and_by_workers(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sampler_and_a_searcher_of_ones_own_propose(tmp_path):
-    printed = run("own_searcher.py", tmp_path)
+def test_a_sampler_and_a_searcher_of_ones_own_propose(run_here, tmp_path):
+    printed = run_here("own_searcher.py", tmp_path)
     assert [line.partition(":")[0] for line in printed.splitlines()] == ["hill-climbing", "tpe", "evolution"]
     for name, origin in (("hill-climbing", "hill climbing"), ("tpe", "TPESampler")):
         with (tmp_path / name / "history.csv").open(newline="") as file:
@@ -92,8 +113,8 @@ def test_a_sampler_and_a_searcher_of_ones_own_propose(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_objective_of_ones_own_is_improved_and_kept_to(tmp_path):
-    printed = run("own_objective.py", tmp_path / "run")
+def test_an_objective_of_ones_own_is_improved_and_kept_to(run_here, tmp_path):
+    printed = run_here("own_objective.py", tmp_path / "run")
     with (tmp_path / "run" / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 64

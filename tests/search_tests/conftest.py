@@ -154,7 +154,7 @@ def digits_space() -> SearchSpace:
     return SearchSpace.load("psvit-2d-digits")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_space() -> SearchSpace:
     """Two layouts, few enough members to evaluate them all.
 
@@ -180,7 +180,7 @@ def tiny_space() -> SearchSpace:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made_up_model() -> Callable[..., LatencyModel]:
     """A latency model of a space whose parts take arbitrary times, each factor of its calibration another one."""
 
@@ -246,7 +246,7 @@ class CountingClock:
         )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def clock() -> type[CountingClock]:
     return CountingClock
 

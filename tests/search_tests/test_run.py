@@ -18,6 +18,7 @@ from psvit.data import Batches, Inputs, accuracy
 from psvit.io.announcements import ANNOUNCEMENTS
 from psvit.search.plan import choose_space
 from psvit.search.trial import Score
+from psvit.train.recipe import Recipe
 
 SPACE, BUDGET = "psvit-2d-digits", "0.9..1.1MFLOPs"
 
@@ -223,9 +224,9 @@ def test_a_searcher_of_ones_own_searches(search, members):
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_any_sampler_of_optunas_searches_and_continues(search, sampler):
-    options = {"searcher": sampler, "trials": 24, "control": 0}
+    options = {"searcher": sampler, "trials": 12, "control": 0}
     whole = search("whole", **options)
-    search("parts", **{**options, "trials": 16})
+    search("parts", **{**options, "trials": 8})
     assert search("parts", **options).trials == whole.trials
     origins = [row["origin"] for row in whole.trials]
     assert origins.count(type(sampler).__name__) > 0
@@ -249,11 +250,11 @@ def test_what_is_no_searcher_is_refused(search):
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_a_front_holds_what_nothing_beats_in_an_objective_of_ones_own(search, members, direction):
     maps = Objective("maps", fewest_maps, direction=direction)
-    options = {"budget": "1..1.04MFLOPs", "searcher": "enumerate", "trials": None, "control": 0}
+    options = {"budget": "1..1.02MFLOPs", "searcher": "enumerate", "trials": None, "control": 0}
     result = search("run", objectives=["score", maps], **options)
     sign = 1 if direction == "maximize" else -1
-    within = [arch for arch, costs in members if 1_000_000 <= costs.macs <= 1_040_000]
-    assert len(result.trials) == len(within) > 100
+    within = [arch for arch, costs in members if 1_000_000 <= costs.macs <= 1_020_000]
+    assert len(result.trials) == len(within) > 50
     values = np.array([(*many_heads([arch]), sign * fewest_maps(arch)) for arch in within])
     beaten = [np.any(np.all(values >= mine, axis=1) & np.any(values > mine, axis=1)) for mine in values]
     expected = {tuple(mine) for mine, is_beaten in zip(values, beaten, strict=True) if not is_beaten}
@@ -261,9 +262,8 @@ def test_a_front_holds_what_nothing_beats_in_an_objective_of_ones_own(search, me
     found = [(*many_heads([point.arch]), sign * fewest_maps(point.arch)) for point in result.front]
     assert sorted(found) == sorted(expected)
     assert [Architecture.load(point.file) for point in result.front] == [point.arch for point in result.front]
-    assert [row["maps"] for row in result.trials] == [
-        fewest_maps(psvit.SearchSpace.load(SPACE)[row["index"]]) for row in result.trials
-    ]
+    space = psvit.SearchSpace.load(SPACE)
+    assert [row["maps"] for row in result.trials] == [fewest_maps(space[row["index"]]) for row in result.trials]
     assert "maps" in (result.folder / "report.html").read_text()
 
 
@@ -345,9 +345,13 @@ def stripes():
 
 BRIEF = {"epochs": 2, "warmup_epochs": 0, "batch_size": 20}
 
+SHORT = Recipe(epochs=8, batch_size=20, lr=0.002)
+"""A selection by this recipe trains for two epochs."""
+
 
 def test_data_sets_are_searched_for(search, stripes):
-    result = search("run", data=stripes, evaluator="inherited", settings=BRIEF, trials=8, finalists=2, control=0)
+    settings = {"settings": BRIEF, "retrain_recipe": SHORT}
+    result = search("run", data=stripes, evaluator="inherited", trials=8, finalists=2, control=0, **settings)
     assert result.data == "stripes"
     assert result.best.arch.num_classes == 2
     assert result.best.accuracy is not None
@@ -356,7 +360,7 @@ def test_data_sets_are_searched_for(search, stripes):
 
 
 def test_the_shortlist_of_a_score_of_ones_own_is_trained(search, stripes):
-    alone = search("alone", data=stripes, trials=8, finalists=2)
+    alone = search("alone", data=stripes, trials=8, finalists=2, retrain_recipe=SHORT)
     assert len(alone.finalists) == 2
     best = sorted(alone.trials, key=lambda row: -row["score"])[:2]
     assert {one.trial.number for one in alone.finalists} == {row["number"] for row in best}
@@ -374,8 +378,9 @@ def test_the_shortlist_of_a_score_of_ones_own_is_trained(search, stripes):
 def test_workers_score_and_train_with_data_sets_scores_and_operators_of_ones_own(search, stripes, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     # Every training of a finalist is a process of its own, which takes seconds to begin.
-    here = search("here", data=stripes, trials=8, finalists=1)
-    there = search("there", data=stripes, trials=8, finalists=1, workers="ray")
+    options = {"data": stripes, "trials": 8, "finalists": 1, "retrain_recipe": SHORT}
+    here = search("here", **options)
+    there = search("there", **options, workers="ray")
     assert there.trials == here.trials
     assert [one.accuracies for one in there.finalists] == [one.accuracies for one in here.finalists]
     trained = search("trained", data=stripes, evaluator=None, settings=BRIEF, trials=8, finalists=0, workers="ray")

@@ -13,8 +13,8 @@ from psvit.supernet.supernet import Supernet
 
 # At 64 pixels every space of 224 pixels keeps all its stages, and the forward passes cost nothing.
 SMALLER = (64, 64)
-BASE = [name for name in shipped_spaces() if name.endswith("-base")]
-OTHERS = [name for name in shipped_spaces() if name not in BASE]
+LARGE = [name for name in shipped_spaces() if name.endswith(("-small", "-base"))]
+OTHERS = [name for name in shipped_spaces() if name not in LARGE]
 
 
 def assert_extracted_networks_agree(name, n):
@@ -43,14 +43,14 @@ def test_extracted_networks_give_the_supernets_outputs(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BASE)
-def test_extracted_networks_give_the_supernets_outputs_in_spaces_of_a_gigabyte(name):
-    assert_extracted_networks_agree(name, n=4)
+@pytest.mark.parametrize("name", LARGE)
+def test_extracted_networks_give_the_supernets_outputs_in_spaces_of_up_to_a_gigabyte(name):
+    assert_extracted_networks_agree(name, n=1)
 
 
 def test_every_layout_of_a_space_extracts_with_every_pooling(space, trained_like, images):
     supernet = trained_like(space)
-    archs = [space[int(i)] for i in np.random.default_rng(1).permutation(space.size)[:40]]
+    archs = [space[int(i)] for i in np.random.default_rng(1).permutation(space.size)[:20]]
     assert {len(arch.stages) for arch in archs} == {2, 3}
     assert {pool for arch in archs for pool in arch.pools} == {"max", "avg", "conv"}
     with torch.no_grad():

@@ -205,7 +205,7 @@ def test_seed_and_step_decide(space, sampling):
 
 def test_macs_are_drawn_uniformly(space):
     chosen = recipe(sampling="macs")
-    macs = [cost(architectures(space, chosen, 0, step)[0]).macs for step in range(1000)]
+    macs = [cost(architectures(space, chosen, 0, step)[0]).macs for step in range(500)]
     least, most = space.reach("macs")
     held = [number for number in range(BINS) if macs_bin(space, number).count]
     counts = Counter(min(BINS - 1, int((value - least) * BINS / (most + 1 - least))) for value in macs)
@@ -213,7 +213,7 @@ def test_macs_are_drawn_uniformly(space):
     assert set(counts) <= set(held) | {number + 1 for number in held}
     assert chisquare([counts[number] for number in held]).pvalue > 1e-4
     # Drawing choice by choice is far from that.
-    plain = [cost(draw(space, 0, step)).macs for step in range(1000)]
+    plain = [cost(draw(space, 0, step)).macs for step in range(500)]
     others = Counter(min(BINS - 1, int((value - least) * BINS / (most + 1 - least))) for value in plain)
     assert chisquare([others[number] for number in held]).pvalue < 1e-10
 

@@ -196,16 +196,18 @@ def test_a_random_member_of_a_shipped_space_costs_what_is_measured(name, measure
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_more_random_members_of_shipped_spaces_cost_what_is_measured(name, measured):
-    for arch in members(SearchSpace.load(name), 15, seed=2):
+    # Those of the larger sizes differ in numbers alone, and are built for longer.
+    number = 3 if name.endswith(("-small", "-base")) else 12
+    for arch in members(SearchSpace.load(name), number, seed=2):
         assert cost(arch) == measured(arch)
 
 
 def test_members_all_over_a_small_space_cost_what_is_measured(small_space, measured):
-    for number in range(0, small_space.size, 16):
+    for number in range(0, small_space.size, 23):
         assert cost(small_space[number]) == measured(small_space[number])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(st.data())
 def test_odd_and_rectangular_grids_cost_what_is_measured(generated_spaces, measured, data):
     space = data.draw(generated_spaces)

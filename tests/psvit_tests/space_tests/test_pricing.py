@@ -36,7 +36,7 @@ def test_random_members_of_shipped_spaces(name):
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_many_random_members_of_shipped_spaces(name):
     space = SearchSpace.load(name)
-    assert_priced(space, encoded(space, 5000, seed=1))
+    assert_priced(space, encoded(space, 2000, seed=1))
 
 
 def test_all_members_of_a_small_space(small_space):

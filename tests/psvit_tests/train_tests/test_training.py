@@ -41,7 +41,7 @@ ARCH = Architecture(
     pools=("conv",),
 )
 INPUTS = Inputs(image_size=(8, 8), in_chans=1, mean=(0.5,), std=(0.25,))
-PLAIN = Recipe(epochs=4, batch_size=8, lr=0.003, warmup_epochs=1, drop_path_rate=0.2, crop_scale=(0.5, 1.0), hflip=0.5)
+PLAIN = Recipe(epochs=4, batch_size=4, lr=0.003, warmup_epochs=1, drop_path_rate=0.2, crop_scale=(0.5, 1.0), hflip=0.5)
 
 
 class ProcessEnds(Exception):
@@ -61,7 +61,7 @@ class Interrupted(Classification):
         return super().loss(images, targets, smoothing, step)
 
 
-def images(n=40):
+def images(n=20):
     rng = np.random.default_rng(0)
     return Labelled(Decoded(rng.integers(0, 256, (n, 8, 8), dtype=np.uint8)), np.arange(n) % CLASSES)
 
@@ -71,7 +71,7 @@ def network(seed=0):
         return PSViT(ARCH, drop_path_rate=0.2)
 
 
-def run(folder, recipe, *, task=None, seed=7, held_out=None, n=40, checkpointing=None):
+def run(folder, recipe, *, task=None, seed=7, held_out=None, n=20, checkpointing=None):
     return train(
         task or Classification(network()),
         training_loader(images(n), INPUTS, recipe),
@@ -145,10 +145,9 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("where", ["between steps", "after the last step"])
-@pytest.mark.parametrize("name", ["plain", "averaged and mixed"])
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, uninterrupted, name, where):
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, uninterrupted, where):
     """What each recipe keeps in its checkpoints is told by runs that continue in the middle of an epoch."""
-    recipe = RECIPES[name]
+    recipe = RECIPES["averaged and mixed"]
     whole = uninterrupted(recipe)
     interrupt_in_epoch(tmp_path / "parts", recipe, 3, where)
     # Another process begins with other weights, which the checkpoint must replace altogether.
@@ -157,10 +156,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, uninterrupted, 
     assert stable(whole.log) == stable(continued.log)
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_run_continued_in_the_middle_of_an_epoch_ends_with_the_same_weights(tmp_path, uninterrupted, recipe):
+# What averages and what mixes is in the one that does both.
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("averaged", "mixed")])
+def test_a_run_continued_in_the_middle_of_an_epoch_ends_with_the_same_weights(tmp_path, uninterrupted, name):
+    recipe = RECIPES[name]
     whole = uninterrupted(recipe)
-    for at in (3, 4, 11, 17):
+    for at in (3, 4, 17):
         task = Interrupted(network(seed=0 if at == 3 else 99), at=at)
         with pytest.raises(ProcessEnds):
             run(tmp_path / "parts", recipe, task=task, checkpointing=CheckpointConfig(every_seconds=0))
@@ -279,9 +280,9 @@ def test_one_step_of_sgd_by_hand(tmp_path):
         torch.testing.assert_close(trained.model.state_dict()[name], expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("warmup_lr", "begin"), [(None, 0.0001), (0.000001, 0.000001), (0.0, 0.0), (1.0, 0.01)])
+@pytest.mark.parametrize(("warmup_lr", "begin"), [(None, 0.0001), (0.0, 0.0), (1.0, 0.01)])
 def test_the_learning_rate_warms_up_and_follows_a_cosine(tmp_path, warmup_lr, begin):
-    recipe = Recipe(epochs=5, batch_size=8, lr=0.01, min_lr=0.0001, warmup_epochs=2, warmup_lr=warmup_lr)
+    recipe = Recipe(epochs=5, batch_size=4, lr=0.01, min_lr=0.0001, warmup_epochs=2, warmup_lr=warmup_lr)
     log = run(tmp_path, recipe).log
     rates = []
     for epoch in range(5):
@@ -358,8 +359,8 @@ def test_mixing_gives_the_task_probabilities(tmp_path):
     assert len(seen) == 4 * 5
     for targets, smoothing in seen:
         assert smoothing == 0.0  # already in the targets
-        assert targets.shape == (8, CLASSES)
-        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+        assert targets.shape == (4, CLASSES)
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
     assert any(len(set(targets.flatten().tolist())) > 2 for targets, _ in seen)
 
 
@@ -462,8 +463,7 @@ def test_divergence_is_an_error_of_its_own(tmp_path, value):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
 
 
-@pytest.mark.parametrize("changes", [{}, {"clip_grad": 1.0}, {"ema_decay": 0.9}])
-@pytest.mark.parametrize("step", [13, 14])
+@pytest.mark.parametrize(("step", "changes"), [(13, {}), (14, {}), (14, {"clip_grad": 1.0}), (13, {"ema_decay": 0.9})])
 def test_weights_that_are_no_numbers_are_never_kept_though_the_loss_is_one(tmp_path, uninterrupted, changes, step):
     class Steep(torch.autograd.Function):
         @staticmethod
@@ -524,6 +524,7 @@ def test_loss_of_a_classification_is_cross_entropy():
 # --- batches in parts, precision, and what belongs to networks only
 
 STILL = PLAIN.override({"drop_path_rate": 0.0, "opt": "momentum", "lr": 0.05, "epochs": 2, "warmup_epochs": 0})
+STILL = STILL.override({"batch_size": 8})
 """Nothing is random but the images, and what is learnt is proportional to gradients."""
 
 
@@ -554,7 +555,7 @@ def test_micro_batches_are_computed_one_after_the_other(tmp_path):
             return super().loss(images, targets, smoothing, step)
 
     run(tmp_path, STILL.override({"accumulate": 4, "epochs": 1}), task=Recording(network()))
-    assert sizes == [(step, 2) for step in range(5) for _ in range(4)]
+    assert sizes == [(step, 2) for step in range(2) for _ in range(4)]
 
 
 def test_parts_that_cannot_be_equal_are_refused_before_anything_is_trained(tmp_path):
@@ -605,7 +606,7 @@ def test_a_precision_that_the_device_has_not_is_refused(tmp_path):
 
 def test_layers_learn_at_their_own_rates(tmp_path):
     recipe = PLAIN.override({"layer_decay": 0.5, "epochs": 1, "warmup_epochs": 0, "opt": "momentum", "lr": 0.01})
-    recipe = recipe.override({"drop_path_rate": 0.0, "weight_decay": 0.0, "min_lr": 0.0})
+    recipe = recipe.override({"drop_path_rate": 0.0, "weight_decay": 0.0, "min_lr": 0.0, "batch_size": 8})
     task, plain = still(), still()
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     decayed = run(tmp_path / "decayed", recipe, task=task, n=8).model.state_dict()
@@ -627,7 +628,7 @@ def test_the_average_is_that_of_all_steps(tmp_path):
             return super().loss(images, targets, smoothing, step)
 
     task = Recording(still().model)
-    averaged = run(tmp_path, recipe, task=task).model
+    averaged = run(tmp_path, recipe, task=task, n=40).model
     after = [*seen[1:], task.model.head.weight.detach()]
     expected = seen[0]
     for step, weight in enumerate(after):

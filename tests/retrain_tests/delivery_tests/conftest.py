@@ -17,11 +17,11 @@ from psvit.model import PSViT
 from psvit.train.recipe import Recipe
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def make_run_in() -> Callable[..., Path]:
     """Makes the folder of a finished retraining with random weights, for images of 8 x 8 pixels and three classes."""
 
-    def make(name: str = "run", variant: str = "2d", in_chans: int = 1, image_size: tuple[int, int] = (8, 8)) -> Path:
+    def make(folder: Path, variant: str = "2d", in_chans: int = 1, image_size: tuple[int, int] = (8, 8)) -> Path:
         arch = Architecture.from_dict(
             {
                 "variant": variant,
@@ -43,7 +43,6 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.normal_(std=0.3, generator=generator)
-        folder = tmp_path / name
         folder.mkdir()
         save_file(network.state_dict(), folder / "network.safetensors")
         ArchitectureFile(
@@ -75,6 +74,12 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def make_run(make_run_in: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Makes such a folder among the files of a test."""
+    return lambda name="run", *network: make_run_in(tmp_path / name, *network)
 
 
 @pytest.fixture

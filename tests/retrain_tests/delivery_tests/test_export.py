@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -52,6 +54,30 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def exported(make_run_in, tmp_path_factory):
+    """A network and its export in some form, each made once; not to be changed by tests."""
+
+    @cache
+    def made(name, *network):
+        place = tmp_path_factory.mktemp("exported")
+        classifier = Classifier.load(make_run_in(place / "run", *network))
+        return classifier, export(classifier, name, place / "out")
+
+    return made
+
+
+@pytest.fixture
+def out(exported, tmp_path):
+    """Copies an export of the network of `classifier`."""
+
+    def copy(name):
+        shutil.copytree(exported(name, "2d", 1, (8, 8))[1].folder, tmp_path / "out")
+        return tmp_path / "out"
+
+    return copy
+
+
 @pytest.mark.parametrize(
     ("name", "variant", "in_chans", "image_size"),
     [
@@ -61,20 +87,20 @@ def contents(folder):
         ("timm", "2d", 1, (8, 8)),
     ],
 )
-def test_exported_networks_give_pytorchs_outputs_for_any_batch(make_run, tmp_path, name, variant, in_chans, image_size):
-    classifier = Classifier.load(make_run("run", variant, in_chans, image_size))
-    exported = export(classifier, name, tmp_path / "out")
-    assert names(tmp_path / "out") == ALWAYS | FILES[name]
-    assert set(exported.differences) == set(CHECKED_BATCHES)
+def test_exported_networks_give_pytorchs_outputs_for_any_batch(exported, name, variant, in_chans, image_size):
+    classifier, found = exported(name, variant, in_chans, image_size)
+    folder = found.folder
+    assert names(folder) == ALWAYS | FILES[name]
+    assert set(found.differences) == set(CHECKED_BATCHES)
     for batch_size in (1, 2, 3, 7):
         images = torch.randn(batch_size, in_chans, *image_size)
         with torch.no_grad():
             expected = classifier.network(images)
-            found = outputs(name, tmp_path / "out", images)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+            given = outputs(name, folder, images)
+        torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["onnx", "timm"])
+@pytest.mark.parametrize("name", ["torch-export", "timm"])
 def test_a_network_that_computes_something_else_is_not_kept(classifier, tmp_path, monkeypatch, name):
     form = FORMATS[name]
 
@@ -118,18 +144,17 @@ def test_an_export_takes_the_place_of_an_earlier_one(classifier, tmp_path):
 
 
 @pytest.mark.parametrize(("there", "name"), [("timm", "onnx"), ("torch-export", "timm")])
-def test_an_export_in_another_form_is_left_alone(classifier, tmp_path, there, name):
-    export(classifier, there, tmp_path / "out")
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+def test_an_export_in_another_form_is_left_alone(classifier, out, tmp_path, there, name):
+    before = {path: path.read_bytes() for path in out(there).iterdir()}
     with pytest.raises(InputError, match=f"out: holds a network exported --to {there}; .* for --to {name}"):
         export(classifier, name, tmp_path / "out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch-export"])
-def test_what_cannot_be_run_here_is_told_to_be_an_export(classifier, tmp_path, name):
-    export(classifier, name, tmp_path / "out")
-    for place in (tmp_path / "out", tmp_path / "out/network.yaml"):
+def test_what_cannot_be_run_here_is_told_to_be_an_export(out, name):
+    folder = out(name)
+    for place in (folder, folder / "network.yaml"):
         with pytest.raises(InputError, match=f"out: is an export --to {name}, and its README.md") as error:
             Classifier.load(place)
         assert "psvit-retrain" not in str(error.value)
@@ -221,21 +246,23 @@ def test_onnx_without_its_libraries_is_answered_with_what_to_install(classifier,
     assert names(tmp_path) == {"run"}
 
 
-def test_preprocessing_travels_with_every_format(classifier, tmp_path):
-    known = classifier.preprocessing
+def test_preprocessing_travels_with_every_format(exported):
+    folders = {}
     for name in FORMATS:
-        folder = export(classifier, name, tmp_path / name).folder
+        classifier, found = exported(name, "2d", 1, (8, 8))
+        known, folder = classifier.preprocessing, found.folder
+        folders[name] = folder
         beside = (folder / "preprocessing.json").read_text()
         assert Preprocessing.from_json(beside, "beside") == known
         data = json.loads(beside)
         assert (data["image_size"], data["mean"], data["std"]) == ([8, 8], [0.3], [0.25])
         assert (data["interpolation"], data["crop_pct"], data["classes"]) == ("bicubic", 1.0, ["cat", "dog", "emu"])
-    within = {entry.key: entry.value for entry in onnx.load(tmp_path / "onnx/network.onnx").metadata_props}
+    within = {entry.key: entry.value for entry in onnx.load(folders["onnx"] / "network.onnx").metadata_props}
     assert Preprocessing.from_json(within["preprocessing"], "within") == known
     extra = {"preprocessing.json": ""}
-    torch.export.load(tmp_path / "torch-export/network.pt2", extra_files=extra)
+    torch.export.load(folders["torch-export"] / "network.pt2", extra_files=extra)
     assert Preprocessing.from_json(extra["preprocessing.json"], "within") == known
-    config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True))
+    config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{folders['timm']}", pretrained=True))
     assert (config["input_size"], config["mean"], config["std"]) == ((1, 8, 8), [0.3], [0.25])
     assert (config["interpolation"], config["crop_pct"]) == ("bicubic", 1.0)
 

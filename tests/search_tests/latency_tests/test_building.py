@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,15 +17,23 @@ from psvit.model import PSViT
 from psvit.search.latency import build
 from psvit.search.latency.build import LatencyPlan, build_model, calibrate, figures
 from psvit.search.latency.measure import Setting
-from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import parts_in
 from psvit.space.search_space import SearchSpace
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plan(tiny_space):
     """One that tests can afford: 38 parts and 20 architectures, twice."""
     return LatencyPlan(space=tiny_space, setting=Setting(), rounds=2, calibrated_on=12, held_out=8)
+
+
+@pytest.fixture(scope="module")
+def whole(plan, clock, tmp_path_factory):
+    """A build that nothing disturbed: its model, the file of it, and the clock; not to be changed by tests."""
+    out, counting = tmp_path_factory.mktemp("whole") / "table.yaml", clock()
+    model, there = build_model(plan, out, counting)
+    assert not there
+    return SimpleNamespace(model=model, file=out, measured=counting.measured)
 
 
 class Killed(BaseException):
@@ -42,9 +52,8 @@ def killed_after(count):
     return factor
 
 
-def test_latencies_that_add_up_are_predicted_exactly(plan, clock, tmp_path):
-    model, there = build_model(plan, tmp_path / "table.yaml", clock())
-    assert not there
+def test_latencies_that_add_up_are_predicted_exactly(whole):
+    model = whole.model
     assert model.validation.mape < 0.01
     assert model.validation.kendall_tau == pytest.approx(1)
     assert model.validation.r2 == pytest.approx(1)
@@ -61,29 +70,26 @@ def test_what_networks_take_longer_than_their_parts_is_calibrated_away(plan, clo
     assert model.calibration.groups == pytest.approx([1.3, 1.3], abs=0.05)
 
 
-def test_everything_is_measured_once_a_round_in_another_order(plan, clock, tmp_path):
-    counting = clock()
-    build_model(plan, tmp_path / "table.yaml", counting)
+def test_everything_is_measured_once_a_round_in_another_order(plan, whole):
     subjects = len(parts_in(plan.space)) + 12 + 8
-    assert len(counting.measured) == 2 * subjects
-    kinds = [[type(network) for network in counting.measured[i * subjects : (i + 1) * subjects]] for i in range(2)]
+    assert len(whole.measured) == 2 * subjects
+    kinds = [[type(network) for network in whole.measured[i * subjects : (i + 1) * subjects]] for i in range(2)]
     assert kinds[0] != kinds[1]
     assert sorted(map(str, kinds[0])) == sorted(map(str, kinds[1]))
 
 
-def test_a_slow_round_of_three_changes_nothing(plan, clock, tmp_path):
-    plan = LatencyPlan(**{**plan.__dict__, "rounds": 3})
-    usual, _ = build_model(plan, tmp_path / "usual.yaml", clock())
+def test_a_slow_round_of_three_changes_nothing(plan, whole, clock, tmp_path):
+    plan = replace(plan, rounds=3)
     subjects = len(parts_in(plan.space)) + 12 + 8
     slow = iter(range(3 * subjects))
     model, _ = build_model(
         plan, tmp_path / "slow.yaml", clock(lambda _: 9.0 if subjects <= next(slow) < 2 * subjects else 1.0)
     )
-    assert model == usual
+    assert model == whole.model.model_copy(update={"rounds": 3})
 
 
 def test_held_out_architectures_are_uniform_draws_that_were_not_fitted_to(plan, digits_space):
-    plan = LatencyPlan(**{**plan.__dict__, "space": digits_space, "held_out": 400, "calibrated_on": 100})
+    plan = replace(plan, space=digits_space, held_out=400, calibrated_on=100)
     calibration, held_out = plan.architectures
     assert len(set(calibration)) == 100
     assert len(set(held_out)) == 400
@@ -103,16 +109,16 @@ def _fields(plan):
 # --- resumption
 
 
-def test_a_build_that_was_killed_continues_where_it_was(plan, clock, tmp_path):
-    whole, _ = build_model(plan, tmp_path / "whole.yaml", clock())
-    for after in (1, 30, 59, 80):
+def test_a_build_that_was_killed_continues_where_it_was(plan, whole, clock, tmp_path):
+    # At once, and when the second round has just begun.
+    for after in (1, 59):
         out = tmp_path / f"{after}.yaml"
         with pytest.raises(Killed):
             build_model(plan, out, clock(killed_after(after)))
         assert not out.exists()
         rest = clock()
         model, _ = build_model(plan, out, rest)
-        assert model == whole
+        assert model == whole.model
         assert len(rest.measured) == 2 * (len(parts_in(plan.space)) + 20) - after
         assert [path.name for path in tmp_path.glob(f"{after}*")] == [f"{after}.yaml"]
 
@@ -136,12 +142,12 @@ def test_a_journal_of_another_build_is_refused_with_what_differs(plan, clock, tm
         build_model(other, out, clock())
 
 
-def test_a_finished_model_is_found_and_another_is_refused(plan, clock, tmp_path):
+def test_a_finished_model_is_found_and_another_is_refused(plan, whole, clock, tmp_path):
     out = tmp_path / "table.yaml"
-    model, _ = build_model(plan, out, clock())
+    shutil.copy(whole.file, out)
     before = out.read_bytes()
     again = clock()
-    assert build_model(plan, out, again) == (model, True)
+    assert build_model(plan, out, again) == (whole.model, True)
     assert again.measured == []
     with pytest.raises(InputError, match=r"table.yaml: holds .*\(seed: 0 there, 1 here\)"):
         build_model(LatencyPlan(**{**_fields(plan), "seed": 1}), out, again)
@@ -197,23 +203,23 @@ def test_two_builds_of_one_file_do_not_run_at_once(plan, clock, tmp_path):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_build_that_ended_before_the_journal_was_locked_is_not_done_again(plan, clock, tmp_path, monkeypatch, same):
+def test_a_build_that_ended_before_the_journal_was_locked_is_not_done_again(
+    plan, whole, clock, tmp_path, monkeypatch, same
+):
     out, journal = tmp_path / "table.yaml", build.Journal
-    other = plan if same else replace(plan, seed=plan.seed + 1)
+    wanted = plan if same else replace(plan, seed=plan.seed + 1)
 
     def late(path, config):
-        with monkeypatch.context() as context:
-            context.setattr(build, "Journal", journal)
-            build_model(other, out, clock())
+        shutil.copy(whole.file, out)
         return journal(path, config)
 
     monkeypatch.setattr(build, "Journal", late)
     unused = clock()
     if same:
-        assert build_model(plan, out, unused) == (LatencyModel.load(out), True)
+        assert build_model(wanted, out, unused) == (whole.model, True)
     else:
-        with pytest.raises(InputError, match=r"holds a latency model of something else \(seed: 1 there, 0 here\)"):
-            build_model(plan, out, unused)
+        with pytest.raises(InputError, match=r"holds a latency model of something else \(seed: 0 there, 1 here\)"):
+            build_model(wanted, out, unused)
     assert unused.measured == []
     assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
 
@@ -243,7 +249,7 @@ def test_a_space_that_is_too_small_for_a_model_is_refused():
 # --- noise
 
 
-def test_what_is_too_noisy_at_first_is_measured_later(plan, clock, tmp_path):
+def test_what_is_too_noisy_at_first_is_measured_later(plan, whole, clock, tmp_path):
     calls = iter(range(10**6))
 
     def factor(network):
@@ -252,7 +258,7 @@ def test_what_is_too_noisy_at_first_is_measured_later(plan, clock, tmp_path):
         return 1.0
 
     model, _ = build_model(plan, tmp_path / "table.yaml", clock(factor))
-    assert model == build_model(plan, tmp_path / "other.yaml", clock())[0]
+    assert model == whole.model
 
 
 def test_a_machine_that_stays_noisy_ends_the_build_and_loses_nothing(plan, clock, tmp_path):
