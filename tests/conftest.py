@@ -80,6 +80,24 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
     return calls
 
 
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of 40 of scikit-learn's digits a class, on which a search takes seconds; not to be changed by tests."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("few") / "digits"
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    for label in range(10):
+        for index, place in enumerate(np.flatnonzero(digits.target == label)[:40]):
+            path = folder / ("train" if index < 30 else "val") / f"{label}" / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[place]).save(path)
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A Ray cluster of two nodes with a core each; tests that use it are in the group `ray`, so there is only one.

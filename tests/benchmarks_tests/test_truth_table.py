@@ -237,14 +237,14 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
         "if __name__ == '__main__':\n"
         "    archs = [SearchSpace.load('psvit-2d-digits')[n] for n in (10, 20, 30)]\n"
         "    some = [Network(name=f'n{i}', macs=1, origin='random', seeds=(0,), arch=a) for i, a in enumerate(archs)]\n"
-        "    recipe = Recipe(epochs=int(sys.argv[1]), batch_size=32, lr=0.001, warmup_epochs=1)\n"
+        "    recipe = Recipe(epochs=int(sys.argv[1]), batch_size=64, lr=0.001, warmup_epochs=1)\n"
         "    wanted = [job_of(network, recipe, 0) for network in some]\n"
         "    running = runner_of('digits', 'cpu', Path('work'), some)\n"
-        "    print(run(wanted, running, Path('rows.csv'), 2, 1.0), 'left', flush=True)\n"
+        "    print(run(wanted, running, Path('rows.csv'), int(sys.argv[2]), 1.0), 'left', flush=True)\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(truth_table.__file__).parent)}
-    command = [sys.executable, str(script), "6"]
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    command = [sys.executable, str(script), "4"]
+    first = subprocess.Popen([*command, "2"], cwd=tmp_path, env=environment)
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("work/*/checkpoints/*.safetensors")):
@@ -255,11 +255,11 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
         first.send_signal(signal.SIGKILL)
         first.wait()
     # Its processes end with it; if they lived on, they would hold the work folder.
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "1"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines()[-1] == "0 left", done.stdout + done.stderr
     found = rows.read(tmp_path / "rows.csv")
     assert sorted(row.name for row in found) == ["n0", "n1", "n2"]
-    assert all(len(row.search_accuracy) == 6 for row in found)
+    assert all(len(row.search_accuracy) == 4 for row in found)
     assert not list((tmp_path / "work").iterdir())
 
 
@@ -348,8 +348,8 @@ def test_the_stratum_alone_does_not_know_the_network_itself():
 def test_a_whole_table_gives_every_figure(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["truth_table.py", "figures"])
     # How wide intervals are is asked of other tests.
-    monkeypatch.setattr(measures, "resamples", partial(measures.resamples, number=200))
-    monkeypatch.setattr(selection, "RESAMPLES", 50)
+    monkeypatch.setattr(measures, "resamples", partial(measures.resamples, number=60))
+    monkeypatch.setattr(selection, "RESAMPLES", 20)
     text = figures.report(made_up_table(), "r")
     assert text.count("| DSS |") == 2
     assert "Fitted on the 26 networks of the other budgets" in text

@@ -15,11 +15,21 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from ray import cloudpickle
 
 from psvit.errors import InputError
+from psvit.search.candidates import Candidates
+from psvit.search.cli import main
+from psvit.search.search import search
+from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
 from psvit.search.study import Study
+from psvit.search.trial import Score
+from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
+
+# Processes cannot import the tests, so functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def programs():
@@ -80,18 +90,23 @@ COMMAND = (
 )  # fmt: skip
 
 
+def run_search_command(arguments):
+    """Run the command in a process of its own."""
+    sys.argv = ["psvit-search", *map(str, arguments)]
+    main()
+
+
 @pytest.mark.slow
-def test_two_searches_share_a_study_and_evaluate_everything_once(server, script, tmp_path):
-    command = [script("psvit-search"), *COMMAND, "--storage", server]
+def test_two_searches_share_a_study_and_evaluate_everything_once(server, make_process, call, tmp_path):
+    names = ("one", "other")
     running = [
-        subprocess.Popen(
-            [*command, "--out", tmp_path / name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for name in ("one", "other")
+        make_process(run_search_command, [*COMMAND, "--storage", server, "--out", tmp_path / name]) for name in names
     ]
     for process in running:
-        _, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0]
     summaries = optuna.get_all_study_summaries(server)
     own, control_name = sorted((summary.study_name for summary in summaries), key=len)
     assert control_name == f"{own}-control"
@@ -104,51 +119,41 @@ def test_two_searches_share_a_study_and_evaluate_everything_once(server, script,
     processes = [{trial.user_attrs["process"] for trial in trials if (trial.number < 96)}]
     assert len(processes[0]) == 2
     # Whoever was last wrote the history of both; run again, both write the same.
-    for name in ("one", "other"):
-        subprocess.run([*command, "--out", tmp_path / name], check=True, capture_output=True)
+    for name in names:
+        assert call("psvit-search", *COMMAND, "--storage", server, "--out", tmp_path / name).status == 0
     for file in ("history.csv", "best.yaml"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
     assert len((tmp_path / "one/history.csv").read_text().splitlines()) == 1 + len(searched)
     assert len(optuna.load_study(study_name=own, storage=server).trials) == len(trials)
 
 
-WORK = """
-import sys
-from psvit.space.budget import Budget
-from psvit.search.candidates import Candidates
-from psvit.search.search import search
-from psvit.search.searchers import make_searcher
-from psvit.search.storage import open_storage
-from psvit.search.study import Study
-from psvit.search.trial import Score
-from psvit.space.search_space import SearchSpace
+def exhaust(url, process, log):
+    """Search in small batches until nothing is left, and leave a line for every evaluation."""
+    space = SearchSpace.load("psvit-2d-digits")
 
-class Number:
-    def __init__(self, space):
-        self.space = space
-    def evaluate(self, archs, best=()):
-        print(*[self.space.index(arch) for arch in archs], flush=True)
-        return [Score(value=self.space.index(arch) / 3) for arch in archs]
+    class Number:
+        def evaluate(self, archs, best=()):
+            with log.open("a") as stream:
+                stream.writelines(f"{space.index(arch)}\n" for arch in archs)
+            return [Score(value=space.index(arch) / 3) for arch in archs]
 
-url, process = sys.argv[1:]
-space = SearchSpace.load("psvit-2d-digits")
-study = Study(space, open_storage(url), name="small", process=process)
-candidates, searcher = Candidates(space, Budget.parse("1..1.02MFLOPs")), make_searcher("random")
-searcher.batch_size = 3
-for _ in search(candidates, searcher, Number(space), study, trials=10**6, seed=0):
-    pass
-"""
+    study = Study(space, open_storage(url), name="small", process=process)
+    candidates, searcher = Candidates(space, Budget.parse("1..1.02MFLOPs")), make_searcher("random")
+    searcher.batch_size = 3
+    for _ in search(candidates, searcher, Number(), study, trials=10**6, seed=0):
+        pass
 
 
 @pytest.mark.slow
-def test_three_processes_exhaust_a_budget_and_nothing_is_evaluated_twice(server):
+def test_three_processes_exhaust_a_budget_and_nothing_is_evaluated_twice(server, make_process, tmp_path):
     """They contend for all that is left in the end, batches being small and evaluations costing nothing."""
-    processes = [
-        subprocess.Popen([sys.executable, "-c", WORK, server, name], stdout=subprocess.PIPE, text=True)
-        for name in "abc"
-    ]
-    evaluated = [int(index) for process in processes for index in process.communicate(timeout=200)[0].split()]
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    processes = [make_process(exhaust, server, name, tmp_path / name) for name in "abc"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    evaluated = [int(index) for name in "abc" for index in (tmp_path / name).read_text().split()]
     space = SearchSpace.load("psvit-2d-digits")
     study = Study(space, open_storage(server), name="small", process="d")
     assert sorted(evaluated) == sorted(space.index(trial.arch) for trial in study.history)

@@ -110,7 +110,7 @@ def assert_equal_to_each_alone(supernet, archs, images):
 # --- the same numbers
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     variant=st.sampled_from(sorted(SPACES)), seed=st.integers(0, 2**32 - 1), related=st.booleans(), n=st.integers(1, 12)
 )
@@ -300,7 +300,7 @@ def largest_activation(archs, batch):
 @pytest.mark.parametrize("population", [bred, drawn])
 def test_memory_is_that_of_one_network_and_of_the_activations_that_wait(space, population):
     supernet, images = with_random_weights(space), images_for(space, 4)
-    archs = population(space, 64, seed=7)
+    archs = population(space, 32, seed=7)
     alone = max(peak_of(supernet, [arch], images) for arch in archs)
     together = peak_of(supernet, archs, images)
     tree = PrefixTree(space, archs)

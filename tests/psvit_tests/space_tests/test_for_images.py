@@ -149,7 +149,7 @@ def test_equal_arguments_give_the_space_of_before(arguments, digest, tmp_path):
 
 @pytest.mark.parametrize(
     "texts",
-    [["2GFLOPs", "22Mparams"], ["22Mparams", "2GFLOPs"], ["1..2GFLOPs", "22Mparams"], ["2GFLOPs", "100Mparams"]],
+    [["22Mparams", "2GFLOPs"], ["1..2GFLOPs", "22Mparams"], ["2GFLOPs", "100Mparams"]],
 )
 def test_of_several_limits_the_tightest_decides(texts):
     space = SearchSpace.for_images((224, 224), 3, 1000, texts)

@@ -70,7 +70,8 @@ def test_a_group_is_measured_as_deep_as_a_typical_network_but_not_more_expensive
     space = SearchSpace.load("psvit-2d-nano")
     typical = space.sample(np.random.default_rng(0), 256)
     depth, macs = np.median([arch.depth for arch in typical]), np.median(typical.macs)
-    chains = [(part, Bench(space, eager=True).part(part)[2]) for part in parts_in(space) if part.kind == "group"][::9]
+    bench = Bench(space, eager=True)
+    chains = [(part, bench.part(part)[2]) for part in [one for one in parts_in(space) if one.kind == "group"][::9]]
     for part, copies in chains:
         assert copies * part.length <= depth + part.length or copies == 2
         assert copies * part_macs(space, part) <= macs or copies == 2
@@ -109,14 +110,14 @@ def test_many_are_predicted_as_one_by_one(space, made_up_model):
     assert model.predict_rows(space, rows[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_reach_is_that_of_all_members(space, made_up_model, seed):
     model = made_up_model(space, seed=seed)
     every = [model.predict(arch) for arch in members(space)]
     assert model.reach(space) == pytest.approx((min(every), max(every)))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.9])
 def test_limits_on_latency_give_limits_on_macs_that_lose_no_member(space, made_up_model, share):
     model = made_up_model(space)
     archs = members(space)
