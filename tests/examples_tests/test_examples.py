@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from ray import cloudpickle
 
+import psvit
 from psvit import RetrainedNetwork
+from psvit.io.announcements import ANNOUNCEMENTS
+from psvit.train.recipe import Recipe
+
+# Processes cannot import the tests, so functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SHORT = Recipe(epochs=8, batch_size=128, lr=0.002)
+"""A selection by this recipe trains for two epochs; by the one that examples find for their images, for a minute."""
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -27,6 +40,8 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     Not for one that registers operators, which this process would keep.
     """
     state = torch.get_rng_state()
+    # A command that was run in this process has them printed, which the libraries alone do not.
+    monkeypatch.setattr(logging.getLogger(ANNOUNCEMENTS), "disabled", True)
 
     def run(name: str, *arguments: object) -> str:
         capsys.readouterr()
@@ -38,6 +53,14 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     torch.set_rng_state(state)
 
 
+def run_briefly(name: str, arguments: list[str], printed: Path) -> None:
+    """Run an example whose selection trains briefly, in a process that may keep what is registered."""
+    psvit.run_search = partial(psvit.run_search, retrain_recipe=SHORT)
+    sys.argv = [str(EXAMPLES / name), *arguments]
+    with printed.open("w") as file, redirect_stdout(file):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
 def run(name: str, *arguments: object) -> str:
     """What an example prints in a process of its own, as users run it."""
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
@@ -47,8 +70,12 @@ def run(name: str, *arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_own_operators_are_searched_exported_and_rebuilt(tmp_path):
-    printed = run("own_operators.py", tmp_path / "own")
+def test_own_operators_are_searched_exported_and_rebuilt(make_process, tmp_path):
+    process = make_process(run_briefly, "own_operators.py", [str(tmp_path / "own")], tmp_path / "printed.txt")
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    printed = (tmp_path / "printed.txt").read_text()
     found = yaml.safe_load((tmp_path / "own" / "search" / "best.yaml").read_text())["arch"]
     assert f"found: stem {found.get('stem', 'patch')}, pooling {found['pools'][0]}" in printed
     with (tmp_path / "own" / "search" / "history.csv").open(newline="") as file:
@@ -81,8 +108,9 @@ def test_every_example_is_run_by_a_test():
 
 
 @pytest.mark.slow
-def test_a_score_of_ones_own_has_a_shortlist_a_front_and_a_report(run_here, tmp_path):
-    printed = run("own_score.py", tmp_path / "run")
+def test_a_score_of_ones_own_has_a_shortlist_a_front_and_a_report(run_here, monkeypatch, tmp_path):
+    monkeypatch.setattr(psvit, "run_search", partial(psvit.run_search, retrain_recipe=SHORT))
+    printed = run_here("own_score.py", tmp_path / "run")
     found = yaml.safe_load((tmp_path / "run" / "best.yaml").read_text())
     assert (found["score"]["kind"], found["score"]["version"]) == ("spread of outputs", "1")
     assert printed.count("of training") == len(found["provenance"]["finalists"]) >= 3

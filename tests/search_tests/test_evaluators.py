@@ -334,14 +334,14 @@ def test_other_errors_end_the_evaluation(supernet, digits, monkeypatch):
 
 def test_the_survivors_of_a_race_have_their_scores_and_the_best_survive(supernet, digits):
     batches = batches_of(many_images(digits), supernet, digits, 64, order_seed=5)
-    archs = bred(supernet.space, 32, seed=3)
+    archs = bred(supernet.space, 24, seed=3)
     whole = [score.value for score in InheritedAccuracy(supernet, batches).evaluate(archs)]
     known = sorted(whole, reverse=True)[:2]
     scores = InheritedAccuracy(supernet, batches, race=Race(keep=4, first_look=64)).evaluate(archs, known)
     raced = [position for position, score in enumerate(scores) if score.state == "raced"]
     assert len(raced) > 5
     # Of the best four together two are known already.
-    assert not set(raced) & set(sorted(range(32), key=lambda i: -whole[i])[:2])
+    assert not set(raced) & set(sorted(range(24), key=lambda i: -whole[i])[:2])
     correct = {}
     for position in raced:
         flags = [supernet(images.clone(), archs[position]).argmax(1) == labels for images, labels in batches]
