@@ -14,7 +14,7 @@ import pytest
 TUTORIAL = Path(__file__).resolve().parents[2] / "docs/tutorial.md"
 
 
-NUMBER = re.compile(r"\d[\d,]*(\.\d+)?(e[+-]?\d+)?( [kM](?=FLOPs|params)| (s|min|h)\b)?")
+NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?( [kM](?=FLOPs|params)| (s|min|h)\b)?")
 REFERENCE = re.compile(r"(DeiT|PiT|HVT)-like, (patch|conv) stem, # layers")
 VERDICT = re.compile(r"^verdict: .*")
 RUNNER_UP = re.compile(r"(, \(?'?)(zero|one|two|three|four|five|six|seven|eight|nine)\b")
@@ -48,6 +48,7 @@ def test_the_gist_of_an_output_is_what_is_said_and_not_its_numbers():
     assert gist(said) == gist("  trial 1 9 ± 8 %\n6 of [('three', 1), ('nine', 0.25)]\n")
     assert gist(said) != gist("trial 1 9 ± 8 %\nnot measured\n6 of [('three', 1), ('nine', 0.25)]")
     assert gist("verdict: cannot tell\nHVT-like, conv stem, 5 layers 61 %") == ["verdict", "trial # # %"]
+    assert gist("accuracy 92, trial 3 of 6,468") == gist("accuracy 9.25, trial 1 of 8")
     assert gist("time: 4 min (scoring 59 s)") == gist("time: 1.2 h (scoring 3 min)")
 
 
