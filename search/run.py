@@ -261,5 +261,6 @@ def _what_is_done(plan: SearchPlan) -> Iterator[str]:
         who = "the best third" if plan.is_trained else f"the best and the references {on}"
         rungs = others or [first] if plan.is_trained else [first, *others]
         epochs = [str(rung.epoch) for rung in rungs]
-        steps.append(f"train {who} further, and compare them after {', '.join(epochs)} epochs; the worse leave early")
+        further = " further" if plan.is_trained else ""
+        steps.append(f"train {who}{further}, and compare them after {', '.join(epochs)} epochs; the worse leave early")
     yield f"plan: {'; then '.join(steps)}"

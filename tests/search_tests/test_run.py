@@ -383,8 +383,9 @@ def test_workers_score_and_train_with_data_sets_scores_and_operators_of_ones_own
     there = search("there", **options, workers="ray")
     assert there.trials == here.trials
     assert [one.accuracies for one in there.finalists] == [one.accuracies for one in here.finalists]
-    trained = search("trained", data=stripes, evaluator=None, settings=BRIEF, trials=8, finalists=0, workers="ray")
-    alone = search("trained-here", data=stripes, evaluator=None, settings=BRIEF, trials=8, finalists=0)
+    inherited = {"data": stripes, "evaluator": "inherited", "settings": BRIEF, "trials": 8, "finalists": 0}
+    trained = search("trained", **inherited, workers="ray")
+    alone = search("trained-here", **inherited)
     assert trained.trials == alone.trials
 
 
