@@ -13,7 +13,7 @@ import numpy as np
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.search.plan import SearchPlan
-from psvit.search.selection.rungs import Rung, going_on, rungs_of, shortened
+from psvit.search.selection.rungs import after_scores, going_on, rungs_of, shortened
 from psvit.space.references import references
 from psvit.supernet.sampling import architectures
 from psvit.train.job_runner import initial_network, inputs_for, train_job
@@ -124,11 +124,9 @@ def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int) -> It
     if not plan.is_trained and not plan.selects:
         return
     networks = references + (trials if plan.is_trained else plan.asked.finalists)
-    rungs: list[Rung] = list(rungs_of(epochs))
+    rungs = rungs_of(epochs)
     if plan.is_trained:
-        rungs.insert(0, replace(rungs[0], seeds=1))
-        if len(rungs) > 2:
-            del rungs[1]
+        rungs = (replace(rungs[0], seeds=1), *after_scores(epochs))
     before = 0
     for number, rung in enumerate(rungs, start=1):
         yield networks * (rung.epoch - before + (rung.seeds - 1) * rung.epoch)

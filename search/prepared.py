@@ -99,12 +99,11 @@ def _references(candidates: Candidates, has_bounds: bool) -> tuple[Reference, ..
     """Hand-made networks within all limits. Where bounds permit none of a kind, smaller ones of it are tried."""
     if not has_bounds:
         return references(candidates.space, candidates.budget)
-    found: dict[str, Reference] = {}
+    found: dict[tuple[str, str], Reference] = {}
     for share in SHARES:
         for reference in references(candidates.space, _macs_up_to(candidates.budget, share)):
-            kind, _, _ = reference.name.rpartition(", ")  # without the number of layers
             if candidates.permits(reference.arch):
-                found.setdefault(kind, reference)
+                found.setdefault((reference.family, reference.arch.stem), reference)
     return tuple(found.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import psvit
-from psvit.arch.architecture import ArchitectureFile
+from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.arch.costs import cost
 from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
@@ -18,7 +18,7 @@ from psvit.search.result import SearchResult
 from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Score, Trial
 from psvit.search.winner import BEST
-from psvit.space.references import DEIT, HVT, PIT, Reference, references
+from psvit.space.references import DEIT, HVT, PIT, references
 
 FAMILIES = (HVT, PIT, DEIT)
 """In the order in which their networks did in the truth table (docs/benchmarks.md): behind conv stems, 66.1, 60.6 and
@@ -32,19 +32,18 @@ DRAWN = 48
 
 def deliver_by_rule(plan: SearchPlan, folder: RunFolder) -> SearchResult:
     """Write the network that the rule takes. Nothing is scored, so there are no trials and there is no report."""
-    reference = by_rule(plan)
-    arch = reference.arch
+    name, arch = by_rule(plan)
     trial = Trial(number=0, arch=arch, cost=cost(arch), score=Score(value=None), origin="rule")
-    found = Finalist(trial=trial, name=reference.name)
+    found = Finalist(trial=trial, name=name)
     file = folder / BEST
-    write_atomic(file.with_suffix(".svg"), draw(arch, titles=[f"For {' and '.join(plan.budget)}: {found.name}"]))
+    write_atomic(file.with_suffix(".svg"), draw(arch, titles=[f"For {' and '.join(plan.budget)}: {name}"]))
     ArchitectureFile(
         arch=arch,
         budget=plan.budget,
         provenance={
             "space": plan.space.name,
             "space_digest": plan.space.digest,
-            "rule": reference.name,
+            "rule": name,
             "limits": plan.limits.resolved,
             "versions": {"psvit": psvit.__version__},
         },
@@ -67,17 +66,18 @@ def deliver_by_rule(plan: SearchPlan, folder: RunFolder) -> SearchResult:
     )
 
 
-def by_rule(plan: SearchPlan) -> Reference:
-    """The network that is taken: the first reference by family and stem, and of two the one that spends more.
+def by_rule(plan: SearchPlan) -> tuple[str, Architecture]:
+    """The network that is taken and its name: the first reference by family and stem; of two, the one that spends more.
 
     In a space without references it is the most expensive of some members, drawn from every kind of network in turn.
     """
     found = references(plan.space, plan.limits)
     for family in FAMILIES:
         for stem in STEMS:
-            ours = [one for one in found if one.name.startswith(family.name) and one.arch.stem == stem]
+            ours = [one for one in found if (one.family, one.arch.stem) == (family.name, stem)]
             if ours:
-                return max(ours, key=lambda one: cost(one.arch).macs)
+                taken = max(ours, key=lambda one: cost(one.arch).macs)
+                return taken.name, taken.arch
     candidates = Candidates(plan.space, plan.limits)
     drawn = candidates.draw_stratified(DRAWN, Seen(History()), np.random.default_rng(plan.asked.seed))
-    return Reference(name="the most expensive of some draws", arch=max(drawn, key=lambda arch: cost(arch).macs))
+    return "the most expensive of some draws", max(drawn, key=lambda arch: cost(arch).macs)

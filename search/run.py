@@ -25,7 +25,7 @@ from psvit.search.report.formatting import count
 from psvit.search.request import SearchRequest
 from psvit.search.result import SearchResult
 from psvit.search.searchers import Searcher
-from psvit.search.selection.rungs import rungs_of, shortened
+from psvit.search.selection.rungs import after_scores, rungs_of, shortened
 from psvit.search.storage import check_storage
 from psvit.space.references import references
 from psvit.space.search_space import SearchSpace
@@ -249,18 +249,18 @@ def _what_is_done(plan: SearchPlan) -> Iterator[str]:
     if plan.training is None:
         return
     steps = [f"train a supernet for {count(plan.recipe.epochs, 'epoch')}"] if plan.recipe else []
-    first, *others = rungs_of(plan.training.epochs)
+    rungs = rungs_of(plan.training.epochs)
     on = f"on {len(plan.data.train):,} images"
     if plan.is_trained:
         others_too = len(references(plan.space, plan.limits))
         who = f"{count(plan.trials, 'candidate')} and {count(others_too, 'hand-made reference')}"
-        steps.append(f"train {who} for {count(first.epoch, 'epoch')} {on}")
+        steps.append(f"train {who} for {count(rungs[0].epoch, 'epoch')} {on}")
     else:
         steps.append("score candidates")
     if plan.selects:
         who = "the best third" if plan.is_trained else f"the best and the references {on}"
-        rungs = others or [first] if plan.is_trained else [first, *others]
-        epochs = [str(rung.epoch) for rung in rungs]
+        left = after_scores(plan.training.epochs) if plan.is_trained else rungs
+        epochs = [str(rung.epoch) for rung in left]
         further = " further" if plan.is_trained else ""
         steps.append(f"train {who}{further}, and compare them after {', '.join(epochs)} epochs; the worse leave early")
     yield f"plan: {'; then '.join(steps)}"

@@ -76,10 +76,12 @@ class Reference:
 
     Attributes:
         name: of its family, with its stem where the space has several, and the number of its layers.
+        family: the name of its family alone.
         arch: the network, a member of the space.
     """
 
     name: str
+    family: str
     arch: Architecture
 
 
@@ -107,7 +109,8 @@ def references(space: Members, limits: Budget) -> tuple[Reference, ...]:
         of_stem = f", {stem} stem" if len(stems) > 1 else ""
         for member in _chosen([*_members(space, limits, proportions, stem)]):
             arch = space.decode(member.row)
-            found.append(Reference(name=f"{proportions.name}{of_stem}, {arch.depth} layers", arch=arch))
+            name = f"{proportions.name}{of_stem}, {arch.depth} layers"
+            found.append(Reference(name=name, family=proportions.name, arch=arch))
     return tuple(found)
 
 

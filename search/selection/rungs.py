@@ -50,6 +50,15 @@ def rungs_of(epochs: int) -> tuple[Rung, ...]:
     return tuple(Rung(epoch=epoch, seeds=SEEDS if epoch == epochs else 1) for epoch in looks)
 
 
+def after_scores(epochs: int) -> tuple[Rung, ...]:
+    """The rungs that are left where candidates were scored at the first with a single training each.
+
+    If it is the only one it stays, because it compares several trainings of each.
+    """
+    first, *others = rungs_of(epochs)
+    return tuple(others) or (first,)
+
+
 def going_on(networks: int, *, to_last: bool) -> int:
     """How many networks go on from a rung: a third, but at least two, because one alone has no rival.
 
