@@ -151,7 +151,7 @@ def fit_supernet(
             teacher=teacher.to(device) if teacher else None,
             inputs=inputs,
         ),
-        training_loader(data.train, inputs, recipe),
+        training_loader(data.train, inputs, recipe, device),
         recipe,
         num_classes=space.num_classes,
         seed=seed,

@@ -99,7 +99,7 @@ def measure(
     space = SearchSpace.load(SPACE).with_data(len(images.classes), images.in_chans)
     folder = work / f"supernet-{drawn}-{macs}-{seed}-{epochs}"
     shutil.rmtree(folder, ignore_errors=True)
-    recipe = SupernetRecipe.of(Recipe.load(RECIPE)).override({"epochs": epochs})
+    recipe = SupernetRecipe.of(Recipe.load(RECIPE)).override({"epochs": epochs, "augment_batches": False})
     began = time.process_time()
     with _drawing(drawn, macs):
         file = fit_supernet(space, images, recipe, seed=seed, device=torch.device("cpu"), folder=folder)

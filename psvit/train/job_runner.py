@@ -112,7 +112,7 @@ def train_job(
     task = Classification(network)
     if teacher:
         task = TaughtClassification(network, teacher, inputs, job.recipe)
-    loader = training_loader(images_of(data, job.split, job.num_images), inputs, job.recipe)
+    loader = training_loader(images_of(data, job.split, job.num_images), inputs, job.recipe, device)
     trained = train(
         task,
         loader,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from psvit.errors import InputError
-from psvit.train.training_loader import TrainingLoader
+from psvit.train.training_loader import OneByOne, TrainingLoader
 
 
 class Drawn:
@@ -27,7 +27,7 @@ class Drawn:
 
 
 def batches(n=50, size=12, repeats=1, workers=0, **wanted):
-    loader = TrainingLoader(Drawn(n), size, repeats, workers)
+    loader = TrainingLoader(OneByOne(Drawn(n), workers), size, repeats)
     return [images for images, _ in loader.batches(**{"seed": 1, "epoch": 0, **wanted})]
 
 
@@ -40,7 +40,7 @@ def test_an_epoch_shows_each_image_once_without_an_incomplete_batch():
 
 
 def test_labels_stay_with_their_images():
-    for images, labels in TrainingLoader(Drawn(50), 12).batches(1, 0):
+    for images, labels in TrainingLoader(OneByOne(Drawn(50)), 12).batches(1, 0):
         assert labels.tolist() == [int(row) % 3 for row in images[:, 0].tolist()]
 
 
@@ -76,7 +76,7 @@ def test_no_other_device_is_seeded_for_an_image(monkeypatch):
 
 
 def test_processes_that_prepare_batches_change_nothing():
-    loader = TrainingLoader(Drawn(50), 12, workers=2)
+    loader = TrainingLoader(OneByOne(Drawn(50), workers=2), 12)
     for epoch in (0, 1):
         found = [images for images, _ in loader.batches(1, epoch)]
         assert torch.equal(torch.stack(found), torch.stack(batches(epoch=epoch)))
@@ -128,7 +128,7 @@ def test_repeated_augmentation_shows_fewer_images_several_times():
     [(4, False, True), (12, False, True), (5, False, False), (6, True, True), (4, True, False)],
 )
 def test_batches_are_cut_in_equal_parts_or_refused(parts, mixes, fits):
-    loader = TrainingLoader(Drawn(50), 12)
+    loader = TrainingLoader(OneByOne(Drawn(50)), 12)
     if fits:
         loader.check(parts, mixes)
         return
