@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from psvit.errors import InputError, RunError
 from psvit.space.search_space import SearchSpace
-from psvit.train.recipe import Recipe, default_recipe
+from psvit.train.recipe import USUAL_IMAGES, Recipe, default_recipe
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -30,7 +30,8 @@ def chosen_recipe(name: str | None, epochs: int | None, space: SearchSpace) -> R
             short trainings several points (`docs/benchmarks.md`).
         space: of the networks.
     """
-    recipe = Recipe.load(name or default_recipe(min(space.image_size), supernet=False))
+    size = min(space.image_size)
+    recipe = Recipe.load(name) if name else default_recipe(size, USUAL_IMAGES, supernet=False)
     if not epochs:
         return recipe
     return recipe.override({"epochs": epochs, "warmup_epochs": min(recipe.warmup_epochs, epochs - 1)})

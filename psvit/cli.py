@@ -100,7 +100,7 @@ def recipe_options(whose: str) -> Callable[[Function], Function]:
             click.option(
                 "--recipe",
                 default=None,
-                help=f"How {whose} is trained: a shipped recipe or a .yaml file. [default: by the size of the images]",
+                help=f"How {whose} is trained: a shipped recipe or a .yaml file. [default: by the images]",
             ),
         ):
             function = option(function)

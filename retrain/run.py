@@ -232,7 +232,7 @@ def retrain_networks(
     Args:
         networks: one or more networks: architectures, their files or shipped names, finalists or results of searches.
         data: images: an `ImageData`, or what `psvit.ImageData.open` takes.
-        recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
+        recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
         inherit: whether to start from the weights that lie beside an architecture file.
         compare: whether to train each network in the other way too (from scratch, or from the weights beside the file),
@@ -255,17 +255,6 @@ def retrain_networks(
     """
     _check(networks, workers, teacher, teacher_weights)
     read = [_read(network) for network in networks]
-    recipes = [
-        choose_recipe(
-            recipe,
-            settings,
-            min(found.arch.image_size),
-            supernet=False,
-            teacher=bool(teacher),
-            inherited=inherit,
-        )
-        for _, found in read
-    ]
     checkpointing = CheckpointConfig(every_seconds=checkpoint_seconds, number=keep)
     place = choose_device(device)
     with joined(place) as world:
@@ -273,6 +262,18 @@ def retrain_networks(
             raise InputError("--workers ray: give it to one process, not to those of torchrun")
         with world.first_goes_ahead():  # images and weights may have to be fetched
             opened = open_data(data)
+            recipes = [
+                choose_recipe(
+                    recipe,
+                    settings,
+                    min(found.arch.image_size),
+                    len(opened.all_train),
+                    supernet=False,
+                    teacher=bool(teacher),
+                    inherited=inherit,
+                )
+                for _, found in read
+            ]
             images = Portable(opened.reopen, opened)
             taught = partial(open_teacher, teacher or "", teacher_weights, images, read[0][1].arch.image_size)
             retraining = Retraining(

@@ -13,7 +13,7 @@ import numpy as np
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.search.plan import SearchPlan
-from psvit.search.selection.rungs import after_scores, going_on, rungs_of, shortened
+from psvit.search.selection.rungs import after_scores, going_on, rungs_of
 from psvit.space.references import references
 from psvit.supernet.sampling import architectures
 from psvit.train.job_runner import initial_network, inputs_for, train_job
@@ -109,7 +109,7 @@ def into_time(plan: SearchPlan, seconds: float) -> SearchPlan:
             trials -= 1
         while epochs == plan.training.epochs and trials < MOST_TRIALS and fits(trials + 1, epochs):
             trials += 1
-    return plan.planned_with(trials, shortened(plan.training, epochs))
+    return plan.planned_with(trials, plan.training.with_epochs(epochs))
 
 
 def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int) -> Iterator[int]:

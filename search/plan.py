@@ -253,10 +253,11 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     by_setting = _by_setting(asked.latency, models, space, limits, is_improved=LATENCY in names)
     recipe = None
     if scored_by == "inherited" and not asked.supernet:
-        recipe = choose_recipe(asked.recipe, asked.settings, min(space.image_size), supernet=True)
+        assert data is not None
+        recipe = choose_recipe(asked.recipe, asked.settings, min(space.image_size), len(data.all_train), supernet=True)
         check_device(device, recipe)
     trials, control = _numbers(asked, searcher, space.count(limits), scored_by)
-    training = _training(asked, space, scored_by, scoring_device) if data else None
+    training = _training(asked, space, data, scored_by, scoring_device) if data else None
     races = asked.race and scored_by == "inherited" and len(names) == 1
     return SearchPlan(
         asked=asked,
@@ -287,7 +288,9 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     )
 
 
-def _training(asked: SearchRequest, space: SearchSpace, scored_by: ScoredBy, device: torch.device) -> Recipe | None:
+def _training(
+    asked: SearchRequest, space: SearchSpace, data: ImageData, scored_by: ScoredBy, device: torch.device
+) -> Recipe | None:
     """How candidates and finalists are trained; `None` if none are.
 
     Raises:
@@ -304,10 +307,17 @@ def _training(asked: SearchRequest, space: SearchSpace, scored_by: ScoredBy, dev
             )
     if scored_by == "rule" or (not asked.finalists and scored_by != "trained"):
         return None
-    final = choose_recipe(asked.retrain_recipe, {}, min(space.image_size), supernet=False, inherited=asked.inherit)
+    final = choose_recipe(
+        asked.retrain_recipe,
+        {},
+        min(space.image_size),
+        len(data.all_train),
+        supernet=False,
+        inherited=asked.inherit,
+    )
     if asked.workers is None:  # their devices may not be here
         check_device(device, final)
-    return selection_recipe(final)
+    return selection_recipe(final, len(data.train))
 
 
 def _wanted_space(asked: SearchRequest) -> SearchSpace | None:

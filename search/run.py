@@ -25,7 +25,7 @@ from psvit.search.report.formatting import count
 from psvit.search.request import SearchRequest
 from psvit.search.result import SearchResult
 from psvit.search.searchers import Searcher
-from psvit.search.selection.rungs import after_scores, rungs_of, shortened
+from psvit.search.selection.rungs import after_scores, rungs_of
 from psvit.search.storage import check_storage
 from psvit.space.references import references
 from psvit.space.search_space import SearchSpace
@@ -103,11 +103,11 @@ def run_search(
             within the budget (`psvit.space.references`). With short trainings, the best third enters. 0 trains none;
             then the best score wins.
         retrain_recipe: how the network will be retrained; the selection trains by it, for a quarter of its epochs. By
-            default, the recipe goes by the size of the images.
+            default, the recipe goes by the images.
         inherit: whether trainings of the selection begin with the supernet's weights.
         control: how many architectures are drawn at random and scored for comparison. By default, a quarter of those
             evaluated.
-        recipe: how a supernet is trained first. By default, the recipe goes by the size of the images.
+        recipe: how a supernet is trained first. By default, the recipe goes by the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
         image_size: height and width at which networks see the images: a pair, a text such as `96x64`, or one number for
             both. By default, the space's; a space that is made is made for the images' own size, or a smaller one if
@@ -185,7 +185,7 @@ def _planned(plan: SearchPlan, out: str | Path | None) -> SearchPlan:
         if not known:
             return plan
         assert plan.training is not None
-        return plan.planned_with(plan.asked.trials or known["trials"], shortened(plan.training, known["epochs"]))
+        return plan.planned_with(plan.asked.trials or known["trials"], plan.training.with_epochs(known["epochs"]))
     return into_time(plan, plan.asked.seconds) if plan.asked.seconds else plan
 
 

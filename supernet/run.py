@@ -145,7 +145,7 @@ def train_supernet(
             just this size, or one that is made for the images (`SearchSpace.for_images`), for 40,000
             multiply-accumulates a pixel.
         data: images: an `ImageData`, or what `psvit.ImageData.open` takes.
-        recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
+        recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
         image_size: height and width at which networks see the images: a pair, a text such as `96x64`, or one number for
             both. By default, the space's; a space that is made is made for the images' own size, or a smaller one if
@@ -172,7 +172,14 @@ def train_supernet(
             images = open_data(data)
             begin_with = init if isinstance(init, Vit) or init is None else read_vit(str(init))
             space = fit_space(space, images, size, Budget(), prefers_shipped=True)
-            chosen = choose_recipe(recipe, settings, min(space.image_size), supernet=True, teacher=bool(teacher))
+            chosen = choose_recipe(
+                recipe,
+                settings,
+                min(space.image_size),
+                len(images.all_train),
+                supernet=True,
+                teacher=bool(teacher),
+            )
             check_device(place, chosen)
             inputs = Inputs.of(images, space.image_size)
             training_loader(images.train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)

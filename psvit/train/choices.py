@@ -94,6 +94,7 @@ def choose_recipe(
     recipe: Recipe | str | Path | None,
     settings: Mapping[str, Any] | None,
     image_size: int,
+    images: int,
     *,
     supernet: bool,
     teacher: bool = False,
@@ -102,9 +103,10 @@ def choose_recipe(
     """A recipe with some values replaced.
 
     Args:
-        recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the size of the images.
+        recipe: a recipe, the name of a shipped one, or a file. By default, see `default_recipe`.
         settings: values to replace, by key.
         image_size: smaller side in pixels.
+        images: training images.
         supernet: whether a supernet is trained, or a network.
         teacher: whether there is a teacher to learn from.
         inherited: whether a network begins with inherited weights.
@@ -112,12 +114,12 @@ def choose_recipe(
     Raises:
         InputError: no such recipe, an unknown key or an impossible value, or a teacher is missing or too many.
     """
-    kind = SupernetRecipe if supernet else Recipe
-    chosen = recipe
-    if not isinstance(chosen, Recipe):
-        chosen = kind.load(chosen or default_recipe(image_size, supernet, inherited))
-    elif supernet:
-        chosen = SupernetRecipe.of(chosen)
+    if recipe is None:
+        chosen = default_recipe(image_size, images, supernet=supernet, inherited=inherited)
+    elif isinstance(recipe, Recipe):
+        chosen = SupernetRecipe.of(recipe) if supernet else recipe
+    else:
+        chosen = (SupernetRecipe if supernet else Recipe).load(recipe)
     chosen = chosen.override(dict(settings or {}))
     chosen.check_teacher(teacher)
     return chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -199,6 +200,19 @@ class Recipe(Value):
         path = find("recipe", name_or_path)
         return cls.from_dict(read_yaml(path, SCHEMA), source=str(path))
 
+    def with_epochs(self, epochs: int) -> Self:
+        """The same recipe with another number of epochs, and with warm-up and averaging in proportion."""
+        share = epochs / self.epochs
+        if share == 1:
+            return self
+        return self.override(
+            {
+                "epochs": epochs,
+                "warmup_epochs": min(round(self.warmup_epochs * share), epochs - 1),
+                "ema_decay": None if self.ema_decay is None else round(self.ema_decay ** (1 / share), 6),
+            }
+        )
+
     def override(self, settings: dict[str, Any]) -> Self:
         """The same recipe with some values replaced.
 
@@ -252,11 +266,35 @@ def shipped_recipes() -> list[str]:
     return shipped("recipe")
 
 
-def default_recipe(image_size: int, supernet: bool, inherited: bool = False) -> str:
-    """The shipped recipe for images of this size: for a supernet, a network, or a network that inherits its weights."""
+USUAL_IMAGES = 50_000
+"""Training images that the epochs of the recipes for small photographs are chosen for."""
+
+MOST_EPOCHS = 500
+"""Of recipes that are lengthened for fewer images."""
+
+MANY_IMAGES = 200_000
+"""From so many training images of 96 pixels and more on, the default is ImageNet's recipe."""
+
+
+def default_recipe(image_size: int, images: int, *, supernet: bool, inherited: bool = False) -> Recipe:
+    """The shipped recipe for such images, with epochs that go by their number.
+
+    The fewer images there are, the more epochs and the fewer steps a training has: both go by the square root of their
+    number. So with 5,000 instead of 50,000 images there are three times as many epochs and a third of the steps.
+
+    Args:
+        image_size: smaller side in pixels.
+        images: training images.
+        supernet: whether a supernet is trained, or a network.
+        inherited: whether a network begins with inherited weights.
+    """
     if inherited:
-        return "inherited-digits" if image_size < 16 else "inherited"
-    prefix = "supernet-" if supernet else ""
+        return Recipe.load("inherited-digits" if image_size < 16 else "inherited")
+    kind, prefix = (SupernetRecipe, "supernet-") if supernet else (Recipe, "")
     if image_size < 16:
-        return f"{prefix}digits"
-    return f"{prefix}cifar" if image_size < 96 else f"{prefix}imagenet"
+        return kind.load(f"{prefix}digits")
+    if image_size >= 96 and images >= MANY_IMAGES:
+        return kind.load(f"{prefix}imagenet")
+    found = kind.load(f"{prefix}cifar")
+    longer = math.sqrt(max(1.0, USUAL_IMAGES / images))
+    return found.with_epochs(min(MOST_EPOCHS, round(longer * found.epochs)))

@@ -132,7 +132,7 @@ def measure_fidelity(
         data: images: an `ImageData`, or what `psvit.ImageData.open` takes. By default, those that the supernet was
             trained on.
         recipe: how each network is trained: a recipe, the name of a shipped one, or a file. By default, it goes by the
-            size of the images.
+            images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
         within: how many networks are trained around the budget, at least 2.
         spread: how many networks are trained over the whole range of multiply-accumulates.
@@ -159,10 +159,10 @@ def measure_fidelity(
     given = data or read_provenance(supernet).get("data")
     if not given:
         raise InputError(f"supernet {str(path_of(supernet))!r}: does not say what it was trained on; give --data")
-    chosen = choose_recipe(recipe, settings, min(space.image_size), supernet=False)
     place = choose_device(device)
-    check_device(place, chosen)
     opened = open_data(given)
+    chosen = choose_recipe(recipe, settings, min(space.image_size), len(opened.all_train), supernet=False)
+    check_device(place, chosen)
     trainings = Trainings(
         space=choose_space(None, str(path_of(supernet)), opened, budgets),
         data=opened,

@@ -30,6 +30,9 @@ LAST = 3
 SHARE = 1 / 4
 """Epochs of the schedule relative to the recipe's."""
 
+FEWEST_STEPS = 100
+"""Training steps before networks are compared for the first time, as far as the recipe has nine times as many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
@@ -79,18 +82,14 @@ def leading(ranked: Sequence[T], wanted: int, is_reference: Callable[[T], bool])
     return [one for place, one in enumerate(ranked) if place < wanted or place in first.values()]
 
 
-def shortened(recipe: Recipe, epochs: int) -> Recipe:
-    """A recipe with fewer epochs, and with warm-up and averaging of the weights as much shorter."""
-    share = epochs / recipe.epochs
-    return recipe.override(
-        {
-            "epochs": epochs,
-            "warmup_epochs": min(round(recipe.warmup_epochs * share), epochs - 1),
-            "ema_decay": None if recipe.ema_decay is None else round(recipe.ema_decay ** (1 / share), 6),
-        }
-    )
+def selection_recipe(recipe: Recipe, images: int) -> Recipe:
+    """The recipe by which networks are compared, from that of the delivered network.
 
-
-def selection_recipe(recipe: Recipe) -> Recipe:
-    """The recipe by which networks are compared, from that of the delivered network."""
-    return shortened(recipe, max(1, round(SHARE * recipe.epochs)))
+    Args:
+        recipe: of the delivered network.
+        images: training images. Of few images the schedule is longer, up to the recipe's, because networks that were
+            hardly trained cannot be compared.
+    """
+    steps = max(1, images // recipe.batch_size)
+    least = math.ceil(FEWEST_STEPS / steps) * KEPT**2
+    return recipe.with_epochs(min(recipe.epochs, max(1, round(SHARE * recipe.epochs), least)))

@@ -121,19 +121,33 @@ def test_digits_are_not_mirrored():
 
 
 @pytest.mark.parametrize(
-    ("image_size", "name"),
-    [(8, "digits"), (15, "digits"), (16, "cifar"), (32, "cifar"), (95, "cifar"), (96, "imagenet"), (224, "imagenet")],
+    ("image_size", "images", "name"),
+    [
+        (8, 1437, "digits"),
+        (15, 10**6, "digits"),
+        (16, 50_000, "cifar"),
+        (95, 10**6, "cifar"),
+        (224, 199_999, "cifar"),
+        (96, 200_000, "imagenet"),
+    ],
 )
-def test_the_default_goes_by_the_size_of_the_images(image_size, name):
-    assert default_recipe(image_size, supernet=False) == name
-    assert default_recipe(image_size, supernet=True) == f"supernet-{name}"
-    assert {name, f"supernet-{name}"} <= set(shipped_recipes())
+def test_the_default_goes_by_size_and_number_of_the_images(image_size, images, name):
+    assert default_recipe(image_size, images, supernet=False) == Recipe.load(name)
+    assert default_recipe(image_size, images, supernet=True) == SupernetRecipe.load(f"supernet-{name}")
 
 
-def test_a_network_that_begins_with_inherited_weights_has_a_recipe_of_its_own():
-    assert default_recipe(8, supernet=False, inherited=True) == "inherited-digits"
-    assert default_recipe(32, supernet=False, inherited=True) == "inherited"
-    assert default_recipe(224, supernet=False, inherited=True) == "inherited"
+def test_of_fewer_images_there_are_more_epochs_and_fewer_steps():
+    usual = Recipe.load("cifar")
+    few = default_recipe(28, 5000, supernet=False)
+    assert few.epochs == round(usual.epochs * 10**0.5)
+    assert few.warmup_epochs == round(usual.warmup_epochs * few.epochs / usual.epochs)
+    assert few.override({"epochs": 30, "warmup_epochs": 2}) == usual
+    assert default_recipe(224, 2, supernet=False).epochs == 500
+
+
+@pytest.mark.parametrize(("image_size", "name"), [(8, "inherited-digits"), (32, "inherited"), (224, "inherited")])
+def test_a_network_that_begins_with_inherited_weights_has_a_recipe_of_its_own(image_size, name):
+    assert default_recipe(image_size, 5000, supernet=False, inherited=True) == Recipe.load(name)
 
 
 def test_an_unknown_name_is_answered_with_the_shipped_ones():
