@@ -14,13 +14,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, register_notrace_module, use_fused_attn
+from timm.layers import DropPath, Mlp, use_fused_attn
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from psvit.arch.operators import Pool, Variant
 from psvit.arch.stem import KERNEL, convolutions
 
-Sharing = Literal["auto", "map", "qk"]
+Form = Literal["map", "qk"]
+"""What a group hands on: its attention map, or the queries and keys that it comes from."""
+
+Sharing = Literal["auto"] | Form
 """In which form the layers of a group share attention; `auto` is `choose_sharing`."""
 
 Shared = Tensor | tuple[Tensor, Tensor]
@@ -30,14 +34,14 @@ LARGE_MAP = 6 * 2**20
 """Elements of a map that no longer pays on a CPU: 24 MiB in float32."""
 
 
-def choose_sharing(batch: int, tokens: int, num_heads: int, device_type: str) -> Literal["map", "qk"]:
+def choose_sharing(batch: int, tokens: int, num_heads: int, device_type: str) -> Form:
     """The form in which a group shares attention, from shapes and device alone, so that equal runs compute alike.
 
     On a CPU handing the map on is as fast or faster until it outgrows the caches; from there on a fused kernel computes
     it again in less time than memory takes to give it back, by 5 to 50 % of a whole group, whatever its length and in
     training as in inference (`docs/benchmarks.md`). On other devices queries and keys are handed on, because fused
-    kernels are further ahead there; that was not measured. An exported network may meet any batch: it keeps the map,
-    which is also what runtimes without fused attention compute fastest.
+    kernels are further ahead there; that was not measured. A network that is exported or traced by `torch.fx` may meet
+    any batch: it keeps the map, which is also what runtimes without fused attention compute fastest.
 
     Args:
         batch: images B.
@@ -45,7 +49,7 @@ def choose_sharing(batch: int, tokens: int, num_heads: int, device_type: str) ->
         num_heads: heads H.
         device_type: as in `torch.device.type`.
     """
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or isinstance(batch, Proxy):
         return "map"
     if device_type in ("cpu", "meta"):
         return "qk" if batch * num_heads * tokens * tokens > LARGE_MAP else "map"
@@ -79,7 +83,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, **dd)
         self.proj = nn.Linear(embed_dim, embed_dim, **dd)
 
-    def forward(self, x: Tensor, hand_on: Literal["map", "qk"] | None) -> tuple[Tensor, Shared | None]:
+    def forward(self, x: Tensor, hand_on: Form | None) -> tuple[Tensor, Shared | None]:
         """From x (B, N, D) to the output (B, N, D) and what is handed on, if anything."""
         B, N, D = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -112,7 +116,7 @@ class SharedAttention(nn.Module):
         """From x (B, N, D) and what the producer handed on to the output (B, N, D)."""
         B, N, D = x.shape
         v = self.v(x).reshape(B, N, self.num_heads, -1).transpose(1, 2)
-        x = shared @ v if isinstance(shared, Tensor) else attend(*shared, v, self.fused_attn)
+        x = attend(*shared, v, self.fused_attn) if isinstance(shared, tuple) else shared @ v
         return self.proj(x.transpose(1, 2).reshape(B, N, D))
 
 
@@ -138,9 +142,7 @@ class Layer(nn.Module):
         self.mlp = Mlp(embed_dim, hidden_dim, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(
-        self, x: Tensor, shared: Shared | None, hand_on: Literal["map", "qk"] | None
-    ) -> tuple[Tensor, Shared | None]:
+    def forward(self, x: Tensor, shared: Shared | None, hand_on: Form | None) -> tuple[Tensor, Shared | None]:
         """From x (B, N, D) and, for a sharer, what its producer handed on to the next x and what is handed on."""
         if isinstance(self.attn, Attention):
             branch, shared = self.attn(self.norm1(x), hand_on)
@@ -150,7 +152,6 @@ class Layer(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x))), shared
 
 
-@register_notrace_module
 class AttentionGroup(nn.Module):
     """Neighbouring layers that use one attention map: a producer, then any number of sharers.
 
@@ -181,7 +182,7 @@ class AttentionGroup(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (B, N, D) to (B, N, D)."""
         B, N, _ = x.shape
-        hand_on: Literal["map", "qk"] | None = None
+        hand_on: Form | None = None
         if len(self.layers) > 1:
             hand_on = choose_sharing(B, N, self.num_heads, x.device.type) if self.sharing == "auto" else self.sharing
         shared: Shared | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.fx
 from timm.layers import global_pool_nlc, register_notrace_function, resample_abs_pos_embed, trunc_normal_
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
@@ -82,7 +83,7 @@ class PSViT(nn.Module):
         device: where to make the parameters.
         dtype: their type.
 
-    `torch.jit.script` is not supported; tracing, `torch.compile` and `torch.export` are.
+    `torch.jit.script` is not supported; tracing, `torch.fx`, `torch.compile` and `torch.export` are.
 
     Raises:
         InputError: the architecture breaks a rule.
@@ -142,7 +143,26 @@ class PSViT(nn.Module):
         self.head = _classifier(self.embed_dim, self.num_classes, dd)
         # On the meta device there is nothing to initialise, and a supernet builds thousands of such networks.
         if not self.pos_embed.is_meta:
-            init_weights(self)
+            self.init_weights(needs_reset=False)
+
+    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
+        """Draw all weights anew, for example after `to_empty()`, which leaves them undefined.
+
+        Args:
+            mode: of timm's ways to do so. The family has one, DeiT's, which needs no name.
+            needs_reset: whether modules first initialise themselves as PyTorch does. Those of a fresh network have.
+
+        Raises:
+            ValueError: another mode, or a registered operator that has parameters and no `reset_parameters()`.
+        """
+        if mode:
+            raise ValueError(f"mode must be empty, received {mode!r}")
+        for name, module in self.named_modules() if needs_reset else ():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            elif name and next(module.parameters(recurse=False), None) is not None:
+                raise ValueError(f"{name} has parameters, but no reset_parameters() that draws them")
+        init_weights(self)
 
     @property
     def _model_args(self) -> dict[str, Any]:
@@ -347,6 +367,7 @@ def init_weights(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+@torch.fx.wrap
 @register_notrace_function
 def check_size(x: Tensor, image_size: tuple[int, int]) -> None:
     """Refuse images of another size; a function of its own, because symbolic tracing must not look inside."""

@@ -298,11 +298,6 @@ def test_an_impossible_override_is_an_input_error():
         PSViT(TWO_D, num_classes=-1)
 
 
-def test_the_name_alone_is_no_network():
-    with pytest.raises((InputError, TypeError), match="arch"):
-        timm.create_model("psvit")
-
-
 @BOTH
 def test_reset_classifier(arch):
     model = PSViT(arch).eval()

@@ -13,6 +13,7 @@ import torch
 from timm.models import FeatureInfo, group_parameters, save_for_hf
 from timm.optim import param_groups_layer_decay
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import psvit.model  # registers the family
 from psvit import Architecture, InputError, SearchSpace, Stage, cost
@@ -111,7 +112,14 @@ def _fixed_draws():
 
 def test_the_family_is_registered():
     assert timm.list_models("psvit*") == sorted(["psvit", *NAMED])
+    assert timm.list_models(module="psvit") == sorted(["psvit", *NAMED])
     assert all(timm.is_model(name) for name in NAMED)
+
+
+def test_whoever_goes_through_all_names_can_build_every_network():
+    for name in timm.list_models(module="psvit"):
+        model = timm.create_model(name, device="meta")
+        assert (model.in_chans, *model.arch.image_size) == timm.get_pretrained_cfg(name).input_size
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -241,7 +249,7 @@ def test_pruning_leaves_the_network_of_a_shorter_architecture(case):
 @every_network
 def test_feature_maps(case):
     if case.arch.variant == "1d":
-        with pytest.raises(InputError, match="features_only: a pooled sequence has no grid"):
+        with pytest.raises(RuntimeError, match="features_only: a pooled sequence has no grid"):
             timm.create_model(*case.args, **case.kwargs, features_only=True)
         return
     whole = case.build().eval()
@@ -411,6 +419,53 @@ def test_cfgs_that_timms_scripts_pass_describe_the_network_too():
     model = timm.create_model(**args)
     assert model.pretrained_cfg["input_size"] == (2, 8, 10)
     assert len(model.pretrained_cfg["mean"]) == 2
+
+
+def test_a_cfg_of_ones_own_stays_as_it_is_given():
+    cfg = {"num_classes": 7, "input_size": (2, 6, 6), "mean": (0.1, 0.2), "std": (0.3, 0.4), "first_conv": "other"}
+    for given in (cfg, timm.models.PretrainedCfg(**cfg)):
+        found = timm.create_model("psvit", arch=SHARING_2D, pretrained_cfg=given).pretrained_cfg
+        assert {name: found[name] for name in cfg} == cfg
+
+
+def test_weights_are_drawn_once_more_after_they_were_lost():
+    for arch in RANDOM.values():
+        torch.manual_seed(1)
+        expected = timm.create_model("psvit", arch=arch).requires_grad_(False)
+        model = timm.create_model("psvit", arch=arch, device="meta").to_empty(device="cpu")
+        for parameter in model.parameters():
+            parameter.data.fill_(torch.nan)
+        model.init_weights()
+        for name, parameter in model.named_parameters():
+            as_new = expected.get_parameter(name)
+            assert parameter.isfinite().all()
+            if as_new.std() == 0:
+                assert torch.equal(parameter, as_new)
+            elif len(parameter.flatten()) > 100:
+                assert float(parameter.detach().std()) == pytest.approx(float(as_new.std()), rel=0.35)
+    with pytest.raises(ValueError, match="mode"):
+        model.init_weights("jax")
+
+
+@pytest.mark.filterwarnings("ignore:NOTE. The nodes obtained by tracing")
+@pytest.mark.parametrize("sharing", ["auto", "map", "qk"])
+@SHARING
+def test_symbolic_tracing_reaches_the_layers_of_a_group(arch, sharing):
+    model = timm.create_model("psvit", arch=arch, sharing=sharing, drop_path_rate=0.1).eval()
+    images = torch.randn(3, *(arch.in_chans, *arch.image_size))
+    graph = torch.fx.symbolic_trace(model)
+    assert torch.equal(graph(images), model(images))
+    with pytest.raises(ValueError, match="pixels"):
+        graph(images[..., 1:])
+    places = [f"stages.{stage}.groups.{group}.layers.{layer}.mlp" for stage, group, layer in [(0, 0, 1), (1, 0, 2)]]
+    layers, seen = [model.get_submodule(place) for place in places], []
+    hooks = [layer.register_forward_hook(lambda module, given, output: seen.append(output)) for layer in layers]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    features = create_feature_extractor(model, {f"{place}.drop2": place for place in places})(images)
+    for place, expected in zip(places, seen, strict=True):
+        assert torch.equal(features[place], expected)
 
 
 def test_feature_maps_may_be_sequences():
