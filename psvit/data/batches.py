@@ -16,9 +16,7 @@ from torch.utils.data import DataLoader
 
 from psvit.data.image_data import ImageData
 from psvit.data.images import MEMORY_LIMIT, Decoded, Labelled
-
-MOST_WORKERS = 8
-"""Most processes that prepare batches for one that computes; no result depends on how many there are."""
+from psvit.io.cores import usable_cores
 
 CROP_PCT, INTERPOLATION = 1.0, "bicubic"
 """Of images that are not augmented: no border is cut off, and how they are resized."""
@@ -57,8 +55,7 @@ class Inputs:
 
 def _workers() -> int:
     """Processes that prepare batches: one for each core that this process may use, shared with others of its run."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def evaluation_transform(

@@ -11,6 +11,7 @@ import torch
 
 from psvit.data import ImageData, Inputs, seen_size
 from psvit.errors import InputError
+from psvit.io.cores import usable_cores
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace, shipped_for
 from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe
@@ -19,6 +20,8 @@ from psvit.train.teacher import Teacher, load_teacher
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device that is named. Without a name, a GPU if there is one, otherwise the CPU.
+
+    PyTorch then computes with no more threads than there are cores. It does not look at a container's quota itself.
 
     Raises:
         InputError: there is no such device.
@@ -31,6 +34,10 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         torch.zeros(1, device=chosen).item()  # some are only found missing when they compute
     except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"--device {name}: cannot compute: {str(error).splitlines()[0]}") from None
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)  # some of PyTorch's functions take no device
+    if torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
     return chosen
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from torch import nn
 import psvit
 from psvit.errors import InputError, NoisyMachineError
 from psvit.executors.failures import out_of_memory
+from psvit.io.cores import usable_cores
 from psvit.io.documents import Value
 from psvit.search.latency.runtimes import prepare, runtime_version
 from psvit.search.latency.setting import Setting as Setting
@@ -109,6 +108,15 @@ def torch_timer(**arguments: Any) -> Any:
     return Timer(**arguments)
 
 
+def preemptions_so_far() -> int:
+    """How often the operating system has taken a core away from this process; 0 where it does not say."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
 def measure(
     network: nn.Module,
     input_shape: tuple[int, ...],
@@ -116,7 +124,7 @@ def measure(
     *,
     seconds: float = SECONDS,
     make_timer: Callable[..., Any] = torch_timer,
-    preemptions: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+    preemptions: Callable[[], int] = preemptions_so_far,
     pause: Callable[[float], object] = time.sleep,
 ) -> Latency:
     """Measure a network's latency.
@@ -238,7 +246,7 @@ def fingerprint(setting: Setting) -> Fingerprint:
     return Fingerprint(
         processor=_processor() if device.type != "cuda" else f"{torch.cuda.get_device_name(device)}, {_processor()}",
         instructions=torch.backends.cpu.get_cpu_capability(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         threads=setting.num_threads,
         platform=f"{platform.system()} {platform.machine()}",
         fused_attention=bool(use_fused_attn()),

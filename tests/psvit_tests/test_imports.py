@@ -113,6 +113,15 @@ def test_only_cli_files_know_the_command_line_library(package):
         assert knows is (path.name == "cli.py"), path
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_files_load_where_only_python_is_the_same(package):
+    for path in sources(package):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not {*names} & {"fcntl", "grp", "posix", "pwd", "resource", "termios"}, path
+
+
 def test_imports_have_no_circles():
     # Imports inside functions and for type checkers count too: who reads one of two modules has to read the other.
     modules = {}
