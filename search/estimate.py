@@ -69,12 +69,17 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def estimate(plan: SearchPlan) -> Estimate | None:
-    """How long a search will take; `None` if nothing of it can be told, as no network is trained."""
+def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
+    """How long a search will take; `None` if nothing of it can be told, as no network is trained.
+
+    Args:
+        plan: the plan.
+        seconds: to train on an image, if that was measured before.
+    """
     if plan.training is None:
         return None
     assert plan.data is not None
-    seconds = _seconds_an_image(plan)
+    seconds = _seconds_an_image(plan) if seconds is None else seconds
     epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan)))
     an_epoch = seconds * len(plan.data.train)
     scoring = epochs[0] * an_epoch if plan.is_trained else 0.0
@@ -88,15 +93,16 @@ def estimate(plan: SearchPlan) -> Estimate | None:
     )
 
 
-def into_time(plan: SearchPlan, seconds: float) -> SearchPlan:
-    """The plan of a search by short trainings, changed so that it takes about so many seconds.
+def into_time(plan: SearchPlan, seconds: float) -> tuple[SearchPlan, Estimate | None]:
+    """The plan of a search by short trainings, changed so that it takes about so many seconds, and what it then takes.
 
     If there is too little time, the schedule gets shorter first, and then there are fewer candidates. If there is more
     than enough, there are more candidates.
     """
     assert plan.data is not None
     assert plan.training is not None
-    an_epoch, others = _seconds_an_image(plan) * len(plan.data.train), _references(plan)
+    an_image, others = _seconds_an_image(plan), _references(plan)
+    an_epoch = an_image * len(plan.data.train)
 
     def fits(trials: int, epochs: int) -> bool:
         return sum(epochs_of(plan, trials, epochs, others)) * an_epoch <= seconds
@@ -109,7 +115,8 @@ def into_time(plan: SearchPlan, seconds: float) -> SearchPlan:
             trials -= 1
         while epochs == plan.training.epochs and trials < MOST_TRIALS and fits(trials + 1, epochs):
             trials += 1
-    return plan.planned_with(trials, plan.training.with_epochs(epochs))
+    planned = plan.planned_with(trials, plan.training.with_epochs(epochs))
+    return planned, estimate(planned, an_image)
 
 
 def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int) -> Iterator[int]:

@@ -132,8 +132,8 @@ def run_search(
         RunError: every evaluation failed; the message says why the last did.
     """
     asked = _request(locals())
-    plan = _planned(plan_search(asked), out)
-    return execute(plan, _begun(plan, out), repeated_by)
+    plan, estimated = _planned(plan_search(asked), out)
+    return execute(plan, _begun(plan, out, estimated), repeated_by)
 
 
 def estimate_search(*args: Any, **given: Any) -> Estimate | None:
@@ -148,12 +148,12 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
     bound = inspect.signature(run_search).bind(*args, **given)
     bound.apply_defaults()
     out = bound.arguments["out"]
-    plan = _planned(plan_search(_request(bound.arguments)), out)
+    plan, estimated = _planned(plan_search(_request(bound.arguments)), out)
     check_folder(_place(plan, out), COMMAND, plan.config)
     plan.check_latencies()
     for line in _introduction(plan):
         announce(line)
-    return _tell_time(plan)
+    return _tell_time(plan, estimated)
 
 
 def _request(given: Mapping[str, Any]) -> SearchRequest:
@@ -175,21 +175,26 @@ def _place(plan: SearchPlan, out: str | Path | None) -> Path:
     return Path(out) if out else default_folder(f"search-{'-'.join(plan.budget)}", plan.unplanned_config)
 
 
-def _planned(plan: SearchPlan, out: str | Path | None) -> SearchPlan:
-    """The plan with what follows from a time limit, or followed from it when the run was begun."""
+def _planned(plan: SearchPlan, out: str | Path | None) -> tuple[SearchPlan, Estimate | None]:
+    """The plan with what follows from a time limit, or followed from it when the run was begun.
+
+    Returns:
+        The plan, and how long it takes if that was estimated to make it.
+    """
     if not plan.is_trained:
-        return plan
+        return plan, None
     config = _place(plan, out) / CONFIG
     if config.exists():
         known = read_yaml(config, CONFIG_SCHEMA).get("planned")
         if not known:
-            return plan
+            return plan, None
         assert plan.training is not None
-        return plan.planned_with(plan.asked.trials or known["trials"], plan.training.with_epochs(known["epochs"]))
-    return into_time(plan, plan.asked.seconds) if plan.asked.seconds else plan
+        epochs = plan.training.with_epochs(known["epochs"])
+        return plan.planned_with(plan.asked.trials or known["trials"], epochs), None
+    return into_time(plan, plan.asked.seconds) if plan.asked.seconds else (plan, None)
 
 
-def _begun(plan: SearchPlan, out: str | Path | None) -> RunFolder:
+def _begun(plan: SearchPlan, out: str | Path | None, estimated: Estimate | None) -> RunFolder:
     """The run's folder. It is made after everything that can be checked beforehand was checked."""
     place = _place(plan, out)
     if not check_folder(place, COMMAND, plan.config):
@@ -202,13 +207,13 @@ def _begun(plan: SearchPlan, out: str | Path | None) -> RunFolder:
     for line in _introduction(plan):
         announce(line)
     if not folder.resumed:
-        _tell_time(plan)
+        _tell_time(plan, estimated)
     return folder
 
 
-def _tell_time(plan: SearchPlan) -> Estimate | None:
-    """Say how long a search will take, if it trains anything."""
-    found = estimate(plan)
+def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
+    """Say how long a search will take, if it trains anything; it is estimated now if it was not before."""
+    found = estimated or estimate(plan)
     if found:
         shared = "; workers share it" if plan.asked.workers else ""
         announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}{shared}")

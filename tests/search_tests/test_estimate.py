@@ -103,7 +103,8 @@ def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
     speed(0.001)
     planned = plan()
     usual = estimating.estimate(planned).total
-    found = [into_time(planned, share * usual) for share in (0.02, 0.2, 0.5, 1.0, 3.0, 1000.0)]
+    planned_into = [into_time(planned, share * usual) for share in (0.02, 0.2, 0.5, 1.0, 3.0, 1000.0)]
+    found = [one for one, _ in planned_into]
     numbers = [(one.trials, one.training.epochs) for one in found]
     assert numbers[3] == (planned.trials, planned.training.epochs) == (48, 27)
     for (fewer, shorter), (more, longer) in pairwise(numbers):
@@ -114,8 +115,9 @@ def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
     assert numbers[-1][0] == 480
     for share, one in zip((0.2, 0.5, 1.0, 3.0), found[1:5], strict=True):
         assert estimating.estimate(one).total <= share * usual * 1.001
+    assert [told for _, told in planned_into] == [estimating.estimate(one) for one in found]
     # What is asked for stays.
-    assert into_time(plan(trials=20), 1000 * usual).trials == 20
+    assert into_time(plan(trials=20), 1000 * usual)[0].trials == 20
 
 
 def test_what_was_planned_is_frozen(speed, brief, few_digits, tmp_path):
