@@ -16,5 +16,5 @@ def test_fewer_epochs_keep_as_much_warm_up_as_they_have_room_for(epochs, warmup)
 
 
 def test_a_recipe_is_chosen_by_the_size_of_the_images():
+    assert chosen_recipe(None, None, SearchSpace.load("psvit-2d-digits")) == Recipe.load("digits")
     assert chosen_recipe(None, None, SearchSpace.load("psvit-2d-nano")) == Recipe.load("cifar")
-    assert chosen_recipe(None, None, SearchSpace.load("psvit-2d-small")) == Recipe.load("imagenet")
