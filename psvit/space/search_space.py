@@ -46,8 +46,8 @@ class SearchSpace(Members):
         reach, and but for the very smallest budgets it has references (`psvit.space.references`) of all kinds.
 
         Patches do not overlap, and both stems can make tokens of them: so their side is a product of factors 2 and 3,
-        from 2 on. They give 8 to 16 tokens a side, more with a larger budget, and 4 to 7 where a side has less than 16
-        pixels. Where one side is so much longer that no patch does, the number of tokens comes as near to 64 to 256 as
+        from 2 on. They give 7 to 16 tokens a side, more with a larger budget, and 4 to 6 where a side has less than 14
+        pixels. Where one side is so much longer that no patch does, the number of tokens comes as near to 49 to 256 as
         it can, with four or more on the short side. If no such patch divides the sides, the space is for the nearest
         size that one divides: see its `image_size`.
 
