@@ -32,6 +32,10 @@ class DivergedError(RunError):
     """Training came to a loss or to weights that are no numbers."""
 
 
+class ShortMemoryError(RunError):
+    """Training needs more memory than the device has."""
+
+
 class NoisyMachineError(RunError):
     """Repeated measurements differ too much to say how long something takes."""
 

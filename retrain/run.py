@@ -29,7 +29,7 @@ from psvit.retrain.several import COMMAND, Network, Retraining, open_teacher
 from psvit.space.budget import format_cost
 from psvit.train.accuracies import LABELS, accuracies, trained_as
 from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
-from psvit.train.choices import choose_device, choose_recipe
+from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.distributed import joined
 from psvit.train.recipe import Recipe
 
@@ -256,8 +256,8 @@ def retrain_networks(
     _check(networks, workers, teacher, teacher_weights)
     read = [_read(network) for network in networks]
     checkpointing = CheckpointConfig(every_seconds=checkpoint_seconds, number=keep)
-    place = choose_device(device)
-    with joined(place) as world:
+    here, there = choose_devices(device, workers)
+    with joined(here) as world:
         if workers and world.size > 1:
             raise InputError("--workers ray: give it to one process, not to those of torchrun")
         with world.first_goes_ahead():  # images and weights may have to be fetched
@@ -282,7 +282,7 @@ def retrain_networks(
                 inherit=inherit,
                 compare=compare,
                 seed=seed,
-                device=str(place),
+                device=str(there),
                 checkpointing=checkpointing,
                 world=world,
             )

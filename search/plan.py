@@ -317,7 +317,7 @@ def _training(
     )
     if asked.workers is None:  # their devices may not be here
         check_device(device, final)
-    return selection_recipe(final, len(data.train))
+    return selection_recipe(final)
 
 
 def _wanted_space(asked: SearchRequest) -> SearchSpace | None:

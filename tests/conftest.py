@@ -28,6 +28,12 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir())
 gc.disable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """GPUs are hidden from tests that do not ask for one, so that the suite is the same everywhere."""
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that say how long they take come first, the longest before others, so that no process waits for one."""
     items.sort(key=lambda item: -max((mark.kwargs.get("seconds", 0) for mark in item.iter_markers("slow")), default=0))

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from psvit.errors import RunError
 
+_SAID_OF_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    # What CUDA's libraries say where they find no memory for their own workspace.
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
 NO_NUMBERS = "outputs that are no finite numbers"
 
 
@@ -11,7 +20,7 @@ def out_of_memory(error: Exception) -> str:
     """The reason to record if an exception says that memory ran out; empty for any other exception."""
     import torch  # only here: where nothing fails, those who hand work on do without it
 
-    says_so = isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))
+    says_so = isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_OF_MEMORY)
     if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or says_so):
         return ""
     first, *_ = str(error).splitlines() or [""]

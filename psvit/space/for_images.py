@@ -45,8 +45,8 @@ search was 29 % with patches of a single pixel, and 53 % with patches of 2 pixel
 
 LEAST_TOKENS, MOST_TOKENS = 7, 16
 """Tokens of a side behind the stem; fewer where patches would have a single pixel. That the least is 7 and not 8 is for
-images of 28 pixels: with 14 x 14 tokens, PiT-like networks of 5 MFLOPs came to 49 % of Fashion-MNIST after 9 epochs, with
-7 x 7 to 65 %, and with images of 27 pixels and 9 x 9 tokens to 63 % (`docs/benchmarks.md`)."""
+images of 28 pixels: after 9 epochs of Fashion-MNIST, PiT-like networks of 5 MFLOPs had 49 % with 14 x 14 tokens, and
+65 % with 7 x 7 (`docs/benchmarks.md`)."""
 
 SHORT_SIDE_TOKENS = 4
 """The least tokens on the short side where the other side is much longer."""

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psvit.errors import DivergedError, InputError
+from psvit.errors import DivergedError, InputError, ShortMemoryError
+from psvit.executors.failures import out_of_memory
 from psvit.io.progress import progress_bar
 from psvit.nn.seeding import seeded
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
@@ -86,6 +87,7 @@ def train(
         InputError: batches cannot be cut for so many processes and micro-batches, or the device cannot train by the
             recipe.
         DivergedError: the loss or a weight became NaN or infinite; the last checkpoint was written before that.
+        ShortMemoryError: the device has too little memory for a step.
     """
     world = world or World()
     loader.check(world.size * recipe.accumulate, recipe.mixes)
@@ -93,7 +95,8 @@ def train(
     if world.is_first and loader.batch_size < recipe.batch_size:
         _tell_of_few_images(recipe.batch_size, loader.batch_size)
     last = min(until or recipe.epochs, recipe.epochs)
-    state = TrainingState.begun(task.model.to(device), recipe, loader.steps, num_classes, device)
+    with _enough_memory(recipe):
+        state = TrainingState.begun(task.model.to(device), recipe, loader.steps, num_classes, device)
     checkpoints = Checkpoints(folder, checkpointing or CheckpointConfig())
     found = checkpoints.latest()
     if found:
@@ -107,7 +110,8 @@ def train(
         _progress(description, state, last, loader, world) as advance,
     ):
         while state.step < last * loader.steps:
-            _epoch(state, task, loader, recipe, seed, world, log, checkpoints, advance)
+            with _enough_memory(recipe):
+                _epoch(state, task, loader, recipe, seed, world, log, checkpoints, advance)
             row = state.row(recipe, loader)
             row |= held_out(state.modules[-1]) if held_out else {}
             state.rows.append(row)
@@ -117,6 +121,20 @@ def train(
             if log:
                 log.row(state.step)
     return Trained(state.modules[-1], state.rows)
+
+
+@contextlib.contextmanager
+def _enough_memory(recipe: Recipe) -> Iterator[None]:
+    """Say what helps where memory runs out."""
+    try:
+        yield
+    except Exception as error:
+        reason = out_of_memory(error)
+        if not reason:
+            raise
+        raise ShortMemoryError(
+            f"{reason}; give --set accumulate={2 * recipe.accumulate}: a step then takes as many images in more parts"
+        ) from None
 
 
 @cache

@@ -45,8 +45,7 @@ from psvit.search.scoring import BATCH_SIZE, Scoring, portable_supernet
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import read_provenance, read_space, supernet_digest, supernet_file
-from psvit.train.choices import choose_device, choose_recipe
-from psvit.train.device_checks import check_device
+from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.job_runner import JobRunner, images_of, run_jobs
 from psvit.train.recipe import Recipe
 from psvit.train.result_store import JournalStore
@@ -159,10 +158,9 @@ def measure_fidelity(
     given = data or read_provenance(supernet).get("data")
     if not given:
         raise InputError(f"supernet {str(path_of(supernet))!r}: does not say what it was trained on; give --data")
-    place = choose_device(device)
+    here, there = choose_devices(device, workers)
     opened = open_data(given)
     chosen = choose_recipe(recipe, settings, min(space.image_size), len(opened.all_train), supernet=False)
-    check_device(place, chosen)
     trainings = Trainings(
         space=choose_space(None, str(path_of(supernet)), opened, budgets),
         data=opened,
@@ -170,7 +168,8 @@ def measure_fidelity(
         recipe=chosen,
         images=images,
         seed=seed,
-        device=place,
+        device=here,
+        training_device=there,
         within=within,
         spread=spread,
         second_seeds=second_seeds,
@@ -209,14 +208,14 @@ def train_networks(trainings: Trainings, folder: Path) -> tuple[dict[tuple[Archi
     )
     runner = JobRunner(
         data=Portable(trainings.data.reopen, trainings.data),
-        device=str(trainings.device),
+        device=str(trainings.trained_on),
         folder=(folder / "trainings").resolve(),
         batch_size=BATCH_SIZE,
     )
     failures = []
     done = sum(store.get(job) is not None for job in jobs)
     with progress_bar("networks", len(jobs), "networks", done=done) as advance:
-        for job, outcome in run_jobs(jobs, runner, executor_for(trainings.workers, trainings.device), store):
+        for job, outcome in run_jobs(jobs, runner, executor_for(trainings.workers, trainings.trained_on), store):
             if outcome.failure:
                 failures.append(f"network {space.index(job.arch)}, seed {job.seed}: {outcome.failure}")
             advance(1, "")

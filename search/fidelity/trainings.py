@@ -33,11 +33,12 @@ class Trainings:
         recipe: how networks are trained.
         images: on how many of the training images; on all if not given.
         seed: of the networks that are drawn, and of their trainings.
-        device: where to compute.
+        device: where this process computes.
         within: how many networks are drawn around the budget.
         spread: how many over the whole reach of MACs.
         second_seeds: how many of those around the budget are trained with a second seed.
         workers: `ray` or the address of a Ray cluster; without it, this process trains.
+        training_device: where networks are trained, if workers have another device than this process.
         limits: within which networks are drawn around the budget.
         config: all that decides what comes out for a network, JSON-serialisable; networks may be added, and elsewhere.
         networks: the networks.
@@ -58,6 +59,7 @@ class Trainings:
     spread: int
     second_seeds: int
     workers: str | None = None
+    training_device: torch.device | None = None
     limits: Budget = field(init=False)
     config: dict[str, Any] = field(init=False, repr=False)
     networks: Drawn = field(init=False, repr=False)
@@ -80,8 +82,14 @@ class Trainings:
         for name, value in resolved.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def trained_on(self) -> torch.device:
+        """Where networks are trained."""
+        return self.training_device or self.device
+
     def _check_training(self) -> None:
-        check_device(self.device, self.recipe)
+        if not self.workers:  # their devices may not be here
+            check_device(self.device, self.recipe)
         inputs = Inputs.of(self.data, self.space.image_size)
         loader = training_loader(images_of(self.data, "train", self.images), inputs, self.recipe)
         loader.check(self.recipe.accumulate, self.recipe.mixes)
@@ -97,7 +105,7 @@ class Trainings:
             "recipe": self.recipe.to_dict(),
             "images": self.images,
             "seed": self.seed,
-            "device": self.device.type,
+            "device": self.trained_on.type,
         }
 
     def _jobs(self, networks: Drawn) -> tuple[TrainingJob, ...]:

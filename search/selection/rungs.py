@@ -30,9 +30,6 @@ LAST = 3
 SHARE = 1 / 4
 """Epochs of the schedule relative to the recipe's."""
 
-FEWEST_STEPS = 100
-"""Training steps before networks are compared for the first time, as far as the recipe has nine times as many."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
@@ -82,14 +79,6 @@ def leading(ranked: Sequence[T], wanted: int, is_reference: Callable[[T], bool])
     return [one for place, one in enumerate(ranked) if place < wanted or place in first.values()]
 
 
-def selection_recipe(recipe: Recipe, images: int) -> Recipe:
-    """The recipe by which networks are compared, from that of the delivered network.
-
-    Args:
-        recipe: of the delivered network.
-        images: training images. Of few images the schedule is longer, up to the recipe's, because networks that were
-            hardly trained cannot be compared.
-    """
-    steps = max(1, images // recipe.batch_size)
-    least = math.ceil(FEWEST_STEPS / steps) * KEPT**2
-    return recipe.with_epochs(min(recipe.epochs, max(1, round(SHARE * recipe.epochs), least)))
+def selection_recipe(recipe: Recipe) -> Recipe:
+    """The recipe by which networks are compared, from that of the delivered network."""
+    return recipe.with_epochs(max(1, round(SHARE * recipe.epochs)))

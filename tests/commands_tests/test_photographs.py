@@ -71,14 +71,14 @@ def softmax(logits):
 @pytest.mark.slow(seconds=60)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("shipped", "side", "budget", "recipes"),
+    ("shipped", "side", "budget", "names", "named"),
     [
-        ("psvit-2d-tiny", 224, 150, (("--recipe", "supernet-imagenet"), ("--recipe", "imagenet"))),
-        # Images of 96 pixels and more are trained on by the same recipes where none are named.
-        ("psvit-1d-tiny", 128, 60, ((), ())),
+        ("psvit-2d-tiny", 224, 150, ("supernet-imagenet", "imagenet"), True),
+        # Where none are named, few photographs have other recipes.
+        ("psvit-1d-tiny", 128, 60, ("supernet-cifar", "cifar"), False),
     ],
 )
-def test_photographs_go_the_whole_way_with_the_recipes_of_imagenet(call, tmp_path, shipped, side, budget, recipes):
+def test_photographs_go_the_whole_way(call, tmp_path, shipped, side, budget, names, named):
     make_photographs(tmp_path / "photos", side + 16)
     space = {**SearchSpace.load(shipped).to_dict(), "schema": "psvit/space/1", "image_size": [side, side]}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
@@ -91,17 +91,18 @@ def test_photographs_go_the_whole_way_with_the_recipes_of_imagenet(call, tmp_pat
         assert done.status == 0, done.err
         return done
 
+    recipes = [("--recipe", name) if named else () for name in names]
     run("psvit-supernet", "--data", "photos", "--space", "space.yaml", *recipes[0], *FEW_STEPS, "--out", "supernet")
     run(
         *("psvit-search", "--supernet", "supernet", "--budget", f"{budget}MFLOPs"),
         *("--trials", 6, "--finalists", 2, "--control", 2, "--retrain-recipe", "short.yaml", "--out", "search"),
     )
     run("psvit-retrain", "search/best.yaml", "--data", "photos", *recipes[1], *FEW_STEPS, "--out", "network")
-    policies = {Recipe.load(name).auto_augment for name in ("imagenet", "supernet-imagenet")}
-    for config, key in (("supernet", "recipe"), ("search", "training"), ("network", "recipe")):
-        recipe = yaml.safe_load((tmp_path / config / "config.yaml").read_text())[key]
-        assert recipe["auto_augment"] in policies
-        assert (recipe["mixup"], recipe["cutmix"], recipe["random_erasing"]) == (0.8, 1.0, 0.25)
+    used = [("supernet", "recipe", names[0]), ("search", "training", "imagenet"), ("network", "recipe", names[1])]
+    for config, key, name in used:
+        recipe, expected = yaml.safe_load((tmp_path / config / "config.yaml").read_text())[key], Recipe.load(name)
+        for value in ("auto_augment", "mixup", "cutmix", "random_erasing"):
+            assert recipe[value] == getattr(expected, value)
     best = ArchitectureFile.load(tmp_path / "search/best.yaml")
     assert (best.arch.image_size, best.arch.in_chans, best.arch.num_classes) == ((side, side), 3, len(CLASSES))
     assert 0.9e6 * budget <= cost(best.arch).macs <= 1e6 * budget

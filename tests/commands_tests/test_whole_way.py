@@ -505,9 +505,9 @@ def test_a_front_has_no_finalists_and_a_report_no_password():
     )
     plan = plan_search(asked)
     assert plan.full_config["storage"] == "postgresql://me:***@host/psvit"
-    assert (plan.config["finalists"], plan.config["training"]["epochs"]) == (5, 27)
+    assert (plan.config["finalists"], plan.config["training"]["epochs"]) == (5, 11)
     several = plan_search(replace(asked, objectives=("accuracy", "macs")))
-    assert (several.config["finalists"], several.config["training"]["epochs"]) == (0, 27)
+    assert (several.config["finalists"], several.config["training"]["epochs"]) == (0, 11)
 
 
 # --- longer searches, several objectives, all of a space

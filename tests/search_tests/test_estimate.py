@@ -106,7 +106,7 @@ def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
     planned_into = [into_time(planned, share * usual) for share in (0.02, 0.2, 0.5, 1.0, 3.0, 1000.0)]
     found = [one for one, _ in planned_into]
     numbers = [(one.trials, one.training.epochs) for one in found]
-    assert numbers[3] == (planned.trials, planned.training.epochs) == (48, 27)
+    assert numbers[3] == (planned.trials, planned.training.epochs) == (48, 11)
     for (fewer, shorter), (more, longer) in pairwise(numbers):
         assert fewer <= more
         assert shorter <= longer

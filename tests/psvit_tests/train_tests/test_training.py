@@ -15,7 +15,7 @@ from torch import nn
 
 from psvit.arch.architecture import Architecture, Stage
 from psvit.data import Decoded, Inputs, Labelled
-from psvit.errors import DivergedError, InputError
+from psvit.errors import DivergedError, InputError, ShortMemoryError
 from psvit.model import PSViT
 from psvit.nn.seeding import seeded
 from psvit.train import training as training_module
@@ -461,6 +461,15 @@ def test_divergence_is_an_error_of_its_own(tmp_path, value):
     assert "\n" not in str(error.value)
     # The checkpoint of the last epoch that went well is still there.
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
+
+
+def test_memory_that_runs_out_ends_with_what_to_give(tmp_path):
+    class Large(Classification):
+        def loss(self, images, targets, smoothing, step):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(ShortMemoryError, match=r"out of memory: CUDA out of memory.*; give --set accumulate=4"):
+        run(tmp_path, PLAIN.override({"accumulate": 2}), task=Large(network()))
 
 
 @pytest.mark.parametrize(("step", "changes"), [(13, {}), (14, {}), (14, {"clip_grad": 1.0}), (13, {"ema_decay": 0.9})])
