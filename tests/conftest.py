@@ -108,7 +108,8 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 def cluster() -> Iterator[Any]:
     """A Ray cluster of two nodes with a core each; tests that use it are in the group `ray`, so there is only one.
 
-    Every module has its own: tests take nodes away from it.
+    Every module has its own: tests take nodes away from it. Commands that start clusters themselves are in the group
+    `ray in commands`.
     """
     from ray.cluster_utils import Cluster
 

@@ -92,6 +92,7 @@ def test_a_profile_names_operators(call_script):
     assert done.out.count("aten::addmm") >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.runs_benchmark("costs")
 def test_rates_and_times_of_spaces_are_positive(call_script, monkeypatch, numbers):
     monkeypatch.setattr(importlib.import_module("costs"), "DRAWN", 20_000)
@@ -371,7 +372,7 @@ def test_the_whole_way_ends_with_three_trained_networks(call_script, few_digits,
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray in commands")
 @pytest.mark.runs_benchmark("ray_workers")
 def test_two_workers_have_the_scores_of_one(in_a_process, numbers):
     """The script ends where they differ, and with status 1 where the second worker helps less than was wanted."""

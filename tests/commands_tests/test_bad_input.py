@@ -823,6 +823,7 @@ def test_the_folder_of_a_run_on_another_winner_is_refused(refused, searched, tmp
 # --- in a process of its own, where libraries' warnings and noise reach standard error
 
 
+@pytest.mark.slow
 def test_an_installed_command_says_one_line_too(script, tmp_path):
     command = [script("psvit-search"), *SPACE, *BUDGET, "--device", "warp"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -281,6 +281,7 @@ def run_command(module, arguments):
     importlib.import_module(module).main()
 
 
+@pytest.mark.slow
 def test_several_networks_that_were_killed_go_on_where_they_were(front, call, make_process, tmp_path, few_digits):
     longer = ("--set", "epochs=5", "--set", "warmup_epochs=0", "--set", "batch_size=16")
     arguments = [*front[:2], "--data", few_digits, *longer, "--device", "cpu"]
@@ -331,7 +332,7 @@ def test_a_network_that_diverges_is_told_and_the_others_are_trained(front, call,
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray in commands")
 def test_ray_trials_train_what_one_process_trains_and_nothing_again(front, call, script, tmp_path, few_digits):
     command = ("psvit-retrain", *front, "--data", few_digits, *BRIEFLY)
     assert call(*command, "--out", "alone").status == 0

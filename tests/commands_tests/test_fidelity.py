@@ -226,7 +226,7 @@ def test_a_fidelity_of_other_weights_counts_as_not_measured(copied, call):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray in commands")
 def test_workers_on_a_cluster_train_the_same_networks(measured, script, tmp_path):
     shutil.copytree(measured / "supernet", tmp_path / "supernet")
     # Every training is a process of its own, which takes seconds to begin.

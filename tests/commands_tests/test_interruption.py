@@ -222,6 +222,7 @@ def kill_often(start, stop, whole, tmp_path, kills, seed):
     assert 100 <= once <= len(evaluated) <= once + 32 * lost
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_again_and_again_ends_as_if_it_had_not_been(start, stop, whole, tmp_path):
     kill_often(start, stop, whole, tmp_path, kills=3, seed=0)
 

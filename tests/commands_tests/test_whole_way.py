@@ -118,6 +118,7 @@ def test_a_search_says_where_what_and_how_to_go_on(searched, few_digits):
     assert next_command(last) == ["psvit-retrain", "run/best.yaml", "--data", few_digits, "--recipe", SHORT[1]]
 
 
+@pytest.mark.slow
 def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, script, tmp_path, few_digits):
     # In a process of its own, so neither hashes of strings nor what was drawn before are equal; nor is what libraries
     # would say there.
@@ -306,7 +307,7 @@ def test_workers_may_have_gpus_where_the_search_has_none(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray in commands")
 def test_a_search_on_a_cluster_finds_and_trains_the_same_finalists(searched, script, tmp_path):
     command = [script("psvit-search"), "--supernet", searched / "supernet", *SEARCH, "--workers", "ray", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -120,7 +120,7 @@ def test_a_score_of_ones_own_has_a_shortlist_a_front_and_a_report(run_here, monk
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray in commands")
 def test_images_of_ones_own_are_searched_here_and_by_workers(run_here, tmp_path):
     here = run_here("own_images.py", tmp_path / "here")
     assert "it tells circle, square, triangle apart" in here

@@ -96,8 +96,8 @@ every_network = pytest.mark.parametrize("case", CASES)
 
 # A graph takes seconds, and consists of what stem, poolings and shared maps are in a variant. All of these share maps;
 # they have patches that overlap with the poolings max and avg, or the convolutional stem with the pooling conv.
-GRAPHS = {"1d-4": (), "2d-conv-6": ()}
-GRAPHS |= dict.fromkeys(("2d-4", "1d-conv-6", "psvit_2d_tiny"), pytest.mark.slow)
+GRAPHS = {"1d-4": ()}
+GRAPHS |= dict.fromkeys(("2d-conv-6", "2d-4", "1d-conv-6", "psvit_2d_tiny"), pytest.mark.slow)
 every_graph = pytest.mark.parametrize(
     "case", [pytest.param(*case.values, id=case.id, marks=GRAPHS[case.id]) for case in CASES if case.id in GRAPHS]
 )

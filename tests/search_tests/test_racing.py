@@ -149,7 +149,7 @@ def gives_up_wrongly(correct, left, keep, best=()):
 def test_races_give_up_one_of_the_best_no_more_often_than_said(spread, agreement, delta):
     race = Race(keep=3, delta=delta, first_look=16, growth=1.2)
     rng = np.random.default_rng(0)
-    races, wrong = 150, 0
+    races, wrong = 60, 0
     for _ in range(races):
         correct = made_up(rng, 12, 240, spread, agreement)
         # Rivals that are known, about as good as the best: ties are likely.

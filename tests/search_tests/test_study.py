@@ -624,7 +624,7 @@ class Process:
             self.is_done = True
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))])
 @pytest.mark.parametrize("name", ["random", "evolution", "enumerate"])
 def test_processes_in_any_order_evaluate_everything_once(tiny_space, mixed_score, opened, clock, tmp_path, name, seed):
     """Three processes, of which some are killed and come back soon, late or never, advance in a random order."""

@@ -156,6 +156,7 @@ def test_a_search_trains_every_candidate_once_and_the_best_third_goes_on(search,
         assert (again.folder / name).read_bytes() == (result.folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_anywhere_continues_as_if_it_had_not(search, tmp_path, monkeypatch):
     whole = search(tmp_path / "whole", trials=3)
     train = job_runner.train

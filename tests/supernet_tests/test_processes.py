@@ -89,6 +89,7 @@ def trained(world, space, data, recipe, folder, checkpointing=None):
     return str(world)
 
 
+@pytest.mark.slow
 def test_two_processes_end_like_one(in_processes, tiny_space, tiny_data, tmp_path):
     def every_case(world):
         for name, changes in CASES.items():

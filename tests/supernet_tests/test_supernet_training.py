@@ -183,6 +183,7 @@ def test_a_run_stopped_every_epoch_continues_bit_for_bit(tiny_space, tiny_data, 
     assert_equal_weights(folder / "supernet.safetensors", uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_process_killed_again_and_again_ends_bit_for_bit(make_process, tiny_space, tiny_data, tmp_path):
     """Nothing that runs on the way out of a process may matter: this one has no way out."""
     recipe = RECIPE.override({"epochs": 14, "warmup_epochs": 0, "sampling": "sandwich", "target": "inplace"})
@@ -297,7 +298,9 @@ def test_a_teacher_that_is_not_there_is_refused(tiny_space, tiny_data, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("sampling", "target"), [("sandwich", "inplace"), ("macs", "labels")])
+@pytest.mark.parametrize(
+    ("sampling", "target"), [("sandwich", "inplace"), pytest.param("macs", "labels", marks=pytest.mark.slow)]
+)
 def test_every_rule_learns_the_classes(tiny_space, tiny_data, tmp_path, sampling, target):
     recipe = SupernetRecipe(epochs=12, batch_size=6, lr=5e-3, warmup_epochs=1, sampling=sampling, target=target)
     supernet = Supernet.load(train(tiny_space, tiny_data(), tmp_path, recipe)).eval()

@@ -48,7 +48,8 @@ def windows(values, rng, n):
 
 
 # Each shipped space: small counts and the largest there are. The second largest takes a quarter of the time of all.
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name == "psvit-2d-small" else []) for name in shipped_spaces()]
+LARGE = ("-small", "-base")
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name.endswith(LARGE) else []) for name in shipped_spaces()]
 
 
 # --- counting
