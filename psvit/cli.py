@@ -69,7 +69,11 @@ def run_options(function: Function) -> Function:
             help="The run's folder; the same command continues it. [default: runs/..., printed]",
         ),
         click.option(
-            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result."
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="On a CPU, the same seed gives the same result.",
         ),
     ):
         function = option(function)

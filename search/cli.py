@@ -255,7 +255,7 @@ def _tell_winner(
     from psvit.space.budget import format_cost
 
     best = result.best
-    known = f"{result.kind} {best.scored}, {best.name} of {len(result.trials)}" if best.scored else best.name
+    known = f"{result.kind} {best.scored}, {best.name}, of {len(result.trials)} scored" if best.scored else best.name
     if result.front_folder:
         click.echo(f"found a Pareto front of {len(result.front)}: {result.front_folder}")
     if result.kind == INHERITED:

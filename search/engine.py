@@ -22,7 +22,6 @@ from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
 from psvit.io.tables import Table
 from psvit.search.bounds import Bound
-from psvit.search.candidates import DRAWS
 from psvit.search.evaluator import Evaluator
 from psvit.search.latency.limits import first_within
 from psvit.search.latency.measure import Latency, measure
@@ -239,7 +238,7 @@ def _check_found(prepared: Prepared, study: Study) -> None:
     bounds: list[Bound] = [*prepared.latencies, *plan.bounds]
     if bounds:
         raise UnmetBudgetError(
-            f"budget: none of {DRAWS:,} architectures that were drawn is predicted to keep "
+            "budget: of all architectures that were drawn, none is predicted to keep "
             f"{' and '.join(map(str, bounds))}; "
             f"{'; '.join(bound.reach(plan.space) for bound in bounds)}"
         )

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from psvit.arch.architecture import Architecture
 from psvit.executors.failures import NO_NUMBERS, out_of_memory
 from psvit.nn.network import PSViT
+from psvit.nn.precision import float32_products
 from psvit.nn.seeding import seeded
 from psvit.search.evaluator import Evaluator
 from psvit.search.trial import Score
@@ -49,6 +50,7 @@ class DSS:
         self._weight_norms: dict[tuple[str, torch.Size], Tensor] = {}
         self._image = torch.ones(1, space.in_chans, *space.image_size, device=device)
 
+    @float32_products("highest")
     def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The indicators of a population; nothing is raced, because there are no images."""
         return [self._score(arch) for arch in archs]

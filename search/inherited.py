@@ -17,6 +17,7 @@ from torch import Tensor
 from psvit.arch.architecture import Architecture
 from psvit.data import Batches
 from psvit.executors.failures import NO_NUMBERS
+from psvit.nn.precision import float32_products
 from psvit.search.prefix_tree import PrefixTree, Weights, run
 from psvit.search.racing import Field, Race, right_answers
 from psvit.search.trial import Score
@@ -64,6 +65,7 @@ class InheritedAccuracy:
         self._fidelity = fidelity
 
     @torch.inference_mode()
+    @float32_products("highest")
     def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """The accuracies of a population.
 

@@ -120,7 +120,7 @@ def run_search(
         study: the name of the study in the storage. By default, it follows from the configuration.
         workers: a Ray cluster that scores candidates and trains finalists: `ray`, or `ray://host:port`.
         out: the run's folder. By default, one below `runs/`, which is announced.
-        seed: the seed of everything random. The same seed gives the same result.
+        seed: the seed of everything random. On a CPU, the same seed gives the same result.
         device: where to compute. By default, a GPU if there is one.
         repeated_by: the call or command that repeats the run, for the report.
 

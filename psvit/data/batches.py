@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from psvit.data.image_data import ImageData
 from psvit.data.images import MEMORY_LIMIT, Decoded, Labelled
 from psvit.io.cores import usable_cores
+from psvit.nn.precision import float32_products
 
 CROP_PCT, INTERPOLATION = 1.0, "bicubic"
 """Of images that are not augmented: no border is cut off, and how they are resized."""
@@ -115,6 +116,7 @@ class Batches:
 
 
 @torch.inference_mode()
+@float32_products("highest")
 def accuracy(logits_of: Callable[[Tensor], Tensor], batches: Batches) -> float:
     """Top-1 accuracy in percent of a function from images (B, C, height, width) to logits (B, classes)."""
     correct = sum(int((logits_of(images).argmax(dim=1) == labels).sum()) for images, labels in batches)

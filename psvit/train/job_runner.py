@@ -19,6 +19,7 @@ from torch import nn
 from psvit.data import Batches, ImageData, Inputs, Labelled
 from psvit.executors.executor import Executor, Outcome, Portable
 from psvit.nn.network import PSViT
+from psvit.nn.precision import float32_products
 from psvit.nn.registration import Registration, register_missing, registered
 from psvit.nn.seeding import seeded
 from psvit.train.checkpoints import CheckpointConfig
@@ -257,6 +258,7 @@ def run_jobs(
 
 
 @torch.inference_mode()
+@float32_products("highest")
 def right_and_loss(network: nn.Module, batches: Batches) -> tuple[NDArray[np.bool_], float]:
     """Which images a network recognises, (images,), and its mean cross entropy; its mode stays as it was."""
     was_training = network.training

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from psvit.errors import DivergedError, InputError, ShortMemoryError
 from psvit.executors.failures import out_of_memory
 from psvit.io.progress import progress_bar
+from psvit.nn.precision import float32_products
 from psvit.nn.seeding import seeded
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.device_checks import autocast, check_device
@@ -110,7 +111,7 @@ def train(
         _progress(description, state, last, loader, world) as advance,
     ):
         while state.step < last * loader.steps:
-            with _enough_memory(recipe):
+            with _enough_memory(recipe), float32_products("high", device.type):
                 _epoch(state, task, loader, recipe, seed, world, log, checkpoints, advance)
             row = state.row(recipe, loader)
             row |= held_out(state.modules[-1]) if held_out else {}
