@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,7 @@ def erased(images: Tensor, boxes: NDArray[np.int64], seeds: NDArray[np.uint32], 
     return images
 
 
+@cache
 def normal_noise(size: int, device: torch.device) -> Tensor:
     """Numbers of the standard normal distribution, always the same and on every device: many more than `size`."""
     return torch.randn(NOISE + size, generator=torch.Generator().manual_seed(0)).to(device)
