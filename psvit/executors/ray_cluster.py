@@ -9,6 +9,7 @@ import pickle
 import socket
 import traceback
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ray
 from ray import cloudpickle
@@ -18,6 +19,9 @@ from psvit.executors.openmp import waiting_settings
 
 ANSWER_S = 10.0
 """Seconds within which a cluster has to answer before it counts as gone."""
+
+ATTEMPTS = 3
+"""To connect to a cluster from outside."""
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Of a cluster that is started here: nothing larger than architectures travels."""
@@ -68,7 +72,7 @@ def connect(address: str) -> None:
     target = _target(address)
     try:
         if target.startswith("ray://"):
-            ray.init(target, runtime_env=environment)
+            _reach(target, environment)
         elif target == "local":
             ray.init(
                 target,
@@ -82,6 +86,19 @@ def connect(address: str) -> None:
             ray.init(target, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--workers {address}: no Ray cluster at {target}: {first_line(error)}") from error
+
+
+def _reach(target: str, environment: Mapping[str, Any]) -> None:
+    """Connect to a cluster from outside. On a busy machine, the process that Ray starts for it there may die."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            ray.init(target, runtime_env=environment)
+        except ConnectionAbortedError:
+            ray.util.disconnect()  # Ray counts as connected halfway
+            if not left:
+                raise
+        else:
+            return
 
 
 @contextlib.contextmanager
