@@ -77,6 +77,7 @@ def predictions(out):
 # --- exporting and predicting
 
 
+@pytest.mark.slow
 def test_a_retrained_network_is_exported_and_runs_without_psvit(run, call, digits, few_digits, caplog):
     done = call("psvit-export", "run", "--to", "onnx")
     assert (done.status, done.err) == (0, "")

@@ -403,7 +403,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
         assert (tmp_path / "run" / name).read_bytes() == (searched / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("at", ["draw_control", "_selected"])
+@pytest.mark.parametrize("at", [pytest.param("draw_control", marks=pytest.mark.slow), "_selected"])
 def test_a_search_that_loses_its_workers_writes_the_best_so_far(searched, call, tmp_path, monkeypatch, at):
     command = ("psvit-search", "--supernet", searched / "supernet", "--budget", "1MFLOPs", "--trials", 8, *FEW)
 

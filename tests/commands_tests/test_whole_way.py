@@ -254,7 +254,9 @@ def test_workers_refuse_a_supernet_that_changed_after_the_search_began(searched,
     assert not (tmp_path / "search/best.yaml").exists()
 
 
-@pytest.mark.parametrize(("device", "scored_on", "gpus"), [("cuda", "cuda", 1), (None, "cpu", 0)])
+@pytest.mark.parametrize(
+    ("device", "scored_on", "gpus"), [("cuda", "cuda", 1), pytest.param(None, "cpu", 0, marks=pytest.mark.slow)]
+)
 def test_workers_may_have_gpus_where_the_search_has_none(
     searched, call, tmp_path, monkeypatch, device, scored_on, gpus
 ):

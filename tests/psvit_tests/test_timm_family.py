@@ -89,8 +89,9 @@ class Case:
 
 # Smaller images keep the named networks quick; what is tested does not depend on their size. Those of a variant differ
 # in widths and depths alone: the smallest stand for the others. That all of them are built is asked by name.
-CASES = [pytest.param(Case(name, img_size=48), id=name) for name in NAMED if "tiny" in name] + [
-    pytest.param(Case("psvit", arch=arch), id=name) for name, arch in RANDOM.items()
+CASES = [
+    *(pytest.param(Case("psvit", arch=arch), id=name) for name, arch in RANDOM.items()),
+    *(pytest.param(Case(name, img_size=48), id=name, marks=pytest.mark.slow) for name in NAMED if "tiny" in name),
 ]
 every_network = pytest.mark.parametrize("case", CASES)
 

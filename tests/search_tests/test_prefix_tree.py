@@ -297,7 +297,7 @@ def largest_activation(archs, batch):
     return max(sizes)
 
 
-@pytest.mark.parametrize("population", [bred, drawn])
+@pytest.mark.parametrize("population", [bred, pytest.param(drawn, marks=pytest.mark.slow)])
 def test_memory_is_that_of_one_network_and_of_the_activations_that_wait(space, population):
     supernet, images = with_random_weights(space), images_for(space, 4)
     archs = population(space, 32, seed=7)

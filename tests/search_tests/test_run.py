@@ -215,10 +215,10 @@ def test_a_searcher_of_ones_own_searches(search, members):
 @pytest.mark.parametrize(
     "sampler",
     [
-        RandomSampler(),
         TPESampler(n_startup_trials=4),
-        NSGAIISampler(population_size=8, seed=3),
         CmaEsSampler(n_startup_trials=4, warn_independent_sampling=False),
+        pytest.param(RandomSampler(), marks=pytest.mark.slow),
+        pytest.param(NSGAIISampler(population_size=8, seed=3), marks=pytest.mark.slow),
     ],
     ids=lambda sampler: type(sampler).__name__,
 )

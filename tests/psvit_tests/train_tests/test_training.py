@@ -157,7 +157,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, uninterrupted, 
 
 
 # What averages and what mixes is in the one that does both.
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("averaged", "mixed")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("lamb", "adan", "adafactor") else [])
+        for name in RECIPES
+        if name not in ("averaged", "mixed")
+    ],
+)
 def test_a_run_continued_in_the_middle_of_an_epoch_ends_with_the_same_weights(tmp_path, uninterrupted, name):
     recipe = RECIPES[name]
     whole = uninterrupted(recipe)

@@ -82,7 +82,7 @@ def out(exported, tmp_path):
     ("name", "variant", "in_chans", "image_size"),
     [
         ("onnx", "2d", 1, (8, 8)),
-        ("onnx", "1d", 3, (8, 12)),
+        pytest.param("onnx", "1d", 3, (8, 12), marks=pytest.mark.slow),
         ("torch-export", "1d", 3, (8, 12)),
         ("timm", "2d", 1, (8, 8)),
     ],
@@ -151,7 +151,7 @@ def test_an_export_in_another_form_is_left_alone(classifier, out, tmp_path, ther
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["onnx", "torch-export"])
+@pytest.mark.parametrize("name", ["onnx", pytest.param("torch-export", marks=pytest.mark.slow)])
 def test_what_cannot_be_run_here_is_told_to_be_an_export(out, name):
     folder = out(name)
     for place in (folder, folder / "network.yaml"):
