@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from psvit.arch.architecture import ArchitectureFile
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
+from psvit.io.bounded import read_text
 from psvit.io.documents import Place, path_of
 from psvit.model import create_model
 
@@ -81,7 +82,7 @@ class Classifier:
         """A network of a folder as timm saves it."""
         try:
             network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
-            classes = json.loads((folder / TIMM_CONFIG).read_text()).get("label_names")
+            classes = json.loads(read_text(folder / TIMM_CONFIG)).get("label_names")
         except InputError:
             raise
         except Exception as error:  # whatever timm raises over a folder that is not whole

@@ -157,7 +157,7 @@ def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         InputError: not a key and a value.
     """
-    import yaml
+    from psvit.io.bounded import parse_yaml
 
     values = {}
     for setting in settings:
@@ -165,8 +165,8 @@ def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         if not equals:
             raise InputError(f"--set {setting!r}: expected KEY=VALUE")
         try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            values[key] = parse_yaml(text)
+        except ValueError:
             raise InputError(f"--set {setting!r}: the value is not valid YAML") from None
         # YAML reads 1e-3 as text, because it wants a point in it.
         if isinstance(values[key], str):

@@ -15,7 +15,7 @@ import torch
 
 from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.arch.costs import Cost, cost
-from psvit.classifier import NETWORK_FILE, Classifier
+from psvit.classifier import NETWORK_FILE, Classifier, architecture_file
 from psvit.data import ImageData, open_data
 from psvit.errors import InputError
 from psvit.executors.choose_executor import executor_for
@@ -327,6 +327,8 @@ def _read(network: Found) -> tuple[Path | None, ArchitectureFile]:
     if isinstance(network, Architecture):
         return None, ArchitectureFile(arch=network)
     file = path_of(network)
+    if file.is_dir():
+        file = architecture_file(file)
     return file, ArchitectureFile.load(file)
 
 

@@ -27,6 +27,7 @@ from psvit.search.result import SearchResult
 from psvit.search.searchers import Searcher
 from psvit.search.selection.rungs import after_scores, rungs_of
 from psvit.search.storage import check_storage
+from psvit.space.budget import as_usual
 from psvit.space.references import references
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
@@ -159,8 +160,9 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
 def _request(given: Mapping[str, Any]) -> SearchRequest:
     """The request of a call of `run_search`, by the names of its arguments."""
     budget, supernet, image_size, storage = (given[name] for name in ("budget", "supernet", "image_size", "storage"))
+    given_budgets = (budget,) if isinstance(budget, str | Objective) else budget
     changed = {
-        "budget": (budget,) if isinstance(budget, str | Objective) else tuple(budget),
+        "budget": tuple(as_usual(one) if isinstance(one, str) else one for one in given_budgets),
         "supernet": None if supernet is None else str(path_of(supernet)),
         "image_size": None if image_size is None else read_image_size(image_size),
         "objectives": tuple(given["objectives"]),

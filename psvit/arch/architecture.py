@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from psvit.arch.bounds import MOST_CLASSES, MOST_LAYERS, Channels, Layers, Ratio, Side, Width
 from psvit.arch.costs import ADDITIVE, cost
 from psvit.arch.operators import STEMS, Patches, Pool, Stem, Variant, pooled
 from psvit.errors import InputError
@@ -31,12 +32,14 @@ class Stage(Value):
         mlp_ratio: hidden width of the MLPs relative to `embed_dim`; the product must be whole.
     """
 
-    embed_dim: PositiveInt
-    groups: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    mlp_ratio: PositiveFloat
+    embed_dim: Width
+    groups: Annotated[tuple[Layers, ...], Field(min_length=1, max_length=MOST_LAYERS)]
+    mlp_ratio: Ratio
 
     @model_validator(mode="after")
-    def _hidden_is_whole(self) -> Self:
+    def _is_possible(self) -> Self:
+        if self.depth > MOST_LAYERS:
+            raise ValueError(f"groups must hold at most {MOST_LAYERS} layers in all, received {self.depth}")
         # The ratio is the quotient to the last digit, so that no two ratios name one network.
         if self.hidden_dim / self.embed_dim != self.mlp_ratio:
             raise ValueError(
@@ -74,13 +77,13 @@ class Architecture(Value):
     """
 
     variant: Variant
-    image_size: tuple[PositiveInt, PositiveInt]
-    in_chans: PositiveInt
-    num_classes: Annotated[int, Field(ge=0)]
+    image_size: tuple[Side, Side]
+    in_chans: Channels
+    num_classes: Annotated[int, Field(ge=0, le=MOST_CLASSES)]
     stem: Stem = "patch"
-    patch_size: PositiveInt
-    patch_stride: PositiveInt
-    head_dim: PositiveInt
+    patch_size: Side
+    patch_stride: Side
+    head_dim: Width
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     pools: tuple[Pool, ...]
 

@@ -129,7 +129,9 @@ def _folder(root: Path) -> Source:
     """An image folder: `train/` and `val/`, in each a folder for every class."""
     for part in ("train", "val"):
         if not (root / part).is_dir():
-            raise InputError(f"data '{root}': expected folders train/ and val/ in it, {part}/ is missing")
+            whole = all((root.parent / one).is_dir() for one in ("train", "val"))
+            hint = f"; did you mean {str(root.parent)!r}?" if whole else ""
+            raise InputError(f"data '{root}': expected folders train/ and val/ in it, {part}/ is missing{hint}")
     samples, class_to_idx = find_images_and_targets(str(root / "train"), types=ENDINGS)
     classes = tuple(class_to_idx)
     present = {path.name for path in (root / "val").iterdir() if path.is_dir()}

@@ -7,6 +7,7 @@ types and impossible values. Files appear whole or not at all: they are written 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psvit.errors import InputError
+from psvit.io.bounded import parse_yaml, read_text
 
 
 class HasFile(Protocol):
@@ -87,7 +89,10 @@ def _one_line(cls: type[BaseModel], error: ValidationError, source: str) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     prefix = ": ".join(part for part in (source or cls.__name__, where) if part)
     if problem["type"] == "extra_forbidden":
-        return f"{prefix}: unknown key; permitted keys: {', '.join(_keys_at(cls, problem['loc'][:-1]))}"
+        permitted = _keys_at(cls, problem["loc"][:-1])
+        meant = difflib.get_close_matches(str(problem["loc"][-1]), permitted, n=1)
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        return f"{prefix}: unknown key; permitted keys: {', '.join(permitted)}{hint}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error"):
         return f"{prefix}: {message}"
@@ -107,31 +112,17 @@ def _keys_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]
     return current.file_keys() if isinstance(current, type) and issubclass(current, Value) else []
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error instead of a silent overwrite."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path, schema: str) -> dict[str, Any]:
     """Read a YAML mapping whose key `schema` holds the expected name, and return the rest of it.
 
     Raises:
-        InputError: the file is missing, unreadable, no mapping, or of another schema.
+        InputError: the file is missing, unreadable, too large, no mapping, or of another schema.
     """
+    text = read_text(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file; expected YAML with 'schema: {schema}'") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none, numbers without end, ...
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        data = parse_yaml(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping with 'schema: {schema}', found {type(data).__name__}")
     found = data.pop("schema", None)

@@ -39,9 +39,12 @@ SPENT = 0.9
 """Of a limit without a lower end, the share that a search spends at least, if any architecture does."""
 
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_NAMES = {"flops": "FLOPs", "macs": "MACs", "params": "params", "b": "B"}
+_METRICS = {"flops": "macs", "macs": "macs", "params": "num_params", "b": "activation_bytes"}
 _UNITS = {
     prefix + unit: (metric, scale)
-    for unit, metric in {"flops": "macs", "macs": "macs", "params": "num_params", "b": "activation_bytes"}.items()
+    for name, metric in _METRICS.items()
+    for unit in (name, name.removesuffix("s"))
     for prefix, scale in _PREFIXES.items()
 } | {f"{prefix}ib": ("activation_bytes", 2 ** (10 * power)) for power, prefix in enumerate("kmgt", start=1)}
 """By unit in lower case: the cost, and how much of it one unit is."""
@@ -51,7 +54,7 @@ _SETTINGS = {"batch": "batch_size", "threads": "threads", "runtime": "runtime", 
 
 _NUMBER = r"\d{1,24}(?:\.\d{1,24})?"
 _RANGE = rf"(?:(?P<lower>{_NUMBER})\.\.)?(?P<upper>{_NUMBER})"
-_COST = re.compile(rf"{_RANGE}(?P<unit>[a-z]+)", re.I | re.ASCII)
+_COST = re.compile(rf"{_RANGE}\s*(?P<unit>[a-z]+)", re.I | re.ASCII)
 _SHARE = re.compile(rf"{_RANGE}%(?:of(?P<arch>.+))?", re.I | re.ASCII)
 _SETTING = re.compile(r"(?P<device>[^:]+(?::\d+)?)(?P<settings>:.*)?", re.ASCII)
 _LATENCY = re.compile(
@@ -62,6 +65,21 @@ _EXAMPLES = (
     "60% (of the space's largest MACs), 60%ofdeit-small, 5ms@cpu, 5ms@cuda:batch=32"
 )
 _SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M"), "activation_bytes": ("B", 10**9, "G")}
+
+
+def as_usual(text: str) -> str:
+    """A limit as it is usually written, so that equal runs are found equal: `2 Gflop` is `2GFLOPs`."""
+    match = _COST.fullmatch(text.strip())
+    if match is None or match["unit"].lower() not in _UNITS:
+        return text.strip()
+    unit = match["unit"].lower()
+    for name, usual in _NAMES.items():
+        for ending in (name, name.removesuffix("s")):
+            if unit.endswith(ending) and unit.removesuffix(ending) in _PREFIXES:
+                prefix = unit.removesuffix(ending)
+                number = text.strip()[: match.start("unit")].rstrip()
+                return f"{number}{prefix if prefix == 'k' else prefix.upper()}{usual}"
+    return "".join(text.split())
 
 
 class Limit(Value):
@@ -98,6 +116,8 @@ class Limit(Value):
         """
         text = text.strip()
         match = _COST.fullmatch(text)
+        if match and match["unit"].lower() in _PREFIXES:
+            raise InputError(f"budget {text!r}: of what? give {text}FLOPs or {text}params")
         if match and match["unit"].lower() in _UNITS:
             metric, scale = _UNITS[match["unit"].lower()]
         elif match := _SHARE.fullmatch(text):

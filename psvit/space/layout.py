@@ -5,14 +5,19 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from psvit.arch.architecture import Stage
+from psvit.arch.bounds import Layers, Ratio, Width
 from psvit.arch.operators import Pool, Stem, Variant
 from psvit.io.documents import Value
 from psvit.space.compositions import Groupings
 
-Choices = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+MOST_CHOICES = 256
+"""Of a width or an MLP ratio."""
+
+MOST_PLACES = 1_024
+"""In a supernet's list of layers."""
 
 PATCH_STEM: tuple[Stem, ...] = ("patch",)
 """The only choice of stem in version 0.1; a file that says nothing of stems means it."""
@@ -29,11 +34,11 @@ class StageChoices(Value):
         mlp_ratio: hidden widths of the MLPs relative to `embed_dim`, ascending.
     """
 
-    begin: Annotated[int, Field(ge=0)]
-    embed_dim: Choices
-    depth: Choices
-    max_group: PositiveInt
-    mlp_ratio: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    begin: Annotated[int, Field(ge=0, le=MOST_PLACES)]
+    embed_dim: Annotated[tuple[Width, ...], Field(min_length=1, max_length=MOST_CHOICES)]
+    depth: Annotated[tuple[Layers, ...], Field(min_length=1)]
+    max_group: Layers
+    mlp_ratio: Annotated[tuple[Ratio, ...], Field(min_length=1, max_length=MOST_CHOICES)]
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -73,7 +78,7 @@ class Layout(Value):
     """
 
     variant: Variant
-    head_dim: PositiveInt
+    head_dim: Width
     stem: Annotated[tuple[Stem, ...], Field(min_length=1)] = PATCH_STEM
     stages: Annotated[tuple[StageChoices, ...], Field(min_length=1)]
     pools: tuple[Annotated[tuple[Pool, ...], Field(min_length=1)], ...] = ()

@@ -7,6 +7,7 @@ pooling operator between stages. No two layouts can hold the same network, so no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from psvit.arch.architecture import Architecture, cut, stage_grids
+from psvit.arch.bounds import MOST_CLASSES, MOST_COST, Channels, Side
 from psvit.arch.costs import cost
 from psvit.arch.operators import STEMS, Patches, Variant
 from psvit.io.documents import Value, dump_yaml, read_yaml, write_atomic
@@ -45,12 +47,12 @@ class Members(Value):
     """
 
     name: str
-    image_size: tuple[PositiveInt, PositiveInt]
-    in_chans: PositiveInt
-    num_classes: PositiveInt
-    patch_size: PositiveInt
-    patch_stride: PositiveInt
-    layouts: Annotated[tuple[Layout, ...], Field(min_length=1)]
+    image_size: tuple[Side, Side]
+    in_chans: Channels
+    num_classes: Annotated[int, Field(gt=0, le=MOST_CLASSES)]
+    patch_size: Side
+    patch_stride: Side
+    layouts: Annotated[tuple[Layout, ...], Field(min_length=1, max_length=1000)]
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -67,7 +69,16 @@ class Members(Value):
         # Indices and cumulative counts are 64-bit integers throughout.
         if self.size >= 2**63:
             raise ValueError(f"a space may hold at most 2**63 - 1 architectures, this one holds {self.size}")
+        if (most := max(map(self._at_most, self.layouts))) > MOST_COST:
+            raise ValueError(f"an architecture may cost at most {MOST_COST:.2g} MACs, one here could cost {most:.2g}")
         return self
+
+    def _at_most(self, layout: Layout) -> int:
+        """No less than what any member of a layout costs in its layers."""
+        width = max(max(stage.embed_dim) for stage in layout.stages)
+        hidden = 2 * max(max(stage.mlp_ratio) for stage in layout.stages)
+        layers, tokens = sum(max(stage.depth) for stage in layout.stages), self.patches.number + 1
+        return layers * tokens * width * (math.ceil(4 + hidden) * width + 2 * tokens)
 
     @model_serializer(mode="wrap")
     def _say_once(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(name)
         torch.zeros(1, device=chosen).item()  # some are only found missing when they compute
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise InputError(f"--device {name}: cannot compute: {str(error).splitlines()[0]}") from None
+        hint = "; did you mean cuda?" if name in ("gpu", "nvidia", "0") else ""
+        raise InputError(f"--device {name}: cannot compute: {str(error).splitlines()[0]}{hint}") from None
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)  # some of PyTorch's functions take no device
     if torch.get_num_threads() > usable_cores():
@@ -111,7 +112,7 @@ def choose_recipe(
 
     Args:
         recipe: a recipe, the name of a shipped one, or a file. By default, see `default_recipe`.
-        settings: values to replace, by key.
+        settings: values to replace, by key. If `epochs` leaves no room for the warm-up, that is shortened as well.
         image_size: smaller side in pixels.
         images: training images.
         supernet: whether a supernet is trained, or a network.
@@ -127,7 +128,12 @@ def choose_recipe(
         chosen = SupernetRecipe.of(recipe) if supernet else recipe
     else:
         chosen = (SupernetRecipe if supernet else Recipe).load(recipe)
-    chosen = chosen.override(dict(settings or {}))
+    changes = dict(settings or {})
+    epochs = changes.get("epochs")
+    if isinstance(epochs, int) and 0 < epochs <= chosen.warmup_epochs:
+        # Who asks for few epochs need not know that there is a warm-up.
+        changes.setdefault("warmup_epochs", epochs - 1)
+    chosen = chosen.override(changes)
     chosen.check_teacher(teacher)
     return chosen
 

@@ -21,6 +21,7 @@ from psvit.arch.architecture import ArchitectureFile
 from psvit.classifier import TIMM_CONFIG
 from psvit.data import Inputs
 from psvit.errors import InputError
+from psvit.io.bounded import read_text
 from psvit.model import create_model
 from psvit.nn.vit_weights import SOURCES, pretrained
 from psvit.train.recipe import Recipe
@@ -179,8 +180,8 @@ def _beside(weights: Path | None, network: nn.Module) -> dict[str, Any]:
     One of another model is of other weights, which happen to lie in the same folder.
     """
     try:
-        about = json.loads((weights.parent / TIMM_CONFIG).read_text(encoding="utf-8")) if weights else {}
-    except (OSError, ValueError):
+        about = json.loads(read_text(weights.parent / TIMM_CONFIG)) if weights else {}
+    except (ValueError, RecursionError):
         return {}
     known = getattr(network, "pretrained_cfg", None) or {}
     if not isinstance(about, dict) or about.get("architecture", "") != known.get("architecture"):

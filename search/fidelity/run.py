@@ -42,7 +42,7 @@ from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.indicators import INDICATORS
 from psvit.search.plan import choose_space
 from psvit.search.scoring import BATCH_SIZE, Scoring, portable_supernet
-from psvit.space.budget import Budget
+from psvit.space.budget import Budget, as_usual
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import read_provenance, read_space, supernet_digest, supernet_file
 from psvit.train.choices import choose_devices, choose_recipe
@@ -148,7 +148,7 @@ def measure_fidelity(
         InputError: an argument cannot be used, or the folder belongs to another run; nothing is written.
         RunError: fewer than two networks around the budget could be trained; the message says why the last was not.
     """
-    budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    budgets = tuple(map(as_usual, (budget,) if isinstance(budget, str) else budget))
     # What is quick to check first.
     space = read_space(supernet)
     space.check(around(Budget.parse(*budgets, space=space)))

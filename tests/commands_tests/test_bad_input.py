@@ -273,7 +273,23 @@ def test_an_unknown_recipe_is_answered_with_the_shipped_ones(refused, training):
 
 
 def test_an_unknown_key_of_a_recipe_is_answered_with_the_known_ones(refused, training):
-    assert_names(refused(*training, "--set", "epoch=3"), "epoch", "unknown key", "epochs", "batch_size", "mixup_prob")
+    assert_names(
+        refused(*training, "--set", "epoch=3"),
+        "epoch",
+        "unknown key",
+        "batch_size",
+        "mixup_prob",
+        "did you mean epochs?",
+    )
+
+
+def test_a_gpu_is_asked_for_by_its_name(refused, training):
+    assert_names(refused(*training, *BRIEFLY, "--device", "gpu"), "--device gpu", "did you mean cuda?")
+
+
+def test_a_part_of_the_images_is_answered_with_the_whole(refused, few_digits):
+    line = refused("psvit-search", "--data", f"{few_digits}/train", *BUDGET)
+    assert_names(line, f"did you mean '{few_digits}'?")
 
 
 @pytest.mark.parametrize(
@@ -396,7 +412,7 @@ def test_a_space_that_breaks_a_rule_is_named_with_file_key_and_rule(refused, spa
         (b"- 1\n- 2\n", "expected a mapping"),
         (b"schema: [", "not valid YAML"),
         (b"schema: psvit/space/1\nname: a\nname: b\n", "given twice: name"),
-        (b"\xff\xfe\x00\x01", "not a text file"),
+        (b"\xff\xfe\x00\x01", "must be text in UTF-8"),
         (b"!!python/object/apply:os.getcwd []\n", "not valid YAML"),
     ],
 )

@@ -198,9 +198,8 @@ def test_the_line_that_a_search_ends_with_retrains_the_winner(searched, call, tm
 
 def test_retraining_can_start_from_the_winners_weights(searched, call, tmp_path, few_digits):
     still = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "lr=1e-9", "--set", "ema_decay=null")
-    done = call(
-        "psvit-retrain", searched / "best.yaml", "--data", few_digits, "--inherit", *still, "--out", "retrained"
-    )
+    # The folder of the search stands for its best network.
+    done = call("psvit-retrain", searched, "--data", few_digits, "--inherit", *still, "--out", "retrained")
     assert done.status == 0
     score = ArchitectureFile.load(tmp_path / "retrained/network.yaml").score
     assert score["value"] == score["inherited"]

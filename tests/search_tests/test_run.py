@@ -417,7 +417,7 @@ def test_images_are_searched_at_their_own_size(tmp_path, caplog):
     [
         (None, (48, 32), None, (48, 32)),
         (None, (48, 32), (24, 24), (24, 24)),
-        (None, (640, 480), None, (297, 216)),
+        (None, (640, 480), None, (288, 224)),
         (None, None, None, (224, 224)),
         (None, None, (96, 64), (96, 64)),
         ("psvit-2d-nano", (48, 32), None, (32, 32)),

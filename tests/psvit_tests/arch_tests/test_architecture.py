@@ -226,6 +226,20 @@ IMPOSSIBLE = [
     (changed(num_classes=-1), "num_classes", "greater than or equal to 0"),
     (changed(patch_stride=0), "patch_stride", "greater than 0"),
     (changed(head_dim=-8), "head_dim", "greater than 0"),
+    # Beyond what can be counted or built.
+    (
+        changed(stages__0__embed_dim=16 * 10**9),
+        "stages.0.embed_dim",
+        "less than or equal to 16384, received 16000000000",
+    ),
+    (changed(stages__0__groups=[10**9]), "stages.0.groups.0", "less than or equal to 64"),
+    (changed(stages__0__groups=[1] * 65), "stages.0.groups", "at most 64"),
+    (changed(stages__0__groups=[60, 10]), "stages.0", "groups must hold at most 64 layers in all, received 70"),
+    (changed(stages__0__mlp_ratio=1e6), "stages.0.mlp_ratio", "less than or equal to 64"),
+    (changed(image_size=[10**6, 16]), "image_size.0", "less than or equal to 4096"),
+    (changed(patch_size=10**9), "patch_size", "less than or equal to 4096"),
+    (changed(in_chans=10**9), "in_chans", "less than or equal to 4096"),
+    (changed(num_classes=10**12), "num_classes", "less than or equal to 10000000"),
 ]
 WRONG_TYPES = [
     (changed(in_chans="3"), "in_chans", 'valid integer, received "3"'),
@@ -302,7 +316,7 @@ def test_neighbouring_numbers_do_not_name_one_hidden_width():
         ("1: a\nscores: {}", f"unknown key; permitted keys: {TOP_KEYS}"),
         ('"two\\nlines": {}', f"unknown key; permitted keys: {TOP_KEYS}"),
         ("score: 3", "score: Input should be an object, received 3"),
-        ("score: {day: 2024-01-01}", "not JSON serializable"),
+        ("score: {day: !!timestamp 2024-01-01}", "not JSON serializable"),
         ("budget: 2GFLOPs", 'budget: Input should be a valid array, received "2GFLOPs"'),
         ("budget: [2]", "budget.0: Input should be a valid string, received 2"),
     ],

@@ -13,7 +13,7 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.costs import Cost, cost
 from psvit.errors import InputError
 from psvit.io.shipped import shipped
-from psvit.space.budget import Budget, LatencyLimit, Limit, format_cost
+from psvit.space.budget import Budget, LatencyLimit, Limit, as_usual, format_cost
 from psvit.space.search_space import SearchSpace
 
 
@@ -25,6 +25,9 @@ from psvit.space.search_space import SearchSpace
         ("2gflops", "macs", None, 2_000_000_000),
         ("2GfLoPS", "macs", None, 2_000_000_000),
         ("  2GFLOPs\n", "macs", None, 2_000_000_000),
+        ("2 GFLOPs", "macs", None, 2_000_000_000),
+        ("2GFLOP", "macs", None, 2_000_000_000),
+        ("22 Mparam", "num_params", None, 22_000_000),
         ("500MMACs", "macs", None, 500_000_000),
         ("12kFLOPs", "macs", None, 12_000),
         ("0.5TFLOPs", "macs", None, 500_000_000_000),
@@ -51,6 +54,31 @@ from psvit.space.search_space import SearchSpace
 )
 def test_parse(text, metric, lower, upper):
     assert Budget.parse(text) == Budget(limits=(Limit(metric=metric, lower=lower, upper=upper),))
+
+
+@pytest.mark.parametrize(
+    ("text", "usual"),
+    [
+        ("2Gflops", "2GFLOPs"),
+        (" 2 gflop", "2GFLOPs"),
+        ("1.2..1.4 GMACS", "1.2..1.4GMACs"),
+        ("22MPARAM", "22Mparams"),
+        ("12 KFLOPs", "12kFLOPs"),
+        ("300mb", "300MB"),
+        ("1 MiB", "1MiB"),
+        ("60%ofdeit-small", "60%ofdeit-small"),
+        ("5ms@cpu:batch=8", "5ms@cpu:batch=8"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_equal_limits_are_written_alike(text, usual):
+    assert as_usual(text) == as_usual(usual) == usual
+
+
+@pytest.mark.parametrize("text", ["2G", "2 m", "1..2k"])
+def test_a_number_of_nothing_is_asked_of_what(text):
+    with pytest.raises(InputError, match=f"of what. give {text}FLOPs or {text}params"):
+        Budget.parse(text)
 
 
 def test_several_limits_keep_their_order():

@@ -579,9 +579,32 @@ TWO_STAGES = SHIPPED["psvit-2d-digits"].to_dict()["layouts"][0]
         ),
         # Numbers of architectures are kept in 64 bits.
         (
-            {"layouts__0__stages__0__depth": [70], "layouts__0__stages__1__begin": 70},
+            {
+                "layouts__0__stages__0__depth": [64],
+                "layouts__0__stages__1__begin": 64,
+                "layouts__0__stages__1__depth": [64],
+            },
             None,
             "a space may hold at most 2**63 - 1 architectures",
+        ),
+        # Beyond what can be counted or built.
+        ({"layouts__0__stages__0__depth": [500]}, "layouts.0.stages.0.depth.0", "less than or equal to 64"),
+        ({"layouts__0__stages__0__max_group": 500}, "layouts.0.stages.0.max_group", "less than or equal to 64"),
+        ({"layouts__0__stages__0__begin": 10**9}, "layouts.0.stages.0.begin", "less than or equal to 1024"),
+        (
+            {"layouts__0__stages__1__embed_dim": [16 * 10**9]},
+            "layouts.0.stages.1.embed_dim.0",
+            "less than or equal to 16384, received 16000000000",
+        ),
+        (
+            {
+                "image_size": [4096, 4096],
+                "patch_size": 1,
+                "patch_stride": 1,
+                "layouts__0__stages__1__embed_dim": [64, 16384],
+            },
+            None,
+            "an architecture may cost at most",
         ),
     ],
 )

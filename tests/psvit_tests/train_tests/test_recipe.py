@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from psvit.errors import InputError
 from psvit.io.documents import dump_yaml
 from psvit.io.run_folder import differences
+from psvit.train.choices import choose_recipe
 from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe, shipped_recipes
 
 PLAIN = {"epochs": 10, "batch_size": 32, "lr": 0.001}
@@ -143,6 +144,15 @@ def test_of_fewer_images_there_are_more_epochs_and_fewer_steps():
     assert few.warmup_epochs == round(usual.warmup_epochs * few.epochs / usual.epochs)
     assert few.override({"epochs": 30, "warmup_epochs": 2}) == usual
     assert default_recipe(224, 2, supernet=False).epochs == 500
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "warmup"),
+    [({"epochs": 1}, 1, 0), ({"epochs": 2}, 2, 1), ({"epochs": 9}, 9, 2), ({"epochs": 2, "warmup_epochs": 0}, 2, 0)],
+)
+def test_whoever_asks_for_few_epochs_need_not_know_the_warm_up(settings, epochs, warmup):
+    chosen = choose_recipe("cifar", settings, 32, 50_000, supernet=False)
+    assert (chosen.epochs, chosen.warmup_epochs) == (epochs, warmup)
 
 
 @pytest.mark.parametrize(("image_size", "name"), [(8, "inherited-digits"), (32, "inherited"), (224, "inherited")])
