@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._nodes = self._depth = 0
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str | None, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node, and count it with all that is in it, repetitions included."""
@@ -99,7 +99,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct a mapping whose keys are all different."""
-        seen, twice = set(), set()
+        seen: set[Any] = set()
+        twice: set[Any] = set()
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode):  # others cannot be keys, as the base class says
                 key = self.construct_object(key_node)
@@ -119,7 +120,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _refused(message: str, event: yaml.Event) -> yaml.composer.ComposerError:
-    return yaml.composer.ComposerError(None, None, message, event.start_mark)
+    mark: Any = event.start_mark
+    return yaml.composer.ComposerError(None, None, message, mark)
 
 
 # Dates are text: no document has any, and some that look like one are none.

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, use_fused_attn
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from psvit.arch.operators import Pool, Variant
 from psvit.arch.stem import KERNEL, convolutions
@@ -49,7 +48,7 @@ def choose_sharing(batch: int, tokens: int, num_heads: int, device_type: str) ->
         num_heads: heads H.
         device_type: as in `torch.device.type`.
     """
-    if torch.compiler.is_exporting() or isinstance(batch, Proxy):
+    if torch.compiler.is_exporting() or not isinstance(batch, int | torch.SymInt):  # symbolic tracing knows no number
         return "map"
     if device_type in ("cpu", "meta"):
         return "qk" if batch * num_heads * tokens * tokens > LARGE_MAP else "map"
