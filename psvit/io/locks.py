@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from psvit.errors import InputError
+
 LOCK_FILE = ".psvit.lock"
 """What the locked file of a folder is called; it is empty, and nothing reads it."""
+
+PATIENCE_S = 60
+"""Seconds to wait for what takes others a moment."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -43,6 +49,30 @@ def hold(path: Path) -> BaseFileLock | None:
         if error.errno not in _NO_LOCKS:
             raise
     return lock
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Run a block that reads a file and writes it again, while other processes wait with theirs.
+
+    Args:
+        path: the file. A hidden one beside it is locked, and stays there.
+
+    Raises:
+        InputError: others take longer than such a block ever does, or the place cannot be written.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"), PATIENCE_S, fallback_to_soft=False, preserve_lock_file=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{path}: another process has kept it for {PATIENCE_S} s") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove(lock: BaseFileLock) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psvit.io.documents import Place, Value, dump_yaml, read_yaml, write_atomic
+from psvit.io.locks import one_at_a_time
 from psvit.space.budget import Budget
 from psvit.supernet.supernet import supernet_digest, supernet_file
 
@@ -245,11 +246,12 @@ def leave_beside(supernet: Place, fidelity: Fidelity) -> Path:
         InputError: there is no supernet, or the place cannot be written.
     """
     path = file_beside(supernet)
-    known = [one for one in read_fidelities(path) if one.supernet_digest == fidelity.supernet_digest]
-    others = [one for one in known if one.subject != fidelity.subject]
-    same = [one for one in known if one.subject == fidelity.subject]
-    # Of equals the last, which was measured anew.
-    write_fidelities(path, (*others, max([fidelity, *same], key=lambda one: one.evidence)))
+    with one_at_a_time(path):  # others may measure the same supernet, and must not lose theirs
+        known = [one for one in read_fidelities(path) if one.supernet_digest == fidelity.supernet_digest]
+        others = [one for one in known if one.subject != fidelity.subject]
+        same = [one for one in known if one.subject == fidelity.subject]
+        # Of equals the last, which was measured anew.
+        write_fidelities(path, (*others, max([fidelity, *same], key=lambda one: one.evidence)))
     return path
 
 

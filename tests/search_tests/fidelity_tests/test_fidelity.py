@@ -6,6 +6,8 @@ import csv
 import io
 import itertools
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +24,7 @@ from psvit.executors.executor import Portable
 from psvit.io.documents import read_yaml
 from psvit.io.journal import Journal
 from psvit.nn.seeding import seeded
+from psvit.search.fidelity import record as record_module
 from psvit.search.fidelity import run as run_module
 from psvit.search.fidelity.record import (
     FILE_NAME,
@@ -303,6 +306,19 @@ def test_other_weights_have_not_been_measured(fidelity, supernet, digits_space):
     new = fidelity.model_copy(update={"supernet_digest": supernet_digest(supernet)})
     leave_beside(supernet, new)
     assert read_fidelities(supernet / FILE_NAME) == (new,)
+
+
+def test_measurements_that_end_together_are_all_kept(fidelity, supernet, monkeypatch):
+    def slow(path):
+        found = read_fidelities(path)
+        time.sleep(0.02)  # in which another would read the same
+        return found
+
+    monkeypatch.setattr(record_module, "read_fidelities", slow)
+    measured = [fidelity.model_copy(update={"seed": seed}) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(partial(leave_beside, supernet), measured)) == {supernet / FILE_NAME}
+    assert sorted(one.seed for one in read_fidelities(supernet / FILE_NAME)) == list(range(8))
 
 
 def test_a_measurement_replaces_the_same_and_stays_beside_others(fidelity, supernet):
