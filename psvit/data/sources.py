@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from timm.data import create_dataset
-from timm.data.readers.reader_image_folder import find_images_and_targets
 
+from psvit.data.folder import ImageFile, images_in
 from psvit.data.images import Decoded, Files, Labelled, OfDataset, as_picture, in_memory
-from psvit.data.pixels import ENDINGS, Mode, is_grey, is_grey_file, read_image, unreadable
+from psvit.data.pixels import ENDINGS, Mode, is_grey, is_grey_file, read_image
 from psvit.data.split import SPLIT_SEED, stratified_split
 from psvit.errors import InputError
 from psvit.io.progress import progress_bar
@@ -132,22 +131,21 @@ def _folder(root: Path) -> Source:
             whole = all((root.parent / one).is_dir() for one in ("train", "val"))
             hint = f"; did you mean {str(root.parent)!r}?" if whole else ""
             raise InputError(f"data '{root}': expected folders train/ and val/ in it, {part}/ is missing{hint}")
-    samples, class_to_idx = find_images_and_targets(str(root / "train"), types=ENDINGS)
-    classes = tuple(class_to_idx)
+    samples, classes = images_in(root / "train")
     present = {path.name for path in (root / "val").iterdir() if path.is_dir()}
     if strange := sorted(present - set(classes)):
         raise InputError(f"data '{root}': val/ has classes that train/ has not: {', '.join(strange)}")
-    val_samples, _ = find_images_and_targets(str(root / "val"), types=ENDINGS, class_to_idx=class_to_idx)
+    val_samples, _ = images_in(root / "val", classes)
     for part, found in (("train", samples), ("val", val_samples)):
         if not found:
             raise InputError(f"data '{root}': no images in {part}/; their names end in {', '.join(ENDINGS)}")
     if len(classes) < 2:
         raise InputError(f"data '{root}': at least two classes are needed, found {len(classes)}: {', '.join(classes)}")
-    mode: Mode = "L" if all(is_grey_file(samples[index][0]) for index in probe_positions(len(samples))) else "RGB"
+    mode: Mode = "L" if all(is_grey_file(samples[index].path) for index in probe_positions(len(samples))) else "RGB"
     parts = []
     for part, found in (("train", samples), ("val", val_samples)):
-        files = Files([path for path, _ in found], mode)
-        labels = np.array([label for _, label in found], dtype=np.int64)
+        files = Files([image.path for image in found], mode)
+        labels = np.array([image.label for image in found], dtype=np.int64)
         decoded = in_memory(files, part)
         if decoded is None and len(files) <= CHECKED_LIMIT:
             _check(files, part)
@@ -186,16 +184,12 @@ def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:
     return digest.hexdigest()[:DIGEST_DIGITS]
 
 
-def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[tuple[str, int]]) -> str:
+def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[ImageFile]) -> str:
     """A digest of the files of a folder. It does not depend on where the folder lies."""
     digest = hashlib.sha256("\n".join(classes).encode())
     begin = len(str(root))
-    for path, label in samples:
-        try:
-            size = os.path.getsize(path)
-        except OSError:
-            raise InputError(unreadable(path)) from None
-        digest.update(f"{path[begin:]}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+    for path, label, size in samples:
+        digest.update(f"{path[begin:]}\0{size}\0{label}\n".encode())
     return digest.hexdigest()[:DIGEST_DIGITS]
 
 

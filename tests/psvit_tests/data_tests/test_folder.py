@@ -1,0 +1,103 @@
+"""Which files of a folder are its images."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from timm.data.readers.reader_image_folder import find_images_and_targets
+
+from psvit.data.folder import images_in
+from psvit.data.pixels import ENDINGS
+from psvit.errors import InputError
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Files in folders, nested ones and empty ones among them; nobody looks into the files."""
+    for name in (
+        *("cat/10.png", "cat/9.PNG", "cat/a.jpeg", "dog/1.png", "dog/deeper/wolf/2.tiff", "dog/deeper/3.webp"),
+        *("dog/notes.txt", "fish/README", ".hidden/4.png"),
+    ):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "train"
+
+
+def names(images):
+    return [os.path.basename(image.path) for image in images]
+
+
+@pytest.mark.parametrize("classes", [None, ("wolf", "cat")])
+def test_images_and_classes_are_timms(root, classes):
+    numbers = None if classes is None else {name: place for place, name in enumerate(classes)}
+    expected, numbers = find_images_and_targets(str(root), types=ENDINGS, class_to_idx=numbers)
+    images, found = images_in(root, classes)
+    assert found == tuple(numbers)
+    assert [(image.path, image.label) for image in images] == expected
+    assert all(image.size == os.path.getsize(image.path) for image in images)
+
+
+def test_numbers_are_in_their_natural_order(root):
+    assert names(images_in(root, ("cat",))[0]) == ["9.PNG", "10.png", "a.jpeg"]
+
+
+def test_links_are_followed_but_not_round_and_round(root, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "5.png").write_bytes(b"five")
+    before = len(images_in(root)[0])
+    (root / "bird").symlink_to(elsewhere)
+    (root / "cat/whole").symlink_to(root)
+    (root / "cat/self").symlink_to(root / "cat")
+    (root / "dog/deeper/wolf/up").symlink_to(root / "dog")
+    images, classes = images_in(root)
+    assert "bird" in classes
+    assert len(images) == before + 1
+
+
+def test_folders_that_name_each_other_end(tmp_path):
+    for one in range(8):
+        (tmp_path / f"{one}").mkdir()
+        for other in range(8):
+            (tmp_path / f"{one}/{other}").symlink_to(tmp_path / f"{other}")
+    (tmp_path / "3/a.png").write_bytes(b"a")
+    images, classes = images_in(tmp_path)
+    assert (len(images), classes) == (1, ("3",))
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
+def test_a_file_in_two_classes_is_named(root, link):
+    link(root / "cat/9.PNG", root / "dog/7.png")
+    with pytest.raises(InputError, match=r"7\.png: is the same file as .*, so it would be in the classes cat and dog"):
+        images_in(root)
+
+
+def test_a_file_twice_in_a_class_counts_once(root):
+    (root / "cat/again.png").symlink_to(root / "cat/9.PNG")
+    assert len(images_in(root, ("cat",))[0]) == 3
+
+
+def test_a_pipe_is_named_and_not_waited_for(root):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("there are no pipes in folders here")
+    os.mkfifo(root / "cat/pipe.png")
+    with pytest.raises(InputError, match=r"pipe\.png: must be a regular file"):
+        images_in(root)
+
+
+def test_a_link_to_nowhere_is_named(root):
+    (root / "cat/gone.png").symlink_to(root / "nowhere.png")
+    with pytest.raises(InputError, match=r"gone\.png"):
+        images_in(root)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there alone")
+def test_a_name_that_is_no_text_is_shown(root):
+    with open(os.fsencode(root) + b"/cat/\xff.png", "wb"):
+        pass
+    with pytest.raises(InputError, match=r"cat/\\xff\.png: has a name that is no UTF-8") as error:
+        images_in(root)
+    str(error.value).encode()
