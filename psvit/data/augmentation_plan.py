@@ -25,7 +25,7 @@ Whole = NDArray[np.int64]
 Truths = NDArray[np.bool_]
 
 ATTEMPTS = 10
-"""Rectangles that timm draws until one fits into the image."""
+"""timm draws at most so many rectangles until one fits into the image."""
 
 
 class Draws:
@@ -67,10 +67,10 @@ class Step:
     """One operation on some images of a batch.
 
     Attributes:
-        name: what is done, a key of `OPERATIONS` in `psvit.data.batch_augmentation`.
-        images: their positions in the batch, (b,).
+        name: the operation, a key of `WITHOUT_VALUE`, `WITH_VALUE` or `MOVING` in `psvit.data.batch_augmentation`.
+        images: the positions in the batch of the images that it changes, (b,).
         values: how strongly, (b,); some operations need none.
-        bicubic: by which kernel pixels are moved, (b,); most operations move none.
+        bicubic: true for a bicubic kernel, false for a bilinear one, (b,). Only operations that move pixels use it.
     """
 
     name: str
@@ -85,7 +85,7 @@ class AugmentationPlan:
 
     Attributes:
         boxes: top, left, height and width of what is cut out and resized, (B, 4).
-        bicubic: by which kernel it is resized, (B,).
+        bicubic: true where it is resized by a bicubic kernel, false where by a bilinear one, (B,).
         flips: which images are mirrored, (B,).
         steps: operations, one after the other.
         erased: top, left, height and width of what is replaced by noise at the end, (B, 4); of size 0 if nothing is.
@@ -144,24 +144,26 @@ class Planner:
             if operation and operation.name not in LEVELS:
                 raise InputError(f"{operation.name} of auto_augment: {_ONE_BY_ONE}")
 
-    def plan(self, seeds: NDArray[np.uint32], size: tuple[int, int], seen: tuple[int, int]) -> AugmentationPlan:
+    def plan(
+        self, seeds: NDArray[np.uint32], source_size: tuple[int, int], output_size: tuple[int, int]
+    ) -> AugmentationPlan:
         """The plan for a batch.
 
         Args:
             seeds: one for each image, (B,).
-            size: height and width of the images.
-            seen: height and width of what networks see of them.
+            source_size: height and width of the images.
+            output_size: height and width of what networks see of them.
         """
         draws = Draws(seeds)
-        boxes, bicubic = self._boxes(draws, size), self._bicubic(draws, self._crop.interpolation)
+        boxes, bicubic = self._boxes(draws, source_size), self._bicubic(draws, self._crop.interpolation)
         flips = draws.one() < self._flip
-        steps = [step for _ in range(self._layers) for step in self._layer(draws, seen)]
+        steps = [step for _ in range(self._layers) for step in self._layer(draws, output_size)]
         return AugmentationPlan(
             boxes=boxes,
             bicubic=bicubic,
             flips=flips,
             steps=(*steps, *self._jitters(draws)),
-            erased=self._erased(draws, seen),
+            erased=self._erased(draws, output_size),
         )
 
     def _boxes(self, draws: Draws, size: tuple[int, int]) -> Whole:
@@ -176,19 +178,19 @@ class Planner:
         return _rectangles(draws, areas * size[0] * size[1], 1 / aspects, size, fallback=middle)
 
     def _bicubic(self, draws: Draws, interpolation: Any) -> Truths:
-        """Whether a kernel is bicubic; if there are several to choose from, half of them are."""
+        """Whether each image is resized by a bicubic kernel. Where timm permits both, half of the images are."""
         if isinstance(interpolation, tuple | list):
             return draws.one() < 0.5
         is_bicubic = interpolation in (InterpolationMode.BICUBIC, Resampling.BICUBIC)
         return np.full(len(draws.uniform(0)), is_bicubic)
 
     def _layer(self, draws: Draws, seen: tuple[int, int]) -> list[Step]:
-        """The operations of one of the alternatives, for each image."""
+        """For each image the operations of one choice: a pair of AutoAugment, or one operation of RandAugment."""
         chosen = np.floor(draws.one() * len(self._choices)).astype(np.int64)
         steps = []
         for place in range(max(len(choice) for choice in self._choices)):
-            happens, strength, signs = draws.one(), draws.normal(), np.where(draws.one() < 0.5, -1.0, 1.0)
-            share, kernels = draws.one(), draws.one()
+            happens, normal, signs = draws.one(), draws.normal(), np.where(draws.one() < 0.5, -1.0, 1.0)
+            uniform, kernels = draws.one(), draws.one()
             for number, choice in enumerate(self._choices):
                 operation = choice[place] if place < len(choice) else None
                 if operation is None:
@@ -196,7 +198,7 @@ class Planner:
                 images = np.flatnonzero((chosen == number) & (happens <= operation.prob))
                 if not len(images):
                     continue
-                level = _level(operation, strength[images], share[images])
+                level = _level(operation, normal[images], uniform[images])
                 resample = operation.kwargs["resample"]
                 cubic = (
                     kernels[images] < 0.5
@@ -230,7 +232,7 @@ class Planner:
         areas = part.min_area + (part.max_area - part.min_area) * draws.uniform(ATTEMPTS)
         low, high = part.log_aspect_ratio
         aspects = np.exp(low + (high - low) * draws.uniform(ATTEMPTS))
-        # One that fills a side does not count.
+        # As in timm, one that is as high or as wide as the image is not taken.
         boxes = _rectangles(draws, areas * seen[0] * seen[1], aspects, seen, fallback=(0, 0), margin=1)
         boxes[happens > part.probability] = 0
         return boxes
@@ -242,12 +244,12 @@ def _rectangles(
     """Of several rectangles for each image the first that fits, at any place in it.
 
     Args:
-        draws: where they are.
+        draws: gives their places.
         areas: in pixels, (B, attempts).
         aspects: height by width, (B, attempts).
         size: height and width of the images.
         fallback: height and width of one in the middle, where none fits.
-        margin: pixels that it must be smaller than the image.
+        margin: by how many pixels a rectangle must be smaller than the image, on either side.
 
     Returns:
         Top, left, height and width, (B, 4).
@@ -262,25 +264,25 @@ def _rectangles(
     return boxes
 
 
-def _level(operation: AugmentOp, strength: Floats, share: Floats) -> Floats:
-    """How strong an operation is, as parts of timm's greatest level.
+def _level(operation: AugmentOp, normal: Floats, uniform: Floats) -> Floats:
+    """The magnitude of an operation divided by 10, (b,).
 
     Args:
-        operation: of timm's.
-        strength: standard normal draws, (b,).
-        share: uniform draws, (b,).
+        operation: the operation, as timm has it.
+        normal: standard normal draws, (b,); used if its `magnitude_std` is finite.
+        uniform: uniform draws, (b,); used if that is infinite.
     """
-    magnitude = np.full(len(share), float(operation.magnitude))
+    magnitude = np.full(len(uniform), float(operation.magnitude))
     if operation.magnitude_std == float("inf"):
-        magnitude *= share
+        magnitude *= uniform
     elif operation.magnitude_std > 0:
-        magnitude += operation.magnitude_std * strength
+        magnitude += operation.magnitude_std * normal
     return magnitude.clip(0, operation.magnitude_max or 10) / 10
 
 
 Level = Callable[[Floats, Floats, Mapping[str, Any], tuple[int, int]], Floats]
-"""From strengths (b,), where 1 is timm's level 10, signs (b,), timm's settings and the images' height and width to the
-values (b,) of a `Step`."""
+"""From magnitudes divided by 10 (b,), signs (b,), timm's settings and the images' height and width to the values (b,)
+of a `Step`."""
 
 
 def _factor(level: Floats, _sign: Floats, _settings: Mapping[str, Any], _seen: tuple[int, int]) -> Floats:
@@ -321,7 +323,7 @@ LEVELS: dict[str, Level] = {
     "TranslateY": lambda level, sign, settings, seen: sign * level * settings["translate_const"] / seen[0],
     **dict.fromkeys(("TranslateXRel", "TranslateYRel"), _part),
 }
-"""How strong operations are, by timm's names (see `LEVEL_TO_ARG` in `timm.data.auto_augment`)."""
+"""From a magnitude to the value of an operation, by timm's names (see `LEVEL_TO_ARG` in `timm.data.auto_augment`)."""
 
 NAMES = {
     **{name: name.removesuffix("Increasing") for name in LEVELS if name.endswith("Increasing")},
@@ -329,6 +331,6 @@ NAMES = {
     "TranslateXRel": "TranslateX",
     "TranslateYRel": "TranslateY",
 }
-"""Operations that differ only in how their strength is drawn."""
+"""timm's names of operations that are the same but for how their value is drawn, each with the name used here."""
 
 _ONE_BY_ONE = "batches cannot be augmented with it, only single images; give --set augment_batches=false"

@@ -1,7 +1,7 @@
 """BatchAugmentation: training images that lie on the device, augmented in whole batches.
 
-It does what `psvit.data.augmentation` does with one image after the other, except that it draws other numbers. On a
-processor it takes a fraction of the time, and a GPU waits for no other process.
+It draws from the distributions of `psvit.data.augmentation`, which augments one image after the other, but other
+numbers. Small images take a fraction of the time on a CPU. A GPU waits for no process that loads images.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from psvit.data import tensor_operations as operations
 from psvit.data.augmentation_plan import AugmentationPlan, Planner
 from psvit.data.images import Decoded, Labelled
 
-Places = tuple[NDArray[np.int64], NDArray[np.uint32]]
+BatchRows = tuple[NDArray[np.int64], NDArray[np.uint32]]
 """The rows of a batch's images and the seeds that they are augmented with, (B,) each."""
 
 NOISE = 2**20
-"""Places in the noise at which that of an image can begin."""
+"""Positions in the shared noise from which an image's noise may be taken."""
 
 Valued = Callable[[Tensor, Tensor], Tensor]
 Moving = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -58,7 +58,7 @@ class BatchAugmentation:
     Args:
         images: the images; see `can_augment`.
         transform: timm's transform for one image, which says what is done.
-        size: height and width of what networks see.
+        output_size: height and width of what networks see.
         mean: of every channel, for pixels from 0 to 1.
         std: of every channel.
         device: where images lie and batches are computed.
@@ -71,7 +71,7 @@ class BatchAugmentation:
         self,
         images: Labelled,
         transform: Any,
-        size: tuple[int, int],
+        output_size: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device,
@@ -85,17 +85,17 @@ class BatchAugmentation:
             self._pixels, self._rows = self._pixels[torch.from_numpy(self._rows)].to(device), np.arange(len(images))
         self._labels = torch.from_numpy(np.asarray(images.labels)).to(device)
         self._planner = Planner(transform)
-        self._size = size
+        self._output_size = output_size
         self._device = device
         self._mean, self._std = (255 * torch.tensor(value, device=device)[:, None, None] for value in (mean, std))
-        self._noise = normal_noise(math.prod(size) * len(mean), device)
+        self._noise = normal_noise(math.prod(output_size) * len(mean), device)
         # What moves into an image is as timm has it.
         self._fill = torch.tensor([min(255.0, round(255 * value)) for value in mean], device=device)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batches(self, places: Sequence[Places]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, places: Sequence[BatchRows]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, height, width) and labels (B,) for each batch that is wanted."""
         for rows, seeds in places:
             yield self._augmented(rows, seeds), self._labels[torch.from_numpy(rows).to(self._device)]
@@ -106,8 +106,8 @@ class BatchAugmentation:
         found = self._pixels[torch.from_numpy(self._rows[rows]).to(self._device)]
         images = found.permute(0, 3, 1, 2).to(torch.float32)
         height, width = images.shape[2:]
-        plan = self._planner.plan(seeds, (height, width), self._size)
-        images = augmented(images, plan, self._size, self._fill)
+        plan = self._planner.plan(seeds, (height, width), self._output_size)
+        images = augmented(images, plan, self._output_size, self._fill)
         images = (images - self._mean) / self._std
         return erased(images, plan.erased, seeds, self._noise)
 
@@ -117,20 +117,20 @@ def can_augment(images: Labelled) -> bool:
     return isinstance(images.pictures, Decoded)
 
 
-def augmented(images: Tensor, plan: AugmentationPlan, size: tuple[int, int], fill: Tensor) -> Tensor:
+def augmented(images: Tensor, plan: AugmentationPlan, output_size: tuple[int, int], fill: Tensor) -> Tensor:
     """Images after all of a plan but erasing, which comes after normalisation.
 
     Args:
         images: whole numbers from 0 to 255 in float32, (B, C, height, width).
         plan: what is done to each.
-        size: height and width of the results.
+        output_size: height and width of the results.
         fill: of every channel, for what moves in from outside, (C,).
     """
 
     def on_device(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(images.device)
 
-    images = operations.resized_crop(images, plan.boxes, plan.bicubic, size)
+    images = operations.resized_crop(images, plan.boxes, plan.bicubic, output_size)
     images = operations.flipped(images, on_device(plan.flips))
     for step in plan.steps:
         which = on_device(step.images)
@@ -150,7 +150,7 @@ def erased(images: Tensor, boxes: NDArray[np.int64], seeds: NDArray[np.uint32], 
     Args:
         images: normalised, (B, C, height, width).
         boxes: top, left, height and width, (B, 4); nothing is erased if the size is 0.
-        seeds: they say where in the noise an image begins, (B,).
+        seeds: each says from where in `noise` the image's noise is taken, (B,).
         noise: numbers of the standard normal distribution, more than an image has.
     """
     where = np.flatnonzero(boxes[:, 2] * boxes[:, 3])

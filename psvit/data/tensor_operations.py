@@ -1,7 +1,7 @@
 """Operations of Pillow's on batches of tensors, on any device, with a value of its own for every image.
 
 Images are float32 of shape (B, C, height, width) and hold whole numbers from 0 to 255. Results are whole numbers again.
-They differ from Pillow's by at most 1 where it computes with other types.
+A result may differ from Pillow's by 1, because Pillow computes some operations in other number types.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BICUBIC_SLOPE = -0.5
-"""Of the cubic kernel that Pillow resizes with; when it moves pixels it has -1."""
+"""The slope of the cubic kernel by which Pillow resizes. Where it moves pixels, as in `affine`, the slope is -1."""
 
 
 def resized_crop(images: Tensor, boxes: NDArray[np.int64], bicubic: NDArray[np.bool_], size: tuple[int, int]) -> Tensor:
@@ -43,7 +43,8 @@ def _resizing(
 ) -> Tensor:
     """The weight of every pixel of a side in every pixel of the resized one, (B, wanted, side).
 
-    Few of them are not zero, so these are computed on their own, and on the host, which knows how many there are.
+    Most weights are zero, so only the others are computed. NumPy computes them, because their number has to be known
+    before there are tensors.
     """
     scale = (extent / wanted)[:, None]
     stretch = np.maximum(scale, 1)
@@ -104,7 +105,10 @@ def affine(images: Tensor, matrix: Tensor, bicubic: Tensor, fill: Tensor, along:
 
 
 def _taps(place: Tensor, bicubic: Tensor, side: int, moves: bool) -> list[tuple[Tensor, Tensor]]:
-    """Weights and indices, along one side, of the pixels that make one; beyond an edge it is repeated."""
+    """For each pixel of the result the weights and indices of the pixels that it is made of, along one side.
+
+    Indices beyond an edge become that of the edge.
+    """
     if not moves:
         return [(torch.ones_like(place), place.round().long())]
     first = place.floor()
@@ -126,7 +130,7 @@ def flipped(images: Tensor, which: Tensor) -> Tensor:
 
 
 def blended(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """Images between degenerate ones (factor 0) and themselves (factor 1), or beyond; one factor an image, (B,)."""
+    """Images between `degenerate` ones (factor 0) and themselves (factor 1), or beyond; `factor` is (B,)."""
     mixed = degenerate + factor[:, None, None, None] * (images - degenerate)
     return mixed.clamp(0, 255).floor()
 
@@ -140,23 +144,23 @@ def grey(images: Tensor) -> Tensor:
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
-    """Less colour or more, as Pillow's `ImageEnhance.Color`; of grey images nothing changes."""
+    """Less colour (factor below 1, 0 is grey) or more, as Pillow's `ImageEnhance.Color`; grey images stay."""
     return blended(grey(images).expand_as(images), images, factor) if images.shape[1] > 1 else images
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Less contrast or more, as Pillow's `ImageEnhance.Contrast`."""
+    """Less contrast (factor below 1, 0 is flat) or more, as Pillow's `ImageEnhance.Contrast`."""
     mean = (grey(images).mean(dim=(1, 2, 3), keepdim=True) + 0.5).floor()
     return blended(mean.expand_as(images), images, factor)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Darker or brighter, as Pillow's `ImageEnhance.Brightness`."""
+    """Darker (factor below 1, 0 is black) or brighter, as Pillow's `ImageEnhance.Brightness`."""
     return blended(torch.zeros_like(images), images, factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Smoother or sharper, as Pillow's `ImageEnhance.Sharpness`."""
+    """Smoother (factor below 1, 0 is blurred) or sharper, as Pillow's `ImageEnhance.Sharpness`."""
     smooth = images.clone()
     if min(images.shape[2:]) > 2:
         kernel = torch.ones(1, 1, 3, 3, device=images.device)
@@ -211,7 +215,7 @@ def _moving(
     """An operation that moves pixels.
 
     Args:
-        build: makes its matrix from a value an image, height and width.
+        build: makes the matrices from values (B,), height and width.
         along: the directions in which pixels move.
     """
 

@@ -1,7 +1,8 @@
 """Text and YAML that may come from strangers, read in bounded time and memory.
 
-A few hundred bytes of YAML can stand for gigabytes, because an alias repeats what it names. So nodes are counted as
-often as they are repeated, while the document is read.
+A few hundred bytes of YAML can stand for gigabytes, because an alias repeats what it names. So every use of an alias
+counts as many nodes as it stands for. Nodes are counted while the document is read, so reading ends early. A node is a
+key, a value, a list or a mapping.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ import yaml
 from psvit.errors import InputError
 
 MOST_BYTES = 2**20
-"""Of a document. The largest that psvit writes, latency models, have a tenth of this."""
+"""The largest document, in bytes. The largest that psvit writes, latency models, have a tenth of this."""
 
 MOST_NODES = 50_000
-"""Keys and values of a document."""
+"""The most nodes of a document."""
 
 MOST_DEPTH = 40
-"""Levels of a document."""
+"""The most levels of a document."""
 
 MOST_DIGITS = 40
-"""Characters of a number."""
+"""The most characters of a number."""
 
 
 def read_text(path: Path) -> str:
@@ -78,7 +79,7 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._sizes:
-                raise _refused("an alias stands for what it is in", event)
+                raise _refused("an alias stands for something that holds the alias itself", event)
             self._add(self._sizes.get(event.anchor, 0), event)
             return super().compose_node(parent, index)
         before = self._nodes
@@ -102,7 +103,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         twice: set[Any] = set()
         for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode):  # others cannot be keys, as the base class says
+            if isinstance(key_node, yaml.ScalarNode):  # the base class refuses all others
                 key = self.construct_object(key_node)
                 (twice if key in seen else seen).add(key)
         if twice:
@@ -124,7 +125,7 @@ def _refused(message: str, event: yaml.Event) -> yaml.composer.ComposerError:
     return yaml.composer.ComposerError(None, None, message, mark)
 
 
-# Dates are text: no document has any, and some that look like one are none.
+# Documents of psvit hold no dates. So text such as 2024-01-01 stays text.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

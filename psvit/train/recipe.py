@@ -30,35 +30,36 @@ class Recipe(Value):
             memory.
         precision: the type that matrix products are computed in; weights stay in float32.
         opt: name of a timm optimiser.
-        opt_betas: its decay rates, of Adam and its relatives; null has the optimiser's own.
-        opt_eps: what the optimiser adds to a denominator; its own default if it is `None`.
+        opt_betas: decay rates of Adam and its relatives. Null: the optimiser's default.
+        opt_eps: what the optimiser adds to a denominator. Null: the optimiser's default.
         lr: peak learning rate for this batch size.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: epochs of linear warm-up.
-        warmup_lr: learning rate that warm-up begins with; null begins with `min_lr`.
+        warmup_lr: learning rate that warm-up begins with. Null: `min_lr`.
         weight_decay: for all parameters but norms, biases and positions.
-        layer_decay: learning rate of each layer relative to the one after it; null has one rate. For networks only.
-        clip_grad: greatest norm of the gradient; null does not clip.
+        layer_decay: learning rate of each layer relative to the one after it; for networks only. Null: all have one.
+        clip_grad: greatest norm of the gradient. Null: it is not clipped.
         smoothing: label smoothing.
-        target: what is learnt: the `labels`, or besides the outputs of another trained network, the teacher, as
-            probabilities (`soft`) or as classes (`hard`).
+        target: what the network learns. `labels`: the labels alone. `soft`: the teacher's probabilities as well.
+            `hard`: the teacher's classes as well. The teacher is another trained network.
         teacher_weight: share of the teacher in the loss; the labels have the rest.
         temperature: of the teacher's and the network's probabilities, for `soft`.
         drop_path_rate: stochastic depth of the last layer.
-        ema_decay: decay of the averaged weights, which are then the result, less than 1; null does not average.
-        repeated_augmentation: how often an image is taken in a row, augmented differently; an epoch stays as long.
+        ema_decay: decay of the averaged weights, less than 1; these are then the result. Null: they are not averaged.
+        repeated_augmentation: how often an image is taken in a row, each time augmented differently. An epoch has as
+            many steps as without, and shows a part of the images.
         crop_scale: area of random crops relative to the image, from and to, at most 1.
         crop_ratio: aspect of random crops, from and to.
         hflip: probability of a horizontal flip.
         color_jitter: strength of colour jitter; 0 does none.
-        auto_augment: a timm policy such as `rand-m9-mstd0.5-inc1`; null uses none.
+        auto_augment: a timm policy such as `rand-m9-mstd0.5-inc1`. Null: none.
         random_erasing: probability of erasing a rectangle.
         mixup: alpha of mixup; 0 does none.
         cutmix: alpha of cutmix; 0 does none.
         mixup_prob: probability that a batch is mixed by either.
         interpolation: of resizing: `bilinear`, `bicubic` or `random`.
-        augment_batches: whether images in memory are augmented in whole batches, on the device that trains. It is
-            faster and draws other numbers. Images in files of different sizes are augmented one by one in any case.
+        augment_batches: whether whole batches are augmented, on the device that trains, where the images are in memory:
+            all of one size, and of at most 1 GiB. It is faster for small images, and draws other numbers.
     """
 
     epochs: PositiveInt
@@ -124,7 +125,7 @@ class Recipe(Value):
             raise ValueError("target must be labels, soft or hard, received 'inplace', which is for supernets")
 
     def _check_policy(self) -> None:
-        """Make sure that timm can augment an image as is said; what trains loads timm anyway."""
+        """Make sure that timm accepts the augmentation. Loading timm costs nothing more: whatever trains needs it."""
         from PIL import Image
 
         from psvit.data.augmentation import training_transform
@@ -134,7 +135,7 @@ class Recipe(Value):
         try:
             transform = training_transform((3, 32, 32), (0.5,) * 3, (0.5,) * 3, **self.augmentation)
             with seeded(0):
-                # Only here timm finds out that a policy wants more operations for an image than it has.
+                # A policy with too many operations for an image is only found out when it is applied.
                 transform(Image.new("RGB", (32, 32)))
             if self.augment_batches:
                 Planner(transform)
@@ -180,10 +181,12 @@ class Recipe(Value):
         """
         if self.needs_teacher and not there_is_one:
             raise InputError(
-                f"target {self.target}: needs a teacher; name one with --teacher, of psvit-supernet or psvit-retrain"
+                f"target {self.target}: needs a teacher; give one with --teacher to psvit-supernet or psvit-retrain"
             )
         if there_is_one and not self.needs_teacher:
-            raise InputError(f"--teacher: target {self.target} does not learn from it; give --set target=soft or hard")
+            raise InputError(
+                f"--teacher: target {self.target} does not learn from it; give --set target=soft or --set target=hard"
+            )
 
     @property
     def mixes(self) -> bool:
@@ -226,8 +229,9 @@ class SupernetRecipe(Recipe):
     """How a supernet is trained. Which architectures a step trains, and what they learn, are chosen independently.
 
     Attributes:
-        sampling: which architectures: one with each choice drawn uniformly (`uniform`); the largest, the smallest and
-            some drawn like that (`sandwich`, arXiv 2003.11142); one drawn uniformly over MACs (`macs`).
+        sampling: which architectures. `uniform`: one, each choice drawn uniformly. `sandwich` (arXiv 2003.11142): the
+            largest, the smallest and `sandwich_random` drawn uniformly. `macs`: one, whose MACs are drawn
+            uniformly from their range.
         sandwich_random: how many are drawn in a sandwich.
         target: as for networks, or `inplace`: the largest learns the labels, and is trained in every step; the others
             learn its outputs.
@@ -270,7 +274,7 @@ USUAL_IMAGES = 50_000
 """Training images that the epochs of the recipes for small photographs are chosen for."""
 
 MOST_EPOCHS = 500
-"""Of recipes that are lengthened for fewer images."""
+"""The most epochs that `default_recipe` gives for few images."""
 
 MANY_IMAGES = 200_000
 """From so many training images of 96 pixels and more on, the default is ImageNet's recipe."""
@@ -279,8 +283,9 @@ MANY_IMAGES = 200_000
 def default_recipe(image_size: int, images: int, *, supernet: bool, inherited: bool = False) -> Recipe:
     """The shipped recipe for such images, with epochs that go by their number.
 
-    The fewer images there are, the more epochs and the fewer steps a training has: both go by the square root of their
-    number. So with 5,000 instead of 50,000 images there are three times as many epochs and a third of the steps.
+    The recipes for small photographs are for 50,000 images. With n images, if these are fewer, epochs are multiplied by
+    the square root of 50,000 / n, up to `MOST_EPOCHS`. So 5,000 images have three times as many epochs and a third of
+    the steps.
 
     Args:
         image_size: smaller side in pixels.

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from psvit.data import Inputs, Labelled
 from psvit.data.augmentation import training_transform
-from psvit.data.batch_augmentation import BatchAugmentation, Places, can_augment
+from psvit.data.batch_augmentation import BatchAugmentation, BatchRows, can_augment
 from psvit.errors import InputError
 from psvit.nn.seeding import reseeding
 from psvit.train.recipe import Recipe
@@ -28,7 +28,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, places: Sequence[Places]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, places: Sequence[BatchRows]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, height, width) and labels (B,) for each of several batches."""
         ...
 
@@ -157,7 +157,7 @@ class OneByOne:
     def __len__(self) -> int:
         return self._number
 
-    def batches(self, places: Sequence[Places]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, places: Sequence[BatchRows]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, height, width) and labels (B,) for each of several batches."""
         self._planned[:] = [list(zip(rows.tolist(), seeds.tolist(), strict=True)) for rows, seeds in places]
         yield from self._loader

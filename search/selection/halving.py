@@ -1,4 +1,4 @@
-"""Successive halving: train what may be delivered, compare it, and go on with the better ones."""
+"""Successive halving: train what may be delivered, compare it, and let the better ones advance."""
 
 from __future__ import annotations
 
@@ -57,45 +57,46 @@ def select(
 ) -> list[Finalist]:
     """Train the finalists on the training images, and compare them on the search images at the rungs of a schedule.
 
-    A third goes on from each rung, and at most three to the last. The best reference and the best of the others always
-    do, so that the last rung can tell by how much one is ahead of the other. If a training of a finalist diverges or
-    runs out of memory, the finalist cannot win, and its other trainings are left out.
+    A third advances from each rung, at least two, and at most three to the last. The best reference and the best of the
+    others advance in any case, so that the last rung can tell by how much one is ahead of the other; there may be four.
+    If a training of a finalist diverges or runs out of memory, the finalist cannot win, and its other trainings are
+    left out.
 
-    An interrupted selection is continued. What the store knows is not trained again. What the winner's trainings need
-    to go on stays in the runner's folder.
+    An interrupted selection is continued. What the store knows is not trained again. The winner's checkpoints stay in
+    the runner's folder.
 
     Args:
-        finalists: what enters, best score first. If their looks say that they were compared at the first rung, they
-            begin with the second, unless that rung is the only one.
+        finalists: what enters, best score first. Those that have a look at the first rung begin with the second; if
+            there is only one rung, with that.
         trainings: how they are trained.
-        runner: trains them. In the last rung they are also scored on its `parts`.
+        runner: trains them. They are scored on the search images, and in the last rung on all of its `parts`.
         executor: decides where they are trained.
         store: keeps the results; of the trials' study.
 
     Returns:
-        All finalists, the winner first: by the last rung that they came to, then by their mean accuracy there; of
-        equal ones, the one with the better score. Those that failed come last.
+        All finalists, the winner first: by the last rung that they came to, then by their mean accuracy there, then by
+        their score. Those that failed come last.
     """
-    racing: list[Finalist] = list(finalists)
+    remaining: list[Finalist] = list(finalists)
     left_behind: list[Finalist] = []
     failed: list[Finalist] = []
     rungs = trainings.rungs
-    done = min(len(racing[0].looks), len(rungs) - 1)
+    done = min(len(remaining[0].looks), len(rungs) - 1)
     early = replace(runner, parts=("search",))
     for number, rung in enumerate(rungs[done:], start=done + 1):
         is_last = rung is rungs[-1]
         label = f"selection, rung {number} of {len(rungs)}, "
-        jobs = {one.trial.number: trainings.jobs(one.arch, rung, label + one.name) for one in racing}
-        told = _compared(racing, jobs, rung, runner if is_last else early, executor, store)
+        jobs = {one.trial.number: trainings.jobs(one.arch, rung, label + one.name) for one in remaining}
+        told = _compared(remaining, jobs, rung, runner if is_last else early, executor, store)
         failed += [one for one in told if one.failure]
         # Sorting keeps the order of equal ones, in which better scores come first.
         alive = sorted((one for one in told if not one.failure), key=lambda one: -one.looks[-1].mean)
         wanted = going_on(len(alive), to_last=number == len(rungs) - 1)
-        racing = alive if is_last else leading(alive, wanted, lambda one: one.is_reference)
-        left_behind = [*(one for one in alive if one not in racing), *left_behind]
-        needed = racing[:1] if is_last else racing
+        remaining = alive if is_last else leading(alive, wanted, lambda one: one.is_reference)
+        left_behind = [*(one for one in alive if one not in remaining), *left_behind]
+        needed = remaining[:1] if is_last else remaining
         runner.forget(job for one in told if one not in needed for job in jobs[one.trial.number])
-    return [*racing, *left_behind, *failed]
+    return [*remaining, *left_behind, *failed]
 
 
 def _compared(

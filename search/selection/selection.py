@@ -1,4 +1,4 @@
-"""Selection: how networks of a search are trained and compared, as a value that scores, selects and judges."""
+"""Selection: trains and compares the networks of a search, and gives the verdict."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from psvit.train.training_job import RANDOM, TrainingJob
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The trainings of a search.
+    """What trains and compares the networks of a search.
 
     Attributes:
-        trainings: how networks are trained.
+        trainings: the settings that all trainings share.
         runner: trains them.
         executor: decides where.
         store: keeps the results; of the search's study.
-        begins_with_scores: whether candidates are scored at the first rung.
-        finalists: how many of the best enter otherwise, besides the references.
+        begins_with_scores: whether the score of a candidate is its accuracy at the first rung.
+        finalists: if it is not, at least so many of the best enter, and all references.
     """
 
     trainings: Trainings
@@ -83,7 +83,7 @@ class Selection:
             trials: how many candidates will be scored.
         """
         early = replace(self.runner, parts=("search",))
-        # Two more, because the best reference and the best of the others go on in any case.
+        # Two more, because the best reference and the best of the others advance in any case.
         keep = going_on(trials, to_last=self._leads_to_last) + 2
         return TrainedAccuracy(self.trainings, early, self.executor, self.store, images=images, keep=keep)
 
@@ -92,7 +92,7 @@ class Selection:
         return len(self.trainings.rungs) <= 2
 
     def enter(self, ranked: Sequence[Trial]) -> list[Trial]:
-        """The trials that are trained further, of those that have a score, best first."""
+        """The trials that are trained further, of `ranked`: those that have a score, best first."""
         if not self.begins_with_scores:
             return entrants(ranked, self.finalists)
         wanted = going_on(len(ranked), to_last=self._leads_to_last)
@@ -114,12 +114,12 @@ class Selection:
         return judge(finalists, self.trainings, self.store)
 
     def weights(self, winner: Finalist) -> Mapping[str, Tensor] | None:
-        """What the first training of the winner in the last rung ended with; `None` if that is not here."""
+        """The weights after the winner's first training; `None` if the runner's folder does not have them."""
         network = self.runner.trained(self.trainings.jobs(winner.arch, self.trainings.rungs[-1])[0])
         return None if network is None else network.cpu().state_dict()
 
     def tidy(self) -> None:
-        """Remove what trainings need to go on."""
+        """Remove the checkpoints of all trainings."""
         shutil.rmtree(self.runner.folder, ignore_errors=True)
 
 

@@ -293,7 +293,7 @@ def test_a_recipe_for_networks_trains_one_architecture_a_step(tiny_space, tiny_d
 
 @pytest.mark.parametrize("target", ["soft", "hard"])
 def test_a_teacher_that_is_not_there_is_refused(tiny_space, tiny_data, tmp_path, target):
-    with pytest.raises(InputError, match=f"target {target}: needs a teacher; name one with --teacher"):
+    with pytest.raises(InputError, match=f"target {target}: needs a teacher; give one with --teacher"):
         train(tiny_space, tiny_data(), tmp_path, RECIPE.override({"target": target}))
     assert not list(tmp_path.iterdir())
 

@@ -42,7 +42,7 @@ def in_bounds(text):
     [
         (LAUGHS, "repetitions by aliases included"),
         (KEYS, "more than 50,000 keys and values"),
-        ("a: &a [*a]\n", "an alias stands for what it is in"),
+        ("a: &a [*a]\n", "holds the alias itself"),
         ("a: *b\n", "undefined alias"),
         ("[" * 10**5, "more than 40 levels"),
         ("{a: " * 10**4, "more than 40 levels"),

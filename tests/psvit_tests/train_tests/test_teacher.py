@@ -178,7 +178,7 @@ def test_what_is_no_teacher_is_refused(tmp_path):
 def test_recipe_and_teacher_belong_together():
     recipe().check_teacher(False)
     recipe(target="soft").check_teacher(True)
-    with pytest.raises(InputError, match="target hard: needs a teacher; name one with --teacher"):
+    with pytest.raises(InputError, match="target hard: needs a teacher; give one with --teacher"):
         recipe(target="hard").check_teacher(False)
     with pytest.raises(InputError, match="--teacher: target labels does not learn from it"):
         recipe().check_teacher(True)
