@@ -19,6 +19,7 @@ import click
 from psvit.errors import InputError, RunError
 from psvit.executors.openmp import wait_briefly
 from psvit.io.announcements import ANNOUNCEMENTS
+from psvit.io.escaping import in_terminal
 
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
 
@@ -48,7 +49,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
 
 def _fail(command: click.Command, message: str, status: int, is_shared: bool = True) -> NoReturn:
     if is_first_process() or not is_shared:
-        print(f"{command.name}: {' '.join(message.split())}", file=sys.stderr)
+        print(in_terminal(f"{command.name}: {' '.join(message.split())}"), file=sys.stderr)
     sys.exit(status)
 
 
@@ -219,7 +220,7 @@ class _Echo(logging.Handler):
     """Prints what is announced on standard output, a line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(record.getMessage())
+        click.echo("\n".join(map(in_terminal, record.getMessage().split("\n"))))
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):

@@ -22,7 +22,7 @@ from psvit.executors.choose_executor import executor_for
 from psvit.executors.executor import Portable
 from psvit.io.announcements import announce
 from psvit.io.documents import Place, path_of, write_atomic
-from psvit.io.run_folder import RunFolder, default_folder
+from psvit.io.run_folder import CONFIG, RunFolder, default_folder
 from psvit.io.tables import html_table, text_table
 from psvit.nn.picture import draw
 from psvit.retrain.several import COMMAND, Network, Retraining, open_teacher
@@ -333,10 +333,16 @@ def _read(network: Found) -> tuple[Path | None, ArchitectureFile]:
 
 
 def _named(files: Sequence[Path | None]) -> list[str]:
-    """The names of networks: those of their files, with a number in front if two would be equal."""
+    """The names of networks: those of their files, with a number in front if these would not do as folders of the run.
+
+    Two may be equal, on some systems also if they differ in case. `..` is a folder elsewhere.
+    """
     stems = [file.stem if file else UNNAMED for file in files]
     digits = len(str(len(stems) - 1))
-    return stems if len(set(stems)) == len(stems) else [f"{i:0{digits}}-{stem}" for i, stem in enumerate(stems)]
+    distinct = {stem.lower() for stem in stems} - {TABLE_FILE, CONFIG}
+    if len(distinct) == len(stems) and not any(stem.startswith(".") for stem in stems):
+        return stems
+    return [f"{i:0{digits}}-{stem}" for i, stem in enumerate(stems)]
 
 
 def _run(

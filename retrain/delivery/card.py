@@ -10,6 +10,7 @@ from psvit.arch.architecture import FLOPS_CONVENTION, Architecture, Architecture
 from psvit.arch.costs import cost
 from psvit.data.preprocessing import Preprocessing
 from psvit.io.documents import dump_yaml
+from psvit.io.escaping import as_code, in_markdown
 from psvit.nn.registration import registered
 from psvit.retrain.delivery.formats import PREPROCESSING_FILE, Format
 from psvit.space.budget import format_cost
@@ -46,12 +47,12 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
     name = f"PSViT-{arch.variant.upper()} for {Path(data.get('name', 'images')).name}"
     sections = [
         "---\n" + dump_yaml(_front_matter(file, form, name, license_name)) + "---",
-        f"# {name}",
+        f"# {in_markdown(name)}",
         f"A vision transformer with token pooling and shared attention maps: images of {arch.image_size[0]} x "
         f"{arch.image_size[1]} pixels, {len(preprocessing.classes)} classes. This folder holds it as {form.what}.",
         f"![{_ALT}]({PICTURE_FILE})",
         "## Use",
-        f"From this folder:\n\n```python\n{form.usage(preprocessing)}```",
+        f"From this folder:\n\n{as_code(form.usage(preprocessing), 'python')}",
         *form.notes,
         *_own_operators(arch),
         f"What becomes of an image first, which `{PREPROCESSING_FILE}` says to programs:",
@@ -63,18 +64,18 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
         _table(
             ("cost", "value"), [(_COSTS[key], format_cost(key, value)) for key, value in cost(arch).to_dict().items()]
         ),
-        f"{FLOPS_CONVENTION}. The budget that it was searched under: {', '.join(file.budget) or 'none'}.",
+        f"{FLOPS_CONVENTION}. The budget that it was searched under: {in_markdown(', '.join(file.budget)) or 'none'}.",
         *_latency(file.latency),
         "## Data",
         _data(data, preprocessing),
         "## Recipe",
         _recipe(file),
         "## Where it comes from",
-        f"```yaml\n{dump_yaml(_found(file))}```",
+        as_code(dump_yaml(_found(file)), "yaml"),
         '`network.yaml` holds all of this, and rebuilds the network: `psvit.create_model("network.yaml")`.',
         "## Licence",
         "psvit, which builds the network, is under Apache-2.0. The licence of the weights: "
-        + (f"{license_name}." if license_name else "yours to choose, within what that of the images permits."),
+        + (f"{in_markdown(license_name)}." if license_name else "yours to choose, if that of the images permits it."),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -147,18 +148,19 @@ def _accuracy(file: ArchitectureFile) -> str:
 
 
 def _latency(latency: dict[str, Any]) -> list[str]:
-    return [f"Latency:\n\n```yaml\n{dump_yaml(latency)}```"] if latency else []
+    return [f"Latency:\n\n{as_code(dump_yaml(latency), 'yaml')}"] if latency else []
 
 
 def _data(data: dict[str, Any], preprocessing: Preprocessing) -> str:
     classes = preprocessing.classes
-    shown = ", ".join(classes[:LISTED_CLASSES])
+    shown = in_markdown(", ".join(classes[:LISTED_CLASSES]))
     more = (
         f" and {len(classes) - LISTED_CLASSES} more, see `{PREPROCESSING_FILE}`"
         if len(classes) > LISTED_CLASSES
         else ""
     )
-    return f"Trained on `{data.get('name', 'unknown')}`. Classes, in the order of the outputs: {shown}{more}."
+    name = in_markdown(str(data.get("name", "unknown")))
+    return f"Trained on {name}. Classes, in the order of the outputs: {shown}{more}."
 
 
 def _recipe(file: ArchitectureFile) -> str:
@@ -166,14 +168,13 @@ def _recipe(file: ArchitectureFile) -> str:
     if "recipe" not in provenance or "inherited" not in provenance:
         weights = provenance.get("weights")
         if weights:
-            return f"The weights were {weights}."
+            return f"The weights were {in_markdown(str(weights))}."
         return "Not trained on its own: these are the weights of the supernet's slice."
     begun = "the weights that a search left" if provenance["inherited"] else "random weights"
     teacher = provenance.get("teacher")
-    taught = f", taught by {teacher['name']}" if teacher else ""
-    return (
-        f"Begun with {begun}{taught}, seed {provenance.get('seed')}:\n\n```yaml\n{dump_yaml(provenance['recipe'])}```"
-    )
+    taught = f", taught by {in_markdown(str(teacher['name']))}" if teacher else ""
+    recipe = as_code(dump_yaml(provenance["recipe"]), "yaml")
+    return f"Begun with {begun}{taught}, seed {provenance.get('seed')}:\n\n{recipe}"
 
 
 def _found(file: ArchitectureFile) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import click
 
 from psvit.cli import run, set_up_logging
 from psvit.errors import InputError
+from psvit.io.escaping import in_terminal
 
 
 @click.command(name="psvit-export", context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,7 +81,8 @@ def predict_command(
             unreadable.append(str(path))
             error = error or found
         else:
-            click.echo(f"{path}: " + ", ".join(f"{name} {100 * probability:.2f} %" for name, probability in found))
+            told = ", ".join(f"{name} {100 * probability:.2f} %" for name, probability in found)
+            click.echo(in_terminal(f"{path}: {told}"))
     if error:
         # All others are told by now.
         others = f" (and {len(unreadable) - 1} more: {', '.join(unreadable[1:])})" if len(unreadable) > 1 else ""

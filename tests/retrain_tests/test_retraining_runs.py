@@ -17,6 +17,7 @@ import psvit
 from psvit.arch.costs import cost
 from psvit.errors import DivergedError, InputError
 from psvit.executors.executor import Portable
+from psvit.retrain.run import _named
 from psvit.train import job_runner
 
 BRIEF = {"epochs": 1, "warmup_epochs": 0, "batch_size": 8}
@@ -160,3 +161,18 @@ def test_a_network_is_exported_in_whatever_form_it_is_at_hand(found, retrained, 
         shutil.rmtree(again.folder)
     with pytest.raises(InputError, match="permitted are onnx"):
         psvit.export_network("nowhere", "tflite")
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a.yaml", "b.yaml"], ["a", "b"]),
+        (["x/a.yaml", "y/a.yaml"], ["0-a", "1-a"]),
+        (["x/a.yaml", "y/A.yaml"], ["0-a", "1-A"]),
+        (["...yaml", "a.yaml"], ["0-..", "1-a"]),
+        (["networks.csv.yaml", "a.yaml"], ["0-networks.csv", "1-a"]),
+        (["config.yaml.yaml", "a.yaml"], ["0-config.yaml", "1-a"]),
+    ],
+)
+def test_names_of_networks_stay_in_the_run_and_are_no_file_of_it(files, names):
+    assert _named([Path(file) for file in files]) == names

@@ -21,18 +21,18 @@ KEYS = "".join(f"key{number}: 1\n" for number in range(MOST_NODES))
 
 
 def in_bounds(text):
-    """What is said of a text, in at most five seconds and 200 MB."""
-    tracemalloc.start()
+    """What is said of a text, in little time; if it is short, also in little memory."""
+    is_traced = len(text) < 10_000  # tracing takes several times as long as reading
+    if is_traced:
+        tracemalloc.start()
     began = time.process_time()
     try:
         with pytest.raises(ValueError, match=r".") as error:
             parse_yaml(text)
-        peak = tracemalloc.get_traced_memory()[1]
+        assert not is_traced or tracemalloc.get_traced_memory()[1] < 100e6
     finally:
         tracemalloc.stop()
-    # Tracing memory takes several times as long as reading.
-    assert time.process_time() - began < 40
-    assert peak < 200e6
+    assert time.process_time() - began < 20
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -321,7 +321,7 @@ def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
         "| peak activation memory of one image | ",
         "FLOPs are multiply-accumulates",
         "1MFLOPs, 20kparams",
-        "Trained on `pets`",
+        "Trained on pets",
         "cat, dog, emu",
         "layer_decay: 0.75",
         "seed 7",
@@ -334,6 +334,18 @@ def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
     costs = psvit.cost(classifier.file.arch)
     assert psvit.space.budget.format_cost("macs", costs.macs) in card
     assert psvit.space.budget.format_cost("num_params", costs.num_params) in card
+
+
+def test_names_from_data_are_no_part_of_the_cards_markdown(classifier, tmp_path):
+    hostile = "</script>[x](y)`\n# z\x1b[2J"
+    provenance = {**classifier.file.provenance, "data": {"name": hostile}, "note": "```\n# out"}
+    classifier.file = classifier.file.model_copy(update={"provenance": provenance})
+    classifier.preprocessing = classifier.preprocessing.model_copy(update={"classes": (hostile, "dog", "emu")})
+    card = (export(classifier, "timm", tmp_path / "out").folder / "README.md").read_text()
+    body = card.split("---\n", 2)[2]
+    assert "\x1b" not in card
+    assert "\n# z" not in body
+    assert re.sub(r"(`{3,})[^\n]*\n.*?\n\1", "", body, flags=re.DOTALL).count("\\</script\\>") >= 2
 
 
 def front_matter(folder):
