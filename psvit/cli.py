@@ -6,10 +6,12 @@ Nothing heavy is imported here, so that `--help` answers at once; a command impo
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
@@ -30,7 +32,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 not brought to its end, 2 bad input, 130 interrupted; errors take one line."""
+    """Run a command and exit: 0 done, 1 not brought to its end, 2 bad input, 130 interrupted; errors take one line.
+
+    The traceback of an error that nobody foresaw is kept in the run's folder.
+    """
     wait_briefly()  # every command begins here, and none has loaded PyTorch yet
     try:
         status = command.main(arguments, standalone_mode=False)
@@ -45,6 +50,36 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
         _fail(command, str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         _fail(command, "interrupted; the same command continues", 130)
+    except Exception as error:
+        if is_disk_full(error):
+            _fail(command, "the disk is full; make room, and the same command continues", 1, is_shared=False)
+        _fail(command, _keep_traceback(error), 1, is_shared=False)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error says that there is no space left; libraries wrap it in errors of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in ("No space left on device", "disk is full", "Disk quota exceeded")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _keep_traceback(error: Exception) -> str:
+    """Write the traceback of an unforeseen error to a file; returns what is said of it."""
+    from psvit.io.run_folder import ERROR_FILE, RunFolder
+
+    traced = "".join(traceback.format_exception(error))
+    place = (RunFolder.last or Path.cwd()) / ERROR_FILE
+    try:
+        place.write_text(traced, encoding="utf-8")
+        where = f"its traceback is in {place}"
+    except OSError:
+        print(traced, file=sys.stderr)
+        where = "its traceback stands above"
+    return f"unexpected {type(error).__name__}: {str(error)[:300]}; {where}; please report it"
 
 
 def _fail(command: click.Command, message: str, status: int, is_shared: bool = True) -> NoReturn:

@@ -7,7 +7,7 @@ class InputError(ValueError):
     """Input from outside (a file, a budget, an option, a folder) that breaks a rule.
 
     The message is one line: what was wrong, what was received, what is permitted. Commands print it and exit with
-    status 2; every other exception is a defect and keeps its traceback.
+    status 2; every other exception is a defect, whose traceback they keep in a file.
 
     Attributes:
         is_shared: whether each of several processes that `torchrun` started finds it, so that one of them may speak

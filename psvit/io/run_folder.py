@@ -8,7 +8,7 @@ import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from filelock import BaseFileLock
 
@@ -18,6 +18,9 @@ from psvit.io.locks import LOCK_FILE, hold, remove
 
 SCHEMA = "psvit/run/1"
 CONFIG = "config.yaml"
+
+ERROR_FILE = "error.txt"
+"""Where the traceback of an unforeseen error is kept, until the run goes on."""
 
 _UNFINISHED_CONFIG = f".{CONFIG}.*.tmp"
 """What `write_atomic` calls the file meanwhile; a process that is killed just then leaves it."""
@@ -45,7 +48,12 @@ class RunFolder:
     Raises:
         InputError: the folder belongs to another run (the differences are named), holds something else, or cannot be
             written, or another process is at work in it.
+
+    Attributes:
+        last: the folder of the last run that this process began.
     """
+
+    last: ClassVar[Path | None] = None
 
     def __init__(self, path: Path, command: str, config: dict[str, Any]) -> None:
         self.path = path
@@ -56,6 +64,7 @@ class RunFolder:
             # Again, because another process may have begun a run here before the folder was locked.
             self.resumed = check_folder(path, command, config)
             remove_unfinished(path)
+            (path / ERROR_FILE).unlink(missing_ok=True)
             if not self.resumed:
                 write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, "command": command, **config}))
         except BaseException:
@@ -64,6 +73,7 @@ class RunFolder:
             else:
                 remove(self._lock)
             raise
+        RunFolder.last = path.absolute()
 
     def _hold(self) -> BaseFileLock:
         """Keep other processes out until this one ends, however it does."""

@@ -1,8 +1,14 @@
-"""What the commands share: tables."""
+"""What the commands share: tables, and how they end."""
 
 from __future__ import annotations
 
-from psvit.cli import show_table
+import errno
+
+import click
+import pytest
+
+from psvit.cli import is_disk_full, run, show_table
+from psvit.io.run_folder import RunFolder
 
 
 def test_a_row_is_a_line_where_output_goes_into_a_pipe(capsys, monkeypatch):
@@ -14,3 +20,63 @@ def test_a_row_is_a_line_where_output_goes_into_a_pipe(capsys, monkeypatch):
     words = " ".join(row).split()
     assert lines[1] == " ".join(header).split()
     assert lines[-2:] == [words, words]
+
+
+# --- how a command ends
+
+
+@pytest.fixture
+def ended(capsys, monkeypatch, tmp_path):
+    """Runs a command that raises an error, in a folder of its own; returns its status and what it said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunFolder, "last", None)
+
+    def command_with(error, folder=None):
+        @click.command(name="psvit-something")
+        def command():
+            if folder:
+                RunFolder(tmp_path / folder, "something", {})
+            raise error
+
+        with pytest.raises(SystemExit) as end:
+            run(command, [])
+        return end.value.code, capsys.readouterr().err
+
+    return command_with
+
+
+def test_an_error_that_nobody_foresaw_takes_one_line_and_keeps_its_traceback_in_the_run(ended, tmp_path):
+    status, said = ended(KeyError("what\nnobody\x1b[2J thought of"), folder="run")
+    assert status == 1
+    assert said.count("\n") == 1
+    assert said.startswith("psvit-something: unexpected KeyError: ")
+    assert f"its traceback is in {tmp_path}/run/error.txt; please report it" in said
+    assert "\x1b" not in said
+    traced = (tmp_path / "run/error.txt").read_text()
+    assert traced.startswith("Traceback")
+    assert "raise error" in traced
+    # When the run goes on, it is of no use any more.
+    RunFolder(tmp_path / "run", "something", {})
+    assert not (tmp_path / "run/error.txt").exists()
+
+
+def test_without_a_run_the_traceback_is_kept_where_the_command_was_given(ended, tmp_path):
+    _, said = ended(RuntimeError("odd"))
+    assert f"its traceback is in {tmp_path}/error.txt" in said
+    assert (tmp_path / "error.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_said_as_that(ended, tmp_path, error):
+    wrapped = RuntimeError("cannot write")
+    wrapped.__cause__ = error
+    assert is_disk_full(wrapped)
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+    assert ended(wrapped) == (1, "psvit-something: the disk is full; make room, and the same command continues\n")
+    assert not list(tmp_path.iterdir())
