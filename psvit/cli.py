@@ -20,7 +20,7 @@ import click
 
 from psvit.errors import InputError, RunError
 from psvit.executors.openmp import wait_briefly
-from psvit.io.announcements import ANNOUNCEMENTS
+from psvit.io.announcements import ANNOUNCEMENTS, Silence
 from psvit.io.escaping import in_terminal
 
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
@@ -36,6 +36,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
 
     The traceback of an error that nobody foresaw is kept in the run's folder.
     """
+    Silence.begin()
     wait_briefly()  # every command begins here, and none has loaded PyTorch yet
     try:
         status = command.main(arguments, standalone_mode=False)

@@ -1,4 +1,4 @@
-"""Progress of what lasts: a bar with rate and remaining time on a terminal, nothing elsewhere."""
+"""Progress of what lasts, with rate and time left: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from psvit.io.announcements import Silence
 
 
 class _Rate(ProgressColumn):
@@ -24,6 +26,9 @@ class _Rate(ProgressColumn):
 
 
 _UNITS = ((1, "s"), (60, "min"), (3600, "h"))
+
+EVERY_S = 25.0
+"""Seconds between two lines of a run where there is no terminal; a run that takes less says nothing."""
 
 
 @contextlib.contextmanager
@@ -52,6 +57,9 @@ def progress_bar(
         A function of how many more units are done and what to say beside them.
     """
     console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console, description, total, unit, done, clock)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -63,14 +71,12 @@ def progress_bar(
     progress = Progress(
         *columns,
         console=console,
-        disable=not console.is_terminal,
         get_time=clock,
         # By default rich forgets what is older than half a minute, which one step of ours may take; it is also bounded
         # to the last thousand steps, so that the rate follows what is quick.
         speed_estimate_period=math.inf,
     )
-    # Before rich 14.3 a bar that is disabled ends with an empty line, if it was begun.
-    with progress if console.is_terminal else contextlib.nullcontext():
+    with progress:
         task = progress.add_task(description, total=total, completed=done, unit=unit, note="")
         progress.advance(task, 0)  # from here on the first step is timed
 
@@ -78,3 +84,42 @@ def progress_bar(
             progress.update(task, advance=units, note=note)
 
         yield advance
+
+
+class _Lines:
+    """Progress where there is no terminal.
+
+    Args:
+        console, description, total, unit, done, clock: as of `progress_bar`.
+    """
+
+    def __init__(
+        self, console: Console, description: str, total: int, unit: str, done: int, clock: Callable[[], float]
+    ) -> None:
+        self._console, self._clock = console, clock
+        self._description, self._total, self._unit = description, total, unit
+        self._first = self._done = done
+        self._began = clock()
+
+    def __call__(self, units: int, note: str = "") -> None:
+        """Count units that are done, and say something if the run has been silent for long."""
+        self._done += units
+        now = self._clock()
+        if now - Silence.since < EVERY_S or self._done == self._first:
+            return
+        Silence.begin(now)
+        rate = (self._done - self._first) / (now - self._began)
+        seconds, per = next(((s, unit) for s, unit in _UNITS if rate * s >= 1), _UNITS[-1])
+        told = [
+            f"{self._done:,} of {self._total:,} {self._unit}",
+            f"{rate * seconds:,.1f}/{per}",
+            f"{_in_words((self._total - self._done) / rate)} left",
+            *([note] if note else []),
+        ]
+        self._console.file.write(f"{self._description}: {', '.join(told)}\n")
+        self._console.file.flush()
+
+
+def _in_words(seconds: float) -> str:
+    length, unit = next(((s, unit) for s, unit in reversed(_UNITS) if seconds >= s), _UNITS[0])
+    return f"{seconds / length:.{1 if unit == 'h' else 0}f} {unit}"

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from filelock import BaseFileLock
 
 from psvit.errors import InputError
+from psvit.io.announcements import Silence
 from psvit.io.documents import dump_yaml, read_yaml, remove_unfinished, write_atomic
 from psvit.io.locks import LOCK_FILE, hold, remove
 
@@ -57,6 +58,7 @@ class RunFolder:
 
     def __init__(self, path: Path, command: str, config: dict[str, Any]) -> None:
         self.path = path
+        Silence.begin()
         check_folder(path, command, config)  # before anything is written, be it the file that is locked
         # Kept for as long as the folder is referred to.
         self._lock = self._hold()

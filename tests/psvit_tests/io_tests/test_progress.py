@@ -1,4 +1,4 @@
-"""Progress bars: rate and time left however slow the steps are, log lines above the bar, nothing off a terminal."""
+"""Progress bars: rate and time left however slow the steps are, log lines above the bar, lines off a terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import io
 import logging
 import re
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 
 import pytest
 from rich.console import Console
 
 from psvit.cli import set_up_logging
+from psvit.io.announcements import Silence
 from psvit.io.progress import progress_bar
 
 
@@ -114,12 +116,56 @@ def test_the_rate_follows_the_last_thousand_steps(terminal, clock):
     assert "100.0 images/s" in last(terminal)
 
 
-def test_nothing_is_written_where_there_is_no_terminal(clock):
+@pytest.fixture
+def written(clock):
+    """A stream that is no terminal, and bars that write to it."""
     stream = io.StringIO()
-    with progress_bar("search", 2, "trials", console=Console(file=stream, width=160), clock=clock) as advance:
+    Silence.begin(clock.now)
+    yield stream, partial(progress_bar, console=Console(file=stream), clock=clock)
+    Silence.begin()
+
+
+def test_what_is_done_soon_says_nothing_where_there_is_no_terminal(written, clock):
+    stream, bar = written
+    with bar("search", 2, "trials") as advance:
         clock.now += 1
         advance(1, "")
     assert stream.getvalue() == ""
+
+
+def test_where_there_is_no_terminal_a_line_comes_at_least_every_30_seconds(written, clock):
+    stream, bar = written
+    with bar("search", 1000, "trials", done=100) as advance:
+        for _ in range(30):
+            clock.now += 4
+            advance(8, "best 71.5")
+    assert stream.getvalue().splitlines() == [
+        f"search: {done} of 1,000 trials, 2.0/s, {left}, best 71.5"
+        for done, left in [(156, "7 min left"), (212, "7 min left"), (268, "6 min left"), (324, "6 min left")]
+    ]
+
+
+def test_of_many_short_steps_one_speaks_in_the_end(written, clock):
+    stream, bar = written
+    for number in range(4):
+        with bar(f"training {number}", 100, "images") as advance:
+            for _ in range(2):
+                clock.now += 5
+                advance(50, "")
+    assert stream.getvalue() == "training 2: 50 of 100 images, 10.0/s, 5 s left\n"
+
+
+def test_a_slow_step_is_told_of_when_it_is_done(written, clock):
+    stream, bar = written
+    with bar("search", 10, "trials") as advance:
+        clock.now += 1800
+        advance(1, "")
+        clock.now += 1800
+        advance(0, "")
+    assert stream.getvalue().splitlines() == [
+        "search: 1 of 10 trials, 2.0/h, 4.5 h left",
+        "search: 1 of 10 trials, 1.0/h, 9.0 h left",
+    ]
 
 
 @contextmanager
