@@ -34,7 +34,8 @@ class Watch(MetaPathFinder):
     def find_spec(self, name, path, target=None):
         # In place of loading it: say what it would find, and end.
         if name == "torch":
-            print(json.dumps({{name: os.environ[name] for name in {NAMES!r} if name in os.environ}}), flush=True)
+            told = json.dumps({{name: os.environ[name] for name in {NAMES!r} if name in os.environ}})
+            os.write(1, f"{{told}}\\n".encode())  # at once, since another process may write as well
             os._exit(0)
 
 sys.meta_path.insert(0, Watch())

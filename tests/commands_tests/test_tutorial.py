@@ -17,17 +17,17 @@ TUTORIAL = Path(__file__).resolve().parents[2] / "docs/tutorial.md"
 NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?( [kM](?=FLOPs|params)| (s|min|h)\b)?")
 REFERENCE = re.compile(r"(DeiT|PiT|HVT)-like, (patch|conv) stem, # layers")
 VERDICT = re.compile(r"^verdict: .*")
-RUNNER_UP = re.compile(r"(, \(?'?)(zero|one|two|three|four|five|six|seven|eight|nine)\b")
+CLASS = re.compile(r"(, \(?'?|\.png: )(zero|one|two|three|four|five|six|seven|eight|nine)\b")
 
 
 def gist(output):
     """The lines of an output without what differs from machine to machine.
 
-    These are numbers and durations, runners-up, which network is at which place, what the verdict is, and how many rows
-    of a kind there are.
+    These are numbers and durations, which digit a network takes an image for, which network is at which place, what
+    the verdict is, and how many rows of a kind there are.
     """
     lines = [" ".join(line.split()) for line in output.splitlines() if line.strip(" ─")]
-    masked = (RUNNER_UP.sub(r"\1another", NUMBER.sub("#", line)) for line in lines)
+    masked = (CLASS.sub(r"\1another", NUMBER.sub("#", line)) for line in lines)
     named = (VERDICT.sub("verdict", REFERENCE.sub("trial #", line)) for line in masked)
     return [line for line, _ in itertools.groupby(named)]
 
@@ -49,6 +49,7 @@ def test_the_gist_of_an_output_is_what_is_said_and_not_its_numbers():
     assert gist(said) != gist("trial 1 9 ± 8 %\nnot measured\n6 of [('three', 1), ('nine', 0.25)]")
     assert gist("verdict: cannot tell\nHVT-like, conv stem, 5 layers 61 %") == ["verdict", "trial # # %"]
     assert gist("accuracy 92, trial 3 of 6,468") == gist("accuracy 9.25, trial 1 of 8")
+    assert gist("val/a/7.png: eight 91 %, two 1 %") == gist("val/a/7.png: one 57 %, eight 33 %")
     assert gist("time: 4 min (scoring 59 s)") == gist("time: 1.2 h (scoring 3 min)")
 
 
