@@ -21,8 +21,7 @@ class _Rate(ProgressColumn):
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")
-        seconds, unit = next(((s, unit) for s, unit in _UNITS if speed * s >= 1), _UNITS[-1])
-        return Text(f"{speed * seconds:,.1f} {task.fields['unit']}/{unit}")
+        return Text(_rate(speed, f" {task.fields['unit']}"))
 
 
 _UNITS = ((1, "s"), (60, "min"), (3600, "h"))
@@ -109,15 +108,20 @@ class _Lines:
             return
         Silence.begin(now)
         rate = (self._done - self._first) / (now - self._began)
-        seconds, per = next(((s, unit) for s, unit in _UNITS if rate * s >= 1), _UNITS[-1])
         told = [
             f"{self._done:,} of {self._total:,} {self._unit}",
-            f"{rate * seconds:,.1f}/{per}",
+            _rate(rate),
             f"{_in_words((self._total - self._done) / rate)} left",
             *([note] if note else []),
         ]
         self._console.file.write(f"{self._description}: {', '.join(told)}\n")
         self._console.file.flush()
+
+
+def _rate(speed: float, unit: str = "") -> str:
+    """A number of units a second, a minute or an hour."""
+    seconds, per = next(((s, per) for s, per in _UNITS if speed * s >= 1), _UNITS[-1])
+    return f"{speed * seconds:,.1f}{unit}/{per}"
 
 
 def _in_words(seconds: float) -> str:

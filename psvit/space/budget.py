@@ -39,12 +39,19 @@ SPENT = 0.9
 """Of a limit without a lower end, the share that a search spends at least, if any architecture does."""
 
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_NAMES = {"flops": "FLOPs", "macs": "MACs", "params": "params", "b": "B"}
-_METRICS = {"flops": "macs", "macs": "macs", "params": "num_params", "b": "activation_bytes"}
+_METRICS = {"FLOPs": "macs", "MACs": "macs", "params": "num_params", "B": "activation_bytes"}
+_USUAL = {
+    prefix + unit: (prefix if prefix == "k" else prefix.upper()) + name
+    for name in _METRICS
+    for unit in (name.lower(), name.lower().removesuffix("s"))
+    for prefix in _PREFIXES
+}
+"""By unit in lower case: how it is usually written."""
+
 _UNITS = {
     prefix + unit: (metric, scale)
     for name, metric in _METRICS.items()
-    for unit in (name, name.removesuffix("s"))
+    for unit in (name.lower(), name.lower().removesuffix("s"))
     for prefix, scale in _PREFIXES.items()
 } | {f"{prefix}ib": ("activation_bytes", 2 ** (10 * power)) for power, prefix in enumerate("kmgt", start=1)}
 """By unit in lower case: the cost, and how much of it one unit is."""
@@ -69,17 +76,11 @@ _SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M"), "
 
 def as_usual(text: str) -> str:
     """A limit as it is usually written, so that equal runs are found equal: `2 Gflop` is `2GFLOPs`."""
-    match = _COST.fullmatch(text.strip())
+    text = text.strip()
+    match = _COST.fullmatch(text)
     if match is None or match["unit"].lower() not in _UNITS:
-        return text.strip()
-    unit = match["unit"].lower()
-    for name, usual in _NAMES.items():
-        for ending in (name, name.removesuffix("s")):
-            if unit.endswith(ending) and unit.removesuffix(ending) in _PREFIXES:
-                prefix = unit.removesuffix(ending)
-                number = text.strip()[: match.start("unit")].rstrip()
-                return f"{number}{prefix if prefix == 'k' else prefix.upper()}{usual}"
-    return "".join(text.split())
+        return text
+    return text[: match.start("unit")].rstrip() + _USUAL.get(match["unit"].lower(), match["unit"])
 
 
 class Limit(Value):
