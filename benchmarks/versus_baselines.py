@@ -58,9 +58,10 @@ from psvit.io.documents import write_atomic
 from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
 from psvit.io.run_folder import RunFolder
-from psvit.search.plan import TRIALS, choose_space
+from psvit.search.plan import TRIALS
 from psvit.search.run import run_search
 from psvit.search.scoring import BATCH_SIZE
+from psvit.search.spaces import choose_space
 from psvit.supernet.supernet import read_provenance, supernet_digest, supernet_file
 from psvit.train.choices import choose_device
 from psvit.train.job_runner import JobRunner, images_of, run_jobs

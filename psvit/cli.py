@@ -224,6 +224,23 @@ def read_duration(option: str, text: str) -> float:
     return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
 
 
+def read_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers from text such as `8..11` or `8,10`.
+
+    Raises:
+        InputError: it is none.
+    """
+    if match := re.fullmatch(r"(\d{1,4})\.\.(\d{1,4})", text.strip(), re.ASCII):
+        found = tuple(range(int(match[1]), int(match[2]) + 1))
+    elif re.fullmatch(r"\d{1,4}(,\d{1,4})*", text.strip(), re.ASCII):
+        found = tuple(map(int, text.split(",")))
+    else:
+        found = ()
+    if not found:
+        raise InputError(f"{option} {text!r}: expected whole numbers such as 8..11 or 8,10")
+    return found
+
+
 def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
     """Print names and values under a title, and under headings if names have several values."""
     from rich.box import SIMPLE

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 @click.command(name="psvit-retrain", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("architectures", metavar="ARCHITECTURE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, help=DATA_HELP)
-@click.option("--inherit", is_flag=True, help="Start from the weights beside ARCHITECTURE, not from scratch.")
+@click.option(
+    "--inherit/--from-scratch",
+    "inherit",
+    default=None,
+    help="Start from the weights beside ARCHITECTURE, or from random ones.  [default: from scratch, but inherit what a "
+    "search with --init found]",
+)
 @click.option(
     "--compare",
     is_flag=True,
@@ -43,7 +49,7 @@ if TYPE_CHECKING:
 def command(
     architectures: tuple[Path, ...],
     data: str,
-    inherit: bool,
+    inherit: bool | None,
     compare: bool,
     workers: str | None,
     recipe: str | None,

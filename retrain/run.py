@@ -31,7 +31,8 @@ from psvit.train.accuracies import LABELS, accuracies, trained_as
 from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
 from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.distributed import joined
-from psvit.train.recipe import Recipe
+from psvit.train.original import is_made_of_another
+from psvit.train.recipe import Begin, Recipe
 
 TABLE_FILE = "networks.csv"
 
@@ -173,7 +174,7 @@ def retrain_network(
     *,
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    inherit: bool = False,
+    inherit: bool | None = None,
     compare: bool = False,
     teacher: str | None = None,
     teacher_weights: str | Path | None = None,
@@ -212,7 +213,7 @@ def retrain_networks(
     *,
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    inherit: bool = False,
+    inherit: bool | None = None,
     compare: bool = False,
     teacher: str | None = None,
     teacher_weights: str | Path | None = None,
@@ -234,7 +235,8 @@ def retrain_networks(
         data: images: an `ImageData`, or what `psvit.ImageData.open` takes.
         recipe: a recipe, the name of a shipped one, or a file. By default, it goes by the images.
         settings: values of the recipe to replace, such as `{"epochs": 10}`.
-        inherit: whether to start from the weights that lie beside an architecture file.
+        inherit: whether to start from the weights that lie beside an architecture file. By default, only networks do
+            that a search made of a trained one.
         compare: whether to train each network in the other way too (from scratch, or from the weights beside the file),
             as long and with the same seed.
         teacher: a network to learn from, if the recipe wants one: a model of timm, or a .yaml file.
@@ -255,6 +257,8 @@ def retrain_networks(
     """
     _check(networks, workers, teacher, teacher_weights)
     read = [_read(network) for network in networks]
+    if inherit is None:
+        inherit = all(is_made_of_another(found) for _, found in read)
     checkpointing = CheckpointConfig(every_seconds=checkpoint_seconds, number=keep)
     here, there = choose_devices(device, workers)
     with joined(here) as world:
@@ -270,7 +274,7 @@ def retrain_networks(
                     len(opened.all_train),
                     supernet=False,
                     teacher=bool(teacher),
-                    inherited=inherit,
+                    begin=_begin(found, inherit),
                 )
                 for _, found in read
             ]
@@ -330,6 +334,13 @@ def _read(network: Found) -> tuple[Path | None, ArchitectureFile]:
     if file.is_dir():
         file = architecture_file(file)
     return file, ArchitectureFile.load(file)
+
+
+def _begin(found: ArchitectureFile, inherit: bool) -> Begin:
+    """The weights that a training begins with."""
+    if not inherit:
+        return "random"
+    return "original" if is_made_of_another(found) else "inherited"
 
 
 def _named(files: Sequence[Path | None]) -> list[str]:

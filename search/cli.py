@@ -13,6 +13,7 @@ from psvit.cli import (
     DATA_HELP,
     image_size_option,
     read_duration,
+    read_numbers,
     read_settings,
     recipe_options,
     run,
@@ -37,6 +38,27 @@ if TYPE_CHECKING:
     "may be given several times. 2GFLOPs alone searches 1.8 to 2, 0..2GFLOPs everything up to it.",
 )
 @click.option("--supernet", default=None, help="The run of psvit-supernet whose weights score candidates.")
+@click.option(
+    "--init",
+    "init",
+    default=None,
+    help="A trained network to make cheaper: a model of timm such as deit_tiny_patch16_224, a folder that timm wrote, "
+    "a .safetensors or .pth file with timm's config.json beside it, or a run of psvit-retrain. --budget 60% is then of "
+    "its cost.",
+)
+@click.option(
+    "--init-weights",
+    default=None,
+    type=click.Path(path_type=Path),
+    help="With --init, a .safetensors or .pth file for a model of timm.  [default: timm's pretrained weights]",
+)
+@click.option(
+    "--depths",
+    "depths_text",
+    default=None,
+    help="With --init, how many layers candidates may have besides all of them, such as 8..11 or 8,10; the last layers "
+    "are left out.",
+)
 @click.option("--data", default=None, help=f"{DATA_HELP} [default: the supernet's]")
 @click.option(
     "--evaluator",
@@ -103,7 +125,13 @@ if TYPE_CHECKING:
     help="How the network will be retrained: a shipped recipe or a .yaml file. Candidates and finalists train "
     "by it, for a quarter of its epochs. [default: by image size]",
 )
-@click.option("--inherit", is_flag=True, help="Train networks from the supernet's weights, not from random ones.")
+@click.option(
+    "--inherit/--from-scratch",
+    "inherit",
+    default=None,
+    help="Train networks from the supernet's weights, or from random ones.  [default: from scratch, but with --init "
+    "inherit]",
+)
 @click.option(
     "--control",
     type=click.IntRange(min=0),
@@ -126,6 +154,9 @@ if TYPE_CHECKING:
 def command(
     budgets: tuple[str, ...],
     supernet: str | None,
+    init: str | None,
+    init_weights: Path | None,
+    depths_text: str | None,
     data: str | None,
     evaluator: str | None,
     space_name: str | None,
@@ -138,7 +169,7 @@ def command(
     dry_run: bool,
     finalists: int,
     retrain_recipe: str | None,
-    inherit: bool,
+    inherit: bool | None,
     control: int | None,
     no_sharing: bool,
     no_racing: bool,
@@ -169,6 +200,9 @@ def command(
         budget=budgets,
         data=data,
         supernet=supernet,
+        init=init,
+        init_weights=init_weights,
+        depths=read_numbers("--depths", depths_text) if depths_text else None,
         evaluator=evaluator,
         searcher=searcher,
         objectives=objectives_text.split(","),
@@ -204,6 +238,9 @@ def command(
             "there was nothing to compare it on" if rivals else "no hand-made network is in the space and the budget"
         )
         click.echo(f"no verdict: {reason}")
+    if result.compression:
+        click.echo(str(result.compression))
+        show_table(result.compression.title, result.compression.cells, result.compression.header)
     _tell(result, is_timed=bool(time_text))
     _tell_winner(result, supernet, data, retrain_recipe, inherit)
     if result.stopped:
@@ -247,7 +284,7 @@ def _looks(finalist: Finalist) -> str:
 
 
 def _tell_winner(
-    result: SearchResult, supernet: str | None, data: str | None, retrain_recipe: str | None, inherit: bool
+    result: SearchResult, supernet: str | None, data: str | None, retrain_recipe: str | None, inherit: bool | None
 ) -> None:
     """Print what was found, how far that can be trusted, and how to go on."""
     from psvit.search.fidelity.record import in_words
@@ -262,7 +299,7 @@ def _tell_winner(
         click.echo(in_words(result.fidelity, supernet or str(result.folder / "supernet")))
     images = data or result.data
     given = f" --recipe {shlex.quote(retrain_recipe)}" if retrain_recipe else ""
-    given += " --inherit" if inherit else ""
+    given += {None: "", True: " --inherit", False: " --from-scratch"}[inherit]
     click.echo(
         f"{'interrupted; the best so far has' if result.stopped else 'found'} "
         f"{format_cost('macs', best.cost.macs)}, {format_cost('num_params', best.cost.num_params)}, "

@@ -22,6 +22,7 @@ from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
 from psvit.io.tables import Table
 from psvit.search.bounds import Bound
+from psvit.search.compression.outcome import Compressing, Compression
 from psvit.search.evaluator import Evaluator
 from psvit.search.latency.limits import first_within
 from psvit.search.latency.measure import Latency, measure
@@ -56,12 +57,14 @@ class Selected:
     Attributes:
         finalists: the winner first; with several objectives, the front.
         verdict: by how much the winner is ahead of its best rival; `None` if that was not found out.
-        weights: those of the winner, if it was trained and there is no supernet whose weights it inherits.
+        weights: those of the winner, if it was trained and is not delivered with those that it inherits.
+        compression: beside the network that the search began with; `None` if it began with none.
     """
 
     finalists: list[Finalist]
     verdict: Verdict | None = None
     weights: Mapping[str, Tensor] | None = None
+    compression: Compression | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
         file=best[0].file,
         finalists=best,
         verdict=selected.verdict,
+        compression=selected.compression,
         front=points,
         trials=trials,
         html=HtmlFile(folder / REPORT),
@@ -272,16 +276,20 @@ def _best(prepared: Prepared, study: Study, measure: Callable[..., Latency] | No
 def _selected(prepared: Prepared, study: Study, best: list[Finalist]) -> Selected:
     """The finalists after their trainings, the winner first, with the verdict on it.
 
-    With several objectives or without images, or if there is one finalist alone, nothing is trained.
+    With several objectives or without images, or if there is one finalist alone, nothing is trained. One made of a
+    given network is trained also if it is alone.
     """
-    if not prepared.plan.selects or len(best) < 2:
-        return Selected(finalists=best)
+    plan = prepared.plan
+    compressing = Compressing(prepared, study.cache) if plan.original else None
+    if not plan.selects or (len(best) < 2 and not compressing):
+        return Selected(finalists=best, compression=compressing.of_front(best) if compressing else None)
     selection = Selection.of(prepared, study)
     finalists = selection.run(best)
     return Selected(
         finalists=finalists,
         verdict=selection.judge(finalists),
-        weights=None if prepared.supernet else selection.weights(finalists[0]),
+        weights=None if prepared.supernet and not compressing else selection.weights(finalists[0]),
+        compression=compressing.of_selection(selection, finalists) if compressing else None,
     )
 
 
@@ -315,13 +323,15 @@ def _deliver(
             "trials": len(searched.study.history),
             "seed": plan.asked.seed,
             "limits": plan.limits.resolved,
+            **({"original": {"name": plan.original.name, "digest": plan.original.digest}} if plan.original else {}),
+            **({"compression": selected.compression.to_dict()} if selected.compression else {}),
             **({"weights": f"trained by the selection for {trained.epochs} epochs"} if trained else {}),
             **({"interrupted": True} if searched.stopped else {}),
         },
         objectives=prepared.objectives,
     )
     supernet = prepared.supernet.get() if prepared.supernet else None
-    weights = inherited(supernet, best[0].arch) if supernet else selected.weights
+    weights = inherited(supernet, best[0].arch) if supernet and selected.weights is None else selected.weights
     title = f"Found for {' and '.join(plan.budget) or 'any budget'} in {plan.space.name}"
     winner = replace(best[0], written=write_winner(prepared.folder.path, evidence, best, weights, title))
     if len(plan.objectives) > 1:
@@ -378,6 +388,7 @@ def _report(
         unit=searched.description.get("unit", "%" if plan.scored_by == "inherited" else ""),
         finalists=selected.finalists,
         verdict=selected.verdict,
+        compression=selected.compression,
         references=searched.references,
         hypervolume=[(number, volume) for number, volume in volumes if volume is not None],
         versions={"python": platform.python_version(), **{name: version(name) for name in libraries}},

@@ -14,7 +14,6 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.search.plan import SearchPlan
 from psvit.search.selection.rungs import after_scores, going_on, rungs_of
-from psvit.space.references import references
 from psvit.supernet.sampling import architectures
 from psvit.train.job_runner import initial_network, inputs_for, train_job
 from psvit.train.recipe import Recipe, SupernetRecipe
@@ -143,7 +142,7 @@ def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int) -> It
 
 
 def _references(plan: SearchPlan) -> int:
-    return len(references(plan.space, plan.limits))
+    return len(plan.references(plan.limits))
 
 
 def _seconds_an_image(plan: SearchPlan) -> float:
@@ -160,6 +159,8 @@ def _supernet_seconds(plan: SearchPlan) -> float:
     recipe = SupernetRecipe.of(plan.recipe)
     steps = [architectures(plan.space, recipe, plan.asked.seed, step) for step in range(MEASURED)]
     an_image = sum(_measured(plan, arch, plan.recipe) for arch in itertools.chain(*steps)) / MEASURED
+    if plan.original and recipe.needs_teacher:
+        an_image += FORWARD * _measured(plan, plan.original.arch, plan.recipe)
     return an_image * len(plan.data.train) * recipe.epochs
 
 

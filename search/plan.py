@@ -15,7 +15,6 @@ from psvit.executors.choose_executor import check_workers
 from psvit.search.bounds import ObjectiveBound
 from psvit.search.candidates import Candidates
 from psvit.search.evaluator import Evaluator, read_evaluator
-from psvit.search.fidelity.record import file_beside, read_fidelities
 from psvit.search.latency.build import LatencyPlan
 from psvit.search.latency.limits import PredictedLimit, check_hopeful
 from psvit.search.latency.measure import Setting, fingerprint, measure
@@ -28,13 +27,17 @@ from psvit.search.searchers import Searcher, make_searcher
 from psvit.search.searchers.enumerate import Enumerate, check_enumerable
 from psvit.search.searchers.random import Random
 from psvit.search.selection.rungs import selection_recipe
+from psvit.search.spaces import choose_space, wanted_space
 from psvit.search.storage import without_password
+from psvit.space.around import evenly_pooled
 from psvit.space.budget import SPENT, Budget
+from psvit.space.references import Reference, references
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import check_held_out, read_provenance, read_space, supernet_digest
-from psvit.train.choices import choose_devices, choose_recipe, fit_space
+from psvit.supernet.supernet import read_provenance, supernet_digest
+from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.device_checks import check_device
-from psvit.train.recipe import Recipe
+from psvit.train.original import Original, read_original
+from psvit.train.recipe import Recipe, SupernetRecipe
 
 CONTROL_SHARE = 0.25
 """Default number of random architectures for comparison, as a share of the trials."""
@@ -57,8 +60,9 @@ class SearchPlan:
         scored_by: what scores candidates.
         evaluator: the evaluator of a user's own that scores; `None` if another one does.
         evaluator_says: the description that this evaluator gives of itself.
+        original: the network that a search begins with, fitted to the images; `None` if it begins with none.
         supernet_digest: the digest of the weights of the given supernet.
-        recipe: how a supernet is trained first; `None` if none is trained.
+        recipe: how a supernet is trained first; `None` if none is.
         searcher: proposes the candidates.
         objectives: the names of the objectives, the score first.
         own: the objectives that are a user's own.
@@ -86,6 +90,7 @@ class SearchPlan:
     scored_by: ScoredBy
     evaluator: Evaluator | None
     evaluator_says: Mapping[str, Any] | None
+    original: Original | None
     supernet_digest: str | None
     recipe: Recipe | None
     searcher: Searcher
@@ -140,6 +145,7 @@ class SearchPlan:
             "race": asdict(self.race) if self.race else None,
             "device": self.scoring_device.type,
             "latency": list(self.latency_digests),
+            **({"init": {"name": self.original.name, "digest": self.original.digest}} if self.original else {}),
             # Left out if there are none, so that studies from before there could be any still continue.
             **({"evaluator": dict(self.evaluator_says)} if self.evaluator_says is not None else {}),
             **({"training": self._training} if self.is_trained else {}),
@@ -149,7 +155,7 @@ class SearchPlan:
     @property
     def _training(self) -> dict[str, Any] | None:
         """How networks are trained, JSON-serialisable."""
-        return {**self.training.to_dict(), "inherit": self.asked.inherit} if self.training else None
+        return {**self.training.to_dict(), "inherit": self.asked.inherits} if self.training else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -184,6 +190,12 @@ class SearchPlan:
             "storage": self.asked.storage and without_password(self.asked.storage),
             "study": self.asked.study,
         }
+
+    def references(self, limits: Budget) -> tuple[Reference, ...]:
+        """Hand-made members within limits on costs: made of the original, or without one after DeiT, PiT and HVT."""
+        if self.original:
+            return evenly_pooled(self.space, self.original.arch, limits)
+        return references(self.space, limits)
 
     def control_of(self, trials: int) -> int:
         """How many architectures are drawn for comparison, given the number of trials."""
@@ -231,7 +243,8 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     """
     # What is quick to check comes first.
     asked.check()
-    wanted = _wanted_space(asked)
+    given_network = read_original(asked.init, asked.init_weights) if asked.init else None
+    wanted = wanted_space(asked, given_network)
     scored_by = asked.scored_by()
     evaluator = read_evaluator(asked.evaluator) if scored_by == "own" else None
     searcher = make_searcher(asked.searcher or ("stratified" if scored_by == "trained" else "evolution"))
@@ -244,6 +257,11 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
 
     name = asked.data or (read_provenance(asked.supernet).get("data") if asked.supernet else None)
     data = open_data(name) if name else None
+    original = None
+    if given_network:
+        assert data is not None
+        original = given_network.fitted(data, asked.image_size, asked.seed)
+        wanted = SearchSpace.around(original.arch, asked.depths)
     space = choose_space(
         wanted, asked.supernet, data, asked.limits, asked.image_size, prefers_shipped=scored_by in ("inherited", "dss")
     )
@@ -251,11 +269,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     limits = _spent(given, space) if len(names) == 1 and not bounds else given
     models = [LatencyModel.load(path) for path in asked.latency]
     by_setting = _by_setting(asked.latency, models, space, limits, is_improved=LATENCY in names)
-    recipe = None
-    if scored_by == "inherited" and not asked.supernet:
-        assert data is not None
-        recipe = choose_recipe(asked.recipe, asked.settings, min(space.image_size), len(data.all_train), supernet=True)
-        check_device(device, recipe)
+    recipe = _supernet_recipe(asked, space, data, original, device) if scored_by == "inherited" else None
     trials, control = _numbers(asked, searcher, space.count(limits), scored_by)
     training = _training(asked, space, data, scored_by, scoring_device) if data else None
     races = asked.race and scored_by == "inherited" and len(names) == 1
@@ -269,6 +283,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         scored_by=scored_by,
         evaluator=evaluator,
         evaluator_says=evaluator.describe() if evaluator else None,
+        original=original,
         supernet_digest=supernet_digest(asked.supernet) if asked.supernet else None,
         recipe=recipe,
         searcher=searcher,
@@ -297,8 +312,8 @@ def _training(
         InputError: they shall begin with weights that there are not, or that were trained on the verdict images; or the
             device cannot train so.
     """
-    if asked.inherit:
-        if scored_by != "inherited" and not asked.supernet:
+    if asked.inherits:
+        if scored_by != "inherited" and not asked.supernet and not asked.init:
             raise InputError("--inherit: begins with a supernet's weights, and there is no supernet; name one")
         if asked.supernet and "verdict_images" not in read_provenance(asked.supernet):
             raise InputError(
@@ -313,26 +328,46 @@ def _training(
         min(space.image_size),
         len(data.all_train),
         supernet=False,
-        inherited=asked.inherit,
+        begin=("original" if asked.init else "inherited") if asked.inherits else "random",
     )
     if asked.workers is None:  # their devices may not be here
         check_device(device, final)
     return selection_recipe(final)
 
 
-def _wanted_space(asked: SearchRequest) -> SearchSpace | None:
-    """The space that is named, or `None`. What needs no images of space, supernet and limits is checked here."""
-    space = asked.space if isinstance(asked.space, SearchSpace) else None
-    if asked.space is not None and space is None:
-        space = SearchSpace.load(str(asked.space))
-    known = space
+def _supernet_recipe(
+    asked: SearchRequest,
+    space: SearchSpace,
+    data: ImageData | None,
+    original: Original | None,
+    device: torch.device,
+) -> SupernetRecipe | None:
+    """How a supernet is trained first; `None` if one is given. One that begins as a network learns from it."""
     if asked.supernet:
-        known = read_space(asked.supernet)
-        read_fidelities(file_beside(asked.supernet))
-    limits = Budget.parse(*asked.limits, space=known)
-    if known and (asked.supernet or not (asked.data or asked.image_size)):  # else images change what networks cost
-        known.check(limits)
-    return space
+        return None
+    assert data is not None
+    teaches = original is not None and original.keeps_head
+    settings = dict(asked.settings or {})
+    if original and not teaches and asked.recipe is None:
+        # Its largest architecture learns the classes, and the others learn from it.
+        settings.setdefault("target", "inplace")
+    recipe = choose_recipe(
+        asked.recipe,
+        settings,
+        min(space.image_size),
+        len(data.all_train),
+        supernet=True,
+        teacher=None if original else False,
+        begin="original" if original else "random",
+    )
+    assert isinstance(recipe, SupernetRecipe)
+    check_device(device, recipe)
+    if recipe.needs_teacher and not teaches:
+        raise InputError(
+            f"target {recipe.target}: the network's classifier is new, so it can teach nothing; give --set "
+            "target=inplace or --set target=labels"
+        )
+    return recipe
 
 
 def _spent(given: Budget, space: SearchSpace) -> Budget:
@@ -381,40 +416,3 @@ def _by_setting(
             raise InputError(f"--latency {path}: a second model of {settings[wanted]}; name one for each limit")
         found[settings[wanted]] = model
     return found
-
-
-def choose_space(
-    wanted: SearchSpace | None,
-    supernet: str | None,
-    data: ImageData | None,
-    budget: tuple[str, ...],
-    image_size: tuple[int, int] | None = None,
-    *,
-    prefers_shipped: bool = False,
-) -> SearchSpace:
-    """The space to search: the supernet's, the wanted one, or one for the images and the budget, see `fit_space`.
-
-    Pass the limits as text: `60%` is a share of the largest architecture's cost, which changes with the data's classes.
-
-    Raises:
-        InputError: the supernet belongs to another space or other images, or nothing is within the budget.
-    """
-    if supernet:
-        space = read_space(supernet)
-        if data and (len(data.classes), data.in_chans) != (space.num_classes, space.in_chans):
-            raise InputError(
-                f"supernet {supernet!r}: trained for {space.num_classes} classes and {space.in_chans} channels, "
-                f"but {data.name!r} has {len(data.classes)} and {data.in_chans}"
-            )
-        if wanted and not wanted.differs_in_data_only(space):
-            raise InputError(f"supernet {supernet!r}: belongs to the space {space.name}, not to {wanted.name}")
-        if image_size and image_size != space.image_size:
-            height, width = space.image_size
-            raise InputError(f"supernet {supernet!r}: sees images of {height} x {width} pixels; leave --image-size out")
-        if data:
-            check_held_out(supernet, data)
-    else:
-        limits = Budget.parse(*budget, space=wanted)
-        space = fit_space(wanted, data, image_size, limits, prefers_shipped=prefers_shipped)
-    space.check(Budget.parse(*budget, space=space))
-    return space

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from psvit.data import Inputs
 from psvit.executors.executor import Portable
 from psvit.io.run_folder import RunFolder
 from psvit.search.candidates import Candidates
@@ -17,9 +18,12 @@ from psvit.search.objectives import LATENCY, Objective, Objectives
 from psvit.search.plan import SearchPlan
 from psvit.search.scoring import Scoring, portable_supernet
 from psvit.space.budget import Budget, LatencyLimit, Limit
-from psvit.space.references import Reference, references
+from psvit.space.references import Reference
 from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
-from psvit.supernet.train import fit_supernet
+from psvit.supernet.train import begun_as, fit_supernet
+
+ORIGINAL = "original.yaml"
+"""The file of the network that a search begins with, as it was fitted to the images; its weights lie beside it."""
 
 ANY_LATENCY_MS = 1e9
 """A limit that every network meets. If latency is improved but not limited, it makes the search measure the front."""
@@ -64,6 +68,8 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
     if improved:
         others[LATENCY] = Objective(LATENCY, improved.value)
     candidates = Candidates(plan.space, plan.limits, [*latencies, *plan.bounds])
+    if plan.original and plan.data and not (folder / ORIGINAL).exists():
+        plan.original.save(folder / ORIGINAL, plan.data)
     file = _supernet_file(plan, folder)
     # Weights are hashed once: those that were given, by the plan.
     digest = plan.supernet_digest or (supernet_digest(file) if file else None)
@@ -88,20 +94,20 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
             names=plan.objectives, others=tuple(others[name] for name in plan.objectives if name in others)
         ),
         candidates=candidates,
-        references=_references(candidates, has_bounds=bool(latencies or plan.bounds)),
+        references=_references(plan, candidates, has_bounds=bool(latencies or plan.bounds)),
         scoring=scoring,
         supernet=supernet,
         digest=digest,
     )
 
 
-def _references(candidates: Candidates, has_bounds: bool) -> tuple[Reference, ...]:
+def _references(plan: SearchPlan, candidates: Candidates, has_bounds: bool) -> tuple[Reference, ...]:
     """Hand-made networks within all limits. Where bounds permit none of a kind, smaller ones of it are tried."""
     if not has_bounds:
-        return references(candidates.space, candidates.budget)
+        return plan.references(candidates.budget)
     found: dict[tuple[str, str], Reference] = {}
     for share in SHARES:
-        for reference in references(candidates.space, _macs_up_to(candidates.budget, share)):
+        for reference in plan.references(_macs_up_to(candidates.budget, share)):
             if candidates.permits(reference.arch):
                 found.setdefault((reference.family, reference.arch.stem), reference)
     return tuple(found.values())
@@ -148,9 +154,18 @@ def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
     """The file of the supernet. If one is needed and none was given, it is trained inside the run."""
     if plan.asked.supernet is not None:
         return supernet_file(plan.asked.supernet)
+    original, place = plan.original, folder / "supernet"
     if plan.recipe is None:
-        return None
+        return begun_as(plan.space, original, place) if original else None
     assert plan.data is not None
+    teaches = original is not None and plan.recipe.needs_teacher
     return fit_supernet(
-        plan.space, plan.data, plan.recipe, seed=plan.asked.seed, device=plan.device, folder=folder / "supernet"
+        plan.space,
+        plan.data,
+        plan.recipe,
+        seed=plan.asked.seed,
+        device=plan.device,
+        folder=place,
+        init=original,
+        teacher=original.teacher(Inputs.of(plan.data, plan.space.image_size)) if original and teaches else None,
     )

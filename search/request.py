@@ -34,6 +34,9 @@ class SearchRequest:
     data: ImageData | str | Path | None
     evaluator: Any
     supernet: str | None
+    init: str | None
+    init_weights: str | None
+    depths: tuple[int, ...] | None
     recipe: Recipe | str | Path | None
     settings: Mapping[str, Any] | None
     image_size: tuple[int, int] | None
@@ -43,7 +46,7 @@ class SearchRequest:
     seconds: float | None
     finalists: int
     retrain_recipe: Recipe | str | Path | None
-    inherit: bool
+    inherit: bool | None  # `None` inherits from an original
     control: int | None
     latency: tuple[Path, ...]
     share_prefixes: bool
@@ -75,8 +78,14 @@ class SearchRequest:
         )
         return "dss" if asks_for_search else "rule"
 
+    @property
+    def inherits(self) -> bool:
+        """Whether trainings of the selection begin with inherited weights."""
+        return bool(self.init) if self.inherit is None else self.inherit
+
     def check(self) -> None:
-        """Refuse numbers that cannot be, and an objective in the budget that has no end."""
+        """Refuse what cannot be together, numbers that cannot be, and an objective in the budget that has no end."""
+        self._check_init()
         for name, value, least in (
             ("trials", self.trials, 1),
             ("finalists", self.finalists, 0),
@@ -90,6 +99,23 @@ class SearchRequest:
         for one in self.budget:
             if isinstance(one, Objective) and not one.is_limited:
                 raise InputError(f"budget: objective {one.name!r} has no end; give it lower=... or upper=...")
+
+    def _check_init(self) -> None:
+        """Refuse what does not go together with a network to begin with, or without one."""
+        if self.init is None:
+            for name, value in (("--init-weights", self.init_weights), ("--depths", self.depths)):
+                if value is not None:
+                    raise InputError(f"{name}: goes with --init, which names the network to begin with")
+            return
+        if self.data is None:
+            raise InputError(f"--init {self.init}: needs images; give --data")
+        for name, given in (("--space", self.space), ("--supernet", self.supernet)):
+            if given is not None:
+                raise InputError(
+                    f"{name}: does not go with --init, whose search space and supernet are made from the network"
+                )
+        if self.evaluator in ("dss", "rule"):
+            raise InputError(f"--evaluator {self.evaluator}: looks at no weights; leave it out with --init")
 
     def bounds(self) -> tuple[ObjectiveBound, ...]:
         """The limits on a user's own numbers, each once."""
@@ -109,7 +135,9 @@ class SearchRequest:
                 trained, and none is.
         """
         has_images = bool(self.data or self.supernet)
-        found: ScoredBy = "inherited" if self.supernet else "trained" if self.data else self._without_images
+        found: ScoredBy = (
+            "inherited" if self.supernet or self.init else "trained" if self.data else self._without_images
+        )
         if isinstance(self.evaluator, str):
             if self.evaluator not in NAMED:
                 raise InputError(

@@ -11,6 +11,7 @@ from typing import Any
 from psvit.arch.costs import METRICS
 from psvit.errors import InputError, LostWorkersError
 from psvit.io.tables import Table, html_table
+from psvit.search.compression.outcome import Compression
 from psvit.search.selection.finalist import Finalist
 from psvit.search.selection.verdict import Verdict
 from psvit.search.winner import FRONT
@@ -45,6 +46,8 @@ class SearchResult:
         finalists: what could be delivered, the winner first; with several objectives, the Pareto front.
         verdict: by how much the winner is ahead of the best hand-made network, on images that nothing was chosen by.
             `None` if that was not found out.
+        compression: what was delivered beside the network that the search began with, and beside what is to be had
+            without a search; `None` if it began with none.
         front: the trials that no other trial beats in all objectives or, with one objective, in score and MACs.
         trials: every architecture that was evaluated, a row each.
         html: `report.html`, for a browser or a notebook; `None` if a rule took the network without any scores.
@@ -61,6 +64,7 @@ class SearchResult:
     file: Path
     finalists: Sequence[Finalist]
     verdict: Verdict | None
+    compression: Compression | None
     front: Sequence[Finalist]
     trials: Table
     html: HtmlFile | None

@@ -53,6 +53,7 @@ def deliver_by_rule(plan: SearchPlan, folder: RunFolder) -> SearchResult:
         file=file,
         finalists=[found],
         verdict=None,
+        compression=None,
         front=[],
         trials=Table([], ()),
         html=None,

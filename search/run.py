@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from optuna.samplers import BaseSampler
 
+from psvit.arch.costs import ADDITIVE, cost
 from psvit.data import ImageData, describe_images, read_image_size
 from psvit.io.announcements import announce
 from psvit.io.documents import Place, path_of, read_yaml
@@ -27,8 +28,7 @@ from psvit.search.result import SearchResult
 from psvit.search.searchers import Searcher
 from psvit.search.selection.rungs import after_scores, rungs_of
 from psvit.search.storage import check_storage
-from psvit.space.budget import as_usual
-from psvit.space.references import references
+from psvit.space.budget import as_usual, format_cost
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
 
@@ -44,6 +44,9 @@ def run_search(
     budget: str | Objective | Sequence[str | Objective],
     data: ImageData | str | Path | None = None,
     supernet: Place | None = None,
+    init: str | Path | None = None,
+    init_weights: str | Path | None = None,
+    depths: Sequence[int] | None = None,
     evaluator: Any = None,
     searcher: str | Searcher | BaseSampler | None = None,
     objectives: Sequence[str | Objective] = (ACCURACY,),
@@ -51,7 +54,7 @@ def run_search(
     seconds: float | None = None,
     finalists: int = FINALISTS,
     retrain_recipe: Recipe | str | Path | None = None,
-    inherit: bool = False,
+    inherit: bool | None = None,
     control: int | None = None,
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -82,6 +85,12 @@ def run_search(
         data: images: an `ImageData`, a folder, or a name.
         supernet: a trained supernet, whose weights score candidates: its folder, its file, or what `train_supernet`
             returned.
+        init: a trained network to begin with, of which the search finds a cheaper one: a model of timm, a folder that
+            timm wrote, a .safetensors or .pth file with timm's config.json beside it, or a run of a retraining. Then
+            `60%` is of that network's cost, and the space is `SearchSpace.around` the network.
+        init_weights: a .safetensors or .pth file for a model of timm that `init` names. By default, timm's pretrained
+            weights.
+        depths: how many layers candidates may have besides all of that network's.
         evaluator: scores candidates: `trained`, by short trainings, the default if there are images; `inherited`, with
             the weights of the supernet, the default if one is named (without one, it is trained first); `dss`, a
             training-free indicator, the default without images if something is asked for that only a search has, such
@@ -105,7 +114,8 @@ def run_search(
             then the best score wins.
         retrain_recipe: how the network will be retrained; the selection trains by it, for a quarter of its epochs. By
             default, the recipe goes by the images.
-        inherit: whether trainings of the selection begin with the supernet's weights.
+        inherit: whether trainings of the selection begin with the supernet's weights. By default, they do so with
+            `init`.
         control: how many architectures are drawn at random and scored for comparison. By default, a quarter of those
             evaluated.
         recipe: how a supernet is trained first. By default, the recipe goes by the images.
@@ -164,6 +174,9 @@ def _request(given: Mapping[str, Any]) -> SearchRequest:
     changed = {
         "budget": tuple(as_usual(one) if isinstance(one, str) else one for one in given_budgets),
         "supernet": None if supernet is None else str(path_of(supernet)),
+        "init": None if given["init"] is None else str(path_of(given["init"])),
+        "init_weights": None if given["init_weights"] is None else str(given["init_weights"]),
+        "depths": None if given["depths"] is None else tuple(given["depths"]),
         "image_size": None if image_size is None else read_image_size(image_size),
         "objectives": tuple(given["objectives"]),
         "latency": tuple(map(Path, given["latency"])),
@@ -225,6 +238,9 @@ def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
 def _introduction(plan: SearchPlan) -> Iterator[str]:
     """What is searched, and how."""
     yield from describe_images(plan.data, plan.space.image_size) if plan.data else ()
+    if plan.original:
+        costs = ", ".join(format_cost(name, getattr(cost(plan.original.arch), name)) for name in ADDITIVE)
+        yield "; ".join([f"from {plan.original.name}: {costs}", *plan.original.changes])
     yield (
         f"searching {plan.space.count(plan.limits):,} of the {plan.space.size:,} architectures of {plan.space.name}"
         f"{', those predicted within the limit on latency' if plan.limits.latencies else ''}: "
@@ -255,11 +271,12 @@ def _what_is_done(plan: SearchPlan) -> Iterator[str]:
     )
     if plan.training is None:
         return
-    steps = [f"train a supernet for {count(plan.recipe.epochs, 'epoch')}"] if plan.recipe else []
+    what = "adapt a supernet that begins as the network" if plan.original else "train a supernet"
+    steps = [f"{what} for {count(plan.recipe.epochs, 'epoch')}"] if plan.recipe else []
     rungs = rungs_of(plan.training.epochs)
     on = f"on {len(plan.data.train):,} images"
     if plan.is_trained:
-        others_too = len(references(plan.space, plan.limits))
+        others_too = len(plan.references(plan.limits))
         who = f"{count(plan.trials, 'candidate')} and {count(others_too, 'hand-made reference')}"
         steps.append(f"train {who} for {count(rungs[0].epoch, 'epoch')} {on}")
     else:

@@ -22,9 +22,10 @@ from psvit.nn.vit_weights import Vit
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.sampling import BINS, architectures, macs_bin
 from psvit.supernet.supernet import FILE_NAME, Supernet
-from psvit.supernet.warm_start import warm_start
+from psvit.supernet.warm_start import begin_as, warm_start
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World
+from psvit.train.original import Original
 from psvit.train.recipe import Recipe, SupernetRecipe
 from psvit.train.teacher import Teacher, taught_loss
 from psvit.train.training import train
@@ -105,7 +106,7 @@ def fit_supernet(
     seed: int,
     device: torch.device,
     folder: Path,
-    init: Vit | None = None,
+    init: Vit | Original | None = None,
     teacher: Teacher | None = None,
     checkpointing: CheckpointConfig | None = None,
     world: World | None = None,
@@ -121,7 +122,8 @@ def fit_supernet(
         seed: of everything random.
         device: where to compute.
         folder: of the run.
-        init: a vision transformer to begin with; what was filled is written to `warm_start.yaml`.
+        init: a network to begin with, which the space is around; or a vision transformer whose weights fill the
+            supernet's leading slice, and what was filled is written to `warm_start.yaml`.
         teacher: what is learnt from, where the recipe says so.
         checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together.
@@ -170,11 +172,25 @@ def fit_supernet(
     return file
 
 
-def _begun(space: SearchSpace, recipe: SupernetRecipe, seed: int, init: Vit | None, folder: Path | None) -> Supernet:
+def begun_as(space: SearchSpace, original: Original, folder: Path) -> Path:
+    """Write a supernet that is a network, not adapted to anything; the file is returned as it is if it is there."""
+    file = folder / FILE_NAME
+    if not file.exists():
+        supernet = Supernet(space)
+        begin_as(supernet, original.network)
+        supernet.save(file, {"init": original.name})
+    return file
+
+
+def _begun(
+    space: SearchSpace, recipe: SupernetRecipe, seed: int, init: Vit | Original | None, folder: Path | None
+) -> Supernet:
     """The supernet as training begins with it; what it begins with is written to the folder, if one is given."""
     with seeded(seed):
         supernet = Supernet(space, drop_path_rate=recipe.drop_path_rate)
-    if init:
+    if isinstance(init, Original):
+        begin_as(supernet, init.network)
+    elif init:
         transferred = warm_start(supernet, init.weights)
         head_dims = sorted({layout.head_dim for layout in space.layouts})
         here = head_dims[0] if len(head_dims) == 1 else head_dims
@@ -205,7 +221,7 @@ def _watching(
 
 
 def _provenance(
-    data: ImageData, recipe: Recipe, seed: int, init: Vit | None, teacher: Teacher | None
+    data: ImageData, recipe: Recipe, seed: int, init: Vit | Original | None, teacher: Teacher | None
 ) -> dict[str, Any]:
     return {
         "data": data.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from psvit.nn.network import PSViT
 from psvit.nn.vit_weights import TransferReport, Weights, in_block, stem_and_head, transfer_weights
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
@@ -22,6 +23,20 @@ def warm_start(supernet: Supernet, weights: Weights) -> TransferReport:
     transferred = _transfer(supernet, weights)
     supernet.load_state_dict(transferred.weights, strict=False)
     return transferred
+
+
+@torch.no_grad()
+def begin_as(supernet: Supernet, network: PSViT) -> None:
+    """Fill the supernet so that one of its architectures gives the outputs of a network.
+
+    In a space around the network (`SearchSpace.around`), that is the largest, and nothing else is left to fill.
+
+    Raises:
+        ValueError: the network's architecture is no member of the space.
+    """
+    weights = network.state_dict()
+    for name, part in supernet.slices(network.arch).items():
+        part.copy_(weights[name])
 
 
 def plan(space: SearchSpace, weights: Weights) -> TransferReport:

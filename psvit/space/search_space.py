@@ -13,6 +13,7 @@ from psvit.arch.costs import ADDITIVE, cost
 from psvit.errors import InputError
 from psvit.io.shipped import shipped
 from psvit.space import feasible, variation
+from psvit.space.around import space_around
 from psvit.space.budget import Budget, format_cost
 from psvit.space.feasible import feasible_set
 from psvit.space.for_images import space_for
@@ -66,6 +67,24 @@ class SearchSpace(Members):
         space = space_for(cls, image_size, in_chans, num_classes, budget)
         space.check(budget)
         return space
+
+    @classmethod
+    def around(cls, arch: Architecture, depths: Sequence[int] | None = None) -> Self:
+        """The poolings and sharings of a network: what it can become without new weights.
+
+        Members have its stem, widths, heads and MLPs. They are pooled at up to two places more than the network, by
+        maximum or average, and up to four layers use one attention map. The largest member is the network itself. One
+        of 12 layers and one stage has 1 + 11 + 55 layouts.
+
+        Args:
+            arch: the network; none of its layers share a map.
+            depths: numbers of layers that members may have; the last layers are left out. The network's own is always
+                among them. By default, members have all layers.
+
+        Raises:
+            InputError: the network shares maps already or has more than 44 layers, or a depth cannot be.
+        """
+        return space_around(cls, arch, depths)
 
     def price(self, rows: NDArray[np.int64]) -> Batch:
         """Members in encoded form, (n, genes), with their costs: a million takes a fraction of a second.

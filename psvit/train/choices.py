@@ -14,7 +14,7 @@ from psvit.errors import InputError
 from psvit.io.cores import usable_cores
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace, shipped_for
-from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe
+from psvit.train.recipe import Begin, Recipe, SupernetRecipe, default_recipe
 from psvit.train.teacher import Teacher, load_teacher
 
 
@@ -105,8 +105,8 @@ def choose_recipe(
     images: int,
     *,
     supernet: bool,
-    teacher: bool = False,
-    inherited: bool = False,
+    teacher: bool | None = False,
+    begin: Begin = "random",
 ) -> Recipe:
     """A recipe with some values replaced.
 
@@ -116,14 +116,14 @@ def choose_recipe(
         image_size: smaller side in pixels.
         images: training images.
         supernet: whether a supernet is trained, or a network.
-        teacher: whether there is a teacher to learn from.
-        inherited: whether a network begins with inherited weights.
+        teacher: whether there is a teacher to learn from; `None` leaves that to the caller.
+        begin: the weights that training begins with.
 
     Raises:
         InputError: no such recipe, an unknown key or an impossible value, or a teacher is missing or too many.
     """
     if recipe is None:
-        chosen = default_recipe(image_size, images, supernet=supernet, inherited=inherited)
+        chosen = default_recipe(image_size, images, supernet=supernet, begin=begin)
     elif isinstance(recipe, Recipe):
         chosen = SupernetRecipe.of(recipe) if supernet else recipe
     else:
@@ -134,7 +134,8 @@ def choose_recipe(
         # Who asks for few epochs need not know that there is a warm-up.
         changes.setdefault("warmup_epochs", epochs - 1)
     chosen = chosen.override(changes)
-    chosen.check_teacher(teacher)
+    if teacher is not None:
+        chosen.check_teacher(teacher)
     return chosen
 
 

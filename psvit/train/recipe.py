@@ -18,6 +18,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["float32", "bfloat16", "float16"]
 Sampling = Literal["uniform", "sandwich", "macs"]
 Target = Literal["labels", "inplace", "soft", "hard"]
+Begin = Literal["random", "inherited", "original"]
+"""The weights that a training begins with: random ones, those that a supernet left to a network, or those of a trained
+network that shall become cheaper."""
 
 
 class Recipe(Value):
@@ -280,26 +283,27 @@ MANY_IMAGES = 200_000
 """From so many training images of 96 pixels and more on, the default is ImageNet's recipe."""
 
 
-def default_recipe(image_size: int, images: int, *, supernet: bool, inherited: bool = False) -> Recipe:
+def default_recipe(image_size: int, images: int, *, supernet: bool, begin: Begin = "random") -> Recipe:
     """The shipped recipe for such images, with epochs that go by their number.
 
-    The recipes for small photographs are for 50,000 images. With n images, if these are fewer, epochs are multiplied by
-    the square root of 50,000 / n, up to `MOST_EPOCHS`. So 5,000 images have three times as many epochs and a third of
-    the steps.
+    The recipes for small photographs, and those for cheaper networks made of a trained one, are for 50,000 images. With
+    n images, if these are fewer, epochs are multiplied by the square root of 50,000 / n, up to `MOST_EPOCHS`. So 5,000
+    images have three times as many epochs and a third of the steps.
 
     Args:
         image_size: smaller side in pixels.
         images: training images.
         supernet: whether a supernet is trained, or a network.
-        inherited: whether a network begins with inherited weights.
+        begin: the weights that training begins with.
     """
-    if inherited:
+    if begin == "inherited":
         return Recipe.load("inherited-digits" if image_size < 16 else "inherited")
     kind, prefix = (SupernetRecipe, "supernet-") if supernet else (Recipe, "")
-    if image_size < 16:
+    if begin == "random" and image_size < 16:
         return kind.load(f"{prefix}digits")
-    if image_size >= 96 and images >= MANY_IMAGES:
+    if begin == "random" and image_size >= 96 and images >= MANY_IMAGES:
         return kind.load(f"{prefix}imagenet")
-    found = kind.load(f"{prefix}cifar")
+    name = "cifar" if begin == "random" else "compress-digits" if image_size < 16 else "compress"
+    found = kind.load(f"{prefix}{name}")
     longer = math.sqrt(max(1.0, USUAL_IMAGES / images))
     return found.with_epochs(min(MOST_EPOCHS, round(longer * found.epochs)))

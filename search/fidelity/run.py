@@ -40,8 +40,8 @@ from psvit.search.fidelity.record import (
 )
 from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.indicators import INDICATORS
-from psvit.search.plan import choose_space
 from psvit.search.scoring import BATCH_SIZE, Scoring, portable_supernet
+from psvit.search.spaces import choose_space
 from psvit.space.budget import Budget, as_usual
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import read_provenance, read_space, supernet_digest, supernet_file

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from psvit.search.compression.outcome import Compression
 from psvit.search.objectives import Objectives
 from psvit.search.report.references import Reference
 from psvit.search.selection.finalist import Finalist
@@ -43,6 +44,7 @@ class Report:
         finalists: what could be delivered, the winner first; with several objectives, the front. Empty where nothing
             was found.
         verdict: by how much the winner is ahead of its best rival; `None` if that was not found out.
+        compression: what was delivered beside the network that the search began with; `None` if it began with none.
         references: networks to compare with; those with a score get a point.
         hypervolume: with several objectives, after how many evaluations the front's hypervolume became what.
         versions: of what computed, by name.
@@ -62,6 +64,7 @@ class Report:
     unit: str = ""
     finalists: Sequence[Finalist] = ()
     verdict: Verdict | None = None
+    compression: Compression | None = None
     references: Sequence[Reference] = ()
     hypervolume: Sequence[tuple[int, float]] = ()
     versions: dict[str, str] = field(default_factory=dict)

@@ -55,7 +55,7 @@ class Selection:
         assert plan.data is not None
         assert plan.training is not None
         assert data is not None
-        supernet = prepared.supernet if plan.asked.inherit else None
+        supernet = prepared.supernet if plan.asked.inherits else None
         return cls(
             trainings=Trainings(
                 recipe=plan.training,

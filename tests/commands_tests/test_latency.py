@@ -18,7 +18,7 @@ from psvit.search.latency import measure as measure_module
 from psvit.search.latency.build import LatencyPlan
 from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
-from psvit.search.plan import choose_space
+from psvit.search.spaces import choose_space
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 

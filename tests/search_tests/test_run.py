@@ -16,7 +16,7 @@ import psvit
 from psvit import Architecture, ImageData, InputError, Objective, ScoringFunction, Searcher, cost, run_search
 from psvit.data import Batches, Inputs, accuracy
 from psvit.io.announcements import ANNOUNCEMENTS
-from psvit.search.plan import choose_space
+from psvit.search.spaces import choose_space
 from psvit.search.trial import Score
 from psvit.train.recipe import Recipe
 

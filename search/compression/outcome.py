@@ -1,0 +1,294 @@
+"""The outcome of a search that begins with a network: a table of that network, what was delivered, and baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import Cost, cost
+from psvit.classifier import Classifier
+from psvit.data import Batches, Inputs
+from psvit.executors.executor import Portable
+from psvit.nn.network import PSViT
+from psvit.search.compression.baselines import ShortenedNetworks, fewer_layers
+from psvit.search.compression.speed import Speed, measure_by_turns
+from psvit.search.compression.token_merging import MergingNetwork, can_merge, merged_for, merging_macs
+from psvit.search.prepared import ORIGINAL, Prepared
+from psvit.search.result_cache import ResultCache
+from psvit.search.scoring import BATCH_SIZE
+from psvit.search.selection.finalist import Finalist
+from psvit.search.selection.selection import Selection
+from psvit.space.budget import format_cost
+from psvit.train.bootstrap import CONFIDENCE, RESAMPLES, Difference, compared
+from psvit.train.job_runner import right_and_loss, run_jobs
+from psvit.train.original import Original
+from psvit.train.training_job import ScoredOn
+
+BATCH_SIZES = (1, 32)
+"""At which networks are timed: a single request, and many images at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network of the table.
+
+    Attributes:
+        name: for people.
+        epochs: of fine-tuning; 0 without any.
+        macs, num_params: its costs.
+        accuracies: top-1 in percent, one for each training; empty if it is not known.
+        speeds: how fast it is, by batch size; empty if that was not measured.
+    """
+
+    name: str
+    epochs: int
+    macs: int
+    num_params: int
+    accuracies: tuple[float, ...] = ()
+    speeds: Mapping[int, Speed] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mean of the accuracies; `None` without any."""
+        return mean(self.accuracies) if self.accuracies else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """The table of a search that begins with a network.
+
+    Attributes:
+        rows: that network; what was delivered, or the front; then the baselines.
+        part: the images of the accuracies.
+        images: how many these are.
+        device: where networks were timed, in words.
+        difference: between that network and the delivered one; `None` if it is not known.
+    """
+
+    rows: tuple[Row, ...]
+    part: ScoredOn
+    images: int
+    device: str
+    difference: Difference | None = None
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """What stands above the columns of `cells`."""
+        return ("network", "epochs", "top-1", "MACs", "of it", *(f"ms, batch {size}" for size in BATCH_SIZES))
+
+    @property
+    def title(self) -> str:
+        """What the table shows, and on what."""
+        return (
+            f"made of {self.rows[0].name}: top-1 on {self.images:,} {self.part} images; milliseconds on {self.device}"
+        )
+
+    @property
+    def cells(self) -> list[tuple[str, ...]]:
+        """The rows in words."""
+        return [
+            (
+                row.name,
+                str(row.epochs) if row.epochs else "-",
+                "-" if row.accuracy is None else f"{row.accuracy:.2f} %{_spread(row.accuracies)}",
+                format_cost("macs", row.macs),
+                f"{100 * row.macs / self.rows[0].macs:.0f} %",
+                *(_milliseconds(row.speeds.get(size), is_first=row is self.rows[0]) for size in BATCH_SIZES),
+            )
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        original, delivered = self.rows[0].name, self.rows[1].name
+        if self.difference is None:
+            return f"how {delivered} compares with {original} is not known"
+        low, high = self.difference.interval
+        told = f"({100 * CONFIDENCE:g} %: {low:+.2f} to {high:+.2f}) on {self.images:,} {self.part} images"
+        share = f"at {100 * self.rows[1].macs / self.rows[0].macs:.0f} % of its multiply-accumulates"
+        return f"{delivered} is {self.difference.points:+.2f} points from {original} {told}, {share}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table, JSON-serialisable."""
+        return {
+            "text": str(self),
+            "images": {"part": self.part, "number": self.images},
+            "device": self.device,
+            "networks": [
+                {
+                    "name": row.name,
+                    "epochs": row.epochs,
+                    "macs": row.macs,
+                    "num_params": row.num_params,
+                    "accuracies": [round(value, 4) for value in row.accuracies],
+                    "latency": {
+                        f"batch {size}": {
+                            "median_ms": round(speed.median_ms, 4),
+                            "times_as_fast": round(speed.ratio, 4),
+                            "iqr": round(speed.spread, 4),
+                        }
+                        for size, speed in row.speeds.items()
+                    },
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def _spread(accuracies: Sequence[float]) -> str:
+    return f" ± {np.std(accuracies, ddof=1):.2f}" if len(accuracies) > 1 else ""
+
+
+def _milliseconds(speed: Speed | None, is_first: bool) -> str:
+    if speed is None:
+        return "-"
+    return f"{speed.median_ms:.3g}" + ("" if is_first else f" ({speed.ratio:.2f}x)")
+
+
+class Compressing:
+    """Compares what a search delivers with the network that it began with, and with what needs no search.
+
+    Whatever is computed is kept in the study, so that a continued run says the same.
+
+    Args:
+        prepared: the search, which begins with a network.
+        cache: of its study.
+    """
+
+    def __init__(self, prepared: Prepared, cache: ResultCache) -> None:
+        plan = prepared.plan
+        assert plan.original is not None
+        assert plan.data is not None
+        self._original: Original = plan.original
+        self._plan, self._data, self._cache = plan, plan.data, cache
+        self._folder = prepared.folder
+        self._part: ScoredOn = "verdict" if plan.selects and len(plan.data.verdict) else "search"
+
+    def of_selection(self, selection: Selection, finalists: Sequence[Finalist]) -> Compression:
+        """The table for finalists that were trained, the winner first."""
+        original = self._of_original()
+        right = [self._right_of_original()] if self._original.keeps_head else []
+        last = selection.trainings.rungs[-1]
+        known = {id(one): self._answers(selection, one.arch) for one in finalists if not one.failure}
+        trained = [one for one in finalists if len(known.get(id(one), ())) == last.seeds]
+        rows = [original]
+        networks: list[nn.Module] = [self._original.network]
+        winner = finalists[0]
+        by_hand = next((one for one in trained if one.is_reference and one is not winner), None)
+        for finalist in (winner, by_hand):
+            if finalist is not None:
+                answers = known.get(id(finalist), [])
+                rows.append(_row(finalist.name, last.epoch, finalist.cost, answers))
+                networks.append(PSViT(finalist.arch))
+        difference = None
+        if right and known.get(id(winner)):
+            answers = [np.stack(right), np.stack(known[id(winner)])]
+            names = [original.name, winner.name]
+            difference = compared(names, answers, RESAMPLES, CONFIDENCE, selection.trainings.seed)[1].difference
+        for row, network in self._without_search(selection, winner.cost.macs):
+            rows.append(row)
+            networks.append(network)
+        return self._table(rows, networks, difference)
+
+    def of_front(self, points: Sequence[Finalist]) -> Compression:
+        """The table for the points of a front, with the accuracies that they inherit."""
+        rows = [self._of_original()]
+        for point in points:
+            row = _row(f"trial {point.trial.number}", 0, point.cost, [])
+            rows.append(replace(row, accuracies=() if point.score is None else (point.score,)))
+        return self._table(rows, [self._original.network, *(PSViT(point.arch) for point in points)])
+
+    def _table(self, rows: list[Row], networks: list[nn.Module], difference: Difference | None = None) -> Compression:
+        speeds = self._speeds(rows, networks)
+        return Compression(
+            rows=tuple(replace(row, speeds=of_row) for row, of_row in zip(rows, speeds, strict=True)),
+            part=self._part,
+            images=len(getattr(self._data, self._part)),
+            device=f"{self._plan.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}",
+            difference=difference,
+        )
+
+    def _of_original(self) -> Row:
+        right = [self._right_of_original()] if self._original.keeps_head else []
+        return _row(self._original.name, 0, cost(self._original.arch), right)
+
+    def _right_of_original(self) -> NDArray[np.bool_]:
+        return self._right("original", lambda: self._original.network)
+
+    def _right(self, name: str, network: Callable[[], nn.Module]) -> NDArray[np.bool_]:
+        """Which images a network recognises."""
+
+        def answer() -> dict[str, Any]:
+            inputs = Inputs.of(self._data, self._plan.space.image_size)
+            batches = Batches(getattr(self._data, self._part), inputs, BATCH_SIZE, self._plan.device)
+            right, _ = right_and_loss(network().to(self._plan.device), batches)
+            return {"right": "".join("01"[one] for one in right.tolist())}
+
+        known = self._cache.get_or_compute(f"compression:{self._part}:{name}", answer)
+        return np.array([digit == "1" for digit in known["right"]], dtype=np.bool_)
+
+    def _answers(self, selection: Selection, arch: Architecture) -> list[NDArray[np.bool_]]:
+        """Which images the trainings of the last rung recognise; empty if they are not known."""
+        results = [selection.store.get(job) for job in selection.trainings.jobs(arch, selection.trainings.rungs[-1])]
+        return [result.right[self._part] for result in results if result and self._part in result.right]
+
+    def _without_search(self, selection: Selection, macs: int) -> list[tuple[Row, nn.Module]]:
+        """The baselines that cost at most so many multiply-accumulates."""
+        arch = self._original.arch
+        found: list[tuple[Row, nn.Module]] = []
+        shorter = fewer_layers(arch, macs)
+        if shorter:
+            trainings = replace(selection.trainings, init=f"original:{self._original.digest}")
+            jobs = trainings.jobs(shorter, trainings.rungs[-1], "fewer layers")
+            runner = replace(
+                selection.runner,
+                initial=ShortenedNetworks(Portable(partial(_read, self._folder / ORIGINAL), self._original.network)),
+            )
+            for _ in run_jobs(jobs, runner, selection.executor, selection.store):
+                pass
+            results = [selection.store.get(job) for job in jobs]
+            answers = [one.right[self._part] for one in results if one and self._part in one.right]
+            name = f"fewer layers, {shorter.depth} of {arch.depth}"
+            found.append((_row(name, trainings.rungs[-1].epoch, cost(shorter), answers), PSViT(shorter)))
+        merged = merged_for(arch, macs) if can_merge(arch) else None
+        if merged and self._original.keeps_head:
+            network = MergingNetwork(self._original.network, merged)
+            right = self._right("-".join(map(str, merged)), lambda: network)
+            row = _row("token merging (ToMe)", 0, cost(arch), [right])
+            found.append((replace(row, macs=merging_macs(arch, merged)), network))
+        return found
+
+    def _speeds(self, rows: Sequence[Row], networks: Sequence[nn.Module]) -> list[dict[int, Speed]]:
+        """How fast networks are."""
+        arch, device = self._original.arch, self._plan.device
+
+        def measured() -> dict[str, Any]:
+            here = [network.to(device).eval() for network in networks]
+            shape = (arch.in_chans, *arch.image_size)
+            return {
+                str(size): [vars(one) for one in measure_by_turns(here, shape, size, device)] for size in BATCH_SIZES
+            }
+
+        known = self._cache.get_or_compute(f"compression:speed:{'; '.join(row.name for row in rows)}", measured)
+        return [{size: Speed(**known[str(size)][place]) for size in BATCH_SIZES} for place in range(len(rows))]
+
+
+def _row(name: str, epochs: int, costs: Cost, right: Sequence[NDArray[np.bool_]]) -> Row:
+    accuracies = tuple(100 * float(one.mean()) for one in right)
+    return Row(name=name, epochs=epochs, macs=costs.macs, num_params=costs.num_params, accuracies=accuracies)
+
+
+def _read(file: Path) -> PSViT:
+    """The network that a search begins with, from its file in the run."""
+    network = Classifier.load(file).network
+    assert isinstance(network, PSViT)
+    return network
