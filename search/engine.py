@@ -42,7 +42,7 @@ from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.trial import Trial
 from psvit.search.trial_table import trial_table
-from psvit.search.winner import Evidence, inherited, write_front, write_winner
+from psvit.search.winner import Evidence, delivered_weights, inherited, write_front, write_winner
 from psvit.space.search_space import SearchSpace
 
 JOURNAL, REPORT, HISTORY = "study.journal", "report.html", "history.csv"
@@ -285,10 +285,14 @@ def _selected(prepared: Prepared, study: Study, best: list[Finalist]) -> Selecte
         return Selected(finalists=best, compression=compressing.of_front(best) if compressing else None)
     selection = Selection.of(prepared, study)
     finalists = selection.run(best)
+    weights: Mapping[str, Tensor] | None = None
+    if compressing or not prepared.supernet:
+        # A finished run has them in its winner's file alone.
+        weights = selection.weights(finalists[0]) or delivered_weights(prepared.folder.path, finalists[0].arch)
     return Selected(
         finalists=finalists,
         verdict=selection.judge(finalists),
-        weights=None if prepared.supernet and not compressing else selection.weights(finalists[0]),
+        weights=weights,
         compression=compressing.of_selection(selection, finalists) if compressing else None,
     )
 

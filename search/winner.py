@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import psvit
@@ -112,6 +113,18 @@ def write_front(
                 _write_weights(file, inherited(supernet, point.arch))
             evidence.file(point.trial, point.latencies, {}).save(file)
     return [replace(point, written=folder / FRONT / name) for name, point in zip(names, front, strict=True)]
+
+
+def delivered_weights(folder: Path, arch: Architecture) -> Mapping[str, Tensor] | None:
+    """The weights of an architecture that a finished run delivered; `None` if it delivered none of it."""
+    file = folder / BEST
+    weights = file.with_suffix(".safetensors")
+    if not file.is_file() or not weights.is_file() or Architecture.load(file) != arch:
+        return None
+    try:
+        return load_file(weights)
+    except (SafetensorError, OSError):
+        return None
 
 
 def inherited(supernet: Supernet, arch: Architecture) -> Mapping[str, Tensor]:

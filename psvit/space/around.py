@@ -126,7 +126,8 @@ def evenly_pooled(space: Members, arch: Architecture, limits: Budget) -> tuple[R
                 if limits.deviation(cost(member)) == 0 and space.contains(member)
             ]
             if within:
-                member = min(within, key=lambda one: (_unevenness(one), -cost(one).macs))
+                # With as many layers in all, the product of depths is the greater the more equal they are.
+                member = max(within, key=lambda one: (math.prod(stage.depth for stage in one.stages), cost(one).macs))
                 name = f"evenly pooled, {number} x {pool}"
                 found.append(Reference(name=name, family="evenly pooled", arch=member))
     return tuple(found)
@@ -142,9 +143,3 @@ def _pooled(arch: Architecture, cuts: Sequence[int], pool: Pool) -> Architecture
     pools = [choices[0] if len(choices) == 1 else pool for choices in layout.pools]
     fields = {name: getattr(arch, name) for name in Architecture.model_fields}
     return Architecture(**{**fields, "stages": tuple(stages), "pools": tuple(pools)})
-
-
-def _unevenness(arch: Architecture) -> float:
-    """How far the stages are from equal depth."""
-    equal = arch.depth / len(arch.stages)
-    return round(sum(abs(math.log(stage.depth / equal)) for stage in arch.stages), 9)
