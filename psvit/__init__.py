@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from psvit.space.search_space import SearchSpace as SearchSpace
     from psvit.supernet.run import TrainedSupernet as TrainedSupernet
     from psvit.supernet.run import train_supernet as train_supernet
+    from psvit.train.original import Original as Original
+    from psvit.train.original import read_original as read_original
 
 _PUBLIC = {
     "Architecture": "psvit.arch.architecture",
@@ -83,6 +85,7 @@ _PUBLIC = {
     "MismatchError": "psvit.errors",
     "NoisyMachineError": "psvit.errors",
     "Objective": "psvit.search.objectives",
+    "Original": "psvit.train.original",
     "PSViT": "psvit.model",
     "Proposal": "psvit.search.proposal",
     "RetrainedNetwork": "psvit.retrain.run",
@@ -106,6 +109,7 @@ _PUBLIC = {
     "export_network": "psvit.retrain.delivery.export",
     "measure_fidelity": "psvit.search.fidelity.run",
     "measure_latency": "psvit.search.latency.run",
+    "read_original": "psvit.train.original",
     "register_pooling": "psvit.nn.registration",
     "register_stem": "psvit.nn.registration",
     "retrain_network": "psvit.retrain.run",

@@ -22,6 +22,7 @@ from psvit.train.accuracies import trained_as
 from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.device_checks import check_device
 from psvit.train.distributed import World
+from psvit.train.original import original_of
 from psvit.train.recipe import Recipe
 from psvit.train.teacher import Teacher, load_teacher
 from psvit.train.training_loader import training_loader
@@ -151,6 +152,7 @@ class Retraining:
             seed=self.seed,
             device=torch.device(self.device),
             folder=folder,
+            original=original_of(network.file, network.found),
             teacher=self.teacher.get() if self.teacher else None,
             known=known,
             checkpointing=self.checkpointing,

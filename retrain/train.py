@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from psvit.errors import InputError
 from psvit.io.documents import replacing, write_atomic
 from psvit.nn.network import PSViT, resolve
 from psvit.nn.picture import draw
-from psvit.train.accuracies import INHERITED, STANDALONE
+from psvit.train.accuracies import INHERITED, ORIGINAL, STANDALONE
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World
 from psvit.train.job_runner import initial_network, inputs_for, train_job
@@ -39,6 +40,7 @@ def retrain(
     seed: int,
     device: torch.device,
     folder: Path,
+    original: PSViT | None = None,
     teacher: Teacher | None = None,
     known: dict[str, float] | None = None,
     checkpointing: CheckpointConfig | None = None,
@@ -58,6 +60,7 @@ def retrain(
         seed: of everything random.
         device: where to train.
         folder: the run's.
+        original: the network that a search made it of, for comparison.
         teacher: what is learnt from besides, where the recipe says so.
         known: top-1 in percent of the same network begun otherwise, by key of `psvit.train.accuracies.LABELS`.
         checkpointing: how often checkpoints are written and how many are kept.
@@ -109,7 +112,10 @@ def retrain(
         if not world.is_first:
             return ArchitectureFile.load(folder / NETWORK_FILE)
         batches = Batches(data.val, inputs, recipe.batch_size, device)
-        score = _score(data, batches, trained, inherited.to(device) if inherited is not None else None, known or {})
+        others = {INHERITED: inherited, ORIGINAL: original}
+        score = _score(
+            data, batches, trained, {name: one.to(device) for name, one in others.items() if one}, known or {}
+        )
         taught = {"teacher": {"name": teacher.name, "digest": teacher.digest}} if teacher else {}
         result = ArchitectureFile(
             arch=arch,
@@ -130,7 +136,7 @@ def retrain(
 
 
 def _score(
-    data: ImageData, batches: Batches, trained: PSViT, inherited: PSViT | None, known: dict[str, float]
+    data: ImageData, batches: Batches, trained: PSViT, others: Mapping[str, PSViT], known: dict[str, float]
 ) -> dict[str, Any]:
     """What the trained network is worth on the validation images, beside what it is compared with."""
     score: dict[str, Any] = {
@@ -140,8 +146,8 @@ def _score(
         "images": len(data.val),
         **known,
     }
-    if inherited is not None:
-        score[INHERITED] = round(accuracy(inherited.eval(), batches), 4)
+    for name, network in others.items():
+        score[name] = round(accuracy(network.eval(), batches), 4)
     baseline = logistic_regression_accuracy(data.all_train, data.val)
     if baseline is not None:
         score["logistic_regression"] = round(baseline, 4)

@@ -21,9 +21,7 @@ from psvit.space.budget import Budget, LatencyLimit, Limit
 from psvit.space.references import Reference
 from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
 from psvit.supernet.train import begun_as, fit_supernet
-
-ORIGINAL = "original.yaml"
-"""The file of the network that a search begins with, as it was fitted to the images; its weights lie beside it."""
+from psvit.train.original import ORIGINAL_FILE
 
 ANY_LATENCY_MS = 1e9
 """A limit that every network meets. If latency is improved but not limited, it makes the search measure the front."""
@@ -68,8 +66,8 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
     if improved:
         others[LATENCY] = Objective(LATENCY, improved.value)
     candidates = Candidates(plan.space, plan.limits, [*latencies, *plan.bounds])
-    if plan.original and plan.data and not (folder / ORIGINAL).exists():
-        plan.original.save(folder / ORIGINAL, plan.data)
+    if plan.original and plan.data and not (folder / ORIGINAL_FILE).exists():
+        plan.original.save(folder / ORIGINAL_FILE, plan.data)
     file = _supernet_file(plan, folder)
     # Weights are hashed once: those that were given, by the plan.
     digest = plan.supernet_digest or (supernet_digest(file) if file else None)

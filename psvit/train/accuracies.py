@@ -1,4 +1,4 @@
-"""Accuracies of a network side by side: with inherited weights, fine-tuned from them, trained from scratch."""
+"""Accuracies of a network side by side: its own, however it was trained, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from psvit.arch.architecture import ArchitectureFile
 STANDALONE = "standalone accuracy"
 """The kind of a score that a training of its own gave."""
 
-INHERITED, FINE_TUNED, FROM_SCRATCH, BASELINE = "inherited", "fine_tuned", "from_scratch", "logistic_regression"
+ORIGINAL, BASELINE = "original", "logistic_regression"
+INHERITED, FINE_TUNED, FROM_SCRATCH = "inherited", "fine_tuned", "from_scratch"
 
 LABELS = {
+    ORIGINAL: "the network that the search made it of",
     INHERITED: "inherited from the search, not trained further",
     FINE_TUNED: "fine-tuned from the inherited weights",
     FROM_SCRATCH: "trained from scratch",

@@ -39,6 +39,9 @@ FORMS = (
 )
 """What can be named."""
 
+ORIGINAL_FILE = "original.yaml"
+"""In the run of a search, the file of the network that it begins with, as fitted; the weights lie beside it."""
+
 ARCHITECTURES, WEIGHTS = (".yaml", ".yml"), (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -96,7 +99,8 @@ class Original:
         with replacing(file.with_suffix(WEIGHTS_SUFFIX)) as temporary:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
             save_file(tensors, temporary, {"format": "pt"})
-        provenance = {"original": {"name": self.name, "digest": self.digest}, "data": data.describe()}
+        about = {"name": self.name, "digest": self.digest, "keeps_head": self.keeps_head}
+        provenance = {"original": about, "data": data.describe()}
         ArchitectureFile(arch=self.arch, provenance=provenance).save(file)
 
     @torch.no_grad()
@@ -167,6 +171,29 @@ class Original:
 def is_made_of_another(about: ArchitectureFile) -> bool:
     """Whether a search made a network of a trained one, so that it has weights worth keeping."""
     return "original" in about.provenance
+
+
+def original_of(file: Path | None, about: ArchitectureFile) -> PSViT | None:
+    """The network that a search made another of, from its run; `None` if it is not there or knows no classes.
+
+    Args:
+        file: the other's architecture file.
+        about: what is in it.
+
+    Raises:
+        InputError: the weights are damaged.
+    """
+    if file is None or not is_made_of_another(about):
+        return None
+    # The points of a front lie in a folder of the run.
+    place = next(
+        (folder / ORIGINAL_FILE for folder in file.absolute().parents[:2] if (folder / ORIGINAL_FILE).is_file()), None
+    )
+    if place is None or not ArchitectureFile.load(place).provenance.get("original", {}).get("keeps_head"):
+        return None
+    network = Classifier.load(place).network
+    assert isinstance(network, PSViT)
+    return network
 
 
 def read_original(name: str | Path, weights: str | Path | None = None) -> Original:

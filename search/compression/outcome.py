@@ -23,7 +23,7 @@ from psvit.nn.network import PSViT
 from psvit.search.compression.baselines import ShortenedNetworks, fewer_layers
 from psvit.search.compression.speed import Speed, measure_by_turns
 from psvit.search.compression.token_merging import MergingNetwork, can_merge, merged_for, merging_macs
-from psvit.search.prepared import ORIGINAL, Prepared
+from psvit.search.prepared import Prepared
 from psvit.search.result_cache import ResultCache
 from psvit.search.scoring import BATCH_SIZE
 from psvit.search.selection.finalist import Finalist
@@ -31,7 +31,7 @@ from psvit.search.selection.selection import Selection
 from psvit.space.budget import format_cost
 from psvit.train.bootstrap import CONFIDENCE, RESAMPLES, Difference, compared
 from psvit.train.job_runner import right_and_loss, run_jobs
-from psvit.train.original import Original
+from psvit.train.original import ORIGINAL_FILE, Original
 from psvit.train.training_job import ScoredOn
 
 BATCH_SIZES = (1, 32)
@@ -251,7 +251,9 @@ class Compressing:
             jobs = trainings.jobs(shorter, trainings.rungs[-1], "fewer layers")
             runner = replace(
                 selection.runner,
-                initial=ShortenedNetworks(Portable(partial(_read, self._folder / ORIGINAL), self._original.network)),
+                initial=ShortenedNetworks(
+                    Portable(partial(_read, self._folder / ORIGINAL_FILE), self._original.network)
+                ),
             )
             for _ in run_jobs(jobs, runner, selection.executor, selection.store):
                 pass
