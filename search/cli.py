@@ -240,6 +240,8 @@ def command(
         click.echo(f"no verdict: {reason}")
     if result.compression:
         click.echo(str(result.compression))
+        if result.compression.kept:
+            click.echo(result.compression.kept)
         show_table(result.compression.title, result.compression.cells, result.compression.header)
     _tell(result, is_timed=bool(time_text))
     _tell_winner(result, supernet, data, retrain_recipe, inherit)

@@ -73,6 +73,8 @@ class Compression:
         images: how many these are.
         device: where networks were timed, in words.
         difference: between that network and the delivered one; `None` if it is not known.
+        adapted: that network's top-1 in percent after the supernet, whose largest member it is, was adapted; `None` if
+            it was not.
     """
 
     rows: tuple[Row, ...]
@@ -80,6 +82,7 @@ class Compression:
     images: int
     device: str
     difference: Difference | None = None
+    adapted: float | None = None
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -117,12 +120,21 @@ class Compression:
         share = f"at {100 * self.rows[1].macs / self.rows[0].macs:.0f} % of its multiply-accumulates"
         return f"{delivered} is {self.difference.points:+.2f} points from {original} {told}, {share}"
 
+    @property
+    def kept(self) -> str:
+        """What adapting the supernet did to the network; empty if that is not known."""
+        before = self.rows[0].accuracy
+        if self.adapted is None or before is None:
+            return ""
+        return f"adapting the supernet changed {self.rows[0].name} itself by {self.adapted - before:+.2f} points"
+
     def to_dict(self) -> dict[str, Any]:
         """The table, JSON-serialisable."""
         return {
             "text": str(self),
             "images": {"part": self.part, "number": self.images},
             "device": self.device,
+            **({"adapted": round(self.adapted, 4)} if self.adapted is not None else {}),
             "networks": [
                 {
                     "name": row.name,
@@ -170,7 +182,7 @@ class Compressing:
         assert plan.data is not None
         self._original: Original = plan.original
         self._plan, self._data, self._cache = plan, plan.data, cache
-        self._folder = prepared.folder
+        self._prepared = prepared
         self._part: ScoredOn = "verdict" if plan.selects and len(plan.data.verdict) else "search"
 
     def of_selection(self, selection: Selection, finalists: Sequence[Finalist]) -> Compression:
@@ -213,6 +225,7 @@ class Compressing:
             rows=tuple(replace(row, speeds=of_row) for row, of_row in zip(rows, speeds, strict=True)),
             part=self._part,
             images=len(getattr(self._data, self._part)),
+            adapted=self._adapted(),
             device=f"{self._plan.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}",
             difference=difference,
         )
@@ -220,6 +233,14 @@ class Compressing:
     def _of_original(self) -> Row:
         right = [self._right_of_original()] if self._original.keeps_head else []
         return _row(self._original.name, 0, cost(self._original.arch), right)
+
+    def _adapted(self) -> float | None:
+        """The accuracy of the network as the adapted supernet has it."""
+        supernet = self._prepared.supernet
+        if supernet is None or self._plan.recipe is None:
+            return None
+        right = self._right("adapted", lambda: supernet.get().extract(self._original.arch).eval())
+        return 100 * float(right.mean())
 
     def _right_of_original(self) -> NDArray[np.bool_]:
         return self._right("original", lambda: self._original.network)
@@ -252,7 +273,7 @@ class Compressing:
             runner = replace(
                 selection.runner,
                 initial=ShortenedNetworks(
-                    Portable(partial(_read, self._folder / ORIGINAL_FILE), self._original.network)
+                    Portable(partial(_read, self._prepared.folder / ORIGINAL_FILE), self._original.network)
                 ),
             )
             for _ in run_jobs(jobs, runner, selection.executor, selection.store):
