@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -29,6 +29,67 @@ PIPED_COLUMNS = 120
 """The width of tables if the width of the window is not known."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+OF_THE_RUN = (
+    *("out", "seed", "device", "workers", "storage", "study", "checkpoint_every", "number"),
+    *("batch_size", "verbose", "help"),
+)
+"""Parameters of options that say where and how a command runs, not what it does; in help they come last."""
+
+
+class Command(click.Command):
+    """A command whose help has its options in groups, and examples after them.
+
+    Args:
+        groups: the names of parameters under a heading. Those of `OF_THE_RUN` have a heading of their own, and what is
+            left has `Options`.
+        examples: command lines.
+    """
+
+    def __init__(
+        self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, examples: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        super().__init__(*args, **kwargs)
+        self.groups = groups or {}
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, group by group."""
+        # Several options may set one parameter.
+        records = [
+            ("help" if "--help" in parameter.opts else str(parameter.name), record)
+            for parameter in self.get_params(ctx)
+            if (record := parameter.get_help_record(ctx)) is not None
+        ]
+        named = {name for names in self.groups.values() for name in names}
+        of_the_run = [name for name in OF_THE_RUN if name not in named]
+        others = [name for name, _ in records if name not in named and name not in of_the_run]
+        for title, names in (*self.groups.items(), ("Options", others), ("The run", of_the_run)):
+            if rows := [record for name in dict.fromkeys(names) for other, record in records if other == name]:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write_text(example)
+
+
+def completing(*values: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Completes what is typed so far to one of some values; for `shell_complete` of an option."""
+    return lambda context, parameter, typed: [value for value in values if value.startswith(typed)]
+
+
+def completing_shipped(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """The same to the name of a file that comes with psvit: a `space` or a `recipe`."""
+
+    def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+        from psvit.io.shipped import shipped
+
+        return [name for name in shipped(kind) if name.startswith(typed)]
+
+    return complete
 
 
 def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
@@ -141,6 +202,7 @@ def recipe_options(whose: str) -> Callable[[Function], Function]:
             click.option(
                 "--recipe",
                 default=None,
+                shell_complete=completing_shipped("recipe"),
                 help=f"How {whose} is trained: a shipped recipe or a .yaml file. [default: by the images]",
             ),
         ):

@@ -10,6 +10,7 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
+    Command,
     is_first_process,
     read_duration,
     read_settings,
@@ -26,7 +27,18 @@ if TYPE_CHECKING:
     from psvit.retrain.run import RetrainedNetwork
 
 
-@click.command(name="psvit-retrain", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command,
+    name="psvit-retrain",
+    groups={
+        "What is trained, and on what": ("data", "inherit", "compare"),
+        "How it is trained": ("recipe", "settings", "teacher_name", "teacher_weights"),
+    },
+    examples=(
+        "psvit-retrain runs/search/best.yaml --data images",
+        "psvit-retrain runs/search/pareto/*.yaml --data images --set epochs=100",
+    ),
+)
 @click.argument("architectures", metavar="ARCHITECTURE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, help=DATA_HELP)
 @click.option(

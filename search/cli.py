@@ -11,6 +11,9 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
+    Command,
+    completing,
+    completing_shipped,
     image_size_option,
     read_duration,
     read_numbers,
@@ -27,7 +30,30 @@ if TYPE_CHECKING:
     from psvit.search.selection.finalist import Finalist
 
 
-@click.command(name="psvit-search", context_settings={"help_option_names": ["-h", "--help"]})
+EVALUATORS = ("trained", "inherited", "dss", "rule")
+SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "optuna-nsga2", "optuna-gp")
+"""Names that a shell completes; a test compares them with those that are known."""
+
+
+@click.command(
+    cls=Command,
+    name="psvit-search",
+    groups={
+        "What is looked for": ("budgets", "objectives_text", "space_name", "image_size", "latency"),
+        "Images and weights": ("data", "init", "init_weights", "depths_text", "supernet", "recipe", "settings"),
+        "How it is looked for": (
+            *("evaluator", "searcher", "trials", "time_text", "dry_run"),
+            *("control", "no_sharing", "no_racing"),
+        ),
+        "What is delivered": ("finalists", "retrain_recipe", "inherit"),
+    },
+    examples=(
+        "psvit-search --data images --budget 10MFLOPs",
+        "psvit-search --data images --budget 5ms@cpu --time 2h",
+        "psvit-search --init deit_small_patch16_224 --data images --budget 60%",
+        "psvit-search --budget 2GFLOPs",
+    ),
+)
 @click.option(
     "--budget",
     "budgets",
@@ -63,6 +89,7 @@ if TYPE_CHECKING:
 @click.option(
     "--evaluator",
     default=None,
+    shell_complete=completing(*EVALUATORS),
     help="What scores candidates: trained (short trainings), inherited (a supernet's weights; without --supernet one "
     "is trained first) or dss (a training-free indicator); or rule: take a hand-made network without scores. [default: "
     "inherited with --supernet, trained with --data, dss with --searcher, --trials or a limit on latency, else rule]",
@@ -71,6 +98,7 @@ if TYPE_CHECKING:
     "--space",
     "space_name",
     default=None,
+    shell_complete=completing_shipped("space"),
     help="A shipped space or a .yaml file. "
     "[default: the supernet's; or one that is made for images and budget; for --evaluator inherited and dss, the "
     "smallest shipped 2d one for images of just this size that holds the budget, if there is one]",
@@ -93,6 +121,7 @@ if TYPE_CHECKING:
 @click.option(
     "--searcher",
     default=None,
+    shell_complete=completing(*SEARCHERS),
     help="evolution, stratified (draws from every kind of network in turn), random, enumerate (small spaces), "
     "optuna-tpe, optuna-nsga2 or optuna-gp. [default: stratified with short trainings, otherwise evolution]",
 )
@@ -122,6 +151,7 @@ if TYPE_CHECKING:
 @click.option(
     "--retrain-recipe",
     default=None,
+    shell_complete=completing_shipped("recipe"),
     help="How the network will be retrained: a shipped recipe or a .yaml file. Candidates and finalists train "
     "by it, for a quarter of its epochs. [default: by image size]",
 )

@@ -9,6 +9,8 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
+    Command,
+    completing_shipped,
     image_size_option,
     is_first_process,
     read_duration,
@@ -21,12 +23,21 @@ from psvit.cli import (
 )
 
 
-@click.command(name="psvit-supernet", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command,
+    name="psvit-supernet",
+    groups={
+        "What is trained, and on what": ("data", "space_name", "image_size", "init"),
+        "How it is trained": ("recipe", "settings", "teacher_name", "teacher_weights"),
+    },
+    examples=("psvit-supernet --data images --out runs/supernet",),
+)
 @click.option("--data", required=True, help=DATA_HELP)
 @click.option(
     "--space",
     "space_name",
     default=None,
+    shell_complete=completing_shipped("space"),
     help="A shipped space or a .yaml file. [default: the smallest shipped 2d one for images of just this size, or one "
     "that is made for them]",
 )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from psvit.cli import run, set_up_logging
+from psvit.cli import Command, run, set_up_logging
 from psvit.errors import InputError
-from psvit.io.escaping import in_terminal
+
+if TYPE_CHECKING:
+    from psvit.retrain.delivery.predictions import Prediction
 
 
-@click.command(name="psvit-export", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, name="psvit-export", examples=("psvit-export runs/network --to onnx",))
 @click.argument("place", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
     "--to",
@@ -53,15 +57,27 @@ def export_command(place: Path, name: str, out: Path | None, license_name: str |
     click.echo(f"exported as {FORMATS[exported.format].what}: {exported.folder}; how to use it: {exported.card}")
 
 
-@click.command(name="psvit-predict", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command,
+    name="psvit-predict",
+    examples=("psvit-predict runs/network photo.jpg", "psvit-predict runs/network photos --top 1 --json"),
+)
 @click.argument("place", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes are shown.")
+@click.option("--json", "form", flag_value="json", help="Print one JSON list, an object an image.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV: image, rank, class, probability.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images at once.")
 @click.option("--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda if there is one]")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
 def predict_command(
-    place: Path, images: tuple[Path, ...], top: int, batch_size: int, device: str | None, verbose: bool
+    place: Path,
+    images: tuple[Path, ...],
+    top: int,
+    form: str | None,
+    batch_size: int,
+    device: str | None,
+    verbose: bool,
 ) -> None:
     """Say what is on images: the most probable classes of each, one line an image.
 
@@ -71,22 +87,26 @@ def predict_command(
     set_up_logging(verbose)
     from psvit.classifier import Classifier
     from psvit.retrain.delivery.image_files import image_files
+    from psvit.retrain.delivery.predictions import as_csv, as_json, as_lines
     from psvit.train.choices import choose_device
 
     files = image_files(images)
     classifier = Classifier.load(place, choose_device(device))
-    unreadable, error = [], None
-    for path, found in classifier.predict_all(files, top, batch_size):
-        if isinstance(found, InputError):
-            unreadable.append(str(path))
-            error = error or found
-        else:
-            told = ", ".join(f"{name} {100 * probability:.2f} %" for name, probability in found)
-            click.echo(in_terminal(f"{path}: {told}"))
-    if error:
+    unreadable: list[tuple[Path, InputError]] = []
+
+    def predictions() -> Iterator[Prediction]:
+        for path, found in classifier.predict_all(files, top, batch_size):
+            if isinstance(found, InputError):
+                unreadable.append((path, found))
+            yield path, found
+
+    for text in {"json": as_json, "csv": as_csv, None: as_lines}[form](predictions()):
+        click.echo(text, nl=False)
+    if unreadable:
         # All others are told by now.
-        others = f" (and {len(unreadable) - 1} more: {', '.join(unreadable[1:])})" if len(unreadable) > 1 else ""
-        raise InputError(f"{error}{others}")
+        names = ", ".join(str(path) for path, _ in unreadable[1:])
+        others = f" (and {len(unreadable) - 1} more: {names})" if names else ""
+        raise InputError(f"{unreadable[0][1]}{others}")
 
 
 def main_export() -> None:

@@ -10,6 +10,7 @@ import click
 
 from psvit.cli import (
     DATA_HELP,
+    Command,
     read_settings,
     recipe_options,
     run,
@@ -19,7 +20,15 @@ from psvit.cli import (
 )
 
 
-@click.command(name="psvit-fidelity", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command,
+    name="psvit-fidelity",
+    groups={
+        "What is measured": ("supernet", "data", "budgets", "within", "spread", "second_seeds"),
+        "How networks are trained": ("images", "recipe", "settings"),
+    },
+    examples=("psvit-fidelity --supernet runs/supernet --budget 10MFLOPs",),
+)
 @click.option("--supernet", required=True, help="The run of psvit-supernet whose scores are looked into.")
 @click.option("--data", default=None, help=f"{DATA_HELP} [default: the supernet's]")
 @click.option(

@@ -6,10 +6,18 @@ from pathlib import Path
 
 import click
 
-from psvit.cli import run, set_up_logging, show_table
+from psvit.cli import Command, run, set_up_logging, show_table
 
 
-@click.command(name="psvit-latency", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command,
+    name="psvit-latency",
+    groups={
+        "Which networks": ("space_name", "data"),
+        "How they are measured": ("device", "batch_size", "threads", "runtime", "precision"),
+    },
+    examples=("psvit-latency --space psvit-2d-small --batch 8 --threads 1 --out cpu.yaml",),
+)
 @click.option("--space", "space_name", required=True, help="A shipped space or a .yaml file.")
 @click.option("--data", default=None, help="Images whose classes and channels the networks are for.")
 @click.option("--device", default="cpu", show_default=True, help="Where networks run: cpu, cuda, ...")

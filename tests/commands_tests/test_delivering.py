@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
+import json
 import logging
 import os
 import re
@@ -118,6 +120,33 @@ def test_predictions_of_files_and_folders_are_the_classifiers(run, call, digits,
         expected = classifier.predict(tmp_path / path, top=3)
         assert [name for name, _ in found] == [name for name, _ in expected]
         assert [value for _, value in found] == pytest.approx([100 * value for _, value in expected], abs=0.006)
+
+
+def test_predictions_for_programs_say_the_same_as_those_for_people(run, call, digits):
+    wanted = predictions(call("psvit-predict", "run", "digits", "--top", 2).out)
+    from_json = json.loads(call("psvit-predict", "run", "digits", "--top", 2, "--json").out)
+    assert [one["image"] for one in from_json] == list(wanted)
+    rows = list(csv.DictReader(io.StringIO(call("psvit-predict", "run", "digits", "--top", 2, "--csv").out)))
+    assert len(rows) == 2 * len(wanted)
+    for image, found in wanted.items():
+        known = next(one for one in from_json if one["image"] == image)["classes"]
+        told = [row for row in rows if row["image"] == image]
+        assert [row["rank"] for row in told] == ["1", "2"]
+        for (name, percent), of_json, of_csv in zip(found, known, told, strict=True):
+            assert name == of_json["class"] == of_csv["class"]
+            assert percent == pytest.approx(100 * of_json["probability"], abs=0.006)
+            assert of_json["probability"] == pytest.approx(float(of_csv["probability"]), abs=1e-6)
+
+
+def test_an_image_that_cannot_be_read_has_its_error_in_json(run, call, digits):
+    paths = list(digits)
+    paths[1].write_text("no image")
+    done = call("psvit-predict", "run", *paths, "--json")
+    assert done.status == 2
+    found = json.loads(done.out)
+    assert [("error" in one) for one in found] == [position == 1 for position in range(len(paths))]
+    done = call("psvit-predict", "run", paths[1], "--csv")
+    assert (done.status, done.out) == (2, "image,rank,class,probability\n")
 
 
 def test_an_exported_timm_folder_predicts_the_same(run, call, digits):

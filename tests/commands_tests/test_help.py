@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 
+import click
 import pytest
+
+from psvit.commands.cli import load
+from psvit.search.cli import EVALUATORS, SEARCHERS
+from psvit.search.request import NAMED
+from psvit.search.searchers import SEARCHERS as KNOWN
 
 COMMANDS = (
     "psvit-supernet",
@@ -27,6 +35,44 @@ def test_help_goes_to_standard_output(script, command):
 @pytest.mark.parametrize("command", ["psvit-search", "psvit-retrain", "psvit-fidelity"])
 def test_help_says_that_flops_are_multiply_accumulates(call, command):
     assert "FLOPs are multiply-accumulates" in " ".join(call(command, "--help").out.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_stands_under_one_heading(command):
+    found = load(command.removeprefix("psvit-"))
+    names = {str(parameter.name) for parameter in found.params}
+    grouped = [name for group in found.groups.values() for name in group]
+    assert len(set(grouped)) == len(grouped)
+    assert set(grouped) <= names
+    with click.Context(found) as context:
+        text = found.get_help(context)
+    for parameter in found.params:
+        if isinstance(parameter, click.Option):
+            assert len(re.findall(rf"^  (-\w, )?{parameter.opts[-1]}(?![\w-])", text, re.MULTILINE)) == 1
+    assert found.examples
+    assert all(example in text for example in found.examples)
+
+
+def test_what_a_shell_completes_is_what_is_known():
+    assert set(EVALUATORS) == set(NAMED)
+    assert set(SEARCHERS) == set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("variable", "words", "expected"),
+    [
+        ("_PSVIT_SEARCH_COMPLETE", "psvit-search --searcher evo", ["evolution"]),
+        ("_PSVIT_SEARCH_COMPLETE", "psvit-search --evaluator d", ["dss"]),
+        ("_PSVIT_SEARCH_COMPLETE", "psvit-search --space psvit-2d-d", ["psvit-2d-digits"]),
+        ("_PSVIT_RETRAIN_COMPLETE", "psvit-retrain --recipe inherited-", ["inherited-digits"]),
+        ("_PSVIT_COMPLETE", "psvit pre", ["predict"]),
+    ],
+)
+def test_shells_complete_commands_options_and_values(script, variable, words, expected):
+    number = str(len(words.split()) - 1)
+    environment = {**os.environ, variable: "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number}
+    done = subprocess.run([script(words.split()[0])], env=environment, capture_output=True, text=True)
+    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == expected
 
 
 @pytest.fixture
