@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     cls=Command,
     name="psvit-retrain",
     groups={
-        "What is trained, and on what": ("data", "inherit", "compare"),
+        "What is trained, and on what": ("data", "inherit", "compare", "other_classes"),
         "How it is trained": ("recipe", "settings", "teacher_name", "teacher_weights"),
     },
     examples=(
@@ -54,6 +54,11 @@ if TYPE_CHECKING:
     help="Train it the other way too, as long and with the same seed, to report inherited, fine-tuned and from-scratch "
     "accuracy side by side.",
 )
+@click.option(
+    "--other-classes",
+    is_flag=True,
+    help="Permit images of other classes or channels than those that ARCHITECTURE was found for.",
+)
 @click.option("--workers", default=None, help="Train several networks at once on a Ray cluster: ray.")
 @recipe_options("the network")
 @training_options
@@ -63,6 +68,7 @@ def command(
     data: str,
     inherit: bool | None,
     compare: bool,
+    other_classes: bool,
     workers: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
@@ -91,6 +97,7 @@ def command(
         settings=read_settings(settings),
         inherit=inherit,
         compare=compare,
+        other_classes=other_classes,
         teacher=teacher_name,
         teacher_weights=teacher_weights,
         workers=workers,

@@ -176,6 +176,7 @@ def retrain_network(
     settings: Mapping[str, Any] | None = None,
     inherit: bool | None = None,
     compare: bool = False,
+    other_classes: bool = False,
     teacher: str | None = None,
     teacher_weights: str | Path | None = None,
     out: str | Path | None = None,
@@ -197,6 +198,7 @@ def retrain_network(
         settings=settings,
         inherit=inherit,
         compare=compare,
+        other_classes=other_classes,
         teacher=teacher,
         teacher_weights=teacher_weights,
         out=out,
@@ -215,6 +217,7 @@ def retrain_networks(
     settings: Mapping[str, Any] | None = None,
     inherit: bool | None = None,
     compare: bool = False,
+    other_classes: bool = False,
     teacher: str | None = None,
     teacher_weights: str | Path | None = None,
     workers: str | None = None,
@@ -239,6 +242,7 @@ def retrain_networks(
             that a search made of a trained one.
         compare: whether to train each network in the other way too (from scratch, or from the weights beside the file),
             as long and with the same seed.
+        other_classes: whether the images may have other classes or channels than those that a network was found for.
         teacher: a network to learn from, if the recipe wants one: a model of timm, or a .yaml file.
         teacher_weights: the .safetensors or .pth file of the teacher's weights.
         workers: `ray` trains several networks at once on a Ray cluster.
@@ -266,6 +270,8 @@ def retrain_networks(
             raise InputError("--workers ray: give it to one process, not to those of torchrun")
         with world.first_goes_ahead():  # images and weights may have to be fetched
             opened = open_data(data)
+            for file, found in read:
+                _check_classes(file, found, opened, other_classes)
             recipes = [
                 choose_recipe(
                     recipe,
@@ -334,6 +340,24 @@ def _read(network: Found) -> tuple[Path | None, ArchitectureFile]:
     if file.is_dir():
         file = architecture_file(file)
     return file, ArchitectureFile.load(file)
+
+
+def _check_classes(file: Path | None, found: ArchitectureFile, data: ImageData, permitted: bool) -> None:
+    """Refuse images of other classes or channels than those that a network was found for, if it was for any."""
+    about = found.provenance.get("data")
+    classes = about.get("classes") if isinstance(about, dict) else None
+    if permitted or not isinstance(classes, list):
+        return
+    if sorted(map(str, classes)) != sorted(data.classes) or found.arch.in_chans != data.in_chans:
+        theirs = f"{len(classes)} classes ({_some(classes)}) and {found.arch.in_chans} channels"
+        raise InputError(
+            f"{file or UNNAMED}: was found for {theirs}, but {data.name!r} has {len(data.classes)} "
+            f"({_some(data.classes)}) and {data.in_chans}; name its images, or give --other-classes"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _begin(found: ArchitectureFile, inherit: bool) -> Begin:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -147,6 +148,17 @@ def test_an_image_that_cannot_be_read_has_its_error_in_json(run, call, digits):
     assert [("error" in one) for one in found] == [position == 1 for position in range(len(paths))]
     done = call("psvit-predict", "run", paths[1], "--csv")
     assert (done.status, done.out) == (2, "image,rank,class,probability\n")
+
+
+def test_images_of_other_classes_are_trained_on_when_that_is_asked_for(run, call, image_folder):
+    folder = image_folder(each=24)
+    command = ("psvit-retrain", "run/network.yaml", "--data", folder, *BRIEFLY, "--out", "others")
+    done = call(*command)
+    assert (done.status, Path("others").exists()) == (2, False)
+    assert "--other-classes" in done.err
+    assert "2 (cat, dog) and 3" in done.err
+    assert call(*command, "--other-classes").status == 0
+    assert ArchitectureFile.load("others/network.yaml").arch.num_classes == 2
 
 
 def test_an_exported_timm_folder_predicts_the_same(run, call, digits):
