@@ -124,11 +124,11 @@ def command(
 def _report(network: RetrainedNetwork) -> None:
     """Print what a network is worth, and how to go on."""
     from psvit.space.budget import format_cost
-    from psvit.train.accuracies import LABELS
+    from psvit.train.accuracies import label_of
 
     show_table(
         f"top-1 on {network.images:,} validation images",
-        [(LABELS[key], f"{value:.2f} %") for key, value in network.accuracies.items()],
+        [(label_of(key, network.about), f"{value:.2f} %") for key, value in network.accuracies.items()],
     )
     click.echo(
         f"trained {format_cost('macs', network.cost.macs)}, {format_cost('num_params', network.cost.num_params)}, "

@@ -27,7 +27,7 @@ from psvit.io.tables import html_table, text_table
 from psvit.nn.picture import draw
 from psvit.retrain.several import COMMAND, Network, Retraining, open_teacher
 from psvit.space.budget import format_cost
-from psvit.train.accuracies import LABELS, accuracies, trained_as
+from psvit.train.accuracies import LABELS, accuracies, label_of, trained_as
 from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
 from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.distributed import joined
@@ -107,7 +107,7 @@ class RetrainedNetwork:
         return Classifier.load(self.file, device)
 
     def _repr_html_(self) -> str:
-        rows = [(LABELS[key], f"{value:.2f} %") for key, value in self.accuracies.items()]
+        rows = [(label_of(key, self.about), f"{value:.2f} %") for key, value in self.accuracies.items()]
         table = html_table(rows, title=f"top-1 on {self.images:,} validation images")
         return f"<div>{draw(self.arch, titles=[self.name])}{table}</div>"
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 import psvit
 from psvit.arch.architecture import ArchitectureFile
 from psvit.classifier import NETWORK_FILE
-from psvit.data import Batches, ImageData, accuracy, logistic_regression_accuracy
+from psvit.data import Batches, ImageData, accuracy, logistic_regression
 from psvit.errors import InputError
 from psvit.io.documents import replacing, write_atomic
 from psvit.nn.network import PSViT, resolve
 from psvit.nn.picture import draw
-from psvit.train.accuracies import INHERITED, ORIGINAL, STANDALONE
+from psvit.train.accuracies import BASELINE, BASELINE_IMAGES, INHERITED, ORIGINAL, STANDALONE
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World
 from psvit.train.job_runner import initial_network, inputs_for, train_job
@@ -69,7 +69,7 @@ def retrain(
     Returns:
         The architecture with its score: `value` is the trained network's top-1 on the validation images in percent,
         `inherited` the same with the supernet's weights, `logistic_regression` that of scikit-learn's on raw pixels;
-        the latter two are absent where there are no such weights, or where the images are too many. What is `known`
+        the latter two are absent where there are no such weights, or where the images are not small. What is `known`
         stands beside them.
 
     Raises:
@@ -148,9 +148,11 @@ def _score(
     }
     for name, network in others.items():
         score[name] = round(accuracy(network.eval(), batches), 4)
-    baseline = logistic_regression_accuracy(data.all_train, data.val)
+    baseline = logistic_regression(data.all_train, data.val)
     if baseline is not None:
-        score["logistic_regression"] = round(baseline, 4)
+        score[BASELINE] = round(baseline.accuracy, 4)
+        if baseline.images < baseline.of:
+            score[BASELINE_IMAGES] = baseline.images
     return score
 
 

@@ -5,13 +5,14 @@ train on *train*, candidates are compared on *search*, which is held out from th
 at once, at the end.
 """
 
+from psvit.data.baseline import Baseline as Baseline
+from psvit.data.baseline import logistic_regression as logistic_regression
 from psvit.data.batches import CROP_PCT as CROP_PCT
 from psvit.data.batches import INTERPOLATION as INTERPOLATION
 from psvit.data.batches import Batches as Batches
 from psvit.data.batches import Inputs as Inputs
 from psvit.data.batches import accuracy as accuracy
 from psvit.data.batches import evaluation_transform as evaluation_transform
-from psvit.data.batches import logistic_regression_accuracy as logistic_regression_accuracy
 from psvit.data.image_data import ImageData as ImageData
 from psvit.data.image_data import open_data as open_data
 from psvit.data.images import Decoded as Decoded

@@ -121,22 +121,3 @@ def accuracy(logits_of: Callable[[Tensor], Tensor], batches: Batches) -> float:
     """Top-1 accuracy in percent of a function from images (B, C, height, width) to logits (B, classes)."""
     correct = sum(int((logits_of(images).argmax(dim=1) == labels).sum()) for images, labels in batches)
     return 100 * correct / batches.num_images
-
-
-def logistic_regression_accuracy(train: Labelled, test: Labelled) -> float | None:
-    """Top-1 accuracy in percent of scikit-learn's logistic regression on raw pixels: what any network has to match.
-
-    Returns:
-        `None` if the images are too many or too large for it to be a matter of seconds.
-    """
-    pictures, others = train.pictures, test.pictures
-    if not isinstance(pictures, Decoded) or not isinstance(others, Decoded):
-        return None
-    if len(train) * np.prod(pictures.pixels.shape[1:]) > 2_000_000:
-        return None
-    from sklearn.linear_model import LogisticRegression
-
-    x = pictures.pixels[train.rows].reshape(len(train), -1) / 255
-    y = others.pixels[test.rows].reshape(len(test), -1) / 255
-    model = LogisticRegression(max_iter=5000).fit(x, train.labels)
-    return 100 * float((model.predict(y) == test.labels).mean())

@@ -10,6 +10,9 @@ STANDALONE = "standalone accuracy"
 ORIGINAL, BASELINE = "original", "logistic_regression"
 INHERITED, FINE_TUNED, FROM_SCRATCH = "inherited", "fine_tuned", "from_scratch"
 
+BASELINE_IMAGES = "logistic_regression_images"
+"""On how many training images the baseline was fitted, if these were not all."""
+
 LABELS = {
     ORIGINAL: "the network that the search made it of",
     INHERITED: "inherited from the search, not trained further",
@@ -18,6 +21,14 @@ LABELS = {
     BASELINE: "logistic regression on the pixels, for comparison",
 }
 """What stands before each of them, in the order in which they are shown."""
+
+
+def label_of(key: str, file: ArchitectureFile) -> str:
+    """What stands before an accuracy of a network, by key of `LABELS`."""
+    images = file.score.get(BASELINE_IMAGES)
+    if key == BASELINE and isinstance(images, int):
+        return f"{LABELS[key]}, on {images:,} training images"
+    return LABELS[key]
 
 
 def trained_as(file: ArchitectureFile) -> str:

@@ -14,7 +14,7 @@ from psvit.io.escaping import as_code, in_markdown
 from psvit.nn.registration import registered
 from psvit.retrain.delivery.formats import PREPROCESSING_FILE, Format
 from psvit.space.budget import format_cost
-from psvit.train.accuracies import LABELS, accuracies, trained_as
+from psvit.train.accuracies import accuracies, label_of, trained_as
 
 PICTURE_FILE = "network.svg"
 
@@ -131,7 +131,7 @@ def _accuracy(file: ArchitectureFile) -> str:
     known = accuracies(file)
     if known:
         rows = [
-            (LABELS[key] + (" (this one)" if key == trained_as(file) else ""), f"{value:.2f} %")
+            (label_of(key, file) + (" (this one)" if key == trained_as(file) else ""), f"{value:.2f} %")
             for key, value in known.items()
         ]
         return _table(("network", f"top-1 on {file.score['images']:,} validation images"), rows)

@@ -19,7 +19,8 @@ from psvit.data import (
     Inputs,
     Labelled,
     accuracy,
-    logistic_regression_accuracy,
+    baseline,
+    logistic_regression,
     open_data,
     parts,
     sources,
@@ -113,20 +114,23 @@ def test_statistics_leave_the_search_images_out(digits):
     assert digits.std == (round(float(pixels.std()), 4),)
 
 
-def test_logistic_regression_reads_the_digits(digits):
+def test_logistic_regression_reads_the_digits(digits, monkeypatch):
     # On raw pixels it is right well above nine times of ten; pixels or labels out of place would show.
-    found = logistic_regression_accuracy(digits.all_train, digits.val)
-    assert 90 < found < 100
+    found = logistic_regression(digits.all_train, digits.val)
+    assert 90 < found.accuracy < 100
+    assert found.images == found.of == len(digits.all_train)
+    # With fewer steps on a part of the images it is a little less.
+    monkeypatch.setattr(baseline, "EXACT_VALUES", 10_000)
+    monkeypatch.setattr(baseline, "MOST_VALUES", 64 * 300)
+    part = logistic_regression(digits.all_train, digits.val)
+    assert (part.images, part.of) == (300, len(digits.all_train))
+    assert 80 < part.accuracy <= found.accuracy + 2
+    assert logistic_regression(digits.all_train, digits.val) == part
 
 
-def test_logistic_regression_declines_what_would_take_long():
-    pixels = np.zeros((100, 64, 64, 3), dtype=np.uint8)
-    many = Labelled(Decoded(pixels), np.arange(100) % 2)
-    assert many.pictures.pixels[0].size * len(many) < 2_000_000
-    large = Labelled(Decoded(np.zeros((200, 64, 64, 3), dtype=np.uint8)), np.arange(200) % 2)
-    assert logistic_regression_accuracy(large, many) is None
+def test_logistic_regression_looks_at_images_in_memory_alone():
     in_files = Labelled(Files(["nowhere.png"] * 10, "L"), np.arange(10) % 2)
-    assert logistic_regression_accuracy(in_files, in_files) is None
+    assert logistic_regression(in_files, in_files) is None
 
 
 def test_a_digest_of_images_in_memory_is_of_pixels_and_labels(digits, monkeypatch):
