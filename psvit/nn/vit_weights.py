@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
-from timm.models import adapt_input_conv, create_model, is_model, load_state_dict
+from timm.models import adapt_input_conv, create_model, is_model, load_checkpoint, load_state_dict
 from torch import Tensor, nn
 
 from psvit.errors import InputError
@@ -128,6 +128,14 @@ def read_vit(name_or_file: str) -> Vit:
         )
     check_vit(vit.weights, name_or_file)
     return vit
+
+
+def load_weights(network: nn.Module, file: Path) -> None:
+    """Load all weights of a network from a .safetensors or .pth file, of which no code is run.
+
+    Fails with the errors of timm, PyTorch and safetensors.
+    """
+    load_checkpoint(network, str(file), weights_only=True)
 
 
 def pretrained(name: str) -> nn.Module:

@@ -30,7 +30,7 @@ from psvit.io.documents import replacing
 from psvit.nn.from_timm import from_timm
 from psvit.nn.network import PSViT
 from psvit.nn.seeding import seeded
-from psvit.nn.vit_weights import SOURCES, pretrained
+from psvit.nn.vit_weights import SOURCES, load_weights, pretrained
 from psvit.train.teacher import Teacher
 
 FORMS = (
@@ -313,7 +313,8 @@ def _classes_of(weights: Path) -> int:
 def _loaded(name: str, weights: Path, **kwargs: Any) -> nn.Module:
     """A model of timm with weights from a file, all of them."""
     try:
-        network: nn.Module = timm.create_model(name, checkpoint_path=str(weights), **kwargs)
+        network: nn.Module = timm.create_model(name, **kwargs)
+        load_weights(network, weights)
     except Exception as error:  # every format has errors of its own
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"--init {name}: {weights} does not hold its weights: {reason}") from None

@@ -23,7 +23,7 @@ from psvit.data import Inputs
 from psvit.errors import InputError
 from psvit.io.bounded import read_text
 from psvit.model import create_model
-from psvit.nn.vit_weights import SOURCES, pretrained
+from psvit.nn.vit_weights import SOURCES, load_weights, pretrained
 from psvit.train.recipe import Recipe
 
 ARCHITECTURE_SUFFIXES = (".yaml", ".yml")
@@ -154,7 +154,7 @@ def _ours(file: Path, weights: Path | None) -> nn.Module:
     weights = weights or file.with_suffix(".safetensors")
     if not weights.is_file():
         raise InputError(f"--teacher {file}: its weights {weights} do not exist; name them with --teacher-weights")
-    return _loaded(str(file), weights, lambda **kwargs: create_model(file, **kwargs))
+    return _loaded(str(file), weights, lambda: create_model(file))
 
 
 def _of_timm(name: str, weights: Path | None, num_classes: int) -> nn.Module:
@@ -167,7 +167,7 @@ def _of_timm(name: str, weights: Path | None, num_classes: int) -> nn.Module:
     if weights is not None and not weights.is_file():
         raise InputError(f"--teacher-weights {weights}: no such file")
     if weights is not None:
-        return _loaded(name, weights, lambda **kwargs: timm.create_model(name, num_classes=num_classes, **kwargs))
+        return _loaded(name, weights, lambda: timm.create_model(name, num_classes=num_classes))
     try:
         return pretrained(name)
     except Exception as error:  # whatever a download may end with
@@ -193,7 +193,8 @@ def _beside(weights: Path | None, network: nn.Module) -> dict[str, Any]:
 def _loaded(name: str, weights: Path, make: Any) -> nn.Module:
     """A network with weights from a file, all of them."""
     try:
-        network: nn.Module = make(checkpoint_path=str(weights))
+        network: nn.Module = make()
+        load_weights(network, weights)
     except InputError:
         raise
     except Exception as error:  # every format has errors of its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from psvit.arch.architecture import ArchitectureFile
-from psvit.data import ImageData
+from psvit.data import ImageData, Inputs
 from psvit.errors import InputError
 from psvit.model import create_model
 from psvit.space.search_space import SearchSpace
 from psvit.train.original import read_original
+from psvit.train.teacher import load_teacher
 
 ARGS = {"img_size": 16, "patch_size": 4, "num_classes": 3, "embed_dim": 24, "depth": 2, "num_heads": 3}
 NAME = "vit_tiny_patch16_224"
@@ -42,6 +44,11 @@ def images(classes=("ant", "bee", "cat"), size=(16, 16), channels=3):
     shape = (*size, channels)[: 3 if channels > 1 else 2]
     some = [(rng.integers(0, 256, shape, dtype=np.uint8), number % len(classes)) for number in range(12 * len(classes))]
     return ImageData.from_datasets(some, some, classes=classes)
+
+
+def load_teacher_of(name, weights):
+    inputs = Inputs(image_size=(224, 224), in_chans=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return load_teacher(name, weights, inputs, 3)
 
 
 @torch.no_grad()
@@ -136,6 +143,24 @@ def test_what_is_no_network_is_refused_in_one_line(make, says, tmp_path):
     with pytest.raises(InputError, match=says) as error:
         make(tmp_path)
     assert "\n" not in str(error.value)
+
+
+class Harmful:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+
+@pytest.mark.parametrize("read", [read_original, load_teacher_of], ids=["original", "teacher"])
+def test_reading_weights_runs_no_code(read, tmp_path):
+    torch.save({"head.weight": torch.zeros(3, 192), "harm": Harmful(tmp_path / "harmed")}, tmp_path / "x.pth")
+    with pytest.raises(InputError):
+        read("deit_tiny_patch16_224", tmp_path / "x.pth")
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_a_network_whose_layers_share_maps_is_no_start(folder, tmp_path):
