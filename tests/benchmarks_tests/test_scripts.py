@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 from psvit import cli
-from psvit.arch.architecture import ArchitectureFile
+from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, open_data
 from psvit.errors import LostWorkersError
+from psvit.nn.network import PSViT
 from psvit.search import engine as engine_module
 from psvit.search import prepared as prepared_module
 from psvit.search.inherited import InheritedAccuracy
@@ -30,6 +31,7 @@ from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 from psvit.train import job_runner
+from psvit.train.original import Original
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -407,3 +409,45 @@ def test_waiting_is_measured_alone_and_beside_a_busy_process(in_a_process, numbe
     assert [row[0] for row in rows] == ["GOMP_SPINCOUNT=10000"]
     assert importlib.import_module("openmp_waiting").variables("passive") == {"OMP_WAIT_POLICY": "passive"}
     assert all(number > 0 for row in rows for cell in row[1:] for number in numbers(cell))
+
+
+@pytest.mark.runs_benchmark("pooling_forms")
+def test_every_form_of_pooling_is_fine_tuned_within_the_share(call_script, tmp_path, few_digits, numbers):
+    arch = Architecture.from_dict(
+        {
+            **{"variant": "1d", "image_size": [8, 8], "in_chans": 1, "num_classes": 10},
+            **{"patch_size": 2, "patch_stride": 2, "head_dim": 4, "pools": []},
+            "stages": [{"embed_dim": 8, "groups": [1, 1, 1, 1], "mlp_ratio": 2.0}],
+        }
+    )
+    data = open_data(few_digits)
+    network = Original(name="it", network=PSViT(arch), mean=data.mean, std=data.std, classes=data.classes)
+    network.save(tmp_path / "network.yaml", data)
+    options = ("--data", few_digits, "--epochs", 1, "--seeds", 1, "--pools", "avg")
+    done = call_script("pooling_forms", tmp_path / "network.yaml", *options)
+    assert done.status == 0, done.err
+    _, *lines = [line for line in done.out.splitlines() if line]
+    assert {line.split(",")[0] for line in lines} == {"sequence", "rows", "grid"}
+    for line in lines:
+        share, accuracy = re.findall(r"([\d.]+) % of the MACs, top-1 ([\d.]+)", line)[0]
+        assert 0 < float(share) <= 60
+        assert 0 <= float(accuracy) <= 100
+
+
+def test_forms_of_pooling_are_what_they_say():
+    forms = importlib.import_module("pooling_forms")
+    tokens = torch.arange(1 + 4 * 4, dtype=torch.float32).view(1, -1, 1)
+    grid = tokens[0, 1:, 0].view(4, 4)
+    (_, along), _ = forms.grids("sequence", (4, 4), 1)
+    sequence = forms.FormPool("avg", (1, 16), along)(tokens)[0, 1:, 0]
+    assert (
+        sequence.tolist()
+        == torch.nn.functional.avg_pool1d(tokens[:, 1:].transpose(1, 2), 3, 2, 1, count_include_pad=False)
+        .flatten()
+        .tolist()
+    )
+    (_, in_rows), (_, in_columns) = forms.grids("rows", (4, 4), 1)
+    rows = forms.FormPool("max", (4, 4), in_rows)(tokens)[0, 1:, 0].view(4, 2)
+    assert torch.equal(rows, torch.stack([grid[:, :2].amax(1), grid[:, 1:].amax(1)], dim=1))
+    columns = forms.FormPool("max", (4, 4), in_columns)(tokens)[0, 1:, 0].view(2, 4)
+    assert torch.equal(columns, torch.stack([grid[:2].amax(0), grid[1:].amax(0)]))
