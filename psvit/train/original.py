@@ -5,9 +5,11 @@ It is read from where a user has it, becomes a network of this family with equal
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,14 +37,14 @@ from psvit.train.teacher import Teacher
 
 FORMS = (
     "a model of timm such as deit_tiny_patch16_224, hf-hub:OWNER/NAME, a folder that timm wrote, a .safetensors or "
-    ".pth file with timm's config.json beside it, or a run of psvit-retrain"
+    ".pth file with timm's config.json beside it, a checkpoint of timm's train.py, or a run of psvit-retrain"
 )
 """What can be named."""
 
 ORIGINAL_FILE = "original.yaml"
 """In the run of a search, the file of the network that it begins with, as fitted; the weights lie beside it."""
 
-ARCHITECTURES, WEIGHTS = (".yaml", ".yml"), (".safetensors", ".pth", ".pt", ".bin")
+ARCHITECTURES, WEIGHTS = (".yaml", ".yml"), (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,7 @@ class Original:
         if data.in_chans != network.in_chans:
             changes.append(f"its first layer was adapted from {network.in_chans} to {data.in_chans} channels")
             network = _with_channels(network, data.in_chans)
-            mean, std = ((sum(values) / len(values),) * data.in_chans for values in (mean, std))
+            mean, std = (_for_channels(values, data.in_chans) for values in (mean, std))
         if (mean, std) != (data.mean, data.std):
             _normalise_otherwise(_first_layer(network), (mean, std), (data.mean, data.std))
         keeps, said = self._fit_head(network, data.classes, seed)
@@ -201,8 +203,8 @@ def read_original(name: str | Path, weights: str | Path | None = None) -> Origin
 
     Args:
         name: a model of timm, also of a hub (`hf-hub:`) or a folder that timm wrote (`local-dir:`, or its path); a
-            .safetensors or .pth file with timm's config.json beside it; the run of a retraining; or the .yaml file of
-            an architecture with its weights beside it.
+            .safetensors or .pth file with timm's config.json beside it; a checkpoint of timm's train.py; the run of a
+            retraining; or the .yaml file of an architecture with its weights beside it.
         weights: a .safetensors or .pth file for a model of timm. By default, timm's pretrained weights.
 
     Raises:
@@ -233,11 +235,15 @@ def _ours(classifier: Classifier, name: str) -> Original:
 
 
 def _of_file(weights: Path) -> Original:
-    """A file of weights, of the network that timm's configuration beside it names."""
+    """A file of weights, of the network that it names itself or that timm's configuration beside it names."""
     config = weights.parent / TIMM_CONFIG
     if not weights.is_file():
         raise InputError(f"--init {weights}: no such file")
     if not config.is_file():
+        name, args = _named_in(weights)
+        if name:
+            given = {key: args[key] for key in ("mean", "std") if args.get(key)}
+            return _of_network(_loaded(name, weights, **_shape_of(name, weights)), str(weights), given)
         raise InputError(
             f"--init {weights}: does not say which network its weights are of; name it, as in --init "
             f"deit_tiny_patch16_224 --init-weights {weights}, or put timm's config.json beside it"
@@ -261,8 +267,7 @@ def _of_file(weights: Path) -> Original:
 def _of_timm(name: str, weights: Path | None) -> Original:
     """A model of timm, pretrained or with weights from a file."""
     if weights is not None:
-        classes = _classes_of(weights)
-        return _of_network(_loaded(name, weights, num_classes=classes), f"{name} with {weights}")
+        return _of_network(_loaded(name, weights, **_shape_of(name, weights)), f"{name} with {weights}")
     try:
         network = pretrained(name)
     except Exception as error:  # whatever a download may end with
@@ -283,11 +288,18 @@ def _of_network(
         Original(
             name=name,
             network=found.eval(),
-            mean=tuple(map(float, config["mean"])),
-            std=tuple(map(float, config["std"])),
+            mean=_for_channels(config["mean"], found.in_chans),
+            std=_for_channels(config["std"], found.in_chans),
             classes=known,
         )
     )
+
+
+def _for_channels(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
+    """A mean or standard deviation of every channel, for other channels the same for all."""
+    if len(values) == in_chans:
+        return tuple(map(float, values))
+    return (sum(values) / len(values),) * in_chans
 
 
 def _checked(original: Original) -> Original:
@@ -301,13 +313,40 @@ def _checked(original: Original) -> Original:
     return original
 
 
-def _classes_of(weights: Path) -> int:
-    """How many classes the classifier in a file has."""
+def _named_in(weights: Path) -> tuple[str, dict[str, Any]]:
+    """The name of the model in a checkpoint of timm's train.py, and the options it was trained with; empty without."""
+    if weights.suffix == ".safetensors":
+        return "", {}
+    try:
+        # Options are kept as argparse has them. No other objects are read.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
+        name, args = checkpoint.get("arch"), checkpoint.get("args")
+    except Exception:  # every format has errors of its own; that it names no network is said
+        return "", {}
+    is_known = isinstance(name, str) and timm.is_model(name)
+    return (name, vars(args) if isinstance(args, argparse.Namespace) else {}) if is_known else ("", {})
+
+
+def _shape_of(name: str, weights: Path) -> dict[str, Any]:
+    """How a vision transformer of timm has to be built for weights: with which classes, channels and size of images.
+
+    The size is that of square images, as its number of positions has it.
+    """
     try:
         state = load_state_dict(str(weights), device="cpu", weights_only=True)
-        return int(state["head.weight"].shape[0]) if "head.weight" in state else 0
     except Exception as error:  # every format has errors of its own
-        raise InputError(f"--init-weights {weights}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"--init {name}: {weights} cannot be read: {reason}") from None
+    found: dict[str, Any] = {"num_classes": len(state["head.weight"]) if "head.weight" in state else 0}
+    kernels, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
+    if kernels is not None and kernels.dim() == 4:
+        found["in_chans"] = kernels.shape[1]
+        number = 0 if positions is None or positions.dim() != 3 else positions.shape[1] - int("cls_token" in state)
+        side = math.isqrt(max(number, 0))
+        if side and side**2 == number:
+            found["img_size"] = side * kernels.shape[2]
+    return found
 
 
 def _loaded(name: str, weights: Path, **kwargs: Any) -> nn.Module:

@@ -7,12 +7,13 @@ import torch
 import yaml
 from timm.models.vision_transformer import VisionTransformer
 
-from psvit.arch.architecture import Stage
+from psvit.arch.architecture import Architecture, Stage
+from psvit.nn.network import PSViT
 from psvit.nn.vit_weights import Vit
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, read_provenance
 from psvit.supernet.train import fit_supernet
-from psvit.supernet.warm_start import plan, warm_start
+from psvit.supernet.warm_start import begin_as, plan, warm_start
 from psvit.train.recipe import Recipe
 
 D, DEPTH, CLASSES = 8, 3, 5
@@ -49,6 +50,28 @@ def space_1d() -> SearchSpace:
             ],
         }
     )
+
+
+@pytest.mark.parametrize("variant", ["1d", "2d"])
+@torch.no_grad()
+def test_a_supernet_around_a_network_begins_as_the_network(variant, images):
+    fields = {"image_size": [10, 6], "in_chans": 2, "num_classes": CLASSES, "patch_size": 2, "patch_stride": 2}
+    stages = [{"embed_dim": 8, "groups": [1, 1], "mlp_ratio": 2.0}, {"embed_dim": 16, "groups": [1], "mlp_ratio": 3.0}]
+    arch = Architecture.from_dict(
+        {"variant": variant, **fields, "head_dim": 4, "stages": stages, "pools": ["conv"], "stem": "conv"}
+    )
+    network = PSViT(arch).eval()
+    for parameter in network.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.2)
+    space = SearchSpace.around(arch)
+    supernet = Supernet(space).eval()
+    # Nothing else is left to fill: every parameter is one of the network's.
+    assert sum(one.numel() for one in supernet.parameters()) == sum(one.numel() for one in network.parameters())
+    begin_as(supernet, network)
+    batch = images(space)
+    torch.testing.assert_close(supernet(batch, space.largest), network(batch), atol=1e-5, rtol=0)
+    for number in range(space.size):
+        assert supernet(batch, space[number]).isfinite().all()
 
 
 def test_the_vits_own_architecture_gives_the_vits_outputs(space_1d, images):
