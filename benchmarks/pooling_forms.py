@@ -31,7 +31,8 @@ from psvit.data import Batches, ImageData, open_data
 from psvit.nn.network import PSViT, PSViTStage
 from psvit.train.choices import choose_recipe
 from psvit.train.job_runner import inputs_for, right_and_loss, train_job
-from psvit.train.original import Original, read_original
+from psvit.train.original import Original
+from psvit.train.read_original import read_original
 from psvit.train.training_job import TrainingJob
 
 Form = Literal["sequence", "rows", "grid"]

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from psvit.supernet.run import TrainedSupernet as TrainedSupernet
     from psvit.supernet.run import train_supernet as train_supernet
     from psvit.train.original import Original as Original
-    from psvit.train.original import read_original as read_original
+    from psvit.train.read_original import read_original as read_original
 
 _PUBLIC = {
     "Architecture": "psvit.arch.architecture",
@@ -109,7 +109,7 @@ _PUBLIC = {
     "export_network": "psvit.retrain.delivery.export",
     "measure_fidelity": "psvit.search.fidelity.run",
     "measure_latency": "psvit.search.latency.run",
-    "read_original": "psvit.train.original",
+    "read_original": "psvit.train.read_original",
     "register_pooling": "psvit.nn.registration",
     "register_stem": "psvit.nn.registration",
     "retrain_network": "psvit.retrain.run",

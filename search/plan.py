@@ -36,7 +36,8 @@ from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import read_provenance, supernet_digest
 from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.device_checks import check_device
-from psvit.train.original import Original, read_original
+from psvit.train.original import Original
+from psvit.train.read_original import read_original
 from psvit.train.recipe import Recipe, SupernetRecipe
 
 CONTROL_SHARE = 0.25

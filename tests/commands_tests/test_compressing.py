@@ -16,7 +16,7 @@ from psvit.data import open_data
 from psvit.nn.network import PSViT
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
-from psvit.train.original import read_original
+from psvit.train.read_original import read_original
 
 ORIGINAL = """\
 schema: psvit/architecture/1

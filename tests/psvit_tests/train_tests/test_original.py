@@ -18,7 +18,7 @@ from psvit.data import ImageData, Inputs
 from psvit.errors import InputError
 from psvit.model import create_model
 from psvit.space.search_space import SearchSpace
-from psvit.train.original import read_original
+from psvit.train.read_original import read_original
 from psvit.train.teacher import load_teacher
 
 ARGS = {"img_size": 16, "patch_size": 4, "num_classes": 3, "embed_dim": 24, "depth": 2, "num_heads": 3}
