@@ -57,15 +57,11 @@ class FormPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (B, 1 + N, D) to fewer tokens."""
         patches = x[:, 1:].transpose(1, 2).unflatten(2, self.grid)
-        window = {
-            "kernel_size": self.kernel,
-            "stride": tuple(min(size, 2) for size in self.kernel),
-            "padding": tuple(size // 2 for size in self.kernel),
-        }
+        stride, padding = tuple(min(size, 2) for size in self.kernel), tuple(size // 2 for size in self.kernel)
         if self.pool == "max":
-            pooled = F.max_pool2d(patches, **window)
+            pooled = F.max_pool2d(patches, self.kernel, stride, padding)
         else:
-            pooled = F.avg_pool2d(patches, **window, count_include_pad=False)
+            pooled = F.avg_pool2d(patches, self.kernel, stride, padding, count_include_pad=False)
         return torch.cat([x[:, :1], pooled.flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -126,7 +122,7 @@ def network(original: Original, arch: Architecture, form: Form) -> PSViT:
     """The original, pooled."""
     found = PSViT(arch)
     weights = dict(original.network.state_dict())
-    own = {}
+    own: dict[str, Tensor] = {}
     layers = [name for name, module in original.network.named_modules() if name.endswith("norm1")]
     for place, name in enumerate(name for name, _ in found.named_modules() if name.endswith("norm1")):
         there, here = layers[place].removesuffix("norm1"), name.removesuffix("norm1")

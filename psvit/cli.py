@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -81,7 +81,7 @@ def completing(*values: str) -> Callable[[click.Context, click.Parameter, str], 
     return lambda context, parameter, typed: [value for value in values if value.startswith(typed)]
 
 
-def completing_shipped(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+def completing_shipped(kind: Literal["space", "recipe"]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """The same to the name of a file that comes with psvit: a `space` or a `recipe`."""
 
     def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:

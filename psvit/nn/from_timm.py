@@ -117,10 +117,12 @@ def _foreign_in_block(block: Any) -> Iterator[str]:
         yield f"its activation is {type(mlp.act).__name__}, not GELU"
     elif not isinstance(mlp.norm, nn.Identity):
         yield "it normalises inside its MLPs"
-    for scale in (block.ls1, block.ls2):
+    scales: list[nn.Module] = [block.ls1, block.ls2]
+    for scale in scales:
         if not isinstance(scale, LayerScale | nn.Identity):
             yield f"it scales its layers by a {type(scale).__name__}"
-    for norm in (block.norm1, block.norm2):
+    norms: list[nn.Module] = [block.norm1, block.norm2]
+    for norm in norms:
         if not isinstance(norm, nn.LayerNorm):
             yield f"its normalisation is {type(norm).__name__}, not LayerNorm"
 
