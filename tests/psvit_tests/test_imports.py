@@ -85,6 +85,15 @@ def test_all_rooms_are_found():
     assert top == {*PACKAGES, "configs"}
 
 
+def test_all_packages_are_installed():
+    folders = {path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("__init__.py")}
+    names = {".".join([PACKAGES[folder.parts[0]], *folder.parts[1:]]): folder.as_posix() for folder in folders}
+    listed = SETUP["options"]["packages"].split()
+    assert {name for name in names} == {name for name in listed if not name.startswith("psvit.configs")}
+    places = dict(line.split(" = ") for line in SETUP["options"]["package_dir"].strip().splitlines())
+    assert {name: places.get(name, name.replace(".", "/")) for name in names} == names
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_arrows_point_one_way(package):
     for path in sources(package):
