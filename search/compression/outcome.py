@@ -24,6 +24,7 @@ from psvit.search.compression.baselines import ShortenedNetworks, fewer_layers
 from psvit.search.compression.speed import Speed, measure_by_turns
 from psvit.search.compression.token_merging import MergingNetwork, can_merge, merged_for, merging_macs
 from psvit.search.prepared import Prepared
+from psvit.search.report.formatting import count
 from psvit.search.result_cache import ResultCache
 from psvit.search.scoring import BATCH_SIZE
 from psvit.search.selection.finalist import Finalist
@@ -115,10 +116,15 @@ class Compression:
         original, delivered = self.rows[0].name, self.rows[1].name
         if self.difference is None:
             return f"how {delivered} compares with {original} is not known"
-        low, high = self.difference.interval
-        told = f"({100 * CONFIDENCE:g} %: {low:+.2f} to {high:+.2f}) on {self.images:,} {self.part} images"
+        points, (low, high) = self.difference.points, self.difference.interval
+        interval = f"({100 * CONFIDENCE:g} %: {low:+.2f} to {high:+.2f})"
+        if self.difference.is_told:
+            way = "ahead of" if points > 0 else "behind"
+            said = f"{delivered} is {abs(points):.2f} points {way} {original} {interval}"
+        else:
+            said = f"cannot tell {delivered} from {original}: {points:+.2f} points {interval}"
         share = f"at {100 * self.rows[1].macs / self.rows[0].macs:.0f} % of its multiply-accumulates"
-        return f"{delivered} is {self.difference.points:+.2f} points from {original} {told}, {share}"
+        return f"{said} on {self.images:,} {self.part} images, {share}"
 
     @property
     def kept(self) -> str:
@@ -226,7 +232,7 @@ class Compressing:
             part=self._part,
             images=len(getattr(self._data, self._part)),
             adapted=self._adapted(),
-            device=f"{self._plan.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}",
+            device=f"{self._plan.device}, {count(torch.get_num_threads(), 'thread')}, PyTorch {torch.__version__}",
             difference=difference,
         )
 
