@@ -274,7 +274,7 @@ def command(
             click.echo(result.compression.kept)
         show_table(result.compression.title, result.compression.cells, result.compression.header)
     _tell(result, is_timed=bool(time_text))
-    _tell_winner(result, supernet, data, retrain_recipe, inherit)
+    _tell_winner(result, supernet)
     if result.stopped:
         raise result.stopped
 
@@ -315,9 +315,7 @@ def _looks(finalist: Finalist) -> str:
     return ", ".join([*told, *(["failed"] if finalist.failure else [])])
 
 
-def _tell_winner(
-    result: SearchResult, supernet: str | None, data: str | None, retrain_recipe: str | None, inherit: bool | None
-) -> None:
+def _tell_winner(result: SearchResult, supernet: str | None) -> None:
     """Print what was found, how far that can be trusted, and how to go on."""
     from psvit.search.fidelity.record import in_words
     from psvit.search.inherited import INHERITED
@@ -329,14 +327,10 @@ def _tell_winner(
         click.echo(f"found a Pareto front of {len(result.front)}: {result.front_folder}")
     if result.kind == INHERITED:
         click.echo(in_words(result.fidelity, supernet or str(result.folder / "supernet")))
-    images = data or result.data
-    given = f" --recipe {shlex.quote(retrain_recipe)}" if retrain_recipe else ""
-    given += {None: "", True: " --inherit", False: " --from-scratch"}[inherit]
     click.echo(
         f"{'interrupted; the best so far has' if result.stopped else 'found'} "
         f"{format_cost('macs', best.cost.macs)}, {format_cost('num_params', best.cost.num_params)}, "
-        f"{known}: {result.file}; "
-        f"next: psvit-retrain {shlex.quote(str(result.file))} --data {shlex.quote(images) if images else 'DATA'}{given}"
+        f"{known}: {result.file}; next: {result.next_command}"
     )
 
 

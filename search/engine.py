@@ -42,7 +42,7 @@ from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.trial import Trial
 from psvit.search.trial_table import trial_table
-from psvit.search.winner import Evidence, delivered_weights, inherited, write_front, write_winner
+from psvit.search.winner import BEST, Evidence, delivered_weights, inherited, write_front, write_winner
 from psvit.space.search_space import SearchSpace
 
 JOURNAL, REPORT, HISTORY = "study.journal", "report.html", "history.csv"
@@ -143,6 +143,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
         wanted=plan.trials + len(prepared.references),
         passed_over=passed_over,
         data=plan.data.name if plan.data else None,
+        next_command=plan.next_command(best[0].file),
         stopped=stopped,
     )
 
@@ -381,6 +382,7 @@ def _report(
     return Report(
         title=f"{' and '.join(plan.budget)} in {plan.space.name}",
         command=command,
+        next_command=plan.next_command(prepared.folder / BEST),
         config=plan.full_config,
         space=plan.space,
         budget=plan.budget,

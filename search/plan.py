@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -191,6 +192,18 @@ class SearchPlan:
             "storage": self.asked.storage and without_password(self.asked.storage),
             "study": self.asked.study,
         }
+
+    def next_command(self, file: Path) -> str:
+        """The shell line that goes on from the winner.
+
+        Args:
+            file: its architecture file.
+        """
+        data = shlex.quote(self.data.name) if self.data else "DATA"
+        recipe = self.asked.retrain_recipe
+        given = f" --recipe {shlex.quote(str(recipe))}" if isinstance(recipe, str | Path) else ""
+        begin = {None: "", True: " --inherit", False: " --from-scratch"}[self.asked.inherit]
+        return f"psvit-retrain {shlex.quote(str(file))} --data {data}{given}{begin}"
 
     def references(self, limits: Budget) -> tuple[Reference, ...]:
         """Hand-made members within limits on costs: made of the original, or without one after DeiT, PiT and HVT."""

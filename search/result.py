@@ -57,6 +57,7 @@ class SearchResult:
         wanted: how many architectures were to be evaluated.
         passed_over: how many trials with better scores were measured beyond a limit on latency.
         data: the name of the images; `None` if there were none.
+        next_command: the shell line that goes on from the winner.
         stopped: what stopped the search before its end; `None` if nothing did. After a stop, this is the best so far.
     """
 
@@ -74,6 +75,7 @@ class SearchResult:
     wanted: int
     passed_over: int
     data: str | None
+    next_command: str
     stopped: KeyboardInterrupt | LostWorkersError | None
 
     @property

@@ -63,6 +63,7 @@ def deliver_by_rule(plan: SearchPlan, folder: RunFolder) -> SearchResult:
         wanted=0,
         passed_over=0,
         data=plan.data.name if plan.data else None,
+        next_command=plan.next_command(file),
         stopped=None,
     )
 

@@ -32,6 +32,7 @@ class Report:
     Attributes:
         title: what was searched for, for people.
         command: the shell line that repeats the run.
+        next_command: the shell line that goes on from the winner; empty if there is none.
         config: the resolved configuration, JSON-serialisable.
         space: the space that was searched.
         budget: the limits as given.
@@ -62,6 +63,7 @@ class Report:
     objectives: Objectives = field(default_factory=Objectives)
     description: dict[str, Any]
     unit: str = ""
+    next_command: str = ""
     finalists: Sequence[Finalist] = ()
     verdict: Verdict | None = None
     compression: Compression | None = None
