@@ -294,11 +294,14 @@ def _about(path: Place) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable safetensors file: {error}") from None
     try:
-        about: dict[str, Any] = json.loads(metadata.get(METADATA, "{}"))
-    except json.JSONDecodeError:
+        about = json.loads(metadata.get(METADATA, "{}"))
+    except (ValueError, RecursionError):
         about = {}
-    if about.get("schema") != SCHEMA:
-        raise InputError(f"{file}: not a supernet: schema must be {SCHEMA}, is {about.get('schema')}")
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        named = about.get("schema") if isinstance(about, dict) else about
+        raise InputError(f"{file}: not a supernet: schema must be {SCHEMA}, is {str(named)[:80]}")
+    if not isinstance(about.get("space"), dict) or not isinstance(about.get("provenance"), dict):
+        raise InputError(f"{file}: not a whole supernet: its metadata must hold the mappings space and provenance")
     return about
 
 

@@ -25,7 +25,7 @@ from psvit.executors.failures import out_of_memory
 from psvit.io.progress import progress_bar
 from psvit.nn.precision import float32_products
 from psvit.nn.seeding import seeded
-from psvit.train.checkpoints import CheckpointConfig, Checkpoints
+from psvit.train.checkpoints import FOLDER, CheckpointConfig, Checkpoints
 from psvit.train.device_checks import autocast, check_device
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
@@ -101,7 +101,14 @@ def train(
     checkpoints = Checkpoints(folder, checkpointing or CheckpointConfig())
     found = checkpoints.latest()
     if found:
-        state.restore(*found)
+        try:
+            state.restore(*found)
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+            # Readable, and of another training: a folder that was copied, or a file put there.
+            raise InputError(
+                f"{folder}: its checkpoints are those of another training; remove {folder / FOLDER} to begin again, or "
+                "name another folder"
+            ) from None
         _logger.info("continuing after step %d of %d", state.step, last * loader.steps)
     if len(set(world.gather(state.step))) > 1:
         raise InputError(f"{folder}: the processes find different checkpoints in it; it must be the same for all")

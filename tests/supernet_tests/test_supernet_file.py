@@ -102,11 +102,17 @@ def test_a_file_that_was_cut_off_is_refused(space_2d, trained_like, tmp_path, ke
 
 
 @pytest.mark.parametrize(
-    "metadata", [None, {"format": "pt"}, {"psvit": "{"}, {"psvit": '{"schema": "psvit/supernet/0"}'}]
+    "metadata", [None, {"format": "pt"}, {"psvit": "{"}, {"psvit": '{"schema": "psvit/supernet/0"}'}, {"psvit": "[1]"}]
 )
 def test_a_file_of_another_schema_is_refused(tmp_path, metadata):
     save_file({"weight": torch.zeros(2)}, tmp_path / "file", metadata)
     assert f"schema must be {SCHEMA}" in refused(tmp_path / "file")
+
+
+@pytest.mark.parametrize("about", [{}, {"space": [], "provenance": {}}, {"space": {}, "provenance": "here"}])
+def test_metadata_that_is_no_mapping_is_refused(tmp_path, about):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "file", {"psvit": json.dumps({"schema": SCHEMA, **about})})
+    assert "not a whole supernet" in refused(tmp_path / "file")
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape"])

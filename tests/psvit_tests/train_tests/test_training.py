@@ -20,7 +20,7 @@ from psvit.model import PSViT
 from psvit.nn.seeding import seeded
 from psvit.train import training as training_module
 from psvit.train import training_state as state_module
-from psvit.train.checkpoints import CheckpointConfig
+from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.device_checks import check_device, check_precision
 from psvit.train.recipe import Recipe
 from psvit.train.tasks import Classification
@@ -177,6 +177,23 @@ def test_a_run_continued_in_the_middle_of_an_epoch_ends_with_the_same_weights(tm
     continued = run(tmp_path / "parts", recipe, task=Classification(network(seed=99)))
     assert same(weights(whole), weights(continued))
     assert stable(whole.log) == stable(continued.log)
+
+
+@pytest.mark.parametrize("foreign", ["weights", "names", "about"])
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, foreign):
+    run(tmp_path, PLAIN)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    tensors, about = checkpoints.latest()
+    if foreign == "weights":
+        tensors = {name: torch.zeros(3) for name in tensors}
+    elif foreign == "names":
+        tensors = {"somewhere/else": torch.zeros(3)}
+    else:
+        about = {"step": 1}
+    checkpoints.clear()
+    checkpoints.save(1, tensors, about)
+    with pytest.raises(InputError, match="another training"):
+        run(tmp_path, PLAIN)
 
 
 def test_several_interruptions_change_nothing(tmp_path, uninterrupted):
