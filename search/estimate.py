@@ -83,7 +83,9 @@ def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
     an_epoch = seconds * len(plan.data.train)
     scoring = epochs[0] * an_epoch if plan.is_trained else 0.0
     if plan.scored_by == "inherited":
-        scored = plan.trials + plan.control_of(plan.trials)
+        # None is scored twice.
+        trials = min(plan.trials, plan.space.count(plan.limits))
+        scored = trials + min(plan.control_of(plan.trials), trials)
         scoring = FORWARD * seconds * scored * len(plan.data.search)
     return Estimate(
         supernet=_supernet_seconds(plan) if plan.recipe else 0.0,

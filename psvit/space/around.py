@@ -32,6 +32,10 @@ MAX_GROUP = 4
 POOLS: tuple[Pool, ...] = ("max", "avg")
 """Poolings without weights."""
 
+BY_HAND: Pool = "avg"
+"""What one would pool with by hand. In a supernet that began as a trained network and was adapted to both, members of
+equal cost had 1 to 2 points more with it than with `max` (`docs/benchmarks.md`)."""
+
 MOST_LAYERS = 44
 """Of the network. More would give more layouts than a space may have."""
 
@@ -107,8 +111,9 @@ def shortened(arch: Architecture, layers: int) -> Architecture:
 def evenly_pooled(space: Members, arch: Architecture, limits: Budget) -> tuple[Reference, ...]:
     """Members that one would make by hand: layers spread evenly between the poolings, and no map shared.
 
-    For one and for two poolings, and for each operator, the member within the limits whose stages depart least from
-    equal depth; so where the budget does not permit equal depths, tokens are pooled as little earlier as it demands.
+    For one and for two poolings, the member within the limits that is pooled by average and whose stages depart least
+    from equal depth; so where the budget does not permit equal depths, tokens are pooled as little earlier as it
+    demands.
 
     Args:
         space: a space around a network.
@@ -117,19 +122,13 @@ def evenly_pooled(space: Members, arch: Architecture, limits: Budget) -> tuple[R
     """
     found = []
     for number in range(1, MOST_POOLINGS + 1):
-        for pool in POOLS:
-            within = [
-                member
-                for cuts in _cuts(arch)
-                if len(cuts) == number
-                for member in [_pooled(arch, cuts, pool)]
-                if limits.deviation(cost(member)) == 0 and space.contains(member)
-            ]
-            if within:
-                # With as many layers in all, the product of depths is the greater the more equal they are.
-                member = max(within, key=lambda one: (math.prod(stage.depth for stage in one.stages), cost(one).macs))
-                name = f"evenly pooled, {number} x {pool}"
-                found.append(Reference(name=name, family="evenly pooled", arch=member))
+        members = [_pooled(arch, cuts, BY_HAND) for cuts in _cuts(arch) if len(cuts) == number]
+        within = [one for one in members if limits.deviation(cost(one)) == 0 and space.contains(one)]
+        if within:
+            # With as many layers in all, the product of depths is the greater the more equal they are.
+            member = max(within, key=lambda one: (math.prod(stage.depth for stage in one.stages), cost(one).macs))
+            name = f"evenly pooled, {number} x {BY_HAND}"
+            found.append(Reference(name=name, family="evenly pooled", arch=member))
     return tuple(found)
 
 
