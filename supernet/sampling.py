@@ -24,14 +24,15 @@ BINS = 16
 def architectures(space: SearchSpace, recipe: SupernetRecipe, seed: int, step: int) -> list[Architecture]:
     """The architectures that a step trains, in the order of training.
 
-    Where the others learn the largest's outputs, it comes first, whether or not the rule draws it.
+    Where the others learn the largest's outputs, or it shall keep what it knows, it comes first, whether or not it is
+    drawn.
     """
     rng = np.random.default_rng([seed, step])
     if recipe.sampling == "sandwich":
         drawn = [draw_one(space, rng) for _ in range(recipe.sandwich_random)]
         return [space.largest, space.smallest, *drawn]
     arch = draw_over_macs(space, rng) if recipe.sampling == "macs" else draw_one(space, rng)
-    if recipe.target == "inplace" and arch != space.largest:
+    if (recipe.target == "inplace" or recipe.sampling == "anchored") and arch != space.largest:
         return [space.largest, arch]
     return [arch]
 

@@ -16,7 +16,7 @@ SCHEMA = "psvit/recipe/1"
 Probability = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["float32", "bfloat16", "float16"]
-Sampling = Literal["uniform", "sandwich", "macs"]
+Sampling = Literal["uniform", "anchored", "sandwich", "macs"]
 Target = Literal["labels", "inplace", "soft", "hard"]
 Begin = Literal["random", "inherited", "original"]
 """The weights that a training begins with: random ones, those that a supernet left to a network, or those of a trained
@@ -232,7 +232,8 @@ class SupernetRecipe(Recipe):
     """How a supernet is trained. Which architectures a step trains, and what they learn, are chosen independently.
 
     Attributes:
-        sampling: which architectures. `uniform`: one, each choice drawn uniformly. `sandwich` (arXiv 2003.11142): the
+        sampling: which architectures. `uniform`: one, each choice drawn uniformly. `anchored`: the largest as well, so
+            that it keeps what it knows. `sandwich` (arXiv 2003.11142): the
             largest, the smallest and `sandwich_random` drawn uniformly. `macs`: one, whose MACs are drawn
             uniformly from their range.
         sandwich_random: how many are drawn in a sandwich.

@@ -92,7 +92,7 @@ def divergence(student, teacher):
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "sandwich", "macs"])
+@pytest.mark.parametrize("sampling", ["uniform", "anchored", "sandwich", "macs"])
 @pytest.mark.parametrize("step", [0, 5])
 def test_labels(space, trained_like, images, sampling, step):
     supernet, batch = trained_like(space), images(space, n=6)
@@ -102,7 +102,7 @@ def test_labels(space, trained_like, images, sampling, step):
     assert_close(gradients(SupernetTask(model=supernet, recipe=chosen, seed=SEED), batch, LABELS, 0.1, step), expected)
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "sandwich", "macs"])
+@pytest.mark.parametrize("sampling", ["uniform", "anchored", "sandwich", "macs"])
 @pytest.mark.parametrize("step", [0, 5])
 def test_in_place_distillation(space, trained_like, images, sampling, step):
     supernet, batch = trained_like(space), images(space, n=6)
@@ -134,7 +134,7 @@ class Fixed(nn.Module):
         return self.linear(x.flatten(1))
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "sandwich", "macs"])
+@pytest.mark.parametrize("sampling", ["uniform", "anchored", "sandwich", "macs"])
 @pytest.mark.parametrize("target", ["soft", "hard"])
 def test_an_external_teacher(space, trained_like, images, sampling, target):
     supernet, batch = trained_like(space), images(space, n=6)
@@ -184,6 +184,13 @@ def test_activations_of_one_architecture_at_a_time_are_kept(space_2d, trained_li
 # --- which architectures
 
 
+def test_the_largest_is_in_every_step_where_it_is_the_anchor(space):
+    for step in range(30):
+        first, *others = architectures(space, recipe(sampling="anchored"), SEED, step)
+        assert first == space.largest
+        assert others == [one for one in [draw(space, SEED, step)] if one != space.largest]
+
+
 def test_the_sandwich_is_largest_smallest_and_some_drawn(space):
     chosen = recipe(sampling="sandwich", sandwich_random=3)
     steps = [architectures(space, chosen, 0, step) for step in range(50)]
@@ -195,7 +202,7 @@ def test_the_sandwich_is_largest_smallest_and_some_drawn(space):
     assert [archs[2] for archs in steps] == [draw(space, 0, step) for step in range(50)]
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "sandwich", "macs"])
+@pytest.mark.parametrize("sampling", ["uniform", "anchored", "sandwich", "macs"])
 def test_seed_and_step_decide(space, sampling):
     chosen = recipe(sampling=sampling)
     assert architectures(space, chosen, 3, 7) == architectures(space, chosen, 3, 7)
