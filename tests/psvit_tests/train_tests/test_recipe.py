@@ -93,8 +93,9 @@ def test_shipped_recipes_are_read(name):
     if name.startswith("supernet-"):
         assert recipe.drop_path_rate == 0
         assert recipe.ema_decay is None
-        # Until another rule is measured to be better. A supernet that begins as a network learns from it.
-        assert (recipe.sampling, recipe.target) == ("uniform", "soft" if "compress" in name else "labels")
+        # Until another rule is measured to be better. A supernet that begins as a network learns from it and keeps it.
+        wanted = ("anchored", "soft") if "compress" in name else ("uniform", "labels")
+        assert (recipe.sampling, recipe.target) == wanted
 
 
 def test_the_recipe_for_inherited_weights_changes_early_layers_least():
