@@ -269,9 +269,8 @@ def command(
         )
         click.echo(f"no verdict: {reason}")
     if result.compression:
-        click.echo(str(result.compression))
-        if result.compression.kept:
-            click.echo(result.compression.kept)
+        for line in result.compression.lines:
+            click.echo(line)
         show_table(result.compression.title, result.compression.cells, result.compression.header)
     _tell(result, is_timed=bool(time_text))
     _tell_winner(result, supernet)

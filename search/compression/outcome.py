@@ -113,9 +113,10 @@ class Compression:
         ]
 
     def __str__(self) -> str:
-        original, delivered = self.rows[0].name, self.rows[1].name
+        """How the delivered network compares with the one that it was made of; empty if that is not known."""
         if self.difference is None:
-            return f"how {delivered} compares with {original} is not known"
+            return ""
+        original, delivered = self.rows[0].name, self.rows[1].name
         points, (low, high) = self.difference.points, self.difference.interval
         interval = f"({100 * CONFIDENCE:g} %: {low:+.2f} to {high:+.2f})"
         if self.difference.is_told:
@@ -133,6 +134,11 @@ class Compression:
         if self.adapted is None or before is None:
             return ""
         return f"adapting the supernet changed {self.rows[0].name} itself by {self.adapted - before:+.2f} points"
+
+    @property
+    def lines(self) -> list[str]:
+        """What is known, in sentences."""
+        return [line for line in (str(self), self.kept) if line]
 
     def to_dict(self) -> dict[str, Any]:
         """The table, JSON-serialisable."""
