@@ -35,11 +35,7 @@ def from_timm(network: nn.Module, name: str) -> PSViT:
     Raises:
         InputError: it has a part that the family has no form for; names the part.
     """
-    for part in _foreign_parts(network):
-        raise InputError(
-            f"{name}: {part}; what can be made faster is a vision transformer of timm's VisionTransformer as DeiT has "
-            "it (a class token, learnt positions, plain attention and MLPs), or a network of psvit"
-        )
+    check_parts(network, name)
     vit: Any = copy.deepcopy(network).eval()
     attention, hidden = vit.blocks[0].attn, vit.blocks[0].mlp.fc1.out_features
     arch = Architecture.from_dict(
@@ -62,6 +58,19 @@ def from_timm(network: nn.Module, name: str) -> PSViT:
     found.load_state_dict(checkpoint_filter_fn(vit.state_dict(), found))
     _check_equal(vit, found, name)
     return found
+
+
+def check_parts(network: nn.Module, name: str) -> None:
+    """Make sure that a network has no part that the family lacks; its weights are not looked at.
+
+    Raises:
+        InputError: it has one; names it.
+    """
+    for part in _foreign_parts(network):
+        raise InputError(
+            f"{name}: {part}; what can be made faster is a vision transformer of timm's VisionTransformer as DeiT has "
+            "it (a class token, learnt positions, plain attention and MLPs), or a network of psvit"
+        )
 
 
 def _foreign_parts(network: nn.Module) -> Iterator[str]:

@@ -17,7 +17,7 @@ from torch import nn
 from psvit.classifier import TIMM_CONFIG, Classifier
 from psvit.errors import InputError
 from psvit.io.bounded import read_text
-from psvit.nn.from_timm import from_timm
+from psvit.nn.from_timm import check_parts, from_timm
 from psvit.nn.network import PSViT
 from psvit.nn.vit_weights import SOURCES, load_weights, pretrained
 from psvit.train.original import Original, for_channels
@@ -99,6 +99,12 @@ def _of_file(weights: Path) -> Original:
 
 def _of_timm(name: str, weights: Path | None) -> Original:
     """A model of timm, pretrained or with weights from a file."""
+    if timm.is_model(name):
+        # Before anything is fetched, without memory for weights.
+        with torch.device("meta"):
+            shell = timm.create_model(name)
+        if not isinstance(shell, PSViT):
+            check_parts(shell, f"--init {name}")
     if weights is not None:
         return _of_network(_loaded(name, weights, **_shape_of(name, weights)), f"{name} with {weights}")
     try:

@@ -576,7 +576,7 @@ def test_an_impossible_training_is_named(refused, training, options, expected):
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("sampling=all", ["sampling", "'uniform', 'sandwich' or 'macs'", "all"]),
+        ("sampling=all", ["sampling", "'uniform', 'anchored', 'sandwich' or 'macs'", "all"]),
         ("layer_decay=0.5", ["layer_decay", "supernet"]),
     ],
 )

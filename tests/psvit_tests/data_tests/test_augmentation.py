@@ -13,9 +13,14 @@ from timm.data import auto_augment, create_transform
 
 from psvit.data.augmentation import operations, training_transform
 from psvit.nn.seeding import seeded
-from psvit.train.recipe import Recipe, shipped_recipes
+from psvit.train.recipe import Recipe, SupernetRecipe, shipped_recipes
 
-SHIPPED = [name for name in shipped_recipes() if Recipe.load(name).auto_augment]
+
+def load(name: str) -> Recipe:
+    return (SupernetRecipe if name.startswith("supernet-") else Recipe).load(name)
+
+
+SHIPPED = [name for name in shipped_recipes() if load(name).auto_augment]
 
 NAMED = [
     *("rand-m0", "rand-m9-mstd0.5-inc1", "rand-m10-inc1", "rand-m5-mstd101", "rand-m30-mmax30-mstd5-inc1"),
@@ -57,7 +62,7 @@ def check_operations(transform, image, levels=21):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_operation_of_a_shipped_recipe_runs_at_every_level(name, channels):
     with seeded(0):
-        check_operations(transform_of(Recipe.load(name), channels), picture(channels), levels=101)
+        check_operations(transform_of(load(name), channels), picture(channels), levels=101)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -73,7 +78,7 @@ def test_every_operation_of_a_policy_that_a_user_names_runs_at_every_level(polic
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_thousand_images_are_augmented_by_a_shipped_recipe(name):
-    transform = transform_of(Recipe.load(name), 3)
+    transform = transform_of(load(name), 3)
     for number in range(1_000):
         with seeded(number):
             assert torch.isfinite(transform(picture(3, 48, number))).all()

@@ -263,7 +263,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("values", "key", "message"),
     [
-        ({"sampling": "random"}, "sampling", "'uniform', 'sandwich' or 'macs', received \"random\""),
+        ({"sampling": "random"}, "sampling", "'uniform', 'anchored', 'sandwich' or 'macs', received \"random\""),
         ({"sandwich_random": 0}, "sandwich_random", "greater than 0"),
         ({"layer_decay": 0.7}, "", "layer_decay must be null for a supernet"),
         ({"smapling": "macs"}, "smapling", "unknown key; permitted keys: epochs"),
