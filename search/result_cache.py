@@ -47,6 +47,17 @@ class ResultCache:
         return known
 
 
+def packed(right: NDArray[np.bool_]) -> list[Any]:
+    """Which images a network recognises, (images,), JSON-serialisable: their number, and their bits as text."""
+    return [len(right), b64encode(np.packbits(right).tobytes()).decode()]
+
+
+def unpacked(known: list[Any]) -> NDArray[np.bool_]:
+    """What was packed."""
+    images, text = known
+    return np.unpackbits(np.frombuffer(b64decode(text), dtype=np.uint8), count=images).astype(np.bool_)
+
+
 class StudyStore:
     """The result store of a study: accuracies on the search images, and which verdict images were recognised.
 
@@ -65,18 +76,15 @@ class StudyStore:
         accuracies: dict[ScoredOn, float] = {"search": known["accuracy"]}
         right: dict[ScoredOn, NDArray[np.bool_]] = {}
         if "verdict" in known:
-            images, text = known["verdict"]
-            bits = np.frombuffer(b64decode(text), dtype=np.uint8)
-            right["verdict"] = np.unpackbits(bits, count=images).astype(np.bool_)
-            accuracies["verdict"] = 100 * float(right["verdict"].mean()) if images else 0.0
+            right["verdict"] = unpacked(known["verdict"])
+            accuracies["verdict"] = 100 * float(right["verdict"].mean()) if len(right["verdict"]) else 0.0
         return TrainingResult(accuracies=accuracies, right=right)
 
     def put(self, job: TrainingJob, result: TrainingResult) -> None:
         """See `ResultStore`."""
         found: dict[str, Any] = {"accuracy": result.accuracies["search"]}
         if "verdict" in result.right:
-            right = result.right["verdict"]
-            found["verdict"] = [len(right), b64encode(np.packbits(right).tobytes()).decode()]
+            found["verdict"] = packed(result.right["verdict"])
         self._cache.get_or_compute(self._name(job), lambda: found)
 
     @staticmethod

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from psvit.arch.architecture import Architecture
 from psvit.arch.costs import Cost, cost
 from psvit.classifier import Classifier
 from psvit.data import Batches, Inputs
@@ -25,7 +24,7 @@ from psvit.search.compression.speed import Speed, measure_by_turns
 from psvit.search.compression.token_merging import MergingNetwork, can_merge, merged_for, merging_macs
 from psvit.search.prepared import Prepared
 from psvit.search.report.formatting import count
-from psvit.search.result_cache import ResultCache
+from psvit.search.result_cache import ResultCache, packed, unpacked
 from psvit.search.scoring import BATCH_SIZE
 from psvit.search.selection.finalist import Finalist
 from psvit.search.selection.selection import Selection
@@ -33,7 +32,7 @@ from psvit.space.budget import format_cost
 from psvit.train.bootstrap import CONFIDENCE, RESAMPLES, Difference, compared
 from psvit.train.job_runner import right_and_loss, run_jobs
 from psvit.train.original import ORIGINAL_FILE, Original
-from psvit.train.training_job import ScoredOn
+from psvit.train.training_job import ScoredOn, TrainingJob, TrainingResult
 
 BATCH_SIZES = (1, 32)
 """At which networks are timed: a single request, and many images at once."""
@@ -202,7 +201,8 @@ class Compressing:
         original = self._of_original()
         right = [self._right_of_original()] if self._original.keeps_head else []
         last = selection.trainings.rungs[-1]
-        known = {id(one): self._answers(selection, one.arch) for one in finalists if not one.failure}
+        jobs = {id(one): selection.trainings.jobs(one.arch, last) for one in finalists if not one.failure}
+        known = {key: self._results(selection, some) for key, some in jobs.items()}
         trained = [one for one in finalists if len(known.get(id(one), ())) == last.seeds]
         rows = [original]
         networks: list[nn.Module] = [self._original.network]
@@ -210,12 +210,13 @@ class Compressing:
         by_hand = next((one for one in trained if one.is_reference and one is not winner), None)
         for finalist in (winner, by_hand):
             if finalist is not None:
-                answers = known.get(id(finalist), [])
-                rows.append(_row(finalist.name, last.epoch, finalist.cost, answers))
+                accuracies = self._accuracies(known.get(id(finalist), []))
+                rows.append(_row(finalist.name, last.epoch, finalist.cost, accuracies))
                 networks.append(PSViT(finalist.arch))
         difference = None
-        if right and known.get(id(winner)):
-            answers = [np.stack(right), np.stack(known[id(winner)])]
+        of_winner = [one.right[self._part] for one in known.get(id(winner), []) if self._part in one.right]
+        if right and of_winner:
+            answers = [np.stack(right), np.stack(of_winner)]
             names = [original.name, winner.name]
             difference = compared(names, answers, RESAMPLES, CONFIDENCE, selection.trainings.seed)[1].difference
         for row, network in self._without_search(selection, winner.cost.macs):
@@ -227,8 +228,8 @@ class Compressing:
         """The table for the points of a front, with the accuracies that they inherit."""
         rows = [self._of_original()]
         for point in points:
-            row = _row(f"trial {point.trial.number}", 0, point.cost, [])
-            rows.append(replace(row, accuracies=() if point.score is None else (point.score,)))
+            accuracies = () if point.score is None else (point.score,)
+            rows.append(_row(f"trial {point.trial.number}", 0, point.cost, accuracies))
         return self._table(rows, [self._original.network, *(PSViT(point.arch) for point in points)])
 
     def _table(self, rows: list[Row], networks: list[nn.Module], difference: Difference | None = None) -> Compression:
@@ -243,16 +244,15 @@ class Compressing:
         )
 
     def _of_original(self) -> Row:
-        right = [self._right_of_original()] if self._original.keeps_head else []
-        return _row(self._original.name, 0, cost(self._original.arch), right)
+        accuracies = (_percent(self._right_of_original()),) if self._original.keeps_head else ()
+        return _row(self._original.name, 0, cost(self._original.arch), accuracies)
 
     def _adapted(self) -> float | None:
         """The accuracy of the network as the adapted supernet has it."""
         supernet = self._prepared.supernet
         if supernet is None or self._plan.recipe is None:
             return None
-        right = self._right("adapted", lambda: supernet.get().extract(self._original.arch).eval())
-        return 100 * float(right.mean())
+        return _percent(self._right("adapted", lambda: supernet.get().extract(self._original.arch).eval()))
 
     def _right_of_original(self) -> NDArray[np.bool_]:
         return self._right("original", lambda: self._original.network)
@@ -264,15 +264,18 @@ class Compressing:
             inputs = Inputs.of(self._data, self._plan.space.image_size)
             batches = Batches(getattr(self._data, self._part), inputs, BATCH_SIZE, self._plan.device)
             right, _ = right_and_loss(network().to(self._plan.device), batches)
-            return {"right": "".join("01"[one] for one in right.tolist())}
+            return {"right": packed(right)}
 
         known = self._cache.get_or_compute(f"compression:{self._part}:{name}", answer)
-        return np.array([digit == "1" for digit in known["right"]], dtype=np.bool_)
+        return unpacked(known["right"])
 
-    def _answers(self, selection: Selection, arch: Architecture) -> list[NDArray[np.bool_]]:
-        """Which images the trainings of the last rung recognise; empty if they are not known."""
-        results = [selection.store.get(job) for job in selection.trainings.jobs(arch, selection.trainings.rungs[-1])]
-        return [result.right[self._part] for result in results if result and self._part in result.right]
+    @staticmethod
+    def _results(selection: Selection, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        """What is known of trainings."""
+        return [result for job in jobs if (result := selection.store.get(job)) is not None]
+
+    def _accuracies(self, results: Sequence[TrainingResult]) -> tuple[float, ...]:
+        return tuple(result.accuracies[self._part] for result in results if self._part in result.accuracies)
 
     def _without_search(self, selection: Selection, macs: int) -> list[tuple[Row, nn.Module]]:
         """The baselines that cost at most so many multiply-accumulates."""
@@ -290,15 +293,14 @@ class Compressing:
             )
             for _ in run_jobs(jobs, runner, selection.executor, selection.store):
                 pass
-            results = [selection.store.get(job) for job in jobs]
-            answers = [one.right[self._part] for one in results if one and self._part in one.right]
+            accuracies = self._accuracies(self._results(selection, jobs))
             name = f"fewer layers, {shorter.depth} of {arch.depth}"
-            found.append((_row(name, trainings.rungs[-1].epoch, cost(shorter), answers), PSViT(shorter)))
+            found.append((_row(name, trainings.rungs[-1].epoch, cost(shorter), accuracies), PSViT(shorter)))
         merged = merged_for(arch, macs) if can_merge(arch) else None
         if merged and self._original.keeps_head:
             network = MergingNetwork(self._original.network, merged)
             right = self._right("-".join(map(str, merged)), lambda: network)
-            row = _row("token merging (ToMe)", 0, cost(arch), [right])
+            row = _row("token merging (ToMe)", 0, cost(arch), (_percent(right),))
             found.append((replace(row, macs=merging_macs(arch, merged)), network))
         return found
 
@@ -317,9 +319,12 @@ class Compressing:
         return [{size: Speed(**known[str(size)][place]) for size in BATCH_SIZES} for place in range(len(rows))]
 
 
-def _row(name: str, epochs: int, costs: Cost, right: Sequence[NDArray[np.bool_]]) -> Row:
-    accuracies = tuple(100 * float(one.mean()) for one in right)
+def _row(name: str, epochs: int, costs: Cost, accuracies: tuple[float, ...]) -> Row:
     return Row(name=name, epochs=epochs, macs=costs.macs, num_params=costs.num_params, accuracies=accuracies)
+
+
+def _percent(right: NDArray[np.bool_]) -> float:
+    return 100 * float(right.mean())
 
 
 def _read(file: Path) -> PSViT:

@@ -126,6 +126,25 @@ def test_the_same_command_says_the_same_again(made, call, few_digits, monkeypatc
     assert (made / "run/best.yaml").read_bytes() == before
 
 
+def test_without_verdict_images_the_search_images_say_it(made, call, few_digits, tmp_path):
+    for part in ("train", "val"):
+        for number, folder in enumerate(sorted((Path(few_digits) / part).iterdir())):
+            # Of some classes there are too few to be cut twice.
+            for path in sorted(folder.iterdir())[: 2 if number < 5 else 20]:
+                place = tmp_path / "fewer" / part / folder.name / path.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(path.read_bytes())
+    if len(open_data(str(tmp_path / "fewer")).verdict):
+        pytest.fail("there are verdict images; take fewer")
+    command = ("psvit-search", "--init", made / "network", "--data", tmp_path / "fewer", "--budget", "70%")
+    options = ("--retrain-recipe", made / "short.yaml", *BRIEFLY, "--control", 0, "--out", "run")
+    outcome = call(*command, *options)
+    assert outcome.status == 0, outcome.err
+    compression = ArchitectureFile.load("run/best.yaml").provenance["compression"]
+    assert compression["images"]["part"] == "search"
+    assert all(row["accuracies"] for row in compression["networks"])
+
+
 @pytest.mark.parametrize("evaluator", ["trained", "inherited"])
 def test_a_front_has_a_network_with_weights_at_every_point(made, call, few_digits, evaluator):
     command = ("psvit-search", "--init", made / "network", "--data", few_digits, "--budget", "30..90%", "--objectives")
