@@ -290,10 +290,14 @@ def _patches(value: Tensor, parameter: Tensor) -> Tensor:
     """The patch embedding's kernels for patches of another size and images of other channels."""
     if value.shape[2:] != parameter.shape[2:]:
         value = resample_patch_embed(value, list(parameter.shape[2:]))
-    in_chans = parameter.shape[1]
-    if value.shape[1] == 1:
-        return value.expand(-1, in_chans, -1, -1) / in_chans
-    adapted: Tensor = adapt_input_conv(in_chans, value, base_chans=value.shape[1])
+    return for_channels(value, parameter.shape[1])
+
+
+def for_channels(kernels: Tensor, in_chans: int) -> Tensor:
+    """The kernels of a first layer, (D, C, height, width), for images of other channels, as timm adapts them."""
+    if kernels.shape[1] == 1:
+        return kernels.expand(-1, in_chans, -1, -1) / in_chans
+    adapted: Tensor = adapt_input_conv(in_chans, kernels, base_chans=kernels.shape[1])
     return adapted
 
 

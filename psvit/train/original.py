@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from psvit.arch.architecture import Architecture, ArchitectureFile
@@ -23,6 +22,7 @@ from psvit.classifier import WEIGHTS_SUFFIX, Classifier
 from psvit.data import ImageData, Inputs
 from psvit.errors import InputError
 from psvit.io.documents import replacing
+from psvit.nn import vit_weights
 from psvit.nn.network import PSViT
 from psvit.nn.seeding import seeded
 from psvit.train.teacher import Teacher
@@ -199,11 +199,7 @@ def _with_channels(network: PSViT, in_chans: int) -> PSViT:
     first = _first_layer(network)
     name = next(name for name, module in network.named_modules() if module is first)
     state = network.state_dict()
-    weight = state[f"{name}.weight"]
-    if weight.shape[1] == 1:
-        state[f"{name}.weight"] = weight.expand(-1, in_chans, -1, -1) / in_chans
-    else:
-        state[f"{name}.weight"] = adapt_input_conv(in_chans, weight, base_chans=weight.shape[1])
+    state[f"{name}.weight"] = vit_weights.for_channels(state[f"{name}.weight"], in_chans)
     found = PSViT(network.arch, in_chans=in_chans)
     found.load_state_dict(state)
     return found
