@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from psvit.io.documents import dump_yaml, write_atomic
 from psvit.nn.seeding import seeded
 from psvit.nn.vit_weights import Vit
 from psvit.space.search_space import SearchSpace
+from psvit.supernet.keeping import Kept, keep
 from psvit.supernet.sampling import BINS, architectures, macs_bin
 from psvit.supernet.supernet import FILE_NAME, Supernet
 from psvit.supernet.warm_start import begin_as, warm_start
@@ -113,7 +114,8 @@ def fit_supernet(
 ) -> Path:
     """Train a supernet on the training images, or finish an interrupted training in `folder`.
 
-    Logged after every epoch are the accuracies on search images of the `watched` architectures.
+    Logged after every epoch are the accuracies on search images of the `watched` architectures. A supernet that begins
+    as a network keeps that network's accuracy on search images (`psvit.supernet.keeping`).
 
     Args:
         space: with the data's classes and channels.
@@ -145,9 +147,11 @@ def fit_supernet(
     recipe = SupernetRecipe.of(recipe)
     recipe.check_teacher(teacher is not None)
     inputs = Inputs.of(data, space.image_size)
+    model = _begun(space, recipe, seed, init, folder if world.is_first else None)
+    begun = {name: weight.clone() for name, weight in model.state_dict().items()} if isinstance(init, Original) else {}
     trained = train(
         SupernetTask(
-            model=_begun(space, recipe, seed, init, folder if world.is_first else None),
+            model=model,
             recipe=recipe,
             seed=seed,
             teacher=teacher.to(device) if teacher else None,
@@ -166,10 +170,22 @@ def fit_supernet(
     )
     assert isinstance(trained.model, Supernet)
     if world.is_first:
-        trained.model.save(file, _provenance(data, recipe, seed, init, teacher))
+        provenance = _provenance(data, recipe, seed, init, teacher)
+        if begun:
+            kept = _keep(trained.model, begun, Batches(data.search, inputs, recipe.batch_size, device))
+            _logger.info("%s", kept)
+            provenance["kept"] = kept.to_dict()
+        trained.model.save(file, provenance)
         Checkpoints(folder, CheckpointConfig()).clear()
     world.gather(None)  # nobody says that it is finished before it is
     return file
+
+
+def _keep(supernet: Supernet, begun: Mapping[str, Tensor], batches: Batches) -> Kept:
+    """Move weights back so far that the largest recognises what it did."""
+    supernet.eval()
+    logits_of = partial(_logits, supernet, supernet.space.largest)
+    return keep(supernet, begun, lambda: accuracy(logits_of, batches), batches.num_images)
 
 
 def begun_as(space: SearchSpace, original: Original, folder: Path) -> Path:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 import psvit
 from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.arch.costs import cost
-from psvit.data import open_data
+from psvit.data import Batches, Inputs, accuracy, open_data
 from psvit.nn.network import PSViT
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import Supernet
+from psvit.supernet.supernet import Supernet, read_provenance
 from psvit.train.read_original import read_original
 
 ORIGINAL = """\
@@ -83,6 +83,19 @@ def test_the_network_is_the_largest_member_and_the_supernets_beginning(made, few
     assert Supernet.load(made / "run/supernet").space == space
     trained = load_file(made / "network/network.safetensors")
     assert all(torch.equal(value, trained[name]) for name, value in original.network.state_dict().items())
+
+
+def test_adapting_the_supernet_leaves_the_network_its_accuracy(made, few_digits):
+    data = open_data(few_digits)
+    images = data.search
+    batches = Batches(images, Inputs.of(data, (8, 8)), 64, torch.device("cpu"))
+    supernet = Supernet.load(made / "run/supernet").eval()
+    original = read_original(made / "run/original.yaml").network.eval()
+    before, after = accuracy(original, batches), accuracy(supernet.extract(supernet.space.largest).eval(), batches)
+    kept = read_provenance(made / "run/supernet")["kept"]
+    assert (kept["before"], kept["after"]) == pytest.approx((before, after), abs=1e-3)
+    assert before - after <= max(0.5, 100 / len(images)) + 1e-3
+    assert kept["way"] > 0
 
 
 def test_accuracy_of_the_network_is_that_on_the_images_that_are_named(made, few_digits):
