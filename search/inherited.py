@@ -122,12 +122,14 @@ class InheritedAccuracy:
                 self._answer_batch(archs, tree, images, labels, answers, weights)
             start += len(labels)
             if field is not None and start in looks:
+                answers.take_in()
                 still = [i for i in running if i not in answers.failures]
                 field.look(answers.correct[still, :start], still)
                 beaten = field.beaten(answers.failed)
                 running = [i for i in still if not beaten[i]]
             if all(i in answers.failures for i in running):
-                return
+                break
+        answers.take_in()
 
     def _trees(self, archs: Sequence[Architecture], positions: list[int]) -> list[PrefixTree]:
         """One tree of all, or one of each where nothing is shared."""
@@ -167,6 +169,8 @@ class InheritedAccuracy:
 class _Answers:
     """The answers of the candidates of a population so far.
 
+    They wait on the device until they are asked for, because every transfer makes the processor wait for a GPU.
+
     Args:
         num_candidates: how many there are.
         num_images: how many images all are.
@@ -176,6 +180,7 @@ class _Answers:
         self.correct = np.zeros((num_candidates, num_images), dtype=np.bool_)
         self.seen = [0] * num_candidates
         self.failures: dict[int, str] = {}
+        self._waiting: list[tuple[int, int, Tensor]] = []
 
     @property
     def failed(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -183,13 +188,24 @@ class _Answers:
         return np.isin(np.arange(len(self.seen)), list(self.failures))
 
     def add(self, position: int, logits: Tensor, labels: Tensor) -> None:
-        """Take a candidate's logits (B, classes) for the images after those that it has seen."""
-        if not bool(logits.isfinite().all()):
-            self.failures[position] = NO_NUMBERS
+        """Add a candidate's logits (B, classes) for the images after those that it has seen."""
+        is_right = logits.argmax(dim=1) == labels
+        self._waiting.append((position, self.seen[position], torch.cat([logits.isfinite().all()[None], is_right])))
+        self.seen[position] += len(labels)
+
+    def take_in(self) -> None:
+        """Bring what waits on the device into `correct` and `failures`, in one transfer."""
+        if not self._waiting:
             return
-        start = self.seen[position]
-        self.seen[position] = start + len(labels)
-        self.correct[position, start : self.seen[position]] = (logits.argmax(dim=1) == labels).cpu().numpy()
+        flags = torch.cat([some for _, _, some in self._waiting]).cpu().numpy()
+        end = 0
+        for position, start, some in self._waiting:
+            here = flags[end : end + len(some)]
+            end += len(some)
+            if not here[0]:
+                self.failures.setdefault(position, NO_NUMBERS)
+            self.correct[position, start : start + len(some) - 1] = here[1:]
+        self._waiting.clear()
 
     def score(self, position: int) -> Score:
         """A candidate's score."""

@@ -23,7 +23,19 @@ from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, supernet_digest
 
 BATCH_SIZE = 128
-"""How many images are scored at once. More would not be faster, and candidates are given up only between batches."""
+"""Images that are scored at once on a CPU. More would not be faster, and candidates are given up between batches."""
+
+LARGEST_BATCH = 1024
+BATCH_PIXELS = 2**24
+"""On a GPU: as many images as keep it busy, and no more pixels than this. What runs out of memory is tried alone."""
+
+
+def batch_size(device: torch.device, image_size: tuple[int, int]) -> int:
+    """How many images of a height and width are scored at once."""
+    if device.type == "cpu":
+        return BATCH_SIZE
+    height, width = image_size
+    return min(LARGEST_BATCH, max(BATCH_SIZE, BATCH_PIXELS // (height * width)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +80,8 @@ class Scoring:
             return DSS(self.space, self.seed, device)
         assert self.data is not None
         images = self.data.get()
-        batches = Batches(images.search, Inputs.of(images, self.space.image_size), BATCH_SIZE, device, self.seed)
+        size = batch_size(device, self.space.image_size)
+        batches = Batches(images.search, Inputs.of(images, self.space.image_size), size, device, self.seed)
         return InheritedAccuracy(
             self.supernet.get(),
             batches,

@@ -25,7 +25,7 @@ from psvit.search.compression.token_merging import MergingNetwork, can_merge, me
 from psvit.search.prepared import Prepared
 from psvit.search.report.formatting import count
 from psvit.search.result_cache import ResultCache, packed, unpacked
-from psvit.search.scoring import BATCH_SIZE
+from psvit.search.scoring import batch_size
 from psvit.search.selection.finalist import Finalist
 from psvit.search.selection.selection import Selection
 from psvit.space.budget import format_cost
@@ -262,7 +262,8 @@ class Compressing:
 
         def answer() -> dict[str, Any]:
             inputs = Inputs.of(self._data, self._plan.space.image_size)
-            batches = Batches(getattr(self._data, self._part), inputs, BATCH_SIZE, self._plan.device)
+            size = batch_size(self._plan.device, inputs.image_size)
+            batches = Batches(getattr(self._data, self._part), inputs, size, self._plan.device)
             right, _ = right_and_loss(network().to(self._plan.device), batches)
             return {"right": packed(right)}
 

@@ -40,7 +40,7 @@ from psvit.search.fidelity.record import (
 )
 from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.indicators import INDICATORS
-from psvit.search.scoring import BATCH_SIZE, Scoring, portable_supernet
+from psvit.search.scoring import Scoring, batch_size, portable_supernet
 from psvit.search.spaces import choose_space
 from psvit.space.budget import Budget, as_usual
 from psvit.space.search_space import SearchSpace
@@ -210,7 +210,7 @@ def train_networks(trainings: Trainings, folder: Path) -> tuple[dict[tuple[Archi
         data=Portable(trainings.data.reopen, trainings.data),
         device=str(trainings.trained_on),
         folder=(folder / "trainings").resolve(),
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size(trainings.trained_on, space.image_size),
     )
     failures = []
     done = sum(store.get(job) is not None for job in jobs)

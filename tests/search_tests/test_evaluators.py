@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from psvit.data import Batches, Inputs, accuracy, open_data
 from psvit.model import PSViT
@@ -284,6 +285,28 @@ def out_of_memory_at(monkeypatch, fails):
         return maybe
 
     monkeypatch.setattr(Weights, "__getitem__", get)
+
+
+class Transfers(TorchDispatchMode):
+    """Counts what makes the processor wait for a GPU: a number asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_no_candidate_makes_the_processor_wait(supernet, digits, share):
+    batches = Batches(digits.search, Inputs.of(digits, (8, 8)), 32, CPU, 0)
+    evaluator = InheritedAccuracy(supernet, batches, share_prefixes=share)
+    with Transfers() as transfers:
+        scores = evaluator.evaluate(architectures(supernet.space, 6))
+    assert all(score.state == "complete" for score in scores)
+    assert transfers.number == 0
 
 
 @pytest.mark.parametrize("share", [True, False])

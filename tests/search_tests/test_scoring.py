@@ -12,7 +12,7 @@ from psvit.data import open_data
 from psvit.errors import InputError
 from psvit.executors.executor import Portable
 from psvit.nn.seeding import seeded
-from psvit.search.scoring import Scoring, portable_supernet
+from psvit.search.scoring import Scoring, batch_size, portable_supernet
 from psvit.supernet.supernet import Supernet, supernet_digest
 
 CPU = torch.device("cpu")
@@ -70,3 +70,18 @@ def test_without_a_digest_any_supernet_will_do(digits_space, file):
     with seeded(1):
         Supernet(digits_space).save(file)
     assert len(scoring().evaluate([digits_space[0]])) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "image_size", "images"),
+    [
+        ("cpu", (32, 32), 128),
+        ("cpu", (512, 512), 128),
+        ("cuda", (32, 32), 1024),
+        ("cuda", (96, 64), 1024),
+        ("cuda", (224, 224), 334),
+        ("cuda", (512, 512), 128),
+    ],
+)
+def test_batches_fill_a_gpu(device, image_size, images):
+    assert batch_size(torch.device(device), image_size) == images
