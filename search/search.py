@@ -17,10 +17,11 @@ from psvit.io.progress import progress_bar
 from psvit.search.candidates import Candidates
 from psvit.search.evaluator import Evaluator
 from psvit.search.history import History, Seen
+from psvit.search.leases import LEASE
 from psvit.search.proposal import REFERENCE, UNIFORM, Proposal
 from psvit.search.searchers import Searcher
 from psvit.search.storage import line_of
-from psvit.search.study import LEASE, Batch, Study
+from psvit.search.study import Batch, Study
 from psvit.search.trial import STATES, Score, Trial
 from psvit.space.budget import format_cost
 

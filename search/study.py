@@ -13,7 +13,7 @@ and each step survives the death of the process:
    restart.
 
 An architecture that a process has asked for and not yet told is *held* by that process, as long as the process gives a
-sign of life from time to time.
+sign of life from time to time (`psvit.search.leases`).
 
 Results besides scores, such as the accuracies of finalists, are kept as the study's `cache`.
 
@@ -42,6 +42,7 @@ from psvit.arch.costs import METRICS, Cost
 from psvit.errors import InputError
 from psvit.io.run_folder import differences
 from psvit.search.history import History, Rejected
+from psvit.search.leases import Leases
 from psvit.search.objectives import Objectives
 from psvit.search.optuna_constraints import LIST, constraints_of, create_trial
 from psvit.search.proposal import Proposal
@@ -55,9 +56,6 @@ STUDY_NAME, CONTROL = "psvit", "-control"
 The architectures that are drawn for comparison have a study of their own. So the best trial of the first study is the
 best that the search found.
 """
-
-LEASE = 120.0
-"""Seconds without a sign of life from a process, after which other processes may evaluate what it holds."""
 
 PIECE = 24_000
 """The most characters of JSON in one record. MySQL stores 65,535 bytes, and JSON inside JSON may need two bytes for a
@@ -105,7 +103,8 @@ class Study:
         objectives: what the search improves.
         config: everything that scores depend on. A study that was begun with another configuration is refused.
         process: the identity of this process among those that work on the study. A restarted process has the same one.
-        clock: gives the time in seconds, the same for all processes.
+        clock: gives the time in seconds, by which this process judges for how long others gave no sign of life.
+        calendar: gives the time that is written down. It has to change, and need not agree with that of others.
 
     Attributes:
         space: the space, as given.
@@ -127,7 +126,8 @@ class Study:
         objectives: Objectives | None = None,
         config: dict[str, Any] | None = None,
         process: str = "0",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        calendar: Callable[[], float] = time.time,
     ) -> None:
         self.history = History()
         self._genes: dict[str, BaseDistribution] = {
@@ -136,7 +136,8 @@ class Study:
         self.space = space
         self.objectives = objectives or Objectives()
         self.process = process
-        self._clock = clock
+        self._calendar = calendar
+        self._leases = Leases(clock)
         self._archs: dict[tuple[int, ...], Architecture] = {}
         self._read = 0
         self._unfinished: list[int] = []
@@ -243,7 +244,7 @@ class Study:
             process = key.removeprefix(_CLAIM)
             if not key.startswith(_CLAIM) or process == self.process:
                 continue
-            if self._clock() - max(head["time"], attrs.get(_ALIVE + process, 0.0)) > LEASE:
+            if not self._leases.is_alive(process, (head["number"], head["time"], attrs.get(_ALIVE + process))):
                 continue
             value = _claim(attrs, process)
             assert value is not None
@@ -328,11 +329,11 @@ class Study:
             for place, piece in enumerate(pieces):
                 self._study.set_user_attr(_piece(self.process, 1 - former, place), piece)
             content = {"pieces": [len(pieces), 1 - former]}
-        self._study.set_user_attr(key, {"number": batch.number, "time": self._clock(), **content})
+        self._study.set_user_attr(key, {"number": batch.number, "time": self._calendar(), **content})
 
     def beat(self) -> None:
         """Write a sign of life of this process, so that it keeps what it holds."""
-        self._study.set_user_attr(_ALIVE + self.process, self._clock())
+        self._study.set_user_attr(_ALIVE + self.process, self._calendar())
 
     def tell(self, batch: Batch, archs: Sequence[Architecture], scores: Sequence[Score]) -> list[Trial]:
         """Record the scores of a batch and add its trials.

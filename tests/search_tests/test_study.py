@@ -22,12 +22,13 @@ from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
+from psvit.search.leases import LEASE
 from psvit.search.objectives import Objectives
 from psvit.search.proposal import Proposal
 from psvit.search.search import draw_control, search
 from psvit.search.searchers import make_searcher
 from psvit.search.storage import open_storage
-from psvit.search.study import LEASE, PIECE, Batch, Study
+from psvit.search.study import PIECE, Batch, Study
 from psvit.search.trial import Score
 from psvit.search.trial_table import trial_table
 from psvit.space.budget import Budget
@@ -420,10 +421,11 @@ def clock():
 
 @pytest.fixture
 def opened(tiny_space, clock, tmp_path):
-    """Opens the one study of these tests for a process."""
+    """Opens the one study of these tests for a process, whose clock may be ahead of the others' by some seconds."""
 
-    def study(process, name="psvit"):
-        return Study(tiny_space, open_storage(tmp_path / "journal"), name=name, process=process, clock=clock)
+    def study(process, name="psvit", ahead=0.0):
+        clocks = {"clock": lambda: clock.now - 1e9 * ord(process), "calendar": lambda: clock.now + ahead}
+        return Study(tiny_space, open_storage(tmp_path / "journal"), name=name, process=process, **clocks)
 
     return study
 
@@ -504,6 +506,7 @@ def test_of_two_that_tell_the_same_the_first_counts(tiny_space, archs, opened, b
     """One wrote its scores down and died; another one has taken its architectures over and told them."""
     dead, other = opened("a"), opened("b")
     batch = dead.ask(replace(batch_of(dead, archs[:2]), scores=tuple(SCORES[:2])))
+    other.sync()
     clock.now += LEASE + 1
     theirs = other.ask(batch_of(other, archs[:1]))
     other.tell(theirs, archs[:1], SCORES[4:5])
@@ -528,10 +531,12 @@ def test_what_another_process_holds_in_a_long_record_is_left_out_too(tiny_space,
 def test_a_dead_process_loses_what_it_holds_after_its_lease(tiny_space, archs, opened, batch_of, clock):
     dead, other = opened("a"), opened("b")
     dead.ask(batch_of(dead, archs[:3]))
+    other.sync()
     clock.now += LEASE
     other.sync()
     assert other.history.held == set(archs[:3])
     dead.beat()
+    other.sync()
     clock.now += LEASE
     other.sync()
     assert other.history.held == set(archs[:3])
@@ -540,9 +545,61 @@ def test_a_dead_process_loses_what_it_holds_after_its_lease(tiny_space, archs, o
     assert archs_in(tiny_space, batch) == archs[1:5]
 
 
+SKEWS = [-180.0, -LEASE - 1, -1.0, 0.0, 1.0, LEASE + 1, 86400.0, -1e9]
+
+
+@pytest.mark.parametrize("ahead", SKEWS)
+def test_a_dead_process_loses_what_it_holds_whatever_its_clock_said(tiny_space, archs, opened, batch_of, clock, ahead):
+    dead, other = opened("a", ahead=ahead), opened("b")
+    dead.ask(batch_of(dead, archs[:3]))
+    assert archs_in(tiny_space, other.ask(batch_of(other, archs[2:4]))) == archs[3:4]
+    clock.now += LEASE
+    assert archs_in(tiny_space, other.ask(batch_of(other, archs[2:4]))) == archs[3:4]
+    clock.now += 1
+    assert archs_in(tiny_space, other.ask(batch_of(other, archs[:4]))) == archs[:4]
+
+
+@pytest.mark.parametrize("ahead", SKEWS)
+def test_a_living_process_keeps_what_it_holds_whatever_its_clock_says(
+    tiny_space, archs, opened, batch_of, clock, ahead
+):
+    live, others = opened("a", ahead=ahead), [opened("b"), opened("c", ahead=-ahead)]
+    held = live.ask(batch_of(live, archs[:3]))
+    for beat in range(20):
+        clock.now += LEASE / 4
+        live.beat()
+        for other in (*others, opened("d")):  # the last sees it for the first time
+            if beat % 3 == 0:
+                other.sync()
+                assert other.history.held == set(archs[:3])
+    assert not others[0].ask(batch_of(others[0], archs[:3])).feasible
+    assert len(live.tell(held, archs[:3], SCORES[:3])) == 3
+
+
+def test_a_living_process_whose_clock_is_set_back_keeps_what_it_holds(tiny_space, archs, opened, batch_of, clock):
+    live, other = opened("a"), opened("b")
+    live.ask(batch_of(live, archs[:3]))
+    for set_to in (0.0, -86400.0, 3600.0, 1.0):
+        live._calendar = lambda set_to=set_to: set_to
+        other.sync()
+        clock.now += LEASE
+        live.beat()
+        other.sync()
+        assert other.history.held == set(archs[:3])
+
+
+def test_who_has_not_looked_for_long_and_finds_the_same_sign_takes_over(tiny_space, archs, opened, batch_of, clock):
+    dead, busy = opened("a"), opened("b")
+    dead.ask(batch_of(dead, archs[:3]))
+    busy.sync()
+    clock.now += 100 * LEASE
+    assert archs_in(tiny_space, busy.ask(batch_of(busy, archs[:3]))) == archs[:3]
+
+
 def test_a_process_that_comes_back_late_makes_no_second_trials(tiny_space, archs, opened, batch_of, clock):
     late, other = opened("a"), opened("b")
     mine = late.ask(batch_of(late, archs[:4]))
+    other.sync()
     clock.now += LEASE + 1
     theirs = other.ask(batch_of(other, archs[1:3]))
     other.tell(theirs, archs[1:3], SCORES[1:3])
@@ -565,6 +622,7 @@ def test_a_process_that_was_killed_and_comes_back_late_evaluates_only_what_is_le
 ):
     killed, other = opened("a"), opened("b")
     killed.ask(batch_of(killed, archs[:4]))
+    other.sync()
     clock.now += LEASE + 1
     theirs = other.ask(batch_of(other, archs[1:3]))
     other.tell(theirs, archs[1:3], SCORES[1:3])
@@ -648,9 +706,9 @@ def test_processes_in_any_order_evaluate_everything_once(tiny_space, mixed_score
                 process.start()
         if all(process.is_done for process in processes):
             last = Process(opened, "d", make_searcher(name), mixed_score(), tiny_space, tiny_space.size)
-            clock.now += 2 * LEASE
             while not last.is_done:
                 last.step()
+                clock.now += LEASE / 10  # what dead processes hold is left to it after a while
     study = opened("e")
     trials = optuna.load_study(study_name="psvit", storage=open_storage(tmp_path / "journal")).trials
     rows = [tuple(trial.params.values()) for trial in trials]
@@ -691,9 +749,9 @@ def test_a_searcher_that_finds_nothing_is_asked_again_only_when_others_hold_some
 
     held = candidates.draw_unseen(2, Seen(History()), np.random.default_rng(0))
     opened("a").ask(batch_of(opened("a"), held[:1]))
+    study, seen = opened("c"), []
     clock.now += LEASE / 2
     opened("b").ask(batch_of(opened("b"), held[1:]))
-    study, seen = opened("c"), []
 
     def pause(seconds):
         seen.append((len(study.history), len(study.history.rejected)))
