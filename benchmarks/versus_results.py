@@ -14,7 +14,7 @@ from error_bars import Series, draw_error_bars
 from scipy.stats import t as student
 
 from psvit import Architecture, cost
-from psvit.search.report.formatting import DASH
+from psvit.report.formatting import DASH
 from psvit.space.references import DEIT, HVT, PIT
 
 RANDOM, FOUND = "random PSViT", "found PSViT"

@@ -21,6 +21,7 @@ from psvit.errors import LostWorkersError, RunError, UnmetBudgetError
 from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
 from psvit.io.tables import Table
+from psvit.report.page import HtmlFile
 from psvit.search.bounds import Bound
 from psvit.search.compression.outcome import Compressing, Compression
 from psvit.search.evaluator import Evaluator
@@ -32,7 +33,7 @@ from psvit.search.prepared import Prepared, prepare
 from psvit.search.racing import ties
 from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.report import Report
-from psvit.search.result import HtmlFile, SearchResult
+from psvit.search.result import SearchResult
 from psvit.search.rule import deliver_by_rule
 from psvit.search.search import draw_control, search
 from psvit.search.selection.finalist import Finalist

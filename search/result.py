@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,29 +10,12 @@ from typing import Any
 from psvit.arch.costs import METRICS
 from psvit.errors import InputError, LostWorkersError
 from psvit.io.tables import Table, html_table
+from psvit.report.page import HtmlFile
 from psvit.search.compression.outcome import Compression
 from psvit.search.selection.finalist import Finalist
 from psvit.search.selection.verdict import Verdict
 from psvit.search.winner import FRONT
 from psvit.space.budget import format_cost
-
-
-@dataclass(frozen=True)
-class HtmlFile:
-    """A page in a file, which a notebook shows.
-
-    Attributes:
-        path: of the file.
-    """
-
-    path: Path
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def _repr_html_(self) -> str:
-        page = html.escape(self.path.read_text(encoding="utf-8"))
-        return f'<iframe srcdoc="{page}" width="100%" height="700" style="border:0"></iframe>'
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -18,11 +18,11 @@ from psvit.io.announcements import announce
 from psvit.io.documents import Place, path_of, read_yaml
 from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
 from psvit.io.run_folder import SCHEMA as CONFIG_SCHEMA
+from psvit.report.formatting import count
 from psvit.search.engine import execute
 from psvit.search.estimate import Estimate, estimate, into_time
 from psvit.search.objectives import ACCURACY, Objective
 from psvit.search.plan import SearchPlan, plan_search
-from psvit.search.report.formatting import count
 from psvit.search.request import SearchRequest
 from psvit.search.result import SearchResult
 from psvit.search.searchers import Searcher

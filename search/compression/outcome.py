@@ -19,11 +19,11 @@ from psvit.classifier import Classifier
 from psvit.data import Batches, Inputs
 from psvit.executors.executor import Portable
 from psvit.nn.network import PSViT
+from psvit.report.formatting import count
 from psvit.search.compression.baselines import ShortenedNetworks, fewer_layers
 from psvit.search.compression.speed import Speed, measure_by_turns
 from psvit.search.compression.token_merging import MergingNetwork, can_merge, merged_for, merging_macs
 from psvit.search.prepared import Prepared
-from psvit.search.report.formatting import count
 from psvit.search.result_cache import ResultCache, packed, unpacked
 from psvit.search.scoring import batch_size
 from psvit.search.selection.finalist import Finalist

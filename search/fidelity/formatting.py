@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from psvit.report.formatting import DASH, joined
 from psvit.search.fidelity.measures import SECOND, TOP
 from psvit.search.fidelity.record import INHERITED, TOO_FEW, Agreement, Estimate, SetFidelity
-from psvit.search.report.formatting import DASH, joined
 
 NAMES = {
     INHERITED: "inherited accuracy",

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psvit.search.report.figures as figures
 from psvit.arch.costs import METRICS
 from psvit.io.documents import dump_yaml, write_atomic
+from psvit.report.formatting import DASH, in_words, number
+from psvit.report.page import page
 from psvit.search.fidelity.formatting import CEILING, HEADER, conclusions, name_of, rows
 from psvit.search.fidelity.measures import SECOND, MeasuredNetwork
 from psvit.search.fidelity.record import INHERITED, Fidelity, SetFidelity
@@ -22,11 +25,9 @@ from psvit.search.report.figures import (
     empty_figure,
     padded_range,
 )
-from psvit.search.report.formatting import DASH, in_words, number
-from psvit.search.report.page import page
 from psvit.space.budget import Budget, Limit, format_cost
 
-TEMPLATE = "fidelity.html.j2"
+TEMPLATE = "psvit.search.fidelity/fidelity.html.j2"
 
 STANDALONE = "standalone accuracy (%)"
 
@@ -92,7 +93,6 @@ def render(
         sets.append(Compared(name="over the whole range", color=GREY, measured=fidelity.spread, networks=far))
     names = list(networks[0].all_scores)
     return page(
-        __package__,
         TEMPLATE,
         fidelity=fidelity,
         limits=_limits(fidelity.within),
@@ -110,6 +110,7 @@ def render(
         failures=failures,
         command=command,
         config=dump_yaml(config),
+        plotly=figures.plotly_script(),
     )
 
 

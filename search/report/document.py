@@ -13,11 +13,11 @@ from markupsafe import Markup
 import psvit.search.report.figures as figures
 from psvit.io.documents import dump_yaml, write_atomic
 from psvit.nn.picture import draw
+from psvit.report.formatting import DASH, count, in_words, joined, number, percent, value_in_words
+from psvit.report.page import page
 from psvit.search.objectives import COSTS, LATENCY, Objective
 from psvit.search.proposal import REFERENCE
 from psvit.search.report.best_of_draws import BestOfDraws, best_of_draws
-from psvit.search.report.formatting import DASH, count, in_words, joined, number, percent, value_in_words
-from psvit.search.report.page import page
 from psvit.search.report.references import published
 from psvit.search.report.report import UNIFORM, Report, score_of
 from psvit.search.report.selection import look_cells, rung_epochs, selection_text, were_trained
@@ -27,7 +27,7 @@ from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
 
-TEMPLATE = "report.html.j2"
+TEMPLATE = "psvit.search.report/report.html.j2"
 
 POINTS = 400
 """Of a curve; more cannot be seen."""
@@ -52,7 +52,6 @@ def render(report: Report) -> str:
     """The report as one HTML document that loads nothing; equal reports give equal text."""
     random, scored = _random(report)
     return page(
-        __package__,
         TEMPLATE,
         report=report,
         unit=f" {report.unit}" if report.unit else "",
@@ -76,6 +75,7 @@ def render(report: Report) -> str:
         latency_rows=_latency_rows(report),
         choices=_choices(report),
         config=dump_yaml(report.config),
+        plotly=figures.plotly_script(),
     )
 
 

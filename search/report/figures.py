@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from psvit.arch.costs import METRICS
+from psvit.report.formatting import in_words, number
 from psvit.search.report.best_of_draws import BestOfDraws
-from psvit.search.report.formatting import in_words, number
 from psvit.search.report.references import Reference
 from psvit.search.report.report import score_of
 from psvit.search.selection.finalist import Finalist
@@ -81,9 +82,9 @@ def cost_axis(metric: str, trials: Sequence[Trial]) -> Axis:
     )
 
 
-def plotly_script() -> str:
+def plotly_script() -> Markup:
     """The library that draws, as the text of a script."""
-    return get_plotlyjs()
+    return Markup(get_plotlyjs())
 
 
 def front_figure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psvit.search.report.formatting import DASH, count, joined
+from psvit.report.formatting import DASH, count, joined
 from psvit.search.selection.finalist import Finalist
 
 

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "executors": {"errors", "io"},
     "arch": {"errors", "io"},
     "space": {"errors", "io", "arch"},
+    "report": {"errors", "io", "arch"},
     "nn": VALUES,
     "model": {*VALUES, "nn"},
     "data": {*VALUES, "nn"},
