@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from psvit.nn.precision import float32_products
+from psvit.search.latency.waiting import wait_for, warm_up_seconds
+
 ROUNDS = 9
 """Measurements of each network."""
 
@@ -34,6 +37,7 @@ class Speed:
 
 
 @torch.inference_mode()
+@float32_products("highest")
 def measure_by_turns(
     networks: Sequence[nn.Module], input_shape: tuple[int, int, int], batch_size: int, device: torch.device
 ) -> list[Speed]:
@@ -46,6 +50,9 @@ def measure_by_turns(
         device: where they run.
     """
     images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    began = time.perf_counter()
+    while time.perf_counter() - began < warm_up_seconds(device):
+        _seconds(networks[0], images, 1)
     # Twice, because the first pass of a network takes longer than the others.
     once = [[_seconds(network, images, 1) for network in networks] for _ in range(2)][-1]
     runs = [math.ceil(SECONDS / seconds) for seconds in once]
@@ -63,16 +70,10 @@ def measure_by_turns(
 
 
 def _seconds(network: nn.Module, images: Tensor, runs: int) -> float:
-    """Seconds that a pass takes, the mean of so many."""
-    _wait(images.device)
+    """Seconds from handing over a batch to its answer, the mean of so many passes."""
+    wait_for(images.device)
     began = time.perf_counter()
     for _ in range(runs):
         network(images)
-    _wait(images.device)
+        wait_for(images.device)
     return (time.perf_counter() - began) / runs
-
-
-def _wait(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -220,6 +220,7 @@ def _latency(
         **predicted,
         "measured_ms": latency.median_ms,
         "iqr_ms": latency.iqr_ms,
+        **({} if latency.queued_ms is None else {"queued_ms": latency.queued_ms}),
         "repeats": latency.repeats,
         "setting": latency.setting.to_dict(),
         "fingerprint": latency.fingerprint.to_dict(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from psvit.errors import InputError, NoisyMachineError
 from psvit.executors.failures import out_of_memory
 from psvit.io.cores import usable_cores
 from psvit.io.documents import Value
-from psvit.search.latency.runtimes import prepare, runtime_version
+from psvit.nn.precision import float32_products
+from psvit.search.latency.runtimes import Run, prepare, runtime_version
 from psvit.search.latency.setting import Setting as Setting
+from psvit.search.latency.waiting import answered, warm_up_seconds
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +48,6 @@ beside one busy process 56 to 70, while a run took ten times as long.
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds to wait before each further attempt when the machine was too noisy."""
 
-WARM_UP_SECONDS = 0.05
-"""Small networks take a dozen runs until caches and branch predictors know them, which this allows for."""
-
 SECONDS = 0.3
 """Time over which one attempt repeats the run, where `REPEATS` do not take longer."""
 
@@ -68,6 +68,7 @@ class Fingerprint(Value):
         torch: version.
         psvit: version.
         runtime: name and version of what runs the network.
+        gpu: versions of CUDA, its driver and cuDNN, and how float32 numbers are multiplied; empty without a GPU.
     """
 
     processor: str
@@ -79,10 +80,11 @@ class Fingerprint(Value):
     torch: str
     psvit: str
     runtime: str
+    gpu: str = ""
 
 
 class Latency(Value):
-    """How long one forward pass takes.
+    """How long one forward pass takes, from the request to the answer.
 
     Attributes:
         median_ms: median over the repeats, in milliseconds for the whole batch.
@@ -91,6 +93,8 @@ class Latency(Value):
         attempts: measurements until one was quiet enough; the others were noisy and count for nothing.
         setting: where and how the network ran.
         fingerprint: on what.
+        queued_ms: milliseconds for a batch if batches are handed to a GPU without waiting for answers between them;
+            `None` on a CPU, where it is the same.
     """
 
     median_ms: float
@@ -99,6 +103,12 @@ class Latency(Value):
     attempts: int
     setting: Setting
     fingerprint: Fingerprint
+    queued_ms: float | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """The throughput."""
+        return 1e3 * self.setting.batch_size / (self.queued_ms or self.median_ms)
 
 
 def torch_timer(**arguments: Any) -> Any:
@@ -130,8 +140,9 @@ def measure(
     """Measure a network's latency.
 
     The network is first run in the wanted runtime and its outputs are compared with PyTorch's own; then warmed up;
-    then repeated in blocks, between which the device is synchronised. Where the blocks differ too much, or other
-    processes took the cores away too often, the whole attempt is discarded, and after a pause there is another.
+    then repeated in blocks. A GPU is waited for after every pass, as whoever sends a single request does. Where the
+    blocks differ too much, or other processes took the cores away too often, the whole attempt is discarded, and after
+    a pause there is another. Products of float32 numbers are not rounded to TF32.
 
     Args:
         network: ends in evaluation mode, on the setting's device and in its precision.
@@ -148,12 +159,13 @@ def measure(
         NoisyMachineError: every attempt was too noisy.
     """
     noises: list[str] = []
+    device = torch.device(setting.device)
     with _as_set(setting), torch.inference_mode():
         run = prepare(network, input_shape, setting)
-        timer = make_timer(stmt="run()", globals={"run": run}, num_threads=setting.num_threads)
+        timer = make_timer(stmt="run()", globals={"run": answered(run, device)}, num_threads=setting.num_threads)
         for wait in (0.0, *PAUSES):
             pause(wait)
-            once = _warm_up(timer)
+            once = _warm_up(timer, warm_up_seconds(device))
             before = preemptions()
             times: list[float] = []
             runs = 0
@@ -172,6 +184,7 @@ def measure(
                     attempts=len(noises) + 1,
                     setting=setting,
                     fingerprint=fingerprint(setting),
+                    queued_ms=None if device.type == "cpu" else _queued_ms(run, setting, seconds, make_timer),
                 )
             log.info("too noisy: %s", noise)
             noises.append(noise)
@@ -196,7 +209,8 @@ def _as_set(setting: Setting) -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     torch.set_num_threads(setting.num_threads)
     try:
-        with torch.accelerator.device_index(torch.device(setting.device).index):
+        device = torch.device(setting.device)
+        with torch.accelerator.device_index(device.index), float32_products("highest", device.type):
             yield
     except (MemoryError, RuntimeError) as error:
         if reason := out_of_memory(error):
@@ -223,10 +237,16 @@ def _noise(spread: float, preempted: int, runs: int, seconds: float) -> str:
     return ""
 
 
-def _warm_up(timer: Any) -> float:
-    """Run until caches, clocks and branch predictors are warm; returns the seconds of the last run."""
+def _queued_ms(run: Run, setting: Setting, seconds: float, make_timer: Callable[..., Any]) -> float:
+    """Milliseconds for a batch without waiting between batches; the timer waits after a block of them."""
+    timer = make_timer(stmt="run()", globals={"run": run}, num_threads=setting.num_threads)
+    return 1e3 * float(np.median(timer.blocked_autorange(min_run_time=seconds).times))
+
+
+def _warm_up(timer: Any, at_least: float) -> float:
+    """Run for some seconds until caches, clocks and branch predictors are warm; returns the seconds of the last run."""
     spent, once = 0.0, 0.0
-    while spent < WARM_UP_SECONDS:
+    while spent < at_least:
         once = timer.timeit(1).median
         spent += 3 * once  # a Timer runs twice more before it takes the time
     return once
@@ -253,7 +273,16 @@ def fingerprint(setting: Setting) -> Fingerprint:
         torch=torch.__version__,
         psvit=psvit.__version__,
         runtime=runtime_version(setting.runtime),
+        gpu=_gpu() if device.type == "cuda" else "",
     )
+
+
+def _gpu() -> str:
+    """Versions of what a GPU runs on, and how it is told to compute, in words."""
+    about = Path("/proc/driver/nvidia/version")  # PyTorch does not say it
+    found = re.search(r"Module\s+([\d.]+)", about.read_text()) if about.exists() else None
+    driver = found[1] if found else "unknown"
+    return f"CUDA {torch.version.cuda}, driver {driver}, cuDNN {torch.backends.cudnn.version()}, float32 without TF32"
 
 
 def _processor() -> str:

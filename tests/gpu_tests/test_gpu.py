@@ -241,6 +241,18 @@ def test_a_known_sleep_has_its_latency(cuda):
     expected = begin.elapsed_time(end) / 20
     found = measure(Sleeping().to(cuda), (3, 8, 8), Setting(device="cuda"), seconds=0.5)
     assert found.median_ms == pytest.approx(expected, rel=0.25)
+    assert found.queued_ms == pytest.approx(expected, rel=0.25)
+    assert "cuDNN" in found.fingerprint.gpu
+
+
+def test_compiled_networks_are_one_cuda_graph(cuda):
+    shape = (3, *network(NETWORKS["1d-conv"]).arch.image_size)
+    eager, compiled = (
+        measure(network(NETWORKS["1d-conv"]), shape, Setting(device="cuda", runtime=runtime))
+        for runtime in ("eager", "compile")
+    )
+    # Its outputs were compared with PyTorch's. A single image is mostly the launching of kernels.
+    assert compiled.median_ms < 0.8 * eager.median_ms
 
 
 def test_gradients_are_averaged_by_nccl(cuda, tmp_path):

@@ -22,12 +22,12 @@ from psvit.search.latency.measure import (
     PAUSES,
     REPEATS,
     SECONDS,
-    WARM_UP_SECONDS,
     Setting,
     fingerprint,
     measure,
 )
 from psvit.search.latency.parts import fresh
+from psvit.search.latency.waiting import answered, warm_up_seconds
 from psvit.space.budget import LatencyLimit
 from psvit.space.search_space import SearchSpace
 
@@ -104,6 +104,29 @@ def test_median_and_interquartile_range_are_numpys(time_it):
     assert latency.attempts == 1
 
 
+def test_a_gpu_is_waited_for_after_every_pass(monkeypatch):
+    events = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: events.append(f"wait for {device}"))
+
+    def run():
+        events.append("run")
+        return len(events)
+
+    one = answered(run, torch.device("cuda:1"))
+    assert (one(), one()) == (1, 3)
+    assert events == ["run", "wait for cuda:1"] * 2
+    assert answered(run, torch.device("cpu")) is run
+    assert warm_up_seconds(torch.device("cuda")) >= 0.3 > warm_up_seconds(torch.device("cpu"))
+
+
+def test_throughput_is_that_of_queued_batches(time_it):
+    latency, _ = time_it(MadeUpTimer([QUIET]), Setting(batch_size=8))
+    assert latency.queued_ms is None
+    assert latency.images_per_second == pytest.approx(8 * 1e3 / latency.median_ms)
+    queued = latency.model_copy(update={"queued_ms": 0.5})
+    assert queued.images_per_second == pytest.approx(16_000)
+
+
 def test_outliers_that_quartiles_do_not_see_neither_move_the_median_nor_are_dropped(time_it):
     latency, _ = time_it(MadeUpTimer([[0.004] * 20 + [0.4]]))
     assert latency.median_ms == pytest.approx(4)
@@ -115,7 +138,7 @@ def test_it_warms_up_before_each_attempt_long_enough(time_it):
     time_it(timer)
     first, second = (part.split() for part in " ".join(e.replace(" ", "-") for e in timer.events).split("measure")[:2])
     # The real timer runs twice before every run that it times.
-    assert len(first) == len(second) == np.ceil(WARM_UP_SECONDS / (3 * RUN_SECONDS))
+    assert len(first) == len(second) == np.ceil(warm_up_seconds(torch.device("cpu")) / (3 * RUN_SECONDS))
 
 
 @pytest.mark.parametrize("seconds", [SECONDS, 0.5 * REPEATS * RUN_SECONDS])
@@ -241,8 +264,13 @@ def test_the_device_of_the_setting_is_the_one_that_is_waited_for(network, monkey
     monkeypatch.setattr(torch.accelerator, "device_index", device_index)
     monkeypatch.setattr(measure_module, "prepare", lambda *args: current.append("prepared") or (lambda: None))
     monkeypatch.setattr(measure_module, "fingerprint", lambda setting: fingerprint(Setting()))
-    measure(network, (5, 4), Setting(device=device), make_timer=MadeUpTimer([QUIET]))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    found = measure(
+        network, (5, 4), Setting(device=device), make_timer=MadeUpTimer([QUIET, spread(0.01, median=0.003)])
+    )
     assert current == [index, "prepared", "left"]
+    assert found.median_ms == pytest.approx(4)
+    assert found.queued_ms == (None if index is None else pytest.approx(3))
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_refused():
