@@ -139,9 +139,9 @@ def network(original: Original, arch: Architecture, form: Form) -> PSViT:
 def fine_tuned(original: Original, arch: Architecture, form: Form, data: ImageData, epochs: int, seed: int) -> float:
     """Top-1 on the search images after fine-tuning."""
     size = min(arch.image_size)
-    recipe = choose_recipe(None, {}, size, len(data.all_train), supernet=False, begin="original").with_epochs(epochs)
+    images, device = len(data.all_train), torch.device("cpu")
+    recipe = choose_recipe(None, {}, size, images, supernet=False, device=device, begin="original").with_epochs(epochs)
     job = TrainingJob(arch=arch, recipe=recipe, seed=seed, init="original", label=f"{form}, seed {seed}")
-    device = torch.device("cpu")
     inputs = inputs_for(data, job, device)
     with tempfile.TemporaryDirectory(prefix="psvit-") as folder:
         start = network(original, arch, form)

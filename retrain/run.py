@@ -279,6 +279,7 @@ def retrain_networks(
                     min(found.arch.image_size),
                     len(opened.all_train),
                     supernet=False,
+                    device=there,
                     teacher=bool(teacher),
                     begin=_begin(found, inherit),
                 )

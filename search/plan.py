@@ -342,6 +342,7 @@ def _training(
         min(space.image_size),
         len(data.all_train),
         supernet=False,
+        device=device,
         begin=("original" if asked.init else "inherited") if asked.inherits else "random",
     )
     if asked.workers is None:  # their devices may not be here
@@ -371,6 +372,7 @@ def _supernet_recipe(
         min(space.image_size),
         len(data.all_train),
         supernet=True,
+        device=device,
         teacher=None if original else False,
         begin="original" if original else "random",
     )

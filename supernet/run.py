@@ -178,6 +178,7 @@ def train_supernet(
                 min(space.image_size),
                 len(images.all_train),
                 supernet=True,
+                device=place,
                 teacher=bool(teacher),
             )
             check_device(place, chosen)

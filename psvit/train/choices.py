@@ -14,6 +14,7 @@ from psvit.errors import InputError
 from psvit.io.cores import usable_cores
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace, shipped_for
+from psvit.train.device_checks import with_precision
 from psvit.train.recipe import Begin, Recipe, SupernetRecipe, default_recipe
 from psvit.train.teacher import Teacher, load_teacher
 
@@ -105,10 +106,11 @@ def choose_recipe(
     images: int,
     *,
     supernet: bool,
+    device: torch.device,
     teacher: bool | None = False,
     begin: Begin = "random",
 ) -> Recipe:
-    """A recipe with some values replaced.
+    """A recipe with some values replaced, and its precision decided.
 
     Args:
         recipe: a recipe, the name of a shipped one, or a file. By default, see `default_recipe`.
@@ -116,6 +118,7 @@ def choose_recipe(
         image_size: smaller side in pixels.
         images: training images.
         supernet: whether a supernet is trained, or a network.
+        device: where.
         teacher: whether there is a teacher to learn from; `None` leaves that to the caller.
         begin: the weights that training begins with.
 
@@ -136,7 +139,7 @@ def choose_recipe(
     chosen = chosen.override(changes)
     if teacher is not None:
         chosen.check_teacher(teacher)
-    return chosen
+    return with_precision(chosen, device)
 
 
 def choose_teacher(name: str | None, weights: str | Path | None, inputs: Inputs, num_classes: int) -> Teacher | None:

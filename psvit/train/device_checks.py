@@ -16,6 +16,17 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
+def with_precision(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with `auto` precision decided for a device."""
+    if recipe.precision != "auto":
+        return recipe
+    # Of GPUs that are elsewhere nothing is known here; one that cannot is refused there.
+    can = device.type == "cuda" and (
+        not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return recipe.override({"precision": "bfloat16" if can else "float32"})
+
+
 def check_device(device: torch.device, recipe: Recipe) -> None:
     """Make sure that a device can train by a recipe: that it computes in its precision, and its optimiser makes a step.
 

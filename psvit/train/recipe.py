@@ -15,7 +15,7 @@ from psvit.io.shipped import find, shipped
 SCHEMA = "psvit/recipe/1"
 Probability = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
 Sampling = Literal["uniform", "anchored", "sandwich", "macs"]
 Target = Literal["labels", "inplace", "soft", "hard"]
 Begin = Literal["random", "inherited", "original"]
@@ -31,7 +31,8 @@ class Recipe(Value):
         batch_size: images a step, over all processes and micro-batches.
         accumulate: micro-batches that a step is computed in, one after the other, where a whole one needs too much
             memory.
-        precision: the type that matrix products are computed in; weights stay in float32.
+        precision: the type that matrix products are computed in; weights stay in float32. `auto` is bfloat16 on a GPU
+            that computes in it, and float32 elsewhere; a run says which it was.
         opt: name of a timm optimiser.
         opt_betas: decay rates of Adam and its relatives. Null: the optimiser's default.
         opt_eps: what the optimiser adds to a denominator. Null: the optimiser's default.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ class Teacher:
             inputs: how they were prepared.
         """
         if (inputs.mean, inputs.std) != (self.inputs.mean, self.inputs.std):
-            images = images * _channels(inputs.std, images) + _channels(inputs.mean, images)
+            here = images.device, images.dtype
+            images = images * _channels(inputs.std, *here) + _channels(inputs.mean, *here)
             images = images.expand(-1, self.inputs.in_chans, -1, -1)  # grey ones become colour
-            images = (images - _channels(self.inputs.mean, images)) / _channels(self.inputs.std, images)
+            images = (images - _channels(self.inputs.mean, *here)) / _channels(self.inputs.std, *here)
         elif inputs.in_chans != self.inputs.in_chans:
             images = images.expand(-1, self.inputs.in_chans, -1, -1)
         if tuple(images.shape[-2:]) != self.inputs.image_size:
@@ -78,9 +80,10 @@ class Teacher:
         return logits
 
 
-def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
-    """A number for every channel, shaped to be combined with images."""
-    return torch.tensor(values, device=images.device, dtype=images.dtype).view(1, -1, 1, 1)
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A number for every channel, shaped to be combined with images; kept, because sending it makes a GPU wait."""
+    return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)
 
 
 def taught_loss(of_labels: Tensor, logits: Tensor, taught: Tensor, recipe: Recipe) -> Tensor:

@@ -26,7 +26,7 @@ from psvit.io.progress import progress_bar
 from psvit.nn.precision import float32_products
 from psvit.nn.seeding import seeded
 from psvit.train.checkpoints import FOLDER, CheckpointConfig, Checkpoints
-from psvit.train.device_checks import autocast, check_device
+from psvit.train.device_checks import autocast, check_device, with_precision
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
 from psvit.train.tasks import Task
@@ -91,6 +91,7 @@ def train(
         ShortMemoryError: the device has too little memory for a step.
     """
     world = world or World()
+    recipe = with_precision(recipe, device)
     loader.check(world.size * recipe.accumulate, recipe.mixes)
     check_device(device, recipe)
     if world.is_first and loader.batch_size < recipe.batch_size:

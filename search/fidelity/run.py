@@ -160,7 +160,8 @@ def measure_fidelity(
         raise InputError(f"supernet {str(path_of(supernet))!r}: does not say what it was trained on; give --data")
     here, there = choose_devices(device, workers)
     opened = open_data(given)
-    chosen = choose_recipe(recipe, settings, min(space.image_size), len(opened.all_train), supernet=False)
+    size = min(space.image_size)
+    chosen = choose_recipe(recipe, settings, size, len(opened.all_train), supernet=False, device=there)
     trainings = Trainings(
         space=choose_space(None, str(path_of(supernet)), opened, budgets),
         data=opened,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,11 +149,31 @@ def test_of_fewer_images_there_are_more_epochs_and_fewer_steps():
 
 
 @pytest.mark.parametrize(
+    ("device", "has_gpu", "can", "precision"),
+    [
+        ("cpu", False, False, "float32"),
+        ("cpu", True, True, "float32"),
+        ("cuda", True, True, "bfloat16"),
+        ("cuda", True, False, "float32"),
+        ("cuda", False, False, "bfloat16"),  # of workers elsewhere
+    ],
+)
+def test_automatic_precision_is_decided_by_the_device(monkeypatch, device, has_gpu, can, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: can)
+    place = torch.device(device)
+    chosen = choose_recipe("imagenet", {}, 224, 10**6, supernet=False, device=place)
+    assert chosen == Recipe.load("imagenet").override({"precision": precision})
+    given = choose_recipe("imagenet", {"precision": "float16"}, 224, 10**6, supernet=False, device=place)
+    assert given.precision == "float16"
+
+
+@pytest.mark.parametrize(
     ("settings", "epochs", "warmup"),
     [({"epochs": 1}, 1, 0), ({"epochs": 2}, 2, 1), ({"epochs": 9}, 9, 2), ({"epochs": 2, "warmup_epochs": 0}, 2, 0)],
 )
 def test_whoever_asks_for_few_epochs_need_not_know_the_warm_up(settings, epochs, warmup):
-    chosen = choose_recipe("cifar", settings, 32, 50_000, supernet=False)
+    chosen = choose_recipe("cifar", settings, 32, 50_000, supernet=False, device=torch.device("cpu"))
     assert (chosen.epochs, chosen.warmup_epochs) == (epochs, warmup)
 
 
@@ -207,7 +228,7 @@ BROKEN = [
     ({"crop_scale": 0.5}, "crop_scale", "valid array, received 0.5"),
     ({"crop_scale": [0.5]}, "crop_scale.1", "required"),
     ({"accumulate": 3}, "", "batch_size must be a multiple of accumulate 3, received 32"),
-    ({"precision": "int8"}, "precision", "'float32', 'bfloat16' or 'float16', received \"int8\""),
+    ({"precision": "int8"}, "precision", "'float32', 'bfloat16', 'float16' or 'auto', received \"int8\""),
     ({"target": "inplace"}, "", "target must be labels, soft or hard, received 'inplace', which is for supernets"),
     ({"target": "friend"}, "target", "'labels', 'inplace', 'soft' or 'hard', received \"friend\""),
     ({"temperature": 0.0}, "temperature", "greater than 0"),
