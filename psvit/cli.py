@@ -11,8 +11,9 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
@@ -22,6 +23,7 @@ from psvit.errors import InputError, RunError
 from psvit.executors.openmp import wait_briefly
 from psvit.io.announcements import ANNOUNCEMENTS, Silence
 from psvit.io.escaping import in_terminal
+from psvit.io.folders_in_use import check_all_in_use, forget_all
 
 DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
 
@@ -98,9 +100,11 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
     The traceback of an error that nobody foresaw is kept in the run's folder.
     """
     Silence.begin()
+    forget_all()
     wait_briefly()  # every command begins here, and none has loaded PyTorch yet
     try:
-        status = command.main(arguments, standalone_mode=False)
+        with _threads_say_nothing_twice():
+            status = command.main(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         _fail(command, error.format_message(), 2)
@@ -113,9 +117,36 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _fail(command, "interrupted; the same command continues", 130)
     except Exception as error:
+        if gone := _folder_is_gone():
+            _fail(command, gone, 2, is_shared=False)
         if is_disk_full(error):
             _fail(command, "the disk is full; make room, and the same command continues", 1, is_shared=False)
         _fail(command, _keep_traceback(error), 1, is_shared=False)
+
+
+@contextlib.contextmanager
+def _threads_say_nothing_twice() -> Iterator[None]:
+    """Keep tracebacks of threads away, such as TensorBoard's, whose cause the command says in its one line."""
+    usual = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not _folder_is_gone() and not is_disk_full(failed.exc_value):
+            usual(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
+
+
+def _folder_is_gone() -> str:
+    """What is said if the run's folder was deleted, which may show as any error; empty if it was not."""
+    try:
+        check_all_in_use()
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def is_disk_full(error: BaseException | None) -> bool:

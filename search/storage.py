@@ -8,14 +8,12 @@ import re
 import time
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
-from filelock import lock_descriptor, unlock_descriptor
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from psvit.errors import InputError
+from psvit.search.study_journal import StudyJournal
 
 TRIES = 5
 """How often a database is opened again whose tables another process makes at the same time."""
@@ -33,7 +31,7 @@ def open_storage(storage: str | Path) -> BaseStorage:
     """
     text = str(storage)
     if "://" not in text:
-        return _journal(Path(storage))
+        return StudyJournal(Path(storage))
     shown = without_password(text)
     try:
         if text.startswith("redis"):
@@ -98,69 +96,3 @@ def _database(url: str) -> BaseStorage:
                 raise
             time.sleep(0.1 * 2**attempt)
     raise AssertionError
-
-
-_BEGIN = b'{"op_code":'
-"""How every record of a journal of Optuna's begins."""
-
-
-def _journal(path: Path) -> JournalStorage:
-    if path.is_dir():
-        raise InputError(f"--storage {path}: is a folder; expected a journal file or a URL such as postgresql://...")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
-        with path.open("rb") as stream:
-            begin = stream.read(len(_BEGIN))
-        if not _BEGIN.startswith(begin) and begin != _BEGIN:  # before anything in it is changed
-            raise InputError(f"--storage {path}: is not a journal of Optuna's")
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _Lock(path))))
-    except OSError as error:
-        raise InputError(f"--storage {path}: cannot be written: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AssertionError):  # whatever Optuna says of a record that is none
-        raise InputError(f"--storage {path}: is not a journal of Optuna's") from None
-
-
-class _Lock:
-    """A lock on the journal itself, which the kernel frees when a process dies.
-
-    Optuna's own is a link that a killed process leaves behind, and with a relative path nobody takes it over.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        self._journal = journal
-        self._stream: BinaryIO | None = None
-        self.acquire()  # what a killed process left of a record is cut off before anything is read
-        self.release()
-
-    def acquire(self) -> bool:
-        """Wait until no other process holds the journal, and leave it ending with a whole record."""
-        self._stream = self._journal.open("rb+")
-        lock_descriptor(self._stream.fileno(), poll_interval=0.001)
-        _drop_partial_record(self._stream)
-        return True
-
-    def release(self) -> None:
-        """Let others have it."""
-        if self._stream is not None:
-            # Closing it is not enough where another thread forked meanwhile: the child has it open too.
-            unlock_descriptor(self._stream.fileno())
-            self._stream.close()
-            self._stream = None
-
-
-def _drop_partial_record(stream: BinaryIO) -> None:
-    """Cut off what a process that died while it wrote left of a record; a whole one ends with a line break."""
-    size = stream.seek(0, os.SEEK_END)
-    end = size
-    while end:
-        start = max(0, end - 65536)
-        stream.seek(start)
-        found = stream.read(end - start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
-            break
-        end = start
-    if end < size:
-        stream.truncate(end)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psvit.errors import InputError
 from psvit.io.bounded import parse_yaml, read_text
+from psvit.io.folders_in_use import check_in_use
 
 
 class HasFile(Protocol):
@@ -156,6 +157,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Lend a temporary path beside `path` for any writer; on success it replaces `path`, otherwise it is removed."""
+    check_in_use(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -170,6 +172,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
+        check_in_use(path)
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -182,6 +185,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the place cannot be written.
     """
+    check_in_use(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -196,6 +200,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             path.rename(former)
         temporary.rename(path)
     except OSError as error:
+        check_in_use(path)
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         if former.exists() and not path.exists():

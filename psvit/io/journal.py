@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psvit.errors import InputError
+from psvit.io.folders_in_use import check_in_use
 from psvit.io.locks import hold, remove
 from psvit.io.run_folder import differences
 
@@ -26,6 +27,7 @@ class Journal:
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         wanted = json.loads(json.dumps(config))
+        check_in_use(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = hold(path)

@@ -15,6 +15,7 @@ from filelock import BaseFileLock
 from psvit.errors import InputError
 from psvit.io.announcements import Silence
 from psvit.io.documents import dump_yaml, read_yaml, remove_unfinished, write_atomic
+from psvit.io.folders_in_use import FolderInUse, check_in_use, forget
 from psvit.io.locks import LOCK_FILE, hold, remove
 
 SCHEMA = "psvit/run/1"
@@ -69,6 +70,8 @@ class RunFolder:
             (path / ERROR_FILE).unlink(missing_ok=True)
             if not self.resumed:
                 write_atomic(path / CONFIG, dump_yaml({"schema": SCHEMA, "command": command, **config}))
+            # As long as the lock: who deletes the folder meanwhile finds no half of a run there.
+            self._in_use = FolderInUse(path, f"--out {path}", CONFIG)
         except BaseException:
             if (path / CONFIG).exists():
                 self._lock.release()
@@ -79,6 +82,8 @@ class RunFolder:
 
     def _hold(self) -> BaseFileLock:
         """Keep other processes out until this one ends, however it does."""
+        check_in_use(self.path.parent)
+        forget(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = hold(self.path / LOCK_FILE)

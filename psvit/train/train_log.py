@@ -14,6 +14,7 @@ from typing import Self
 from torch.utils.tensorboard import SummaryWriter
 
 from psvit.io.documents import write_atomic
+from psvit.io.folders_in_use import check_in_use
 
 _logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class TrainLog:
     def __init__(self, folder: Path, rows: list[dict[str, float]], step: int) -> None:
         self.rows = rows
         self._path = folder / FILE_NAME
+        check_in_use(self._path)  # TensorBoard makes folders that are missing
         self._writer = SummaryWriter(str(folder / FOLDER), purge_step=step + 1)
         self._written = time.monotonic()
         if rows:

@@ -61,10 +61,6 @@ def test_a_long_record_that_was_cut_off_is_found_from_its_end(tiny_space, record
         b"{}",
         b'{"a": 1}\n{"b": 2}\n',
         b'[1, 2]\n"three"\n',
-        b'{"op_code":"many"}\n',
-        b'{"op_code":0}\n',
-        b'{"op_code":99,"worker_id":"a"}\n',
-        b'{"op_code":2,"worker_id":"a","study_id":5,"user_attr":{}}\n{"op_code":\n{"op_code":1}\n',
     ],
 )
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, content):
@@ -73,6 +69,30 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, content):
     with pytest.raises(InputError) as refused:
         open_storage(path)
     assert str(refused.value) == f"--storage {path}: is not a journal of Optuna's"
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "fault"),
+    [
+        (b'{"op_code":"many"}\n', 1, "op_code: must be a whole number"),
+        (b'{"op_code":true}\n', 1, "op_code: must be a whole number"),
+        (b'{"op_code":0}\n', 1, "worker_id: Field required"),
+        (b'{"op_code":99,"worker_id":"a"}\n', 1, "Input tag '99'"),
+        (b'{"op_code":2,"worker_id":"a","study_id":5,"user_attr":{}}\n{"op_code":\n{"op_code":1}\n', 1, "user_attr: "),
+        (b'{"op_code":1,"worker_id":"a","study_id":5}\n{"op_code":\n{"op_code":1}\n', 2, "is not JSON"),
+        (b'{"op_code":1,"worker_id":"a","study_id":5}\n[1, 2]\n', 2, "Input should be a valid dictionary"),
+        (b'{"op_code":' + b"[" * 100_000 + b"\n{}\n", 1, "is not JSON"),
+    ],
+)
+def test_a_journal_with_a_damaged_record_is_refused_with_its_line_and_left_alone(tmp_path, content, line, fault):
+    path = tmp_path / "study.journal"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        open_storage(path)
+    said = str(refused.value)
+    assert said.startswith(f"--storage {path}: line {line} is damaged: {fault}")
+    assert said.endswith("; restore the file, or remove it to begin anew")
     assert path.read_bytes() == content
 
 
@@ -157,7 +177,7 @@ def test_a_database_keeps_a_study_too(tmp_path, tiny_space):
 HOLD = """
 import sys
 from pathlib import Path
-from psvit.search.storage import _Lock
+from psvit.search.study_journal import _Lock
 lock = _Lock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
