@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Permit images of other classes or channels than those that ARCHITECTURE was found for.",
 )
-@click.option("--workers", default=None, help="Train several networks at once on a Ray cluster: ray.")
+@click.option("--workers", default=None, help="Train several networks at once on a Ray cluster: ray; four on a GPU: ray:gpus=0.25.")
 @recipe_options("the network")
 @training_options
 @run_options

@@ -20,6 +20,7 @@ from psvit.data import ImageData, open_data
 from psvit.errors import InputError
 from psvit.executors.choose_executor import executor_for
 from psvit.executors.executor import Portable
+from psvit.executors.workers import Workers
 from psvit.io.announcements import announce
 from psvit.io.documents import Place, path_of, write_atomic
 from psvit.io.run_folder import CONFIG, RunFolder, default_folder
@@ -245,7 +246,7 @@ def retrain_networks(
         other_classes: whether the images may have other classes or channels than those that a network was found for.
         teacher: a network to learn from, if the recipe wants one: a model of timm, or a .yaml file.
         teacher_weights: the .safetensors or .pth file of the teacher's weights.
-        workers: `ray` trains several networks at once on a Ray cluster.
+        workers: `ray` trains several networks at once on a Ray cluster; with `ray:gpus=0.25`, four on each GPU.
         out: the run's folder. By default, one below `runs/`, which is announced.
         seed: the seed of everything random, at least 0.
         device: where to compute. By default, a GPU if there is one.
@@ -321,7 +322,7 @@ def _check(
     """Check what can be checked before anything is read."""
     if not networks:
         raise InputError("networks: none was given; give one or more")
-    if workers not in (None, "ray"):
+    if workers and Workers.parse(workers).address != "ray":
         raise InputError(
             f"--workers {workers!r}: permitted is ray, which joins the cluster of RAY_ADDRESS or starts one"
         )

@@ -178,7 +178,11 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     "postgresql://user@host/name. [default: a journal in the run's folder]",
 )
 @click.option("--study", default=None, help="The study's name in the storage. [default: by the configuration]")
-@click.option("--workers", default=None, help="Score, and train finalists, on a Ray cluster: ray, or ray://host:port.")
+@click.option(
+    "--workers",
+    default=None,
+    help="Score and train on a Ray cluster: ray, or ray://host:port; four workers a GPU: ray:gpus=0.25.",
+)
 @recipe_options("the supernet, where one is trained first,")
 @run_options
 def command(

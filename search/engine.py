@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from psvit.errors import LostWorkersError, RunError, UnmetBudgetError
+from psvit.executors.workers import Workers
 from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
 from psvit.io.tables import Table
@@ -225,11 +226,12 @@ def _evaluator(prepared: Prepared, study: Study) -> AbstractContextManager[Evalu
     from psvit.search.prefix_tree import cut
     from psvit.search.ray_backend import RayEvaluator
 
+    workers = Workers.parse(plan.asked.workers)
     return RayEvaluator(
         prepared.scoring,
         cut=partial(cut, plan.space),
-        address=plan.asked.workers,
-        gpus_per_worker=1 if plan.scoring_device.type == "cuda" else 0,
+        address=workers.address,
+        gpus_per_worker=workers.gpus if plan.scoring_device.type == "cuda" else 0,
     )
 
 

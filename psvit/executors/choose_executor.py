@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from psvit.errors import InputError
 from psvit.executors.executor import Executor, LocalExecutor
+from psvit.executors.workers import Workers
 
 if TYPE_CHECKING:  # those who hand work on need nothing of it
     import torch
@@ -15,7 +15,7 @@ def executor_for(workers: str | None, device: torch.device, bar: str = "") -> Ex
     """An executor on the Ray cluster that is named, or in this process if none is.
 
     Args:
-        workers: `ray`, which joins the cluster of `RAY_ADDRESS` or starts one, or `ray://host:port`.
+        workers: see `Workers.parse`.
         device: where an item is computed: on a core, or on a GPU.
         bar: what a progress bar of the work on the cluster says; without it, the caller shows one or there is none.
     """
@@ -23,7 +23,8 @@ def executor_for(workers: str | None, device: torch.device, bar: str = "") -> Ex
         return LocalExecutor()
     from psvit.executors.ray_trials import RayExecutor
 
-    return RayExecutor(workers, gpus=1 if device.type == "cuda" else 0, bar=bar)
+    named = Workers.parse(workers)
+    return RayExecutor(named.address, gpus=named.gpus if device.type == "cuda" else 0, bar=bar)
 
 
 def check_workers(workers: str | None) -> None:
@@ -34,8 +35,7 @@ def check_workers(workers: str | None) -> None:
     """
     if workers is None:
         return
-    if workers != "ray" and not workers.startswith("ray://"):
-        raise InputError(f"--workers {workers!r}: permitted are ray and ray://host:port")
+    address = Workers.parse(workers).address
     from psvit.executors.ray_cluster import check_cluster
 
-    check_cluster(workers)
+    check_cluster(address)

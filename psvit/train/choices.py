@@ -11,6 +11,7 @@ import torch
 
 from psvit.data import ImageData, Inputs, seen_size
 from psvit.errors import InputError
+from psvit.executors.workers import Workers
 from psvit.io.cores import usable_cores
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace, shipped_for
@@ -54,7 +55,7 @@ def choose_devices(device: str | torch.device | None, workers: str | None) -> tu
     if workers and str(device) == "cuda" and not torch.cuda.is_available():
         from psvit.executors.ray_cluster import is_elsewhere
 
-        if is_elsewhere(workers):
+        if is_elsewhere(Workers.parse(workers).address):
             return torch.device("cpu"), torch.device("cuda")
     here = choose_device(device)
     # A worker sees the one GPU that it was given, whatever number that has.

@@ -68,7 +68,11 @@ from psvit.cli import (
     default=None,
     help="Train on so many of the training images. [default: all]",
 )
-@click.option("--workers", default=None, help="Train on a Ray cluster: ray (a local one), or ray://host:port.")
+@click.option(
+    "--workers",
+    default=None,
+    help="Train on a Ray cluster: ray, or ray://host:port; four workers a GPU: ray:gpus=0.25.",
+)
 @recipe_options("each network")
 @run_options
 def command(

@@ -138,7 +138,8 @@ def measure_fidelity(
         second_seeds: how many of those around the budget are trained with a second seed. By default 10, or all if there
             are fewer.
         images: how many of the training images each is trained on. By default, all.
-        workers: `ray` or the address of a Ray cluster that trains. By default, this process does.
+        workers: a Ray cluster that trains: `ray`, or `ray://host:port`; behind it the share of a GPU that each worker
+            takes, as in `ray:gpus=0.25`. By default, this process trains.
         out: the run's folder. By default, one below `runs/`, which is announced.
         seed: the seed of everything random, at least 0.
         device: where to compute. By default, a GPU if there is one.

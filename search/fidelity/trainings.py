@@ -37,7 +37,7 @@ class Trainings:
         within: how many networks are drawn around the budget.
         spread: how many over the whole reach of MACs.
         second_seeds: how many of those around the budget are trained with a second seed.
-        workers: `ray` or the address of a Ray cluster; without it, this process trains.
+        workers: see `psvit.executors.workers.Workers`; without any, this process trains.
         training_device: where networks are trained, if workers have another device than this process.
         limits: within which networks are drawn around the budget.
         config: all that decides what comes out for a network, JSON-serialisable; networks may be added, and elsewhere.
