@@ -11,9 +11,10 @@ from psvit.train.recipe import Precision, Recipe
 from psvit.train.training_state import make_optimizer
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Matrix products in the precision."""
-    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+def autocast(device: torch.device, precision: Precision, cache_enabled: bool = True) -> torch.autocast:
+    """Matrix products in the precision; the cache keeps weights that were cast for other products of the block."""
+    is_enabled = precision != "float32"
+    return torch.autocast(device.type, getattr(torch, precision), enabled=is_enabled, cache_enabled=cache_enabled)
 
 
 def with_precision(recipe: Recipe, device: torch.device) -> Recipe:

@@ -29,7 +29,8 @@ from psvit.train.checkpoints import FOLDER, CheckpointConfig, Checkpoints
 from psvit.train.device_checks import autocast, check_device, with_precision
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
-from psvit.train.tasks import Task
+from psvit.train.replay import Replay
+from psvit.train.tasks import Classification, Task
 from psvit.train.train_log import TrainLog
 from psvit.train.training_loader import TrainingLoader
 from psvit.train.training_state import TrainingState
@@ -115,12 +116,13 @@ def train(
         raise InputError(f"{folder}: the processes find different checkpoints in it; it must be the same for all")
     world.broadcast_([tensor for module in state.modules for tensor in module.state_dict().values()])
     with (
+        _replaying(task, recipe, device) as replay,
         _log(folder, state, world) as log,
         _progress(description, state, last, loader, world) as advance,
     ):
         while state.step < last * loader.steps:
             with _enough_memory(recipe), float32_products("high", device.type):
-                _epoch(state, task, loader, recipe, seed, world, log, checkpoints, advance)
+                _epoch(state, task, loader, recipe, seed, world, log, checkpoints, advance, replay)
             row = state.row(recipe, loader)
             row |= held_out(state.modules[-1]) if held_out else {}
             state.rows.append(row)
@@ -130,6 +132,22 @@ def train(
             if log:
                 log.row(state.step)
     return Trained(state.modules[-1], state.rows)
+
+
+@contextlib.contextmanager
+def _replaying(task: Task, recipe: Recipe, device: torch.device) -> Iterator[Replay | None]:
+    """Steps of one network on a GPU are replayed as CUDA graphs.
+
+    Not in micro-batches: gradients of a graph lie in one place, where the next micro-batch would overwrite them.
+    """
+    if device.type != "cuda" or recipe.accumulate > 1 or not isinstance(task, Classification):
+        yield None
+        return
+    replay = Replay(task.model, recipe.precision)
+    try:
+        yield replay
+    finally:
+        replay.end()
 
 
 @contextlib.contextmanager
@@ -177,6 +195,7 @@ def _epoch(
     log: TrainLog | None,
     checkpoints: Checkpoints,
     advance: Callable[[int, str], None],
+    replay: Replay | None,
 ) -> None:
     """The steps that are left of an epoch."""
     epoch, begin = divmod(state.step, loader.steps)
@@ -193,6 +212,8 @@ def _epoch(
             asked = time.perf_counter()
             images, targets = _next(batches)
             state.waited += time.perf_counter() - asked
+            if replay and not replay.is_decided:
+                replay.begin(images.to(state.device))
             key = (seed, state.step, world.rank * recipe.accumulate + part)
             loss += _accumulate(state, task, images, targets, recipe, key)
         _make_step(state, recipe, loss, world)

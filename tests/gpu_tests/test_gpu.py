@@ -22,6 +22,7 @@ from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
+from psvit.train.replay import Replay
 from psvit.train.tasks import Classification
 from psvit.train.training import train
 from psvit.train.training_loader import training_loader
@@ -94,7 +95,7 @@ def assert_close(found, expected, dtype=torch.float32):
 
 def fit(folder, device, recipe=RECIPE, arch=NETWORKS["2d-patch"], **options):
     return train(
-        Classification(network(arch).train()),
+        Classification(network(arch, drop_path_rate=recipe.drop_path_rate).train()),
         training_loader(pictures(), INPUTS, recipe, device),
         recipe,
         num_classes=CLASSES,
@@ -158,6 +159,27 @@ def test_a_training_learns_and_a_stopped_one_goes_on(device, tmp_path):
     # Not bit for bit: some gradients are sums in no fixed order.
     for name, weight in again.model.state_dict().items():
         torch.testing.assert_close(weight, whole.model.state_dict()[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["1d-conv", "2d-patch"])
+def test_graphs_train_as_kernels_one_by_one_do(cuda, tmp_path, monkeypatch, name, precision):
+    were_recorded = []
+    begin = Replay.begin
+
+    def spied(self, images):
+        begin(self, images)
+        were_recorded.append("forward" in vars(self._network))
+
+    recipe = RECIPE.override({"precision": precision, "drop_path_rate": 0.2})
+    monkeypatch.setattr(Replay, "begin", spied)
+    graphs = fit(tmp_path / "graphs", cuda, recipe, NETWORKS[name])
+    monkeypatch.setattr(Replay, "begin", lambda self, images: setattr(self, "is_decided", True))
+    alone = fit(tmp_path / "alone", cuda, recipe, NETWORKS[name])
+    assert were_recorded == [True]
+    apart = {"float32": 2e-3, "bfloat16": 2e-2}[precision]
+    for one, other in zip(graphs.log, alone.log, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=apart)
 
 
 def test_a_step_that_overflows_is_left_out_in_float16(cuda, tmp_path):
