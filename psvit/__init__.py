@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from psvit.retrain.comparison import compare as compare
     from psvit.retrain.delivery.export import Exported as Exported
     from psvit.retrain.delivery.export import export_network as export_network
-    from psvit.retrain.run import RetrainedNetwork as RetrainedNetwork
-    from psvit.retrain.run import RetrainedNetworks as RetrainedNetworks
+    from psvit.retrain.result import RetrainedNetwork as RetrainedNetwork
+    from psvit.retrain.result import RetrainedNetworks as RetrainedNetworks
     from psvit.retrain.run import retrain_network as retrain_network
     from psvit.retrain.run import retrain_networks as retrain_networks
     from psvit.search.candidates import Candidates as Candidates
@@ -88,8 +88,8 @@ _PUBLIC = {
     "Original": "psvit.train.original",
     "PSViT": "psvit.model",
     "Proposal": "psvit.search.proposal",
-    "RetrainedNetwork": "psvit.retrain.run",
-    "RetrainedNetworks": "psvit.retrain.run",
+    "RetrainedNetwork": "psvit.retrain.result",
+    "RetrainedNetworks": "psvit.retrain.result",
     "RunError": "psvit.errors",
     "Score": "psvit.search.trial",
     "ScoringFunction": "psvit.search.evaluator",

@@ -24,7 +24,7 @@ from psvit.cli import (
 from psvit.errors import RunError
 
 if TYPE_CHECKING:
-    from psvit.retrain.run import RetrainedNetwork
+    from psvit.retrain.result import RetrainedNetwork
 
 
 @click.command(
@@ -59,7 +59,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Permit images of other classes or channels than those that ARCHITECTURE was found for.",
 )
-@click.option("--workers", default=None, help="Train several networks at once on a Ray cluster: ray; four on a GPU: ray:gpus=0.25.")
+@click.option(
+    "--workers",
+    default=None,
+    help="Train several networks at once on a Ray cluster: ray; four on a GPU: ray:gpus=0.25.",
+)
 @recipe_options("the network")
 @training_options
 @run_options
@@ -83,9 +87,10 @@ def command(
 ) -> None:
     """Train the network of an architecture file, such as the best.yaml of a search, on all training images.
 
-    Validation images are looked at once, after the last epoch. FLOPs are multiply-accumulates. Of several files, such
-    as pareto/*.yaml, each is trained in a folder of its own within the run's, and none that is finished again. Several
-    processes train together when torchrun starts them, see psvit-supernet.
+    Validation images are looked at once, after the last epoch; report.html shows what the network confuses. FLOPs are
+    multiply-accumulates. Of several files, such as pareto/*.yaml, each is trained in a folder of its own within the
+    run's, and none that is finished again. Several processes train together when torchrun starts them, see
+    psvit-supernet.
     """
     set_up_logging(verbose)
     from psvit.retrain.run import retrain_networks
@@ -133,7 +138,7 @@ def _report(network: RetrainedNetwork) -> None:
     click.echo(
         f"trained {format_cost('macs', network.cost.macs)}, {format_cost('num_params', network.cost.num_params)}, "
         f"top-1 {network.accuracy:.2f} %: {network.file}; "
-        f"next: psvit-export {quote(str(network.folder))} --to onnx"
+        f"next: {network.next_command}"
     )
 
 

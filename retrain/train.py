@@ -18,6 +18,8 @@ from psvit.errors import InputError
 from psvit.io.documents import replacing, write_atomic
 from psvit.nn.network import PSViT, resolve
 from psvit.nn.picture import draw
+from psvit.retrain.report.document import write_report
+from psvit.retrain.report.predictions import Predictions, predict
 from psvit.train.accuracies import BASELINE, BASELINE_IMAGES, INHERITED, ORIGINAL, STANDALONE
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World
@@ -49,7 +51,8 @@ def retrain(
     """Train a network on all training images, search images included, then look at the validation images once.
 
     Nothing is chosen by the validation images: the weights after the last epoch count. They are written to `folder`,
-    and beside them a picture and the architecture file that is returned. A run that is finished is returned as it is.
+    and beside them a picture, a report and the architecture file that is returned. A run that is finished is returned
+    as it is.
 
     Args:
         found: the architecture and what is known about it; classes and channels become the data's.
@@ -107,40 +110,35 @@ def retrain(
         teacher=teacher.to(device) if teacher else None,
         checkpointing=checkpointing,
         world=world,
-    ).network
+    )
     with world.first_goes_ahead():
         if not world.is_first:
             return ArchitectureFile.load(folder / NETWORK_FILE)
         batches = Batches(data.val, inputs, recipe.batch_size, device)
         others = {INHERITED: inherited, ORIGINAL: original}
+        predictions = predict(trained.network, batches)
         score = _score(
-            data, batches, trained, {name: one.to(device) for name, one in others.items() if one}, known or {}
+            data, batches, predictions, {name: one.to(device) for name, one in others.items() if one}, known or {}
         )
-        taught = {"teacher": {"name": teacher.name, "digest": teacher.digest}} if teacher else {}
         result = ArchitectureFile(
             arch=arch,
             score=score,
             budget=found.budget,
-            provenance={
-                "found": {"score": found.score, **found.provenance},
-                "data": data.describe(),
-                "recipe": recipe.to_dict(),
-                "inherited": inherit,
-                **taught,
-                "seed": seed,
-                "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
-            },
+            provenance=_provenance(found, data, recipe, teacher, inherit=inherit, seed=seed),
         )
-        _write(folder, result, trained, title=f"Trained on {data.name}: {score['value']:.2f} % top-1")
+        # Classes and channels may be other ones than those of the network that was timed.
+        latency = found.latency if arch == found.arch else {}
+        write_report(folder, result, data, predictions, trained.log, latency)
+        _write(folder, result, trained.network, title=f"Trained on {data.name}: {score['value']:.2f} % top-1")
         return result
 
 
 def _score(
-    data: ImageData, batches: Batches, trained: PSViT, others: Mapping[str, PSViT], known: dict[str, float]
+    data: ImageData, batches: Batches, predictions: Predictions, others: Mapping[str, PSViT], known: dict[str, float]
 ) -> dict[str, Any]:
     """What the trained network is worth on the validation images, beside what it is compared with."""
     score: dict[str, Any] = {
-        "value": round(accuracy(trained, batches), 4),
+        "value": round(predictions.accuracy, 4),
         "kind": STANDALONE,
         "meaning": "top-1 in percent after training, on the validation images",
         "images": len(data.val),
@@ -154,6 +152,22 @@ def _score(
         if baseline.images < baseline.of:
             score[BASELINE_IMAGES] = baseline.images
     return score
+
+
+def _provenance(
+    found: ArchitectureFile, data: ImageData, recipe: Recipe, teacher: Teacher | None, *, inherit: bool, seed: int
+) -> dict[str, Any]:
+    """Where a trained network comes from."""
+    taught = {"teacher": {"name": teacher.name, "digest": teacher.digest}} if teacher else {}
+    return {
+        "found": {"score": found.score, **found.provenance},
+        "data": data.describe(),
+        "recipe": recipe.to_dict(),
+        "inherited": inherit,
+        **taught,
+        "seed": seed,
+        "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
+    }
 
 
 def _write(folder: Path, result: ArchitectureFile, trained: PSViT, title: str) -> None:

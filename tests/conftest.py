@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FunctionType
@@ -184,3 +186,123 @@ def marked() -> Callable[[str], list[tuple[str, bytes]]]:
         return found
 
     return find
+
+
+# --- pages in a browser
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+DRAWN_SECONDS = 60
+"""Until a page has to be drawn, on a machine that is busy with other tests."""
+
+DRAWN = """
+const page = document.documentElement;
+return document.readyState === "complete"
+  && (page.dataset.drawn !== undefined || !document.querySelector("script[data-figure]"));
+"""
+
+TEXTS = """
+const small = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+  const parent = node.parentElement;
+  if (!node.textContent.trim() || parent.closest("script, style, noscript, title, desc, .modebar")) continue;
+  const box = parent.getBoundingClientRect();
+  if (!box.width) continue;
+  // What is scaled down with a picture is as small as it looks.
+  const svg = parent.closest("svg[viewBox]");
+  const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+  small.push([parseFloat(getComputedStyle(parent).fontSize) * scale, node.textContent.trim().slice(0, 40)]);
+}
+return small.sort((one, other) => one[0] - other[0]);
+"""
+
+CONTRAST = """
+const light = (color) => {
+  const [r, g, b] = color.match(/[0-9.]+/g).slice(0, 3).map((c) => {
+    c /= 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const ground = light(getComputedStyle(document.body).backgroundColor);
+const texts = [...document.querySelectorAll("main > p, h1, h2, dt, figcaption, summary, .xtick text, .legendtext")];
+return [ground, ...texts.map((text) => {
+  const style = getComputedStyle(text);
+  const own = light(text instanceof SVGElement ? style.fill : style.color);
+  return (Math.max(own, ground) + 0.05) / (Math.min(own, ground) + 0.05);
+})];
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium that no network reaches."""
+    if (CHROMIUM is None or DRIVER is None) and "CI" not in os.environ:
+        pytest.skip("needs Debian's chromium and chromium-driver (apt-get install chromium chromium-driver)")
+    assert CHROMIUM, "chromium is missing; .ci/run installs it"
+    assert DRIVER, "chromedriver is missing; .ci/run installs it"
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    # Root, as in containers, needs --no-sandbox; /dev/shm is small there.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+    yield driver
+    driver.quit()
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Looks at pages.
+
+    Attributes:
+        driver: of the browser.
+    """
+
+    driver: Any
+
+    def __call__(self, path: Path, width: int, scheme: str = "light") -> Any:
+        """Open a file at a width, wait until it is drawn, and make sure that the console has nothing to say."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        self.resize(width)
+        self.choose_scheme(scheme)
+        self.driver.get_log("browser")
+        self.driver.get(path.as_uri())
+        WebDriverWait(self.driver, DRAWN_SECONDS).until(lambda driver: driver.execute_script(DRAWN))
+        assert self.driver.execute_script("return innerWidth") == width
+        assert self.driver.get_log("browser") == []
+        return self.driver
+
+    def resize(self, width: int) -> None:
+        """Make the window as wide as so many pixels."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def choose_scheme(self, scheme: str) -> None:
+        """Prefer `light` or `dark`."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def smallest_text(self) -> tuple[float, str]:
+        """How many pixels the smallest letters have, and what they say."""
+        size, text = self.driver.execute_script(TEXTS)[0]
+        return size, text
+
+    def contrasts(self) -> tuple[float, list[float]]:
+        """How light the ground is, from 0 to 1, and the contrast of texts with it."""
+        ground, *contrasts = self.driver.execute_script(CONTRAST)
+        return ground, contrasts
+
+
+@pytest.fixture
+def visit(browser: Any) -> Visit:
+    """Opens pages in the browser."""
+    return Visit(browser)

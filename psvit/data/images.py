@@ -32,10 +32,12 @@ class Decoded:
 
     Args:
         pixels: (n, height, width) or (n, height, width, 3), unsigned bytes.
+        paths: the files that they were read from; empty if they come from elsewhere.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+    def __init__(self, pixels: NDArray[np.uint8], paths: Sequence[str] = ()) -> None:
         self.pixels = pixels
+        self.paths = paths
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -144,6 +146,11 @@ class Labelled(Dataset[tuple[Any, int]]):
         """The classes of this set's images, (n,)."""
         return self._all_labels[self.rows]
 
+    def path(self, index: int) -> str | None:
+        """The file of an image of this set; `None` if it comes from elsewhere."""
+        paths = self.pictures.paths if isinstance(self.pictures, Files | Decoded) else ()
+        return paths[int(self.rows[index])] if paths else None
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -179,4 +186,4 @@ def in_memory(pictures: Pictures, part: str) -> Decoded | None:
                 return None
             pixels[index] = picture
             advance(1, "")
-    return Decoded(pixels)
+    return Decoded(pixels, pictures.paths if isinstance(pictures, Files) else ())

@@ -616,6 +616,7 @@ def test_several_networks_are_retrained_in_two_processes(call_in_two, call, few_
     assert call("psvit-retrain", *arguments, "--out", tmp_path / "one").status == 0
     for network in ("0", "1"):
         assert_nearly_equal(*(tmp_path / name / network / "network.safetensors" for name in ("one", "two")))
+        assert (tmp_path / "two" / network / "report.html").is_file()
 
 
 @pytest.mark.slow

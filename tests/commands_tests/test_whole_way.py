@@ -171,10 +171,12 @@ def test_the_line_that_a_search_ends_with_retrains_the_winner(searched, call, tm
     assert names(tmp_path / "retrained") == {
         ".psvit.lock",
         "config.yaml",
+        "confusion.csv",
         "log.csv",
         "network.yaml",
         "network.safetensors",
         "network.svg",
+        "report.html",
         "tensorboard/",
     }
     result = ArchitectureFile.load(tmp_path / "retrained/network.yaml")

@@ -93,10 +93,12 @@ def test_what_is_written_rebuilds_the_reported_accuracy(found, make_data, tmp_pa
     assert result.score["images"] == len(data.val) == 30
     assert ArchitectureFile.load(file) == result
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "confusion.csv",
         "log.csv",
         "network.safetensors",
         "network.svg",
         "network.yaml",
+        "report.html",
         "tensorboard",
     ]
 

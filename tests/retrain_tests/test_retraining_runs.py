@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 import psvit
 from psvit.arch.costs import cost
 from psvit.errors import DivergedError, InputError
 from psvit.executors.executor import Portable
+from psvit.model import PSViT
 from psvit.retrain.run import _named
 from psvit.train import job_runner
 
@@ -66,11 +68,49 @@ def test_what_is_finished_is_found_finished(found, retrained, monkeypatch):
         retrained(found.arch, seed=1)
 
 
+def test_the_report_and_the_confusion_lie_in_the_run(found, retrained, make_data):
+    network = retrained(found.arch)
+    assert network.report.path == network.folder / "report.html"
+    assert f"{network.accuracy:.2f} %" in network.report.path.read_text()
+    assert network.next_command in network.report.path.read_text()
+    assert network.report._repr_html_().startswith("<iframe")
+    classifier, data = network.classifier(), make_data()
+    said = [data.classes.index(classifier.predict(data.val[at][0])[0][0]) for at in range(len(data.val))]
+    assert network.confusion().tolist() == confusion_matrix(data.val.labels, said, labels=range(3)).tolist()
+
+
+def test_a_run_of_before_there_were_reports_has_none(found, retrained):
+    network = retrained(found.arch)
+    network.report.path.unlink()
+    (network.folder / "confusion.csv").unlink()
+    assert retrained(found.arch) == network
+    with pytest.raises(InputError, match=r"has no report\.html"):
+        _ = network.report
+    with pytest.raises(InputError, match=r"confusion\.csv: cannot be read"):
+        network.confusion()
+
+
+def test_the_validation_images_are_looked_at_once(found, retrained, monkeypatch):
+    seen = []
+    forward = PSViT.forward
+
+    def counted(self, images):
+        if not torch.is_grad_enabled():
+            seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(PSViT, "forward", counted)
+    retrained(found.arch)
+    assert sum(seen) == 30
+
+
 def test_weights_beside_a_file_are_inherited_and_others_cannot_be(found, retrained, weights, tmp_path):
     file = weights.with_suffix(".yaml")
     found.save(file)
     network = retrained(file, inherit=True, compare=True)
     assert set(network.accuracies) >= {"inherited", "fine_tuned", "from_scratch"}
+    shown = network.report.path.read_text()
+    assert all(f"{value:.2f} %" in shown for value in network.accuracies.values())
     assert network.how == "fine_tuned"
     with pytest.raises(InputError, match="without a file has no weights"):
         retrained(found.arch, "other", inherit=True)
@@ -91,6 +131,7 @@ def test_several_have_folders_of_their_own_and_a_table(found, retrained, tmp_pat
         rows = list(csv.DictReader(file))
     assert [int(row["macs"]) for row in rows] == [one.cost.macs for one in networks]
     assert [float(row["from_scratch"]) for row in rows] == [one.accuracy for one in networks]
+    assert len({one.report.path.read_bytes() for one in networks}) == 2
     assert len(str(networks).splitlines()) == 3
     assert networks._repr_html_().count("<tr>") == 3
     assert "<svg" in networks[0]._repr_html_()
@@ -119,7 +160,7 @@ def test_one_that_diverges_is_told_among_several_and_raised_alone(found, retrain
     [
         ([], {}, "none was given"),
         (["no-such"], {}, "no-such"),
-        (None, {"workers": "many"}, "permitted is ray"),
+        (None, {"workers": "many"}, "permitted are ray"),
         (None, {"teacher_weights": "x.pth"}, "of which network"),
         (None, {"recipe": "nothing"}, "nothing"),
         (None, {"keep": 0}, "keep must be at least 1"),

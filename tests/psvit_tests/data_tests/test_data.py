@@ -273,6 +273,17 @@ def test_a_folder_is_read(tmp_path):
         assert [label == 0 for label in part.labels] == [image[0] <= 20 for image in pixels_of(part)]
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_every_image_of_a_folder_knows_its_file(tmp_path, monkeypatch, kept):
+    if not kept:
+        monkeypatch.setattr(sources, "in_memory", lambda files, part: None)
+    data = open_data(str(make_folder(tmp_path, train=20, val=3)))
+    for part in parts_of(data):
+        for index in range(len(part)):
+            assert np.asarray(Image.open(part.path(index))).tolist() == np.asarray(part[index][0]).tolist()
+    assert open_data("digits").val.path(0) is None
+
+
 @pytest.mark.parametrize(("mode", "in_chans"), [("L", 1), ("1", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
 def test_grey_images_have_one_channel(tmp_path, mode, in_chans):
     root = make_folder(tmp_path)

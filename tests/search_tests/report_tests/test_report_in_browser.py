@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from psvit.search.objectives import Objectives
@@ -19,21 +15,12 @@ from psvit.search.report.document import write_report
 from psvit.search.report.references import Reference
 from psvit.search.selection.finalist import Finalist
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-pytestmark = pytest.mark.skipif(
-    (CHROMIUM is None or DRIVER is None) and "CI" not in os.environ,
-    reason="needs Debian's chromium and chromium-driver (apt-get install chromium chromium-driver)",
-)
-
 WIDE, NARROW = 1280, 400
 SMALLEST_TEXT = 12.0
 """Pixels."""
 
 SECONDS = 60
-"""Until a page has to be drawn, on a machine that is busy with other tests."""
-
-DRAWN = "return document.documentElement.dataset.drawn"
+"""Until something has to be drawn anew, on a machine that is busy with other tests."""
 
 FIGURES = """
 return [...document.querySelectorAll("script[data-figure]")].map((source) => {
@@ -51,83 +38,6 @@ return [...document.querySelectorAll("script[data-figure]")].map((source) => {
   };
 });
 """
-
-TEXTS = """
-const small = [];
-const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-  const parent = node.parentElement;
-  if (!node.textContent.trim() || parent.closest("script, style, noscript, title, desc, .modebar")) continue;
-  const box = parent.getBoundingClientRect();
-  if (!box.width) continue;
-  // What is scaled down with a picture is as small as it looks.
-  const svg = parent.closest("svg[viewBox]");
-  const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
-  small.push([parseFloat(getComputedStyle(parent).fontSize) * scale, node.textContent.trim().slice(0, 40)]);
-}
-return small.sort((one, other) => one[0] - other[0]);
-"""
-
-CONTRAST = """
-const light = (color) => {
-  const [r, g, b] = color.match(/[0-9.]+/g).slice(0, 3).map((c) => {
-    c /= 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  });
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const ground = light(getComputedStyle(document.body).backgroundColor);
-const texts = [...document.querySelectorAll("main > p, h1, h2, dt, figcaption, summary, .xtick text, .legendtext")];
-return [ground, ...texts.map((text) => {
-  const style = getComputedStyle(text);
-  const own = light(text instanceof SVGElement ? style.fill : style.color);
-  return (Math.max(own, ground) + 0.05) / (Math.min(own, ground) + 0.05);
-})];
-"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM, "chromium is missing; .ci/run installs it"
-    assert DRIVER, "chromedriver is missing; .ci/run installs it"
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    # Root, as in containers, needs --no-sandbox; /dev/shm is small there.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
-    yield driver
-    driver.quit()
-
-
-def resize(driver, width):
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-
-def choose_scheme(driver, scheme):
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-@pytest.fixture
-def visit(browser):
-    """Opens a file at a width, waits until it is drawn, and makes sure that the console has nothing to say."""
-
-    def open_page(path: Path, width: int, scheme: str = "light") -> webdriver.Chrome:
-        resize(browser, width)
-        choose_scheme(browser, scheme)
-        browser.get_log("browser")
-        browser.get(path.as_uri())
-        WebDriverWait(browser, SECONDS).until(lambda driver: driver.execute_script(DRAWN) is not None)
-        assert browser.execute_script("return innerWidth") == width
-        assert browser.get_log("browser") == []
-        return browser
-
-    return open_page
 
 
 @pytest.fixture
@@ -174,16 +84,17 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_figures_are_drawn_and_nothing_sticks_out_or_is_too_small(file, visit, name):
     driver = visit(file(name), NARROW)
-    check_page(driver, NARROW, EXPECTED[name])
+    check_page(visit, NARROW, EXPECTED[name])
     # As if the phone became a desk, which is faster than to load the page again.
-    resize(driver, WIDE)
+    visit.resize(WIDE)
     wait = WebDriverWait(driver, SECONDS)
     wait.until(lambda d: min(figure["svg"] for figure in d.execute_script(FIGURES)) > NARROW)
-    check_page(driver, WIDE, EXPECTED[name])
+    check_page(visit, WIDE, EXPECTED[name])
     assert driver.get_log("browser") == []
 
 
-def check_page(driver, width, names):
+def check_page(visit, width, names):
+    driver = visit.driver
     figures = driver.execute_script(FIGURES)
     assert [figure["name"] for figure in figures] == names
     for figure in figures:
@@ -202,25 +113,25 @@ def check_page(driver, width, names):
     )
     assert pictures
     assert min(pictures) > 100
-    size, text = driver.execute_script(TEXTS)[0]
+    size, text = visit.smallest_text()
     assert round(size, 1) >= SMALLEST_TEXT, f"{text!r} is {size} pixels high"
 
 
 def test_text_stands_out_on_light_and_on_dark_ground_and_figures_follow_the_window(file, visit):
     driver = visit(file("one"), WIDE, "light")
-    ground, *contrasts = driver.execute_script(CONTRAST)
+    ground, contrasts = visit.contrasts()
     assert ground > 0.5
     assert len(contrasts) > 20
     assert min(contrasts) >= 4.5  # WCAG 2.1, 1.4.3
     wide = driver.execute_script(FIGURES)[0]["svg"]
-    resize(driver, NARROW)
+    visit.resize(NARROW)
     wait = WebDriverWait(driver, SECONDS)
     wait.until(lambda d: d.execute_script(FIGURES)[0]["svg"] <= NARROW < wide)
     fill = "return getComputedStyle(document.querySelector('.xtick text')).fill"
     before = driver.execute_script(fill)
-    choose_scheme(driver, "dark")
+    visit.choose_scheme("dark")
     wait.until(lambda d: d.execute_script(fill) != before)
-    ground, *contrasts = driver.execute_script(CONTRAST)
+    ground, contrasts = visit.contrasts()
     assert ground < 0.5
     assert min(contrasts) >= 4.5
     assert driver.get_log("browser") == []
@@ -238,7 +149,8 @@ def test_buttons_do_what_they_say(file, visit):
     assert driver.get_log("browser") == []
 
 
-def test_tables_can_be_read_without_scripts(file, browser):
+def test_tables_can_be_read_without_scripts(file, visit):
+    browser = visit.driver
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(file("one").as_uri())
