@@ -256,10 +256,10 @@ def training_options(function: Function) -> Function:
         ),
         click.option(
             "--checkpoint-every",
-            default="10min",
+            default="1min",
             show_default=True,
             metavar="DURATION",
-            help="Write one so often, besides at the end of every epoch.",
+            help="Write a checkpoint so often.",
         ),
         click.option(
             "--teacher-weights",

@@ -157,7 +157,7 @@ def train_supernet(
         out: the run's folder. By default, one below `runs/`, which is announced.
         seed: the seed of everything random, at least 0.
         device: where to compute. By default, a GPU if there is one.
-        checkpoint_seconds: the least time between two checkpoints. Besides, every epoch ends with one.
+        checkpoint_seconds: the least time between two checkpoints.
         keep: how many of the last checkpoints are kept during training.
 
     Raises:

@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 METADATA = "psvit"
 
-EVERY_SECONDS = 600.0
+EVERY_SECONDS = 60.0
 """Least time between two checkpoints, where nothing else is said."""
 
 
@@ -34,7 +34,7 @@ class CheckpointConfig:
     """How often checkpoints are written and how many are kept; neither decides what comes out of a training.
 
     Attributes:
-        every_seconds: least time between two checkpoints; every epoch ends with one besides.
+        every_seconds: least time between two checkpoints; the end of a training is one besides.
         number: how many of the last ones are kept. More than one is for those who want to go back.
 
     Raises:
@@ -62,7 +62,7 @@ class Checkpoints:
 
     folder: Path
     checkpointing: CheckpointConfig
-    _written: float = field(default_factory=time.monotonic)
+    _written: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def paths(self) -> list[Path]:

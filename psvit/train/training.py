@@ -127,7 +127,7 @@ def train(
             row |= held_out(state.modules[-1]) if held_out else {}
             state.rows.append(row)
             state.begin_epoch()
-            if world.is_first:
+            if world.is_first and (checkpoints.due or state.step == last * loader.steps):
                 checkpoints.save(state.step, *state.saved())
             if log:
                 log.row(state.step)

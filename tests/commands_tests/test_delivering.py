@@ -327,10 +327,11 @@ def run_command(module, arguments):
 def test_several_networks_that_were_killed_go_on_where_they_were(front, call, make_process, tmp_path, few_digits):
     longer = ("--set", "epochs=5", "--set", "warmup_epochs=0", "--set", "batch_size=16")
     arguments = [*front[:2], "--data", few_digits, *longer, "--device", "cpu"]
-    process = make_process(run_command, "psvit.retrain.cli", [*arguments, "--out", tmp_path / "stopped"])
+    often = ("--checkpoint-every", "0.001s", "--out", tmp_path / "stopped")
+    process = make_process(run_command, "psvit.retrain.cli", [*arguments, *often])
     process.start()
     deadline = time.monotonic() + 120
-    # In the second network, after its first epoch.
+    # In the second network, after its first steps.
     while not list((tmp_path / "stopped/1").glob("checkpoints/*.safetensors")) and time.monotonic() < deadline:
         assert process.exitcode is None
         time.sleep(0.01)

@@ -17,7 +17,7 @@ from psvit.supernet import train as train_module
 from psvit.supernet.sampling import draw
 from psvit.supernet.supernet import Supernet, read_provenance
 from psvit.supernet.train import SupernetTask, fit_supernet, watched
-from psvit.train.checkpoints import CheckpointConfig
+from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.recipe import Recipe, SupernetRecipe
 
 CPU = torch.device("cpu")
@@ -165,6 +165,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_continues_bit_for_bit(
 
 def test_a_run_stopped_every_epoch_continues_bit_for_bit(tiny_space, tiny_data, uninterrupted, tmp_path, monkeypatch):
     folder = tmp_path / "stopped"
+    monkeypatch.setattr(Checkpoints, "due", True)
     for finished in range(RECIPE.epochs):
         calls = iter(range(1, 100))
 

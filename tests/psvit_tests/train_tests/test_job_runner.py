@@ -17,6 +17,7 @@ from psvit.model import PSViT
 from psvit.nn.seeding import seeded
 from psvit.space.search_space import SearchSpace
 from psvit.train import job_runner
+from psvit.train.checkpoints import Checkpoints
 from psvit.train.job_runner import JobRunner, images_of, inputs_for, run_jobs
 from psvit.train.recipe import Recipe
 from psvit.train.tasks import Classification
@@ -230,7 +231,8 @@ def test_a_job_that_fails_is_told_left_out_and_tried_again(runner, monkeypatch):
     assert [one for one, _ in run_jobs(jobs, runner, LocalExecutor(), store)] == [job(7)]
 
 
-def test_an_interrupted_job_goes_on_from_its_last_epoch(runner, monkeypatch):
+def test_an_interrupted_job_goes_on_from_its_last_checkpoint(runner, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "due", True)
     whole = runner(job(seed=5))
     runner.forget([job(seed=5)])
     steps, losses = [], Classification.losses

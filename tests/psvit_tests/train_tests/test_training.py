@@ -18,6 +18,7 @@ from psvit.data import Decoded, Inputs, Labelled
 from psvit.errors import DivergedError, InputError, ShortMemoryError
 from psvit.model import PSViT
 from psvit.nn.seeding import seeded
+from psvit.train import checkpoints as checkpoints_module
 from psvit.train import training as training_module
 from psvit.train import training_state as state_module
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
@@ -71,7 +72,26 @@ def network(seed=0):
         return PSViT(ARCH, drop_path_rate=0.2)
 
 
+class Clock:
+    """A clock that only the end of an epoch moves, so that checkpoints are those of whole epochs."""
+
+    hours = 0
+
+    @classmethod
+    def monotonic(cls):
+        return 3600.0 * cls.hours
+
+
+@pytest.fixture(autouse=True)
+def _checkpoints_by_the_clock(monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "time", Clock)
+
+
 def run(folder, recipe, *, task=None, seed=7, held_out=None, n=20, checkpointing=None):
+    def an_hour_later(model):
+        Clock.hours += 1
+        return held_out(model) if held_out else {}
+
     return train(
         task or Classification(network()),
         training_loader(images(n), INPUTS, recipe),
@@ -81,7 +101,7 @@ def run(folder, recipe, *, task=None, seed=7, held_out=None, n=20, checkpointing
         device=CPU,
         folder=folder,
         description="training",
-        held_out=held_out,
+        held_out=an_hour_later,
         checkpointing=checkpointing,
     )
 
@@ -194,6 +214,18 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, foreign):
     checkpoints.save(1, tensors, about)
     with pytest.raises(InputError, match="another training"):
         run(tmp_path, PLAIN)
+
+
+def test_checkpoints_are_written_by_time_and_at_the_end(tmp_path, monkeypatch):
+    written = []
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: written.append(step) or save(self, step, *rest))
+    recipe = PLAIN.override({"epochs": 6})
+    run(tmp_path, recipe, checkpointing=CheckpointConfig(every_seconds=2 * 3600))
+    assert written == [10, 20, 30]
+    written.clear()
+    run(tmp_path / "rarely", recipe, checkpointing=CheckpointConfig(every_seconds=10**6))
+    assert written == [30]
 
 
 def test_several_interruptions_change_nothing(tmp_path, uninterrupted):
