@@ -137,6 +137,7 @@ def test_every_block_says_what_it_is_and_is_run_or_says_why_not(page):
 def read_options(command, words):
     """Read options as the command does, and look up what their values name."""
     from psvit.cli import read_duration, read_settings
+    from psvit.executors.workers import Workers
     from psvit.io.shipped import find
     from psvit.search.cli import EVALUATORS, SEARCHERS
     from psvit.search.objectives import read_objectives
@@ -154,6 +155,7 @@ def read_options(command, words):
     for kind, name in (("space", "space_name"), ("recipe", "recipe"), ("recipe", "retrain_recipe")):
         if not given.get(name, ".yaml").endswith(".yaml"):
             find(kind, given[name])
+    Workers.parse(given.get("workers", "ray"))
     if budgets := given.get("budgets"):
         Budget.parse(*budgets, space=SearchSpace.load("psvit-1d-small"))
 
@@ -213,6 +215,26 @@ def test_commands_in_sentences_exist_and_have_such_options(page):
         name, *words = said.split()
         known = {option for parameter in load(name.removeprefix("psvit-")).params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known | {"--help"}
+
+
+def test_the_reference_and_the_site_leave_nothing_out():
+    import psvit
+
+    named = re.findall(r"^::: psvit\.(\w+)$", (DOCS / "reference.md").read_text(), re.M)
+    assert sorted(named) == sorted({*psvit.__all__} - {"__version__"})
+    nav = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert {*nav} == {*(path.name for path in DOCS.glob("*.md")), "contributing.md", "changelog.md"}
+
+
+def test_links_of_the_readme_lead_somewhere():
+    """Those of all other pages are followed when the site is built."""
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)(?:#([^)]+))?\)", (ROOT / "README.md").read_text())
+    assert len(links) > 10
+    for target, anchor in links:
+        assert (ROOT / target).exists()
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (ROOT / target).read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow(seconds=150)) for page in WHOLE])
