@@ -43,13 +43,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the package together, as `setup.cfg` maps it, where the reference is made from."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    whole = Path(tempfile.mkdtemp(prefix="psvit-site-"))
+    config.extra["whole"] = whole = tempfile.TemporaryDirectory(prefix="psvit-site-")  # as long as the configuration
     for line in setup["options"]["package_dir"].strip().splitlines():
         package, folder = (part.strip() for part in line.split("="))
-        place = whole.joinpath(*package.split("."))
+        place = Path(whole.name, *package.split("."))
         shutil.copytree(ROOT / folder, place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    config.plugins["mkdocstrings"].config["handlers"]["python"]["paths"] = [str(whole)]
-    config.extra["whole"] = str(whole)
+    config.plugins["mkdocstrings"].config["handlers"]["python"]["paths"] = [whole.name]
     return config
 
 
@@ -65,11 +64,6 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
     """The same on the page that says that there is none."""
     return output_content.replace("https://unpkg.com/iframe-worker/shim", "javascripts/iframe-worker.js")
-
-
-def on_post_build(config: MkDocsConfig) -> None:
-    """Remove what the reference was made from."""
-    shutil.rmtree(config.extra["whole"])
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
