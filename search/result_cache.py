@@ -14,7 +14,12 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
+from psvit.errors import InputError
 from psvit.train.training_job import ScoredOn, TrainingJob, TrainingResult
+
+
+def _damaged(name: str, rule: str) -> InputError:
+    return InputError(f"study: {name} is damaged: {rule}")
 
 
 class ResultCache:
@@ -22,14 +27,22 @@ class ResultCache:
 
     Args:
         study: where they are kept.
+        damaged: makes the error of a result of this name that has a wrong shape.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, damaged: Callable[[str, str], InputError] = _damaged) -> None:
         self._study = study
+        self.damaged = damaged
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """The result of this name, by whichever process; `None` if there is none yet."""
+        """The result of this name, by whichever process; `None` if there is none yet.
+
+        Raises:
+            InputError: it is no mapping.
+        """
         value: dict[str, Any] | None = self._study.user_attrs.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise self.damaged(name, "must be a mapping")
         return value
 
     def get_or_compute(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -52,10 +65,18 @@ def packed(right: NDArray[np.bool_]) -> list[Any]:
     return [len(right), b64encode(np.packbits(right).tobytes()).decode()]
 
 
-def unpacked(known: list[Any]) -> NDArray[np.bool_]:
-    """What was packed."""
-    images, text = known
-    return np.unpackbits(np.frombuffer(b64decode(text), dtype=np.uint8), count=images).astype(np.bool_)
+def unpacked(known: Any) -> NDArray[np.bool_]:
+    """What was packed.
+
+    Raises:
+        ValueError: this is not what `packed` gives.
+    """
+    match known:
+        case [int() as images, str() as text]:
+            bits = np.frombuffer(b64decode(text, validate=True), dtype=np.uint8)
+            if len(bits) == -(-images // 8):
+                return np.unpackbits(bits, count=images).astype(np.bool_)
+    raise ValueError("must be a number of images and their bits")
 
 
 class StudyStore:
@@ -73,11 +94,15 @@ class StudyStore:
         known = self._cache.get(self._name(job))
         if known is None:
             return None
-        accuracies: dict[ScoredOn, float] = {"search": known["accuracy"]}
         right: dict[ScoredOn, NDArray[np.bool_]] = {}
-        if "verdict" in known:
-            right["verdict"] = unpacked(known["verdict"])
-            accuracies["verdict"] = 100 * float(right["verdict"].mean()) if len(right["verdict"]) else 0.0
+        accuracies: dict[ScoredOn, float] = {}
+        try:
+            accuracies["search"] = float(known["accuracy"])
+            if "verdict" in known:
+                right["verdict"] = unpacked(known["verdict"])
+                accuracies["verdict"] = 100 * float(right["verdict"].mean()) if len(right["verdict"]) else 0.0
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise self._cache.damaged(self._name(job), "must have an accuracy and packed answers") from None
         return TrainingResult(accuracies=accuracies, right=right)
 
     def put(self, job: TrainingJob, result: TrainingResult) -> None:

@@ -26,7 +26,8 @@ import itertools
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
@@ -47,6 +48,20 @@ from psvit.search.objectives import Objectives
 from psvit.search.optuna_constraints import LIST, constraints_of, create_trial
 from psvit.search.proposal import Proposal
 from psvit.search.result_cache import ResultCache
+from psvit.search.study_journal import REPAIR, StudyJournal
+from psvit.search.study_records import (
+    ALIVE,
+    CLAIM,
+    OURS,
+    Claim,
+    DamagedError,
+    attrs_of_sampler,
+    check_row,
+    check_trial,
+    piece,
+    read_claim,
+    side_of,
+)
 from psvit.search.trial import Score, Trial
 from psvit.space.search_space import SearchSpace
 
@@ -62,7 +77,7 @@ PIECE = 24_000
 character."""
 
 _STATES = {"complete": TrialState.COMPLETE, "raced": TrialState.PRUNED, "failed": TrialState.FAIL}
-_CLAIM, _PIECE, _ALIVE, _CONFIG = "claim:", "piece:", "alive:", "config"
+_CONFIG = "config"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +129,8 @@ class Study:
         cache: results besides scores.
 
     Raises:
-        InputError: the study in the storage belongs to another search; the message names what differs.
+        InputError: the study in the storage belongs to another search; the message names what differs. Or what is in
+            the storage is damaged, which any method may find.
     """
 
     def __init__(
@@ -144,6 +160,7 @@ class Study:
         self._told: dict[int, int] = {}
         self._scored: frozenset[Architecture] = frozenset()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = storage
         self._study = optuna.create_study(
             study_name=name,
             storage=storage,
@@ -153,7 +170,7 @@ class Study:
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
-        self.cache = ResultCache(self._study)
+        self.cache = ResultCache(self._study, self._damaged)
         self._check(name, {"objectives": list(self.objectives.names), **(config or {})})
         self.sync()
 
@@ -190,39 +207,45 @@ class Study:
         self._unfinished = [trial.number for trial in seen if not trial.state.is_finished()]
         new = [trial for trial in seen if self._is_ours(trial)]
         for trial in new:
+            with self._damage_at(trial.number):
+                check_trial(trial, self.space.genes, len(self.objectives.names))
+        for trial in new:
             if trial.user_attrs["process"] == self.process:
                 batch = trial.user_attrs["batch"]
                 self._told[batch] = self._told.get(batch, 0) + 1
         evaluated = [trial for trial in new if "score" in trial.user_attrs]
         rows = [self._row(trial) for trial in evaluated]
-        for trial, row, cost in zip(evaluated, rows, self._costs(rows), strict=True):
-            self.history.add(self._trial(trial, row, cost))
+        archs = [self._arch(trial, row) for trial, row in zip(evaluated, rows, strict=True)]
+        for trial, arch, row, cost in zip(evaluated, archs, rows, self._costs(rows), strict=True):
+            self.history.add(self._trial(trial, arch, row, cost))
         self.history.rejected += [self._rejected(trial) for trial in new if "score" not in trial.user_attrs]
         self.history.held, self._scored = self._held(attrs)
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         """Whether psvit has added a trial, and the trial is finished and complete with its attributes."""
         return (
-            trial.state.is_finished()
-            and {"process", "batch", "origin"} <= trial.user_attrs.keys()
-            and self._genes.keys() <= trial.params.keys()
+            trial.state.is_finished() and trial.user_attrs.keys() >= OURS and self._genes.keys() <= trial.params.keys()
         )
 
     def _row(self, trial: FrozenTrial) -> tuple[int, ...]:
         return tuple(trial.params[gene] for gene in self._genes)
 
-    def _trial(self, trial: FrozenTrial, row: tuple[int, ...], cost: Cost) -> Trial:
+    def _arch(self, trial: FrozenTrial, row: tuple[int, ...]) -> Architecture:
+        with self._damage_at(trial.number):
+            return self._archs.get(row) or self.space.decode(row)
+
+    def _trial(self, trial: FrozenTrial, arch: Architecture, row: tuple[int, ...], cost: Cost) -> Trial:
         score = Score(**trial.user_attrs["score"])
         return Trial(
             number=trial.number,
-            arch=self._archs.get(row) or self.space.decode(row),
+            arch=arch,
             cost=cost,
             score=score,
             objectives=tuple(self.objectives.raw(trial.values)) if score.state == "complete" else (),
             origin=trial.user_attrs["origin"],
             row=row,
             constraints=constraints_of(trial),
-            attrs=_attrs(trial),
+            attrs=attrs_of_sampler(trial),
         )
 
     def _rejected(self, trial: FrozenTrial) -> Rejected:
@@ -232,7 +255,7 @@ class Study:
                 row=self._row(trial),
                 origin=trial.user_attrs["origin"],
                 constraints=constraints_of(trial),
-                attrs=_attrs(trial),
+                attrs=attrs_of_sampler(trial),
             ),
         )
 
@@ -240,43 +263,64 @@ class Study:
         """The architectures that other living processes hold, and those of them that have a score already."""
         held: set[Architecture] = set()
         scored: set[Architecture] = set()
-        for key, head in attrs.items():
-            process = key.removeprefix(_CLAIM)
-            if not key.startswith(_CLAIM) or process == self.process:
+        for process in self._processes(attrs):
+            claim = self._claim(attrs, process)
+            if claim is None or not self._leases.is_alive(
+                process, (claim.number, claim.sign, attrs.get(ALIVE + process))
+            ):
                 continue
-            if not self._leases.is_alive(process, (head["number"], head["time"], attrs.get(_ALIVE + process))):
-                continue
-            value = _claim(attrs, process)
-            assert value is not None
-            for proposal in map(Proposal.from_json, value["proposals"]):
+            for proposal in claim.proposals:
                 if proposal.is_feasible:
                     arch = self.space.decode(proposal.row)
                     if arch not in self.history:
                         held.add(arch)
-                        if value["scores"] is not None:
+                        if claim.scores is not None:
                             scored.add(arch)
         return frozenset(held), frozenset(scored)
 
     @property
     def is_shared(self) -> bool:
         """Whether other processes work on the study or have worked on it."""
-        claims = [key for key in self._study.user_attrs if key.startswith(_CLAIM)]
-        return any(key != _CLAIM + self.process for key in claims)
+        return bool(self._processes(self._study.user_attrs))
+
+    def _processes(self, attrs: dict[str, Any]) -> list[str]:
+        """The other processes that work on the study or have worked on it."""
+        return [key.removeprefix(CLAIM) for key in attrs if key.startswith(CLAIM) and key != CLAIM + self.process]
+
+    def _claim(self, attrs: dict[str, Any], process: str) -> Claim | None:
+        """The last claim of a process, whose feasible proposals encode architectures; `None` if there is none."""
+        with self._damage_at(CLAIM + process):
+            claim = read_claim(attrs, process)
+            for proposal in claim.proposals if claim else ():
+                if proposal.is_feasible:
+                    check_row(proposal.row, self.space.genes)
+                    self.space.decode(proposal.row)
+            return claim
+
+    @contextmanager
+    def _damage_at(self, place: str | int) -> Iterator[None]:
+        """Turn what is said of a value that was read from the storage into an error that names its place."""
+        try:
+            yield
+        except (DamagedError, IndexError, ValueError) as error:
+            raise self._damaged(place, error) from None
+
+    def _damaged(self, place: str | int, error: Exception | str) -> InputError:
+        """The error of an attribute of the study, or of a trial, that cannot be what it says."""
+        what = f"trial {place}" if isinstance(place, int) else place
+        where = f"study {self._study.study_name!r}"
+        if isinstance(self._storage, StudyJournal):
+            line = self._storage.line_of(self._study._study_id, place)
+            where = f"--storage {self._storage.path}: line {line}"
+        return InputError(f"{where} is damaged: {what}: {str(error)[:300]}{REPAIR}")
 
     # --- asking and telling
 
     @property
     def last(self) -> Batch | None:
         """The batch that this process asked for last, whether or not its trials were added; `None` before the first."""
-        value = _claim(self._study.user_attrs, self.process)
-        if value is None:
-            return None
-        scores = value["scores"]
-        return Batch(
-            number=value["number"],
-            proposals=tuple(map(Proposal.from_json, value["proposals"])),
-            scores=None if scores is None else tuple(Score(**score) for score in scores),
-        )
+        claim = self._claim(self._study.user_attrs, self.process)
+        return claim and Batch(number=claim.number, proposals=claim.proposals, scores=claim.scores)
 
     def pending(self) -> Batch | None:
         """The last batch of this process, if some of its trials are still missing; `None` otherwise."""
@@ -286,8 +330,8 @@ class Study:
     @property
     def next_number(self) -> int:
         """The number of this process's next batch."""
-        value = self._study.user_attrs.get(_CLAIM + self.process)
-        return 0 if value is None else value["number"] + 1
+        last = self.last
+        return 0 if last is None else last.number + 1
 
     def ask(self, batch: Batch) -> Batch:
         """Write down a batch that is about to be evaluated, or one that was evaluated, with its scores.
@@ -316,7 +360,7 @@ class Study:
 
     def _write(self, batch: Batch) -> None:
         """Write a batch down, so that a reader finds all of it or nothing. A short batch takes one record."""
-        key = _CLAIM + self.process
+        key = CLAIM + self.process
         content = {
             "proposals": [proposal.to_json() for proposal in batch.proposals],
             "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
@@ -324,16 +368,16 @@ class Study:
         text = json.dumps(content)
         if len(text) > PIECE:
             # The pieces of the batch before stay in place until the new record is written, which names the new pieces.
-            _, former = self._study.user_attrs.get(key, {}).get("pieces", (0, 1))
+            former = side_of(self._study.user_attrs.get(key))
             pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
-            for place, piece in enumerate(pieces):
-                self._study.set_user_attr(_piece(self.process, 1 - former, place), piece)
+            for place, part in enumerate(pieces):
+                self._study.set_user_attr(piece(self.process, 1 - former, place), part)
             content = {"pieces": [len(pieces), 1 - former]}
         self._study.set_user_attr(key, {"number": batch.number, "time": self._calendar(), **content})
 
     def beat(self) -> None:
         """Write a sign of life of this process, so that it keeps what it holds."""
-        self._study.set_user_attr(_ALIVE + self.process, self._calendar())
+        self._study.set_user_attr(ALIVE + self.process, self._calendar())
 
     def tell(self, batch: Batch, archs: Sequence[Architecture], scores: Sequence[Score]) -> list[Trial]:
         """Record the scores of a batch and add its trials.
@@ -351,6 +395,9 @@ class Study:
         """
         self._archs.update(zip((proposal.row for proposal in batch.feasible), archs, strict=True))
         before = len(self.history)
+        with self._damage_at(CLAIM + self.process):  # of a batch that was read from the storage
+            for proposal in batch.proposals:
+                check_row(proposal.row, self.space.genes)
         batch = self.ask(batch if batch.scores is not None else replace(batch, scores=tuple(scores)))
         assert batch.scores is not None
         rows = [proposal.row for proposal in batch.feasible]
@@ -400,25 +447,3 @@ class Study:
                 constraints=proposal.constraints,
             )
         )
-
-
-def _claim(attrs: dict[str, Any], process: str) -> dict[str, Any] | None:
-    """The last record of a process, with its pieces put together; `None` if there is none.
-
-    All attributes have to be read from the study at one moment.
-    """
-    head = attrs.get(_CLAIM + process)
-    if head is None or "pieces" not in head:
-        return head
-    count, side = head["pieces"]
-    return {**head, **json.loads("".join(attrs[_piece(process, side, place)] for place in range(count)))}
-
-
-def _piece(process: str, side: int, place: int) -> str:
-    """The name of a piece of a record. Records are written to side 0 and side 1 in turn."""
-    return f"{_PIECE}{process}:{side}:{place}"
-
-
-def _attrs(trial: FrozenTrial) -> dict[str, Any]:
-    """The attributes that a sampler keeps beside a trial, without the constraints, which are kept elsewhere."""
-    return {key: value for key, value in trial.system_attrs.items() if not key.startswith(LIST)}

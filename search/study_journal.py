@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -18,6 +18,9 @@ from psvit.search.journal_records import fault_of
 
 _BEGIN = b'{"op_code":'
 """How every record of a journal of Optuna's begins."""
+
+REPAIR = "; restore the file, or remove it to begin anew"
+"""What can be done about a damaged record."""
 
 _SET_STUDY_USER_ATTR, _CREATE_TRIAL = 2, 4
 """Kinds of records."""
@@ -57,26 +60,22 @@ class StudyJournal(JournalStorage):
         except (ValueError, KeyError, TypeError, AssertionError):
             raise InputError(f"--storage {path}: is not a journal of Optuna's") from None
 
-    def line_of_attr(self, study_id: int, key: str) -> int | None:
-        """The number of the line that holds an attribute of a study."""
-        lines = self._lines_where(
-            lambda record: (
-                (record.get("op_code"), record.get("study_id")) == (_SET_STUDY_USER_ATTR, study_id)
-                and key in record["user_attr"]
-            )
-        )
-        return lines[-1] if lines else None
-
-    def line_of_trial(self, study_id: int, number: int) -> int | None:
-        """The number of the line that began a trial of a study."""
-        lines = self._lines_where(
-            lambda record: (record.get("op_code"), record.get("study_id")) == (_CREATE_TRIAL, study_id)
-        )
-        return lines[number] if number < len(lines) else None
-
-    def _lines_where(self, holds: Callable[[dict[str, Any]], bool]) -> list[int]:
+    def line_of(self, study_id: int, place: str | int) -> int | None:
+        """The number of the line that holds an attribute of a study by name, or that began a trial by number."""
+        found = []
         with self.path.open("rb") as stream:
-            return [number for number, line in enumerate(stream, 1) if line.endswith(b"\n") and holds(json.loads(line))]
+            for number, line in enumerate(stream, 1):
+                record = json.loads(line) if line.endswith(b"\n") else {}
+                kind = record.get("op_code") if record.get("study_id") == study_id else None
+                if (
+                    kind == _CREATE_TRIAL
+                    if isinstance(place, int)
+                    else (kind == _SET_STUDY_USER_ATTR and place in record["user_attr"])
+                ):
+                    found.append(number)
+        if isinstance(place, int):
+            return found[place] if place < len(found) else None
+        return found[-1] if found else None
 
 
 class _Records(JournalFileBackend):
@@ -97,17 +96,14 @@ class _Records(JournalFileBackend):
             for record in super().read_logs(log_number_from):
                 number += 1
                 if fault := fault_of(record):
-                    raise InputError(f"--storage {self._path}: line {number} is damaged: {fault}{_REPAIR}")
+                    raise InputError(f"--storage {self._path}: line {number} is damaged: {fault}{REPAIR}")
                 yield record
         except FileNotFoundError:
             raise _gone(self._path) from None
         except InputError:
             raise
         except (ValueError, RecursionError):
-            raise InputError(f"--storage {self._path}: line {number + 1} is damaged: is not JSON{_REPAIR}") from None
-
-
-_REPAIR = "; restore the file, or remove it to begin anew"
+            raise InputError(f"--storage {self._path}: line {number + 1} is damaged: is not JSON{REPAIR}") from None
 
 
 def _gone(path: Path) -> InputError:

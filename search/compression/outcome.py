@@ -267,8 +267,12 @@ class Compressing:
             right, _ = right_and_loss(network().to(self._plan.device), batches)
             return {"right": packed(right)}
 
-        known = self._cache.get_or_compute(f"compression:{self._part}:{name}", answer)
-        return unpacked(known["right"])
+        kept_as = f"compression:{self._part}:{name}"
+        known = self._cache.get_or_compute(kept_as, answer)
+        try:
+            return unpacked(known["right"])
+        except (KeyError, ValueError):
+            raise self._cache.damaged(kept_as, "must have packed answers") from None
 
     @staticmethod
     def _results(selection: Selection, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
@@ -316,8 +320,12 @@ class Compressing:
                 str(size): [vars(one) for one in measure_by_turns(here, shape, size, device)] for size in BATCH_SIZES
             }
 
-        known = self._cache.get_or_compute(f"compression:speed:{'; '.join(row.name for row in rows)}", measured)
-        return [{size: Speed(**known[str(size)][place]) for size in BATCH_SIZES} for place in range(len(rows))]
+        name = f"compression:speed:{'; '.join(row.name for row in rows)}"
+        known = self._cache.get_or_compute(name, measured)
+        try:
+            return [{size: Speed(**known[str(size)][place]) for size in BATCH_SIZES} for place in range(len(rows))]
+        except (KeyError, IndexError, TypeError):
+            raise self._cache.damaged(name, "must have speeds for all sizes of a batch") from None
 
 
 def _row(name: str, epochs: int, costs: Cost, accuracies: tuple[float, ...]) -> Row:

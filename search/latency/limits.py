@@ -215,7 +215,10 @@ def _latency(
     predicted = {"predicted_ms": limit.model.predict(arch)}
     if found is None:
         return predicted
-    latency = Latency.from_dict(found, source=name)
+    try:
+        latency = Latency.from_dict(found)
+    except InputError as error:
+        raise cache.damaged(name, str(error)) from None
     return {
         **predicted,
         "measured_ms": latency.median_ms,

@@ -29,13 +29,11 @@ from psvit.search.history import History, Seen
 from psvit.search.optuna_constraints import LIST, SAMPLER_OPTIONS, create_trial, set_constraints
 from psvit.search.proposal import UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
+from psvit.search.study_records import GENERATION
 from psvit.space.search_space import SearchSpace
 
 ATTEMPTS = 50
 """Rows asked of a sampler for each architecture that is wanted before one is drawn from the candidates instead."""
-
-GENERATION = ":generation"
-"""How the name ends under which a genetic sampler writes a trial's generation."""
 
 
 class OptunaSampler(Searcher):
