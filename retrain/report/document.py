@@ -219,7 +219,7 @@ def _hardest(confusion: Confusion, names: Sequence[str]) -> list[tuple[str, str,
     for one in confusion.hardest(LISTED):
         mistake = confusion.commonest_mistake(one)
         told = f"{names[mistake[0]]} ({mistake[1]:,})" if mistake else DASH
-        rows.append((names[one], _share(int(right[one]), int(images[one])), f"{images[one]:,}", told))
+        rows.append((names[one], told, _share(int(right[one]), int(images[one])), f"{images[one]:,}"))
     return rows
 
 
@@ -256,7 +256,7 @@ def _probability(share: float) -> str:
     return f"{100 * share:.1f} %" if share < 0.9995 else "> 99.9 %"
 
 
-def _place(data: ImageData, at: int) -> str:
+def _place(data: ImageData, at: int) -> tuple[str, ...]:
     """Where a validation image is found: folder and name of its file, or its number in the set."""
     path = data.val.path(at)
-    return f"image {at}" if path is None else "/".join(Path(path).parts[-2:])
+    return (f"image {at}",) if path is None else Path(path).parts[-2:]

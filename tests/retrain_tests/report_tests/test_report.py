@@ -154,7 +154,7 @@ def test_of_many_classes_the_commonest_mistakes_are_listed_instead(made):
         row, column = (data.classes.index(name) for name in (true, said))
         assert wrong[row, column] == int(number)
         assert float(share.removesuffix(" %")) == pytest.approx(100 * int(number) / expected[row].sum(), abs=0.051)
-    recalls = [float(row[1].removesuffix(" %")) for row in worst[1:]]
+    recalls = [float(row[2].removesuffix(" %")) for row in worst[1:]]
     assert recalls == sorted(recalls)
     images = expected.sum(axis=1)
     assert recalls[0] == pytest.approx(100 * min(expected.diagonal()[images > 0] / images[images > 0]), abs=0.051)
