@@ -33,4 +33,4 @@ def warm_up_seconds(device: torch.device) -> float:
     A small network takes a dozen runs until a CPU's caches and branch predictors know it. A GPU that was idle takes
     some tenths of a second until its clocks are up.
     """
-    return 0.05 if device.type == "cpu" else 0.5
+    return 0.05 if device.type == "cpu" else 0.3

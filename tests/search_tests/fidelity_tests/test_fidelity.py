@@ -45,6 +45,7 @@ from psvit.search.scoring import Scoring, portable_supernet
 from psvit.space.budget import Budget
 from psvit.supernet.supernet import Supernet, supernet_digest
 from psvit.train import job_runner
+from psvit.train.checkpoints import Checkpoints
 from psvit.train.recipe import Recipe
 from psvit.train.training import train
 
@@ -147,6 +148,7 @@ def test_more_networks_and_seeds_add_to_those_that_are_there(trainings, trained,
 
 def test_trainings_that_were_interrupted_continue_as_if_they_had_not_been(trainings, trained, tmp_path, monkeypatch):
     two = replace(trainings, recipe=trainings.recipe.override({"epochs": 2}))
+    monkeypatch.setattr(Checkpoints, "due", True)
     whole, _ = train_networks(two, tmp_path / "whole")
     record = job_runner.train
     for stopped_at in (0, 6):
