@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
 
 from psvit.io.documents import Place, Value, dump_yaml, read_yaml, write_atomic
 from psvit.io.locks import one_at_a_time
@@ -77,7 +79,7 @@ class SetFidelity(Value):
         regret_of_random: what `Agreement.regret` is of five networks drawn at random, in expectation.
     """
 
-    limits: dict[str, tuple[int | None, int]]
+    limits: Annotated[dict[str, tuple[int | None, int]], Field(min_length=1)]
     agreements: tuple[Agreement, ...]
     ceiling: Agreement | None = None
     below_ceiling: Agreement | None = None
@@ -85,6 +87,12 @@ class SetFidelity(Value):
     gap: Estimate
     gap_std: float | None = None
     regret_of_random: float | None = None
+
+    @model_validator(mode="after")
+    def _has_inherited(self) -> Self:
+        if INHERITED not in {one.score for one in self.agreements}:
+            raise ValueError(f"agreements must have one of the score {INHERITED}")
+        return self
 
     def agreement(self, score: str) -> Agreement:
         """That of one score."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field
 
 from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
@@ -28,11 +28,17 @@ PRICES = tuple(2.0 ** (exponent / 2) for exponent in range(-8, 9))
 """Prices that `macs_within` tries, relative to the milliseconds per MAC between the extremes of the space."""
 
 
+_MOST = 1e12
+"""Of milliseconds and of factors: no time that anybody waits for, and sums of products stay numbers."""
+
+Factor = Annotated[float, Field(ge=0, le=_MOST)]
+
+
 class TimedPart(Value):
     """A part with its latency in milliseconds, as measured by itself."""
 
     part: Part
-    ms: PositiveFloat
+    ms: Annotated[float, Field(gt=0, le=_MOST)]
 
 
 class Calibration(Value):
@@ -45,10 +51,10 @@ class Calibration(Value):
         groups: factors of attention groups, by stage.
     """
 
-    constant_ms: NonNegativeFloat
-    ends: NonNegativeFloat
-    poolings: NonNegativeFloat
-    groups: tuple[NonNegativeFloat, ...]
+    constant_ms: Factor
+    ends: Factor
+    poolings: Factor
+    groups: tuple[Factor, ...]
 
     def factor(self, part: Part) -> float:
         """The factor of a part."""

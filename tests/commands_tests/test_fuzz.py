@@ -22,6 +22,23 @@ from psvit.data import open_data
 from psvit.data.pixels import read_image
 from psvit.errors import InputError
 from psvit.io.journal import Journal
+from psvit.search.candidates import Candidates
+from psvit.search.fidelity.record import (
+    INHERITED,
+    Agreement,
+    Estimate,
+    Fidelity,
+    SetFidelity,
+    read_fidelities,
+    write_fidelities,
+)
+from psvit.search.latency.measure import Setting, fingerprint
+from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
+from psvit.search.latency.parts import parts_in
+from psvit.search.storage import open_storage
+from psvit.search.study import Batch, Study
+from psvit.search.trial import Score
+from psvit.search.trial_table import trial_table
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet, read_space
@@ -144,6 +161,10 @@ def kinds(place: Path) -> Iterator[tuple[str, bytes, Callable[[Path], Any]]]:
     original = place / "run" / "network.yaml"
     Original(name="x", network=_network(), mean=data.mean, std=data.std, classes=data.classes).save(original, data)
     yield "network.yaml", original.read_bytes(), lambda path: network.load(_beside(path, original))
+    around = SearchSpace.around(_small())
+    yield "latency.yaml", _latency_model(around, place), lambda path: _predict(LatencyModel.load(path), around, path)
+    yield "fidelity.yaml", _fidelities(place), _summarise
+    yield "study.journal", _study(around, place / "study.journal"), lambda path: _reopen(around, path)
 
 
 def _small() -> Architecture:
@@ -168,10 +189,96 @@ def _checkpoint(place: Path) -> bytes:
     return file.read_bytes()
 
 
+def _latency_model(space: SearchSpace, place: Path) -> bytes:
+    good = Figures(mape=1.5, kendall_tau=0.9, r2=None)
+    parts = parts_in(space)
+    model = LatencyModel(
+        **{"space": space.name, "space_digest": space.digest, "setting": Setting(), "seed": 0, "rounds": 3},
+        fingerprint=fingerprint(Setting()),
+        calibrated_on=8,
+        calibration=Calibration(constant_ms=0.25, ends=1.5, poolings=0.75, groups=(1.0, 1.25)),
+        validation=good,
+        ridge=good,
+        held_out=(HeldOut(index=3, measured_ms=1.0, predicted_ms=1.1, ridge_ms=1.2),),
+        parts=tuple(TimedPart(part=part, ms=1 + 0.125 * number) for number, part in enumerate(parts)),
+    )
+    model.save(place / "latency.yaml")
+    return (place / "latency.yaml").read_bytes()
+
+
+def _predict(model: LatencyModel, space: SearchSpace, path: Path) -> None:
+    model.check(space, Setting(), fingerprint(Setting()), str(path))
+    model.predict(space[0])
+    model.predict_rows(space, space.encode(space[0])[None])
+    model.macs_within(space, 0.5, 2.0)
+
+
+def _fidelities(place: Path) -> bytes:
+    def agreement(score: str) -> Agreement:
+        some = Estimate(value=0.75, interval=(0.5, 0.875))
+        return Agreement(score=score, networks=20, kendall_tau=some, spearman_rho=some, regret=0.5)
+
+    measured = SetFidelity(
+        limits={"macs": (100_000, 1_000_000)},
+        agreements=(agreement(INHERITED), agreement("dss")),
+        ceiling=agreement("standalone"),
+        below_ceiling=agreement(INHERITED),
+        gap=Estimate(value=-3.5),
+    )
+    one = Fidelity(
+        **{"supernet_digest": "0" * 16, "space": "x", "space_digest": "1" * 16, "data": "digits", "seed": 0},
+        **{"search_images": 100, "budget": ("1MFLOPs",), "images": 1000, "recipe": {"epochs": 5}},
+        within=measured,
+        spread=measured,
+        versions={"psvit": "0.1.0"},
+    )
+    write_fidelities(place / "fidelity.yaml", (one,))
+    return (place / "fidelity.yaml").read_bytes()
+
+
+def _summarise(path: Path) -> None:
+    for one in read_fidelities(path):
+        assert one.subject
+        assert one.evidence
+        one.summary(Budget.parse("0.9..1MFLOPs"))
+
+
+def _study(space: SearchSpace, path: Path) -> bytes:
+    study = Study(space, open_storage(path), config={"seed": 0})
+    proposals = tuple(Candidates(space, Budget()).propose([space[0], space[1]], "uniform"))
+    study.tell(study.ask(Batch(number=0, proposals=proposals)), [space[0], space[1]], [Score(value=1.5)] * 2)
+    study.beat()
+    study.ask(Batch(number=1, proposals=proposals[:1]))
+    return path.read_bytes()
+
+
+def _reopen(space: SearchSpace, path: Path) -> None:
+    study = Study(space, open_storage(path), config={"seed": 0}, process="another")
+    study.ask(Batch(number=study.next_number, proposals=()))
+    trial_table(study).to_csv()
+    Study(space, open_storage(path), config={"seed": 0}).pending()
+
+
 def _beside(path: Path, original: Path) -> Path:
     """The damaged file with whole weights beside it."""
     path.with_suffix(".safetensors").write_bytes(original.with_suffix(".safetensors").read_bytes())
     return path
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("score: inherited", "score: x", "within: agreements must have one of the score inherited"),
+        ("limits:\n      macs: [100000, 1000000]", "limits: {}", "within.limits: "),
+    ],
+)
+def test_a_fidelity_that_lacks_what_searches_ask_for_is_refused(tmp_path, before, after, expected):
+    text = _fidelities(tmp_path).decode()
+    assert before in text
+    (tmp_path / "fidelity.yaml").write_text(text.replace(before, after, 1))
+    with pytest.raises(InputError) as refused:
+        read_fidelities(tmp_path / "fidelity.yaml")
+    assert expected in str(refused.value)
 
 
 @pytest.mark.slow(seconds=90)
