@@ -142,7 +142,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
         objectives=plan.objectives,
         kind=searched.description.get("kind", "score"),
         fidelity=searched.description.get("fidelity", "not measured"),
-        wanted=plan.trials + len(prepared.references),
+        wanted=min(plan.trials + len(prepared.references), plan.space.count(plan.limits)),
         passed_over=passed_over,
         data=plan.data.name if plan.data else None,
         next_command=plan.next_command(best[0].file),

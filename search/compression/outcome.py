@@ -135,9 +135,19 @@ class Compression:
         return f"adapting the supernet changed {self.rows[0].name} itself by {self.adapted - before:+.2f} points"
 
     @property
+    def caveat(self) -> str:
+        """What is not known of the first accuracy; empty without one."""
+        if self.rows[0].accuracy is None:
+            return ""
+        return (
+            f"{self.rows[0].name} may have learnt from these images, then its own accuracy is too good here; "
+            "psvit-retrain compares on the validation images"
+        )
+
+    @property
     def lines(self) -> list[str]:
         """What is known, in sentences."""
-        return [line for line in (str(self), self.kept) if line]
+        return [line for line in (str(self), self.kept, self.caveat) if line]
 
     def to_dict(self) -> dict[str, Any]:
         """The table, JSON-serialisable."""
