@@ -24,10 +24,14 @@ from psvit.arch import costs
 from psvit.arch.architecture import Architecture
 from psvit.space.budget import Budget
 from psvit.space.encoding import write_stages
+from psvit.space.listing import check_countable
 from psvit.space.members import Members
 from psvit.space.pricing import Batch, Ints, StageTable, stage_tables
 
 _UNLIMITED = 2**62
+
+CHUNK = 2**18
+"""First halves that are looked at together."""
 
 FEW = 4096
 """Members that are compared one by one when the nearest to a budget is looked for."""
@@ -89,12 +93,18 @@ class _RectangleTree:
         self._params = np.sort(params)
         rank = np.searchsorted(self._params, params)
         self._stride = len(order) + 1
-        self._levels = []
-        for level in range(max(1, (len(order) - 1).bit_length() + 1)):
-            key = (np.arange(len(order)) >> level) * self._stride + rank
+        self._order, self._rank, self._ways = order, rank, ways
+        self._made: list[tuple[Ints, Ints, Ints]] = []
+
+    def _level(self, level: int) -> tuple[Ints, Ints, Ints]:
+        """The keys, weights before and points of a level, made when they are asked for: most searches need one."""
+        order = self._order
+        while len(self._made) <= level:
+            key = (np.arange(len(order)) >> len(self._made)) * self._stride + self._rank
             within = np.argsort(key, kind="stable")
-            before = np.concatenate([[0], np.cumsum(ways[order[within]])])
-            self._levels.append((key[within], before, order[within]))
+            before = np.concatenate([[0], np.cumsum(self._ways[order[within]])])
+            self._made.append((key[within], before, order[within]))
+        return self._made[level]
 
     def _blocks(self, lower: Ints, upper: Ints) -> Iterator[tuple[int, Ints, Ints, Ints]]:
         """The blocks that make up each query's rectangle, as (level, queries, weight before, weight up to its end).
@@ -109,10 +119,11 @@ class _RectangleTree:
         beyond = np.searchsorted(self._params, upper[:, 1], side="right")
         # Nearly all searches limit MACs alone: then a range of the finest level is the whole answer.
         if not least.any() and (beyond == len(self._params)).all():
-            before = self._levels[0][1]
+            before = self._level(0)[1]
             yield 0, np.arange(len(start)), before[start], before[np.maximum(start, stop)]
             return
-        for level, (keys, before, _) in enumerate(self._levels):
+        for level in range(max(1, (len(self._order) - 1).bit_length() + 1)):
+            keys, before, _ = self._level(level)
 
             def span(queries: Ints, blocks: Ints, keys: Ints = keys, before: Ints = before) -> tuple[Ints, Ints]:
                 low = np.searchsorted(keys, blocks * self._stride + least[queries])
@@ -143,7 +154,7 @@ class _RectangleTree:
         for level, queries, low, high in self._blocks(lower, upper):
             here = (point[queries] < 0) & (rest[queries] < high - low)
             found, passed = queries[here], queries[~here & (point[queries] < 0)]
-            _, before, order = self._levels[level]
+            _, before, order = self._level(level)
             target = low[here] + rest[found]
             position = np.searchsorted(before, target, side="right") - 1
             point[found] = order[position]
@@ -231,12 +242,16 @@ class FeasibleSet:
         budget: the limits.
         within: a set that is known to contain this one; what it lacks is not looked at.
 
+    Raises:
+        InputError: counting would take too much memory, see `psvit.space.listing`.
+
     Attributes:
         count: how many members there are, exact.
     """
 
     def __init__(self, space: Members, budget: Budget, within: FeasibleSet | None = None) -> None:
         self._space = space
+        check_countable(space, sorts_params=budget.limit("num_params") is not None)
         limits = [budget.limit(metric) for metric in costs.ADDITIVE]
         self._lower = np.array(
             [min((limit.lower or 0) if limit else 0, _UNLIMITED) for limit in limits], dtype=np.int64
@@ -270,7 +285,11 @@ class FeasibleSet:
         else:
             first = first[:0]
         tree = _RectangleTree(cost, part.second.take(second).ways(ways[cut:]))
-        completions = tree.count(*self._limits(part.first.cost[first]))
+        # In chunks, so that what is needed meanwhile does not grow with the space.
+        starts = range(0, max(1, len(first)), CHUNK)
+        completions = np.concatenate(
+            [tree.count(*self._limits(part.first.cost[first[start : start + CHUNK]])) for start in starts]
+        )
         weights = completions * part.first.take(first).ways(ways[:cut])
         kept = np.flatnonzero(weights)
         before = np.concatenate([[0], np.cumsum(weights[kept])])

@@ -23,6 +23,7 @@ from psvit.space import compositions
 from psvit.space.dimensions import ENTRY
 from psvit.space.encoding import by_layout, stage_genes
 from psvit.space.layout import Layout, StageChoices
+from psvit.space.listing import check_priceable
 from psvit.space.members import Members
 
 Ints = NDArray[np.int64]
@@ -93,7 +94,12 @@ class StageTable(NamedTuple):
 
 @lru_cache(maxsize=32)
 def stage_tables(space: Members) -> tuple[tuple[StageTable, ...], ...]:
-    """For every layout the tables of its stages."""
+    """For every layout the tables of its stages.
+
+    Raises:
+        InputError: they would take too much memory, see `psvit.space.listing`.
+    """
+    check_priceable(space)
     return tuple(
         tuple(_stage_table(space, layout, position) for position in range(len(choices.stages)))
         for layout, choices in enumerate(space.layouts)

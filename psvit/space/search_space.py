@@ -20,6 +20,7 @@ from psvit.space.for_images import space_for
 from psvit.space.layout import PATCH_STEM
 from psvit.space.layout import Layout as Layout
 from psvit.space.layout import StageChoices as StageChoices
+from psvit.space.listing import check_countable
 from psvit.space.members import Members
 from psvit.space.pricing import Batch
 
@@ -97,7 +98,11 @@ class SearchSpace(Members):
     # --- budgets
 
     def count(self, budget: Budget) -> int:
-        """The exact number of members within a budget's limits on costs."""
+        """The exact number of members within a budget's limits on costs.
+
+        Raises:
+            InputError: the space has so many choices that counting would fill the memory; says what to make smaller.
+        """
         for limit in budget.limits:
             least, greatest = self.reach(limit.metric)
             if limit.upper < least or (limit.lower or 0) > greatest:
@@ -127,8 +132,9 @@ class SearchSpace(Members):
         Raises:
             InputError: no member is within; names the reachable range and what the nearest member costs. Or no
                 limit has a lower end and all upper ends are beyond what any member costs, so that the budget cannot be
-                spent.
+                spent. Or the space has too many choices to be counted.
         """
+        check_countable(self, sorts_params=budget.limit("num_params") is not None)
         if not budget.limits:
             return
         self._check_met(budget)
