@@ -60,6 +60,8 @@ class Slice(NamedTuple):
 
     def of(self, weight: Tensor, shape: torch.Size) -> Tensor:
         """The part with this shape: the leading one, in a fused query-key-value matrix the leading part of each."""
+        if weight.shape == shape:
+            return weight
         if self.qkv is not None:
             parts = self.qkv.stop - self.qkv.start
             thirds = weight.unflatten(0, (3, -1))[self.qkv, : shape[0] // parts]
@@ -106,16 +108,17 @@ class Supernet(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.pools = nn.ModuleDict()
         for variant in space.variants:
-            self.pools.update(_pool_weights(space, variant, self._suffix(variant)))
+            self.pools.update(_pool_weights(space, variant, _suffix(space, variant)))
         for variant in space.variants:
             last = max(max(layout.stages[-1].embed_dim) for layout in space.layouts if layout.variant == variant)
-            self.add_module(f"norm{self._suffix(variant)}", nn.LayerNorm(last, eps=1e-6))
-            self.add_module(f"head{self._suffix(variant)}", nn.Linear(last, space.num_classes))
+            self.add_module(f"norm{_suffix(space, variant)}", nn.LayerNorm(last, eps=1e-6))
+            self.add_module(f"head{_suffix(space, variant)}", nn.Linear(last, space.num_classes))
+        # Each parameter's module and its name there; looking them up takes longer than slicing.
+        self._owners = {
+            name: (self.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+            for name, _ in self.named_parameters()
+        }
         init_weights(self)
-
-    def _suffix(self, variant: Variant) -> str:
-        """How the names end of modules that each variant has; in a space of one variant, as in version 0.1."""
-        return f"_{variant}" if len(self.space.variants) > 1 else ""
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay leaves alone."""
@@ -127,7 +130,7 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        logits: Tensor = functional_call(self.structure(arch), self.slices(arch), (images,), strict=True)
+        logits: Tensor = functional_call(self.structure(arch), self.slices(arch), (images,))
         return logits
 
     def structure(self, arch: Architecture) -> PSViT:
@@ -136,7 +139,9 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        return _structure(self.space, arch, self.drop_path_rate).train(self.training)
+        structure = _member(self.space, arch, self.drop_path_rate).structure
+        # It is in one mode throughout, and setting that takes longer than looking.
+        return structure if structure.training == self.training else structure.train(self.training)
 
     def slices(self, arch: Architecture) -> dict[str, Tensor]:
         """The architecture's parameters under the names they have in its own network, as slices of the supernet's.
@@ -146,12 +151,11 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        own = dict(self.named_parameters())  # in one pass, which is faster than looking each up
-        return {
-            name: source.of(own[source.name], parameter.shape)
-            for name, parameter in self.structure(arch).named_parameters()
-            for source in [self.source(arch, name)]
-        }
+        found = {}
+        for name, source, shape in _member(self.space, arch, self.drop_path_rate).parts:
+            owner, attribute = self._owners[source.name]
+            found[name] = source.of(getattr(owner, attribute), shape)
+        return found
 
     def extract(self, arch: Architecture) -> PSViT:
         """A network of its own with a copy of the architecture's weights; it gives the supernet's outputs.
@@ -166,31 +170,9 @@ class Supernet(nn.Module):
 
     def source(self, arch: Architecture, name: str) -> Slice:
         """The part of the supernet's parameters that one of a network's is."""
-        module, *rest = name.split(".")
-        suffix = self._suffix(arch.variant)
-        if module == "pos_embed":
-            # The class token comes first, and a network without one leaves its position out.
-            return Slice(name, skip=int("1d" in self.space.variants and arch.variant == "2d"))
-        if module == "patch_embed":
-            return Slice(".".join([_stem_name(arch.stem), *rest]))
-        if module in ("norm", "head"):
-            return Slice(".".join([module + suffix, *rest]))
-        if module != "stages":
-            return Slice(name)
         layout = self.space.layout_of(arch)
         assert layout is not None
-        stage = int(rest[0])
-        begin = self.space.layouts[layout].stages[stage].begin
-        if rest[1] == "pool":
-            part = arch.pools[stage - 1] if rest[2] == "pool" else rest[2]
-            return Slice(".".join(["pools", f"{begin}{suffix}", part, *rest[3:]]))
-        group, layer = int(rest[2]), int(rest[4])
-        place = begin + sum(arch.stages[stage].groups[:group]) + layer
-        rest = rest[5:]
-        qkv = {"qkv": slice(0, 3), "v": slice(2, 3)}.get(rest[1]) if rest[0] == "attn" else None
-        if qkv:
-            rest = ["attn", "qkv", *rest[2:]]
-        return Slice(".".join(["layers", str(place), *rest]), qkv=qkv)
+        return _source(self.space, layout, arch, name)
 
     def plain_name(self, name: str) -> str:
         """What a parameter outside the layers is called in a network, given its name in the supernet."""
@@ -310,14 +292,67 @@ def supernet_digest(path: Place) -> str:
     return digest_of_file(supernet_file(path))
 
 
+class _Member(NamedTuple):
+    """What a supernet knows of an architecture that it has met.
+
+    Attributes:
+        structure: the network on the meta device.
+        parts: for each of its parameters, the name, where it lies in the supernet, and its shape.
+    """
+
+    structure: PSViT
+    parts: tuple[tuple[str, Slice, torch.Size], ...]
+
+
 @lru_cache(maxsize=256)
-def _structure(space: SearchSpace, arch: Architecture, drop_path_rate: float) -> PSViT:
-    """A member's network on the meta device, structure only; kept, because a search runs each on many batches."""
+def _member(space: SearchSpace, arch: Architecture, drop_path_rate: float) -> _Member:
+    """A member of the space; kept, because a search runs each on many batches."""
     reason = space.why_not(arch)
     if reason:
         raise ValueError(f"not a member of {space.name}: {reason}")
     with _Uninitialised():
-        return PSViT(arch, drop_path_rate=drop_path_rate, device="meta")
+        structure = PSViT(arch, drop_path_rate=drop_path_rate, device="meta")
+    layout = space.layout_of(arch)
+    assert layout is not None
+    return _Member(
+        structure,
+        tuple(
+            (name, _source(space, layout, arch, name), parameter.shape)
+            for name, parameter in structure.named_parameters()
+        ),
+    )
+
+
+def _source(space: SearchSpace, layout: int, arch: Architecture, name: str) -> Slice:
+    """The part of the supernet's parameters that one of a network's is."""
+    module, *rest = name.split(".")
+    suffix = _suffix(space, arch.variant)
+    if module == "pos_embed":
+        # The class token comes first, and a network without one leaves its position out.
+        return Slice(name, skip=int("1d" in space.variants and arch.variant == "2d"))
+    if module == "patch_embed":
+        return Slice(".".join([_stem_name(arch.stem), *rest]))
+    if module in ("norm", "head"):
+        return Slice(".".join([module + suffix, *rest]))
+    if module != "stages":
+        return Slice(name)
+    stage = int(rest[0])
+    begin = space.layouts[layout].stages[stage].begin
+    if rest[1] == "pool":
+        part = arch.pools[stage - 1] if rest[2] == "pool" else rest[2]
+        return Slice(".".join(["pools", f"{begin}{suffix}", part, *rest[3:]]))
+    group, layer = int(rest[2]), int(rest[4])
+    place = begin + sum(arch.stages[stage].groups[:group]) + layer
+    rest = rest[5:]
+    qkv = {"qkv": slice(0, 3), "v": slice(2, 3)}.get(rest[1]) if rest[0] == "attn" else None
+    if qkv:
+        rest = ["attn", "qkv", *rest[2:]]
+    return Slice(".".join(["layers", str(place), *rest]), qkv=qkv)
+
+
+def _suffix(space: SearchSpace, variant: Variant) -> str:
+    """How the names end of modules that each variant has; in a space of one variant, as in version 0.1."""
+    return f"_{variant}" if len(space.variants) > 1 else ""
 
 
 class _Uninitialised(TorchFunctionMode):
