@@ -57,8 +57,15 @@ class _CreateStudy(_Record):
 
 
 class _OfStudy(_Record):
-    op_code: Literal[1, 10]
     study_id: _Number
+
+
+class _DeleteStudy(_OfStudy):
+    op_code: Literal[1]
+
+
+class _DiscardTrials(_Record):
+    op_code: Literal[10]
 
 
 class _StudyUserAttr(_OfStudy):
@@ -155,7 +162,8 @@ def _check_value(name: str, distribution: str, value: float) -> None:
 _SHAPES: Callable[[Any], Any] = TypeAdapter(
     Annotated[
         _CreateStudy
-        | _OfStudy
+        | _DeleteStudy
+        | _DiscardTrials
         | _StudyUserAttr
         | _StudySystemAttr
         | _CreateTrial

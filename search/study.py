@@ -320,7 +320,9 @@ class Study:
     def last(self) -> Batch | None:
         """The batch that this process asked for last, whether or not its trials were added; `None` before the first."""
         claim = self._claim(self._study.user_attrs, self.process)
-        return claim and Batch(number=claim.number, proposals=claim.proposals, scores=claim.scores)
+        if claim is None:
+            return None
+        return Batch(number=claim.number, proposals=claim.proposals, scores=claim.scores)
 
     def pending(self) -> Batch | None:
         """The last batch of this process, if some of its trials are still missing; `None` otherwise."""
@@ -361,10 +363,8 @@ class Study:
     def _write(self, batch: Batch) -> None:
         """Write a batch down, so that a reader finds all of it or nothing. A short batch takes one record."""
         key = CLAIM + self.process
-        content = {
-            "proposals": [proposal.to_json() for proposal in batch.proposals],
-            "scores": None if batch.scores is None else [asdict(score) for score in batch.scores],
-        }
+        scores = None if batch.scores is None else [asdict(score) for score in batch.scores]
+        content: dict[str, Any] = {"proposals": [one.to_json() for one in batch.proposals], "scores": scores}
         text = json.dumps(content)
         if len(text) > PIECE:
             # The pieces of the batch before stay in place until the new record is written, which names the new pieces.

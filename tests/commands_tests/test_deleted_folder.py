@@ -18,7 +18,8 @@ from psvit.train.checkpoints import Checkpoints
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 SPACE = ("--space", "psvit-2d-digits")
-BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
+OFTEN = ("--checkpoint-every", "0.001s")
+BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128", *OFTEN)
 FEW = ("--finalists", "2", "--control", "2", "--retrain-recipe", Path(__file__).with_name("short.yaml"))
 SEARCH = ("psvit-search", *SPACE, "--budget", "0..2MFLOPs", "--trials", "40", "--out", "run")
 SAID = "--out run: was deleted, moved or replaced while the run was at work in it"
@@ -93,7 +94,7 @@ def test_a_shared_study_that_is_deleted_is_named(call, quick_indicator, few_digi
 @pytest.mark.parametrize(("owner", "name", "after"), [(Checkpoints, "save", False), (Checkpoints, "save", True)])
 def test_a_search_that_trains_says_so(call, deleting, few_digits, tmp_path, owner, name, after):
     deleting(owner, name, 2, after)
-    outcome = call(*SEARCH, "--data", few_digits, *FEW)
+    outcome = call(*SEARCH, "--data", few_digits, *FEW, *OFTEN)
     assert_said(outcome, tmp_path, [])
 
 
