@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
@@ -29,6 +29,8 @@ DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as t
 
 PIPED_COLUMNS = 120
 """The width of tables if the width of the window is not known."""
+
+_HOOK = "_excepthook_of_psvit"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -101,10 +103,10 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
     """
     Silence.begin()
     forget_all()
+    _threads_say_nothing_twice()
     wait_briefly()  # every command begins here, and none has loaded PyTorch yet
     try:
-        with _threads_say_nothing_twice():
-            status = command.main(arguments, standalone_mode=False)
+        status = command.main(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         _fail(command, error.format_message(), 2)
@@ -124,20 +126,19 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
         _fail(command, _keep_traceback(error), 1, is_shared=False)
 
 
-@contextlib.contextmanager
-def _threads_say_nothing_twice() -> Iterator[None]:
-    """Keep tracebacks of threads away, such as TensorBoard's, whose cause the command says in its one line."""
+def _threads_say_nothing_twice() -> None:
+    """Keep tracebacks of TensorBoard's threads away, for good: the command says in its one line what the cause is."""
     usual = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
-        if not _folder_is_gone() and not is_disk_full(failed.exc_value):
+        error = failed.exc_value
+        is_log = isinstance(error, FileNotFoundError) and b"tfevents" in os.fsencode(error.filename or "")
+        if not is_log and not is_disk_full(error):
             usual(failed)
 
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = usual
+    hook.__name__ = _HOOK
+    if getattr(usual, "__name__", "") != _HOOK:
+        threading.excepthook = hook
 
 
 def _folder_is_gone() -> str:
