@@ -106,7 +106,7 @@ def main() -> None:
         network = supernet.extract(arch)
 
         def sliced(batch: Tensor, arch: Architecture = arch) -> Tensor:
-            supernet_module._structure.cache_clear()
+            supernet_module._member.cache_clear()
             return supernet(batch, arch)
 
         steps = [make_step(supernet, sliced, images, labels), make_step(network, network, images, labels)]

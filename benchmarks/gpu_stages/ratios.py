@@ -30,7 +30,8 @@ class Pair:
         self._device = torch.device(options.device)
         self._dtype = getattr(torch, dtype)
         self._is_compiled = is_compiled
-        self._rounds, self._seconds = (ROUNDS, SECONDS) if options.seconds is None else (2, options.seconds)
+        self._rounds = ROUNDS if options.seconds is None else 2
+        self._seconds: float = SECONDS if options.seconds is None else options.seconds
 
     def randn(self, *shape: int) -> torch.Tensor:
         """Inputs."""

@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from truth import networks
 
-from gpu_stages.stage import Cell
+from gpu_stages.stage import Cell, Measured
 from psvit.arch.costs import cost
 from psvit.data import ImageData, Inputs, open_data
 from psvit.train.job_runner import initial_network
@@ -53,15 +54,13 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
     """Every way at two batch sizes, then several trainings at once."""
     for batch_size in BATCH_SIZES:
         for way in WAYS:
-            yield Cell(
-                f"batch {batch_size}, {way}",
-                lambda left, way=way, size=batch_size: {"images_per_second": images_per_second(options, way, size)},
-            )
+            yield Cell(f"batch {batch_size}, {way}", partial(_alone, options, way, batch_size))
     for number in AT_ONCE:
-        yield Cell(
-            f"batch {BATCH_SIZES[-1]}, {WAYS[-1]}, {number} at once",
-            lambda left, number=number: {"images_per_second": together(options, number)},
-        )
+        yield Cell(f"batch {BATCH_SIZES[-1]}, {WAYS[-1]}, {number} at once", partial(_together, options, number))
+
+
+def _alone(options: argparse.Namespace, way: Way, batch_size: int, left: float) -> Measured:
+    return {"images_per_second": images_per_second(options, way, batch_size)}
 
 
 def images_per_second(options: argparse.Namespace, way: Way, batch_size: int) -> float:
@@ -103,8 +102,8 @@ def part_of(data: ImageData, images: int | None) -> ImageData:
     return replace(data, train=data.train.take(np.linspace(0, len(data.train) - 1, images).astype(np.int64)))
 
 
-def together(options: argparse.Namespace, number: int) -> float:
+def _together(options: argparse.Namespace, number: int, left: float) -> Measured:
     """The sum of what processes train that begin their last epoch at about the same time."""
     with get_context("spawn").Pool(number) as pool:
         rates = pool.starmap(images_per_second, [(options, WAYS[-1], BATCH_SIZES[-1])] * number)
-    return sum(rates)
+    return {"images_per_second": sum(rates)}
