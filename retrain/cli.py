@@ -129,12 +129,14 @@ def command(
 def _report(network: RetrainedNetwork) -> None:
     """Print what a network is worth, and how to go on."""
     from psvit.space.budget import format_cost
-    from psvit.train.accuracies import label_of
+    from psvit.train.accuracies import caution, label_of
 
     show_table(
         f"top-1 on {network.images:,} validation images",
         [(label_of(key, network.about), f"{value:.2f} %") for key, value in network.accuracies.items()],
     )
+    if warning := caution(network.accuracies):
+        click.echo(warning)
     click.echo(
         f"trained {format_cost('macs', network.cost.macs)}, {format_cost('num_params', network.cost.num_params)}, "
         f"top-1 {network.accuracy:.2f} %: {network.file}; "

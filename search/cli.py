@@ -320,12 +320,17 @@ def _looks(finalist: Finalist) -> str:
 
 def _tell_winner(result: SearchResult, supernet: str | None) -> None:
     """Print what was found, how far that can be trusted, and how to go on."""
+    from psvit.report.formatting import count
     from psvit.search.fidelity.record import in_words
     from psvit.search.inherited import INHERITED
     from psvit.space.budget import format_cost
 
     best = result.best
     known = f"{result.kind} {best.scored}, {best.name}, of {len(result.trials)} scored" if best.scored else best.name
+    if best.accuracy is not None:
+        epochs = count(best.looks[-1].epoch, "epoch")
+        reached = f"top-1 {best.accuracy:.2f} % on the search images after {epochs}"
+        known = f"{reached}, {best.name}, of {len(result.trials)} scored"
     if result.front_folder:
         click.echo(f"found a Pareto front of {len(result.front)}: {result.front_folder}")
     if result.kind == INHERITED:

@@ -266,8 +266,8 @@ def _what_is_done(plan: SearchPlan) -> Iterator[str]:
         return
     search, verdict = len(plan.data.search), len(plan.data.verdict)
     yield (
-        f"{count(search, 'search image')} for comparing: one is {100 / search:.2g} points, and an accuracy has a "
-        f"standard error of up to {50 / math.sqrt(search):.2g}; "
+        f"{count(search, 'search image')} for comparing: one image is {100 / search:.2g} points, and an accuracy has a "
+        f"standard error of up to {50 / math.sqrt(search):.2g} points; "
         f"{count(verdict, 'verdict image') if verdict else 'no images are left for a verdict'}"
     )
     if plan.training is None:

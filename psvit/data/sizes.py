@@ -73,10 +73,13 @@ def describe_images(data: ImageData, image_size: Size) -> list[str]:
     )
     fitted = f"resized until it just covers {_shown(image_size)} pixels, of which its middle is seen"
     if not alike:
-        return [found, f"each is {fitted}; training may vary this, as its recipe says"]
+        return [found, f"each is {fitted}; in training they are also cut and changed at random, as the recipe says"]
     done = _done_to(data.sizes[0], data, image_size)
     others = "" if known else f"; any of another size is {fitted}"
-    return [found, f"networks see them {done}{others}; training may vary this, as its recipe says"]
+    return [
+        found,
+        f"networks see them {done}{others}; in training they are also cut and changed at random, as the recipe says",
+    ]
 
 
 def _done_to(size: Size, data: ImageData, image_size: Size) -> str:

@@ -61,7 +61,8 @@ def by_name(name: str) -> Source:
     if name.split("/")[0] in ("torch", "hfds"):
         return _timm(name)
     raise InputError(
-        f"data {name!r}: permitted are a folder with train/ and val/, 'digits', or a name such as 'torch/cifar10'"
+        f"data {name!r}: no such folder; permitted are a folder with train/ and val/, 'digits', or a name such as "
+        "'torch/cifar10'"
     )
 
 

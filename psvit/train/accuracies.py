@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from psvit.arch.architecture import ArchitectureFile
 
 STANDALONE = "standalone accuracy"
@@ -29,6 +31,17 @@ def label_of(key: str, file: ArchitectureFile) -> str:
     if key == BASELINE and isinstance(images, int):
         return f"{LABELS[key]}, on {images:,} training images"
     return LABELS[key]
+
+
+def caution(known: Mapping[str, float]) -> str:
+    """What to say of accuracies, by key of `LABELS`, that are worse than those of a linear model; empty for others."""
+    own = next((known[key] for key in (FROM_SCRATCH, FINE_TUNED) if key in known), None)
+    if own is None or BASELINE not in known or own >= known[BASELINE]:
+        return ""
+    return (
+        f"it is {known[BASELINE] - own:.2f} points worse than logistic regression: train it longer (--set epochs=), "
+        "bring more images, or do without a network"
+    )
 
 
 def trained_as(file: ArchitectureFile) -> str:

@@ -115,7 +115,7 @@ def choose_recipe(
 
     Args:
         recipe: a recipe, the name of a shipped one, or a file. By default, see `default_recipe`.
-        settings: values to replace, by key. If `epochs` leaves no room for the warm-up, that is shortened as well.
+        settings: values to replace, by key. Fewer `epochs` shorten the warm-up in proportion.
         image_size: smaller side in pixels.
         images: training images.
         supernet: whether a supernet is trained, or a network.
@@ -134,9 +134,10 @@ def choose_recipe(
         chosen = (SupernetRecipe if supernet else Recipe).load(recipe)
     changes = dict(settings or {})
     epochs = changes.get("epochs")
-    if isinstance(epochs, int) and 0 < epochs <= chosen.warmup_epochs:
-        # Who asks for few epochs need not know that there is a warm-up.
-        changes.setdefault("warmup_epochs", epochs - 1)
+    if isinstance(epochs, int) and 0 < epochs < chosen.epochs:
+        # Who asks for fewer need not know that there is a warm-up. Short trainings too are better with some of it.
+        shorter = max(round(chosen.warmup_epochs * epochs / chosen.epochs), 1)
+        changes.setdefault("warmup_epochs", min(shorter, epochs - 1, chosen.warmup_epochs))
     chosen = chosen.override(changes)
     if teacher is not None:
         chosen.check_teacher(teacher)

@@ -48,7 +48,7 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
     sections = [
         "---\n" + dump_yaml(_front_matter(file, form, name, license_name)) + "---",
         f"# {in_markdown(name)}",
-        f"A vision transformer with token pooling and shared attention maps: images of {arch.image_size[0]} x "
+        f"A vision transformer{kind_of(arch)}: images of {arch.image_size[0]} x "
         f"{arch.image_size[1]} pixels, {len(preprocessing.classes)} classes. This folder holds it as {form.what}.",
         f"![{_ALT}]({PICTURE_FILE})",
         "## Use",
@@ -78,6 +78,13 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
         + (f"{in_markdown(license_name)}." if license_name else "yours to choose, if that of the images permits it."),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def kind_of(arch: Architecture) -> str:
+    """What sets the network apart from other vision transformers, in words."""
+    shares = any(size > 1 for stage in arch.stages for size in stage.groups)
+    parts = [*(["token pooling"] if arch.pools else []), *(["shared attention maps"] if shares else [])]
+    return f" with {' and '.join(parts)}" if parts else ""
 
 
 def _own_operators(arch: Architecture) -> list[str]:

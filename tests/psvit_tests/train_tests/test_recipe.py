@@ -170,7 +170,13 @@ def test_automatic_precision_is_decided_by_the_device(monkeypatch, device, has_g
 
 @pytest.mark.parametrize(
     ("settings", "epochs", "warmup"),
-    [({"epochs": 1}, 1, 0), ({"epochs": 2}, 2, 1), ({"epochs": 9}, 9, 2), ({"epochs": 2, "warmup_epochs": 0}, 2, 0)],
+    [
+        ({"epochs": 1}, 1, 0),
+        ({"epochs": 2}, 2, 1),
+        ({"epochs": 9}, 9, 1),
+        ({"epochs": 45}, 45, 2),
+        ({"epochs": 2, "warmup_epochs": 0}, 2, 0),
+    ],
 )
 def test_whoever_asks_for_few_epochs_need_not_know_the_warm_up(settings, epochs, warmup):
     chosen = choose_recipe("cifar", settings, 32, 50_000, supernet=False, device=torch.device("cpu"))

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from ray import cloudpickle
 
+from psvit.arch.architecture import Architecture, Stage
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 from psvit.io.locks import LOCK_FILE
+from psvit.retrain.delivery.card import kind_of
 from psvit.retrain.delivery.folder import replacing_export
 
 # Processes cannot import the tests, so functions travel by value.
@@ -338,3 +340,19 @@ def test_two_exports_to_one_folder_do_not_run_at_once(out):
         other.communicate("\n")
     write(out, OLD)
     assert without_manifest(out) == {**OLD, "notes.txt": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "pools", "said"),
+    [
+        (((1, 1),), (), "A vision transformer: images"),
+        (((2,),), (), "A vision transformer with shared attention maps: images"),
+        (((1,), (1,)), ("max",), "A vision transformer with token pooling: images"),
+        (((2,), (1,)), ("avg",), "A vision transformer with token pooling and shared attention maps: images"),
+    ],
+)
+def test_the_card_says_only_what_the_network_has(groups, pools, said):
+    stages = tuple(Stage(embed_dim=16, groups=sizes, mlp_ratio=2) for sizes in groups)
+    fields = {"variant": "1d", "image_size": (8, 8), "in_chans": 1, "num_classes": 2, "patch_size": 2}
+    arch = Architecture(**fields, patch_stride=2, head_dim=8, stages=stages, pools=pools)
+    assert f"A vision transformer{kind_of(arch)}: images" == said
