@@ -27,7 +27,7 @@ from psvit.search.bounds import Bound
 from psvit.search.compression.outcome import Compressing, Compression
 from psvit.search.evaluator import Evaluator
 from psvit.search.latency.limits import first_within
-from psvit.search.latency.measure import Latency, measure
+from psvit.search.latency.measure import Latency, gpu_software, measure
 from psvit.search.pareto import front
 from psvit.search.plan import SearchPlan
 from psvit.search.prepared import Prepared, prepare
@@ -360,6 +360,9 @@ def _notes(prepared: Prepared, searched: Searched, best: Sequence[Finalist], pas
             f"{passed_over} trials with better scores were passed over, because they were measured beyond a limit on "
             "latency."
         )
+    if plan.scoring_device.type != "cpu":
+        here = f" ({gpu_software()})" if plan.device.type == "cuda" else ""
+        notes.append(f"Computed on a GPU{here}: the same command gives other, similar results there.")
     if len(plan.objectives) == 1:
         scores = study.history.scores(len(study.history))
         places = {1: "the winner"} if len(best) == 1 else {}

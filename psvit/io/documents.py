@@ -92,8 +92,8 @@ def _one_line(cls: type[BaseModel], error: ValidationError, source: str) -> str:
     if problem["type"] == "extra_forbidden":
         permitted = _keys_at(cls, problem["loc"][:-1])
         meant = difflib.get_close_matches(str(problem["loc"][-1]), permitted, n=1)
-        hint = f"did you mean {meant[0]}? " if meant else ""
-        return f"{prefix}: {hint}unknown key; permitted keys: {', '.join(permitted)}"
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        return f"{prefix}: unknown key; permitted keys: {', '.join(permitted)}{hint}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error"):
         return f"{prefix}: {message}"

@@ -273,11 +273,11 @@ def fingerprint(setting: Setting) -> Fingerprint:
         torch=torch.__version__,
         psvit=psvit.__version__,
         runtime=runtime_version(setting.runtime),
-        gpu=_gpu() if device.type == "cuda" else "",
+        gpu=gpu_software() if device.type == "cuda" else "",
     )
 
 
-def _gpu() -> str:
+def gpu_software() -> str:
     """Versions of what a GPU runs on, and how it is told to compute, in words."""
     about = Path("/proc/driver/nvidia/version")  # PyTorch does not say it
     found = re.search(r"Module\s+([\d.]+)", about.read_text()) if about.exists() else None

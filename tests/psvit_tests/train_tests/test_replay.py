@@ -72,7 +72,7 @@ def test_what_cannot_be_recorded_is_trained_without(network, error, caplog):
     def made(*_):
         raise error
 
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="psvit.train.replay"):
         Replay(network, "float32", Recorder(made)).begin(IMAGES)
     assert "forward" not in vars(network)
     assert "not trained as CUDA graphs" in caplog.text
