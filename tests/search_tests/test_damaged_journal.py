@@ -141,7 +141,7 @@ def test_a_record_of_a_wrong_shape_is_named_or_does_no_harm(opened, journal, mix
     cases = list(mutations(journal.read_bytes()))
     for line, change, content in cases:
         path.write_bytes(content)
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             use(opened, path, mixed_score())
         except InputError as error:
@@ -153,8 +153,8 @@ def test_a_record_of_a_wrong_shape_is_named_or_does_no_harm(opened, journal, mix
             elsewhere += bool(named and int(named[1]) != line)
         except Exception as error:
             wrong.append((line, change, f"{type(error).__name__}: {error}"))
-        if time.perf_counter() - began > SECONDS:
-            wrong.append((line, change, f"{time.perf_counter() - began:.1f} s"))
+        if time.process_time() - began > SECONDS:
+            wrong.append((line, change, f"{time.process_time() - began:.1f} s"))
     assert len(cases) > 1500
     assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(str(case)[:400] for case in wrong[:40])
     assert refused > len(cases) / 2
