@@ -66,9 +66,12 @@ def keep(supernet: nn.Module, begun: Mapping[str, Tensor], accuracy: Callable[[]
     """
     trained = {name: weight.detach().clone() for name, weight in supernet.state_dict().items()}
 
-    def accuracy_at(step: int) -> float:
+    def go(step: int) -> None:
         for name, weight in supernet.state_dict().items():
             weight.copy_(torch.lerp(begun[name].to(weight), trained[name], step / STEPS))
+
+    def accuracy_at(step: int) -> float:
+        go(step)
         return accuracy()
 
     found = {0: accuracy_at(0), STEPS: accuracy_at(STEPS)}
@@ -78,5 +81,5 @@ def keep(supernet: nn.Module, begun: Mapping[str, Tensor], accuracy: Callable[[]
         between = (kept + beyond) // 2
         found[between] = accuracy_at(between)
         kept, beyond = (between, beyond) if found[between] >= enough else (kept, between)
-    accuracy_at(kept)
+    go(kept)
     return Kept(way=kept / STEPS, before=found[0], after=found[kept], trained=found[STEPS], images=images)
