@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import timm
@@ -17,6 +18,7 @@ from psvit.arch.costs import layers as layer_costs
 from psvit.model import checkpoint_filter_fn
 from psvit.nn.layers import AttentionGroup, choose_sharing
 from psvit.nn.precision import float32_products
+from psvit.search.latency.waiting import wait_for
 
 ROUNDS = 9
 SECONDS = 0.1
@@ -48,12 +50,8 @@ class Pair:
     def ratio(self, ours: Step, theirs: Step) -> Measured:
         """Quartiles of the time of one side relative to the other."""
         with float32_products("highest", self._device.type):
-            low, median, high = ratio(ours, theirs, self._synchronise, self._rounds, self._seconds)
+            low, median, high = ratio(ours, theirs, partial(wait_for, self._device), self._rounds, self._seconds)
         return {"ratio": float(median), "low": float(low), "high": float(high)}
-
-    def _synchronise(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
 
 def deit(options: argparse.Namespace) -> Iterator[Cell]:
