@@ -26,6 +26,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from ray import cloudpickle
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -131,7 +134,7 @@ def test_every_block_says_what_it_is_and_is_run_or_says_why_not(page):
     marks = re.findall(r"^<!-- not run:", path_of(page).read_text(), re.M)
     assert len(marks) == sum(block.reason is not None for block in blocks(page))
     if page not in (*WHOLE, *BRIEFLY):
-        assert not [block.text for block in blocks(page) if block.reason is None]
+        assert not to_run(page)
     assert all(block.reason is None for block in blocks(page) if block.language == "python")
 
 
@@ -241,7 +244,7 @@ def test_links_of_the_readme_lead_somewhere():
 @pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow(seconds=150)) for page in WHOLE])
 @pytest.mark.timeout(3600)
 def test_every_command_of_a_page_runs_and_says_what_is_shown(page, tmp_path, python):
-    shown = [block for block in blocks(page) if block.reason is None and not block.text.startswith("pip install")]
+    shown = [block for block in to_run(page) if not block.text.startswith("pip install")]
     assert len(shown) > 5
     environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
     environment.pop("COLUMNS", None)  # it may be set here, and tables would be as narrow as that
@@ -316,7 +319,11 @@ def printing_to(file: Path) -> Iterator[None]:
         yield
 
 
-def run_page(shown, folder, shortly):
+def to_run(page):
+    return [block for block in blocks(page) if block.reason is None]
+
+
+def run_page(page, folder, shortly):
     """Run what a page shows in this process, whose searches and trainings are made brief; what is printed is kept."""
     import logging
 
@@ -327,10 +334,10 @@ def run_page(shown, folder, shortly):
     exec(shortly, {})
     names = {"__name__": "__main__", "__builtins__": builtins}
     environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
-    for number, block in enumerate(shown):
-        with printing_to(folder / f"{block.page}.{number}.txt"):
+    for number, block in enumerate(to_run(page)):
+        with printing_to(folder / f"{page}.{number}.txt"):
             if block.language == "python":
-                exec(compile(block.text, f"{block.page}, program {number}", "exec"), names)
+                exec(compile(block.text, f"{page}, program {number}", "exec"), names)
                 continue
             for line in block.text.splitlines():
                 words = shlex.split(line)
@@ -354,12 +361,11 @@ def test_what_pages_show_runs_with_short_trainings(make_process, tmp_path, few_d
         os.symlink(f"{few_digits}/val/3/30.png", tmp_path / name)
     different = []
     for page in BRIEFLY:
-        shown = [block for block in blocks(page) if block.reason is None]
-        process = make_process(run_page, shown, tmp_path, SHORTLY)
+        process = make_process(run_page, page, tmp_path, SHORTLY)
         process.start()
         process.join()
         assert process.exitcode == 0, page
-        for number, block in enumerate(shown):
+        for number, block in enumerate(to_run(page)):
             said = (tmp_path / f"{page}.{number}.txt").read_text()
             if block.shown is not None and gist(block.shown) != gist(said):
                 different.append(f"{block.text}\nshown:\n{block.shown}\nsaid:\n{said}")
