@@ -3,6 +3,8 @@
     python benchmarks/truth_table.py train --data CIFAR10 --hours 2      trains what has no row yet
     python benchmarks/truth_table.py supernet --data CIFAR10 --drawn budget --epochs 24
                                                                          trains a supernet, scores networks with it
+    python benchmarks/truth_table.py tune --data CIFAR10 --supernet runs/truth/supernet-budget-5000000-0-24
+                                                                         trains them shortly from its weights
     python benchmarks/truth_table.py figures                             says what the rows so far say
     python benchmarks/truth_table.py pilot --data CIFAR10                chose the learning rate, before the first row
     python benchmarks/truth_table.py draw                                drew the networks, before the first row
@@ -16,7 +18,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from command_line import at_least, run_script
 from truth import networks, pilot, rows
@@ -34,7 +38,7 @@ def main() -> None:
     """Do what the first word says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    for name, action in (("train", train), ("pilot", run_pilot)):
+    for name, action in (("train", train), ("pilot", run_pilot), ("tune", tune)):
         one = actions.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
         one.set_defaults(action=action)
         one.add_argument("--data", required=True, help="the images")
@@ -43,6 +47,9 @@ def main() -> None:
         one.add_argument("--device", default="cpu")
         one.add_argument("--work", type=Path, default=Path("runs/truth"), help="what unfinished trainings need")
         one.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
+        if action is tune:
+            one.add_argument("--supernet", type=Path, required=True, help="folder of a supernet of the table")
+            one.add_argument("--epochs", type=at_least(1), default=3)
     shared = actions.add_parser("supernet", help=(run_supernet.__doc__ or "").splitlines()[0])
     shared.set_defaults(action=run_supernet)
     shared.add_argument("--data", required=True, help="the images")
@@ -65,6 +72,14 @@ def train(options: argparse.Namespace) -> None:
     recipe = Recipe.load(RECIPE_FILE)
     wanted = [networks.job_of(network, recipe, seed) for network, seed in networks.trainings(networks.load())]
     _run(wanted, options, options.table or ROWS_FILE)
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Train networks shortly from a supernet's weights, and add their rows."""
+    from truth import supernets
+
+    wanted = supernets.tunings(networks.load(), Recipe.load(RECIPE_FILE), options.supernet, options.epochs)
+    _run(wanted, options, options.table or ROWS_FILE, initial=partial(supernets.inherited, options.supernet))
 
 
 def run_pilot(options: argparse.Namespace) -> None:
@@ -108,14 +123,14 @@ def draw(options: argparse.Namespace) -> None:
     networks.save(networks.draw())
 
 
-def _run(wanted: list[TrainingJob], options: argparse.Namespace, table: Path) -> None:
-    """Train what has no row."""
+def _run(wanted: list[TrainingJob], options: argparse.Namespace, table: Path, **how: Any) -> None:
+    """Train what has no row; `how` is for the runner."""
     # One thread a training: before PyTorch is loaded, here and in the processes that train.
     os.environ["OMP_NUM_THREADS"] = "1"
     from truth.runner import run
     from truth.training import runner_of
 
-    runner = runner_of(options.data, options.device, options.work, networks.load())
+    runner = runner_of(options.data, options.device, options.work, networks.load(), **how)
     left = run(wanted, runner, table, options.jobs, options.hours)
     print(f"{left} trainings are still without rows")
 

@@ -47,7 +47,7 @@ def report(rows: Sequence[Row], recipe_digest: str) -> str:
         if len(some) < FEWEST:
             lines += [f"Fewer than {FEWEST} networks: no figures about ranking yet.", ""]
             continue
-        lines += [*_ranking_lines(some), "", *inherited_lines(some, supernets.read())]
+        lines += [*_ranking_lines(some), "", *inherited_lines(some, supernets.read()), *tuned_lines(some, rows)]
         lines += [*regression_lines(some, found), "", *selection_lines(some), ""]
     return "\n".join(lines).rstrip()
 
@@ -122,6 +122,34 @@ def inherited_lines(some: Sequence[Entry], inherited: Sequence[Inherited]) -> It
         own, _ = _taus(np.array([_curve("search_accuracy", 2)(entry) for entry in known]), truths, strata)
         cells = " | ".join(_cells(estimate, " | ") for estimate in (*accuracies, *losses, own))
         yield f"| {drawn} | {seed} | {epochs} | {scores[0].processor_seconds:.0f} | {len(known)} | {cells} |"
+    yield ""
+
+
+def tuned_lines(some: Sequence[Entry], rows: Sequence[Row]) -> Iterator[str]:
+    """How well short trainings from the weights of supernets rank, beside the same networks' first epochs alone."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.macs_budget == some[0].budget and row.initial != RANDOM:
+            found.setdefault(row.initial, {})[row.arch_digest] = row
+    known = {name: [entry for entry in some if entry.arch.digest in mine] for name, mine in found.items()}
+    if all(len(entries) < FEWEST for entries in known.values()):
+        return
+    yield (
+        "| from the weights of | networks | epochs | processor seconds a network | tau within strata | 95 % | over | "
+        "95 % | from scratch: within | 95 % | over | 95 % |"
+    )
+    yield "|---" * 12 + "|"
+    for name, mine in found.items():
+        if len(known[name]) < FEWEST:
+            continue
+        tuned = [mine[entry.arch.digest] for entry in known[name]]
+        truths, strata = np.array([entry.truth for entry in known[name]]), _strata(known[name])
+        seconds = np.mean([row.processor_seconds for row in tuned])
+        for epoch in range(1, tuned[0].epochs + 1):
+            after = _taus(np.array([row.search_accuracy[epoch - 1] for row in tuned]), truths, strata)
+            own = _taus(np.array([_curve("search_accuracy", epoch)(entry) for entry in known[name]]), truths, strata)
+            cells = " | ".join(_cells(estimate, " | ") for estimate in (*after, *own))
+            yield f"| {name} | {len(tuned)} | {epoch} | {seconds * epoch / tuned[0].epochs:.0f} | {cells} |"
     yield ""
 
 

@@ -33,7 +33,7 @@ class Row:
         images: training images.
         epochs: passes over them.
         seed: of everything random.
-        initial: which weights it began with: `random`, or a supernet's digest.
+        initial: which weights it began with: `random`, or the name of a supernet, see `truth.supernets.name_of`.
         train_loss: mean over the epoch's steps, smoothing included.
         search_accuracy: top-1 in percent on the search images.
         search_loss: cross entropy on the search images, without smoothing.
@@ -81,9 +81,9 @@ class Row:
         return (self.arch_digest, self.recipe_digest, self.data_digest, self.images, self.seed, self.initial)
 
     @property
-    def job_key(self) -> tuple[str, str, int]:
+    def job_key(self) -> tuple[str, str, int, str]:
         """What the row of a job is found by, see `key_of`."""
-        return self.arch_digest, self.recipe_digest, self.seed
+        return self.arch_digest, self.recipe_digest, self.seed, self.initial
 
     @property
     def network(self) -> Architecture:
@@ -91,9 +91,9 @@ class Row:
         return Architecture.from_dict(json.loads(self.arch), source=self.name)
 
 
-def key_of(job: TrainingJob) -> tuple[str, str, int]:
+def key_of(job: TrainingJob) -> tuple[str, str, int, str]:
     """What the row of a job is found by."""
-    return job.arch.digest, job.recipe.digest, job.seed
+    return job.arch.digest, job.recipe.digest, job.seed, job.init
 
 
 _CURVES = ("train_loss", "search_accuracy", "search_loss")

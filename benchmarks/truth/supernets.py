@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -23,13 +24,16 @@ import torch
 
 from psvit import Architecture, SearchSpace, cost
 from psvit.data import Batches, Inputs
+from psvit.errors import InputError
 from psvit.io.documents import write_atomic
+from psvit.nn.network import PSViT
 from psvit.supernet.sampling import draw_one
-from psvit.supernet.supernet import Supernet
+from psvit.supernet.supernet import Supernet, supernet_file
 from psvit.supernet.train import fit_supernet
 from psvit.train.job_runner import right_and_loss
 from psvit.train.recipe import Recipe, SupernetRecipe
-from truth.networks import FOLDER, Network
+from psvit.train.training_job import TrainingJob
+from truth.networks import FOLDER, Network, job_of
 from truth.training import EVALUATION_BATCH, THREADS, open_images
 
 FILE = FOLDER / "inherited.csv"
@@ -75,6 +79,11 @@ class Inherited:
         return self.drawn, self.macs_budget, self.seed, self.epochs
 
 
+def name_of(drawn: str, macs: int | str, seed: int | str, epochs: int | str) -> str:
+    """What a supernet is called: its folder, and in rows of trainings that begin with its weights."""
+    return f"supernet-{drawn}-{macs}-{seed}-{epochs}"
+
+
 def read(path: Path = FILE) -> list[Inherited]:
     """The lines of a file; an empty list if there is no file."""
     if not path.exists():
@@ -97,7 +106,7 @@ def measure(
     torch.set_num_threads(THREADS)
     images = open_images(data)
     space = SearchSpace.load(SPACE).with_data(len(images.classes), images.in_chans)
-    folder = work / f"supernet-{drawn}-{macs}-{seed}-{epochs}"
+    folder = work / name_of(drawn, macs, seed, epochs)
     shutil.rmtree(folder, ignore_errors=True)
     recipe = SupernetRecipe.of(Recipe.load(RECIPE)).override({"epochs": epochs, "augment_batches": False})
     began = time.process_time()
@@ -124,6 +133,40 @@ def measure(
                 )
             )
     _write(path, found)
+
+
+def tunings(networks: Sequence[Network], recipe: Recipe, supernet: Path, epochs: int) -> list[TrainingJob]:
+    """Short trainings that begin with a supernet's weights: of the networks that its file of scores would name.
+
+    Args:
+        networks: of the list.
+        recipe: of the table.
+        supernet: its folder.
+        epochs: of each training.
+
+    Raises:
+        InputError: the folder does not have the name of a supernet of the table.
+    """
+    named = re.fullmatch(name_of(r"\w+", r"(\d+)", r"\d+", r"\d+"), supernet.name)
+    if named is None:
+        raise InputError(f"{supernet}: no supernet of the table; `truth_table.py supernet` makes them")
+    space, macs = SearchSpace.load(SPACE), int(named[1])
+    short = recipe.override({"epochs": epochs})
+    return [
+        replace(job_of(network, short, 0), init=supernet.name)
+        for network in networks
+        if network.macs == macs and space.contains(network.arch)
+    ]
+
+
+def inherited(supernet: Path, job: TrainingJob) -> PSViT:
+    """The network of a job, with the weights of a supernet in a folder."""
+    return _loaded(supernet).extract(job.arch)
+
+
+@cache
+def _loaded(supernet: Path) -> Supernet:
+    return Supernet.load(supernet_file(supernet), torch.device("cpu"))
 
 
 @contextmanager

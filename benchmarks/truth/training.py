@@ -7,7 +7,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -22,7 +22,8 @@ from psvit.data import Decoded, ImageData, open_data
 from psvit.errors import InputError
 from psvit.executors.executor import Portable
 from psvit.io.run_folder import RunFolder
-from psvit.train.job_runner import JobRunner, images_of
+from psvit.nn.network import PSViT
+from psvit.train.job_runner import JobRunner, images_of, initial_network
 from psvit.train.training_job import TrainingJob, TrainingResult
 from truth import rows
 from truth.networks import Network
@@ -91,7 +92,13 @@ class TruthRunner(JobRunner):
         return result
 
 
-def runner_of(data: str, device: str, work: Path, networks: Sequence[Network]) -> TruthRunner:
+def runner_of(
+    data: str,
+    device: str,
+    work: Path,
+    networks: Sequence[Network],
+    initial: Callable[[TrainingJob], PSViT] = initial_network,
+) -> TruthRunner:
     """What runs the jobs of the table.
 
     Args:
@@ -99,6 +106,7 @@ def runner_of(data: str, device: str, work: Path, networks: Sequence[Network]) -
         device: where to train.
         work: folder for what unfinished trainings need to go on.
         networks: of the list.
+        initial: see `JobRunner`.
     """
     work.mkdir(parents=True, exist_ok=True)
     return TruthRunner(
@@ -110,6 +118,7 @@ def runner_of(data: str, device: str, work: Path, networks: Sequence[Network]) -
         batch_size=EVALUATION_BATCH,
         # In the process that trains: others would take the core that another training has.
         processes=0,
+        initial=initial,
         networks=tuple(networks),
     )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import truth_table
 from scipy.stats import kendalltau
 from truth import figures, networks, pilot, rows, runner, selection, supernets
@@ -31,6 +32,7 @@ from psvit.errors import InputError
 from psvit.executors.executor import LocalExecutor
 from psvit.search.fidelity import measures
 from psvit.supernet import train as training_of_supernets
+from psvit.supernet.supernet import FILE_NAME, Supernet
 from psvit.train.job_runner import run_jobs
 from psvit.train.recipe import Recipe, SupernetRecipe
 
@@ -208,10 +210,8 @@ def test_a_network_that_another_process_trains_is_left_to_it(tmp_path):
     )
     images = len(open_data("digits").without_verdict().train)
     about = {"network": network.to_dict(), "recipe": RECIPE.to_dict(), "images": images, "seed": 0}
-    # As before there were jobs, so that what is unfinished goes on.
-    folder = tmp_path / "work" / f"digits-0-{network.arch.digest}-{RECIPE.digest}-0"
     with subprocess.Popen(
-        [sys.executable, "-c", holds, str(folder), json.dumps(about)],
+        [sys.executable, "-c", holds, str(running.place(job)), json.dumps(about)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -398,3 +398,36 @@ def test_what_networks_inherit_is_kept(tmp_path):
     supernets._write(tmp_path / "some.csv", found)
     assert supernets.read(tmp_path / "some.csv") == found
     assert len({one.supernet for one in found}) == 4
+
+
+def test_short_trainings_begin_with_the_weights_of_a_supernet(tmp_path, monkeypatch):
+    space = SearchSpace.load("psvit-2d-digits")
+    supernet = Supernet(space)
+    folder = tmp_path / supernets.name_of("uniform", 1_000_000, 0, 10)
+    folder.mkdir()
+    supernet.save(folder / FILE_NAME)
+    monkeypatch.setattr(supernets, "SPACE", "psvit-2d-digits")
+    listed = [digits_network(number) for number in (0, 7)]
+    others = [
+        Network(name="dear", macs=5_000_000, origin="random", seeds=(0,), arch=listed[0].arch),
+        networks.load()[0],
+    ]
+    jobs = supernets.tunings([*listed, *others], RECIPE, folder, 2)
+    assert [(job.arch, job.recipe.epochs, job.init) for job in jobs] == [(one.arch, 2, folder.name) for one in listed]
+    assert not {rows.key_of(job) for job in jobs} & {rows.key_of(job_of(one, RECIPE, 0)) for one in listed}
+    running = runner_of("digits", "cpu", tmp_path / "work", listed, initial=partial(supernets.inherited, folder))
+    extracted, begun = supernet.extract(jobs[1].arch).state_dict(), running.initial(jobs[1]).state_dict()
+    assert begun.keys() == extracted.keys()
+    assert all(torch.equal(begun[name], weights) for name, weights in extracted.items())
+    with pytest.raises(InputError, match="no supernet of the table"):
+        supernets.tunings(listed, RECIPE, tmp_path / "else", 2)
+
+
+def test_figures_of_short_trainings_from_inherited_weights():
+    table = [row for row in made_up_table() if row.macs_budget == 5_000_000 and row.seed == 0]
+    tuned = [replace(row, recipe_digest="x", initial="supernet-budget-5000000-0-24", epochs=3) for row in table[:20]]
+    lines = list(figures.tuned_lines(entries(table, "r"), [*table, *tuned]))
+    # Curves that never cross rank as truth does, tuned ones too.
+    assert [line.split(" | ")[1:3] for line in lines[2:5]] == [["20", "1"], ["20", "2"], ["20", "3"]]
+    assert all(line.count("1.00") >= 4 for line in lines[2:5])
+    assert list(figures.tuned_lines(entries(table, "r"), table)) == []
