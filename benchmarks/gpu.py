@@ -19,7 +19,7 @@ from pathlib import Path
 import source_tree as source_tree  # before psvit
 from command_line import at_least, run_script
 from gpu_stages import latency_model, ratios, rows, training_speed
-from gpu_stages.stage import Stage, run_stages
+from gpu_stages.stage import Stage, run_stages, shown
 
 from psvit.errors import InputError
 from psvit.io.journal import Journal
@@ -90,11 +90,7 @@ def show(journal: Journal) -> None:
         columns = list(dict.fromkeys(name for one in found.values() for name in one if name not in ("stage", "key")))
         print(f"\n## {stage.name}\n\n| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
         for key, one in found.items():
-            print(f"| {key} | {' | '.join(_shown(one.get(name)) for name in columns)} |")
-
-
-def _shown(value: object) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+            print(f"| {key} | {' | '.join(shown(one.get(name)) for name in columns)} |")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
+from psvit.io.progress import in_time
 from psvit.search.plan import SearchPlan
 from psvit.search.selection.rungs import after_scores, going_on, rungs_of
 from psvit.supernet.sampling import architectures
@@ -59,13 +60,6 @@ class Estimate:
     def __str__(self) -> str:
         steps = [f"{name} {in_time(value)}" for name, value in vars(self).items() if value]
         return f"{in_time(self.total)} ({', '.join(steps)})"
-
-
-def in_time(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:

@@ -76,7 +76,7 @@ def run_stages(stages: Sequence[Stage], options: argparse.Namespace, journal: Jo
             done += 1
             if cell.is_kept or "error" in record:
                 journal.add(record)
-            print(f"{stage.name}: {cell.key}: {_shown(record)}", flush=True)
+            print(f"{stage.name}: {cell.key}: {_told(record)}", flush=True)
         print(f"{stage.name}: {done} measured in {time.monotonic() - now:.0f} s", flush=True)
 
 
@@ -105,9 +105,10 @@ def _measured(cell: Cell, left: float) -> Measured:
             torch.cuda.empty_cache()
 
 
-def _shown(record: Measured) -> str:
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in record.items()
-        if name not in ("stage", "key")
-    )
+def shown(value: object) -> str:
+    """A measured value for people; empty without one."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _told(record: Measured) -> str:
+    return ", ".join(f"{name} {shown(value)}" for name, value in record.items() if name not in ("stage", "key"))

@@ -111,7 +111,7 @@ class _Lines:
         told = [
             f"{self._done:,} of {self._total:,} {self._unit}",
             _rate(rate),
-            f"{_in_words((self._total - self._done) / rate)} left",
+            f"{in_time((self._total - self._done) / rate)} left",
             *([note] if note else []),
         ]
         self._console.file.write(f"{self._description}: {', '.join(told)}\n")
@@ -124,6 +124,8 @@ def _rate(speed: float, unit: str = "") -> str:
     return f"{speed * seconds:,.1f}{unit}/{per}"
 
 
-def _in_words(seconds: float) -> str:
-    length, unit = next(((s, unit) for s, unit in reversed(_UNITS) if seconds >= s), _UNITS[0])
-    return f"{seconds / length:.{1 if unit == 'h' else 0}f} {unit}"
+def in_time(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from psvit.cli import set_up_logging
 from psvit.io.announcements import Silence
-from psvit.io.progress import progress_bar
+from psvit.io.progress import in_time, progress_bar
 
 
 class Clock:
@@ -166,6 +166,10 @@ def test_a_slow_step_is_told_of_when_it_is_done(written, clock):
         "search: 1 of 10 trials, 2.0/h, 4.5 h left",
         "search: 1 of 10 trials, 1.0/h, 9.0 h left",
     ]
+
+
+def test_durations_are_short():
+    assert [in_time(seconds) for seconds in (0.2, 59, 61, 5000, 6000)] == ["1 s", "59 s", "1 min", "83 min", "1.7 h"]
 
 
 @contextmanager
