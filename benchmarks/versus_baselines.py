@@ -1,33 +1,34 @@
-r"""Is the search worth it? The network that it finds against others of equal multiply-accumulates, trained alike.
+r"""Is the search worth it? The network that it delivers against others of equal multiply-accumulates, trained alike.
 
-    python benchmarks/versus_baselines.py --data torch/cifar10 --supernet runs/supernet \
-        --budget 10MFLOPs --budget 20MFLOPs --epochs 10 --workers ray --out runs/versus
+    python benchmarks/versus_baselines.py --data torch/cifar10 --budget 5MFLOPs --budget 10MFLOPs --epochs 12 \
+        --time 2h --workers ray --out runs/versus
 
 Compared are, within 2 % of each budget: networks made by hand after DeiT, PiT and HVT (see `baselines.py`), one drawn
-uniformly from the supernet's space, another for each seed, and the one that `psvit-search` finds there with the
-supernet. Two more take part because, with the DeiT-like and the PiT-like network, they tell what token pooling and
-attention sharing do by themselves.
+uniformly from the space that is searched, another for each seed, and the one that `psvit-search` delivers there by its
+defaults, within --time if that is given. With --ablation two more take part, because with the DeiT-like and the
+PiT-like network they tell what token pooling and attention sharing do by themselves.
 
 Every family is given the same grid of learning rate and drop path, and as many epochs. The setting is chosen with the
-first seed, by accuracy on the search images, on which nothing is trained; then the other seeds are trained with it. For
-networks made by hand several --depth may be given: then that is tuned as well, which the others have no part in. What
-is reported are accuracies on the validation images, which are looked at for the chosen settings only.
+first seed, by accuracy on the search images, on which nothing is trained; then the other seeds are trained with it.
+Networks made by hand have more to choose from, which the others have no part in: either stem, and each --depth that is
+given. What is reported are accuracies on the validation images. Every training is scored on them when it ends, because
+its weights are not kept; only those of the chosen settings are looked at.
 
-The same line continues an interrupted run: every training goes on from its last checkpoint, and an accuracy that is
-known is not measured again. More budgets, seeds, rates or epochs add to what is there, so a first look is to be had
-with few of them. It ends with Markdown tables, which are written to versus.md as well, and a picture, versus.svg.
+The same line continues an interrupted run, also on another machine that --out was copied to: there is what was found,
+and the accuracy of every training that came to its end. What is unfinished lies in --work. More budgets, seeds, rates
+or epochs add to what is there, so a first look is to be had with few of them. It ends with Markdown tables, which are
+written to versus.md as well, and a picture, versus.svg.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ from versus_results import (
     verdict,
 )
 
-from psvit import Architecture, SearchSpace
+from psvit import Architecture
 from psvit.arch.architecture import ArchitectureFile
-from psvit.data import ImageData, Inputs, open_data
+from psvit.cli import read_duration
+from psvit.data import ImageData, open_data
 from psvit.errors import RunError
 from psvit.executors.choose_executor import check_workers, executor_for
 from psvit.executors.executor import Executor, Portable
@@ -58,17 +60,14 @@ from psvit.io.documents import write_atomic
 from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
 from psvit.io.run_folder import RunFolder
-from psvit.search.plan import TRIALS
 from psvit.search.run import run_search
 from psvit.search.scoring import BATCH_SIZE
 from psvit.search.spaces import choose_space
-from psvit.supernet.supernet import read_provenance, supernet_digest, supernet_file
 from psvit.train.choices import choose_device
 from psvit.train.job_runner import JobRunner, images_of, run_jobs
-from psvit.train.recipe import Recipe, SupernetRecipe
+from psvit.train.recipe import Recipe
 from psvit.train.result_store import JournalStore, ResultStore
 from psvit.train.training_job import ScoredOn, TrainingJob
-from psvit.train.training_loader import training_loader
 
 # --- what is trained
 
@@ -77,29 +76,27 @@ class Comparison:
     """Runs the jobs of a comparison; knows what came of them, also in runs before.
 
     Args:
-        runner: trains and scores. Weights stay in its folder until they are forgotten.
+        runner: trains and scores.
         executor: says where.
         store: what is known.
     """
 
     def __init__(self, runner: JobRunner, executor: Executor, store: ResultStore) -> None:
-        self.runner = runner
+        self._runner = runner
         self._executor = executor
         self._store = store
         self._asked: dict[TrainingJob, None] = {}
         self.failures: dict[TrainingJob, str] = {}
 
-    def run(self, jobs: Iterable[TrainingJob], part: ScoredOn, description: str) -> Iterator[None]:
-        """Train and score what is not known; what fails is tried again by the next run. Yields after each."""
+    def run(self, jobs: Iterable[TrainingJob], description: str) -> None:
+        """Train and score what is not known; what fails is tried again by the next run."""
         wanted = dict.fromkeys(jobs)
         self._asked |= wanted
-        done = sum(self.accuracy(job, part) is not None for job in wanted)
-        runner = replace(self.runner, parts=(part,))
+        done = sum(self._store.get(job) is not None for job in wanted)
         with progress_bar(description, len(wanted), "trainings", done=done) as advance:
-            for job, outcome in run_jobs(wanted, runner, self._executor, self._store, keep=True):
+            for job, outcome in run_jobs(wanted, self._runner, self._executor, self._store):
                 if outcome.failure:
                     self.failures[job] = outcome.failure
-                yield
                 advance(1, "")
 
     def accuracy(self, job: TrainingJob, part: ScoredOn) -> float | None:
@@ -119,24 +116,25 @@ class Comparison:
 
 
 def open_comparison(
-    folder: Path, config: dict[str, Any], data: ImageData, device: torch.device, workers: str | None
+    options: argparse.Namespace, config: dict[str, Any], data: ImageData, device: torch.device
 ) -> Comparison:
     """The trainings of a run.
 
     Args:
-        folder: of the run.
+        options: of the script.
         config: what all trainings have in common.
         data: the images.
         device: where to train.
-        workers: a Ray cluster; without it this process trains, one network after the other.
     """
     runner = JobRunner(
         data=Portable(data.reopen, data),
         device=str(device),
-        folder=(folder / "trainings").resolve(),
+        folder=(options.work / "trainings").resolve(),
+        parts=("search", "val"),
         batch_size=BATCH_SIZE,
     )
-    return Comparison(runner, executor_for(workers, device), JournalStore(folder / "trainings.journal", config, record))
+    store = JournalStore(options.out / "trainings.journal", config, record)
+    return Comparison(runner, executor_for(options.workers, device), store)
 
 
 def record(job: TrainingJob) -> dict[str, Any]:
@@ -205,30 +203,19 @@ def tune(plan: Plan, families: Sequence[Family], comparison: Comparison) -> dict
         RunError: a family could not be trained with any.
     """
     jobs = {family: [plan.job(family, setting, 0) for setting in plan.grid(family)] for family in families}
-    everything = [job for some in jobs.values() for job in some]
-
-    def best() -> dict[Family, Setting | None]:
-        return {
-            family: tuned(plan.grid(family), [comparison.accuracy(job, "search") for job in jobs[family]])
-            for family in families
-        }
-
-    for _ in comparison.run(everything, "search", "tuning"):
-        # Of weights, only those of the best so far are of use later.
-        wanted = {plan.job(family, setting, 0) for family, setting in best().items() if setting}
-        known = {job for job in everything if comparison.accuracy(job, "search") is not None}
-        comparison.runner.forget(known - wanted)
+    comparison.run([job for some in jobs.values() for job in some], "tuning")
     chosen = {}
-    for family, setting in best().items():
+    for family, some in jobs.items():
+        setting = tuned(plan.grid(family), [comparison.accuracy(job, "search") for job in some])
         if setting is None:
-            reasons = sorted({comparison.failures.get(job, "") for job in jobs[family]})
+            reasons = sorted({comparison.failures.get(job, "") for job in some})
             raise RunError(f"{family.name}, {family.budget}: no setting could be trained: {'; '.join(reasons)}")
         chosen[family] = setting
     return chosen
 
 
 def compare(plan: Plan, families: Sequence[Family], comparison: Comparison) -> dict[str, list[Result]]:
-    """Tune every family, train the chosen settings with all seeds, and score them on the validation images.
+    """Tune every family, and train the chosen settings with all seeds.
 
     Args:
         plan: how.
@@ -245,10 +232,7 @@ def compare(plan: Plan, families: Sequence[Family], comparison: Comparison) -> d
     jobs = {
         family: [plan.job(family, setting, seed) for seed in range(plan.seeds)] for family, setting in chosen.items()
     }
-    everything = [job for some in jobs.values() for job in some]
-    for _ in comparison.run(everything, "val", "final trainings"):
-        pass
-    comparison.runner.forget(job for job in everything if comparison.accuracy(job, "val") is not None)
+    comparison.run([job for some in jobs.values() for job in some], "final trainings")
     results: dict[str, list[Result]] = {}
     for family, setting in chosen.items():
         accuracies = [value for job in jobs[family] if (value := comparison.accuracy(job, "val")) is not None]
@@ -274,24 +258,20 @@ def compare(plan: Plan, families: Sequence[Family], comparison: Comparison) -> d
 def search(
     options: argparse.Namespace, data: ImageData, device: torch.device, times: Journal, budget: str
 ) -> Architecture:
-    """What `psvit-search` finds, in a run of its own below --out that the command itself could continue."""
-    name = search_name(options.supernet, budget)
-    record = {"search": name, "trials": options.trials}
-    if any(record.items() <= known.items() and known["finished"] for known in times.records):
-        return ArchitectureFile.load(options.out / name / "best.yaml").arch
-    folder = str(options.out / name)
-    arguments = ["--supernet", options.supernet, "--data", data.name, "--budget", budget, "--out", folder]
-    arguments += ["--trials", str(options.trials), "--finalists", str(options.finalists)]
+    """What `psvit-search` delivers, by a run of its own below --work that the command itself could continue."""
+    within, kept = around(budget)[1], options.out / f"found-{budget}.yaml"
+    if kept.exists():
+        return ArchitectureFile.load(kept).arch
+    folder = options.work / f"search-{budget}"
+    arguments = ["--data", data.name, "--budget", within, "--out", str(folder)]
+    arguments += ["--time", options.time] if options.time else []
     arguments += ["--workers", options.workers] if options.workers else []
     began, finished = time.perf_counter(), False
     try:
         result = run_search(
-            budget=budget,
+            budget=within,
             data=data,
-            supernet=options.supernet,
-            trials=options.trials,
-            finalists=options.finalists,
-            control=options.trials // 4,
+            seconds=read_duration("--time", options.time) if options.time else None,
             workers=options.workers,
             out=folder,
             device=device,
@@ -299,38 +279,23 @@ def search(
         )
         if result.stopped:
             raise result.stopped
+        write_atomic(kept, (folder / "best.yaml").read_text())
         finished = True
     finally:
         # An interrupted search is timed in parts; a part that was killed is not in the sum.
-        times.add({**record, "budget": budget, "seconds": time.perf_counter() - began, "finished": finished})
+        times.add({"search": budget, "seconds": time.perf_counter() - began, "finished": finished})
     return result.best.arch
-
-
-def search_name(supernet: str, budget: str) -> str:
-    """What the folder of a search is called."""
-    return f"search-{budget.replace('..', '-')}-{supernet_digest(supernet)[:8]}"
 
 
 # --- the run
 
 
-def times_table(
-    options: argparse.Namespace, data: ImageData, space: SearchSpace, times: Journal, comparison: Comparison
-) -> str:
+def times_table(budgets: Sequence[str], times: Journal, comparison: Comparison) -> str:
     """How long everything took."""
     rows = []
-    log = supernet_file(options.supernet).parent / "log.csv"
-    if log.exists():
-        recipe = SupernetRecipe.from_dict(read_provenance(options.supernet)["recipe"], source=str(log.parent))
-        loader = training_loader(data.train, Inputs.of(data, space.image_size), recipe)
-        with log.open(newline="") as stream:
-            seconds = loader.seconds([float(row["images_per_second"]) for row in csv.DictReader(stream)])
-        rows.append((f"supernet, {recipe.epochs} epochs", duration(seconds)))
-    for budget in options.budget:
-        name = search_name(options.supernet, around(budget, space)[1])
-        parts = [record for record in times.records if record["search"] == name]
-        label = f"search for {budget}, {parts[-1]['trials']} trials and {options.finalists} finalists"
-        rows.append((label, duration(sum(part["seconds"] for part in parts))))
+    for budget in budgets:
+        parts = [record["seconds"] for record in times.records if record["search"] == budget]
+        rows.append((f"search for {budget}", duration(sum(parts))))
     number, seconds = comparison.asked
     rows.append((f"{number} trainings, the time of each added up", duration(seconds)))
     return table(("", "time"), rows)
@@ -346,21 +311,21 @@ def share(text: str) -> float:
 def main() -> None:
     """Search, train what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="the images that the supernet was trained on")
-    parser.add_argument("--supernet", required=True, help="run folder of psvit-supernet")
+    parser.add_argument("--data", required=True, help="the images")
     parser.add_argument("--budget", action="append", required=True, help="multiply-accumulates, such as 10MFLOPs")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="what was found, and what came of the trainings")
+    parser.add_argument("--work", type=Path, default=Path("runs/versus-work"), help="what is unfinished")
     parser.add_argument("--images", type=at_least(1), help="train on so many of the training images; default: all")
     parser.add_argument("--recipe", help="of every training; default: by the size of the images")
     parser.add_argument(
         "--epochs", type=at_least(1), help="in place of the recipe's; with less warm-up where that is as long"
     )
-    parser.add_argument("--lr", type=float, nargs="+", default=[0.0005, 0.001, 0.002])
-    parser.add_argument("--drop-path", type=float, nargs="+", default=[0.0, 0.1])
+    parser.add_argument("--lr", type=float, nargs="+", default=[0.001, 0.002])
+    parser.add_argument("--drop-path", type=float, nargs="+", default=[0.0])
     parser.add_argument("--depth", type=share, nargs="+", default=[0.5], help="layers made by hand, of the papers'")
     parser.add_argument("--seeds", type=at_least(1), default=3)
-    parser.add_argument("--trials", type=at_least(1), default=TRIALS["inherited"], help="of each search")
-    parser.add_argument("--finalists", type=int, default=5, help="of each search")
+    parser.add_argument("--time", help="of each search, such as 2h; default: what it takes")
+    parser.add_argument("--ablation", action="store_true", help="with what pooling and sharing do by themselves")
     parser.add_argument("--workers", help="train on a Ray cluster: ray, or ray://host:port")
     parser.add_argument("--device", help="where to compute; default: cuda where there is one")
     parser.add_argument("--picture", type=Path, help="where the picture goes; default: versus.svg in --out")
@@ -374,27 +339,27 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     check_workers(options.workers)
     data = open_data(options.data)
-    space = choose_space(None, options.supernet, data, ())
+    spaces = {budget: choose_space(None, None, data, (around(budget)[1],)) for budget in options.budget}
     plan = Plan(
-        recipe=chosen_recipe(options.recipe, options.epochs, space),
+        recipe=chosen_recipe(options.recipe, options.epochs, next(iter(spaces.values()))),
         images=options.images,
         rates=tuple(options.lr),
         drop_paths=tuple(options.drop_path),
         seeds=options.seeds,
     )
     # What cannot be made by hand or trained is found out before anything is searched.
-    for budget in options.budget:
-        for family in families_of(budget, space, space.smallest, options.depth):
+    for budget, space in spaces.items():
+        for family in families_of(budget, space, space.smallest, options.depth, options.ablation):
             for setting in plan.grid(family):
                 plan.job(family, setting, 0)
     config = {"data": data.name, "data_digest": data.digest, "device": device.type}
     folder = RunFolder(options.out, "versus_baselines", config)
     times = Journal(folder / "searches.journal", config)
     families = []
-    for budget in options.budget:
-        found = search(options, data, device, times, around(budget, space)[1])
-        families += families_of(budget, space, found, options.depth)
-    comparison = open_comparison(folder.path, config, data, device, options.workers)
+    for budget, space in spaces.items():
+        found = search(options, data, device, times, budget)
+        families += families_of(budget, space, found, options.depth, options.ablation)
+    comparison = open_comparison(options, config, data, device)
     results = compare(plan, families, comparison)
     text = [
         f"Trained for {plan.recipe.epochs} epochs on {len(images_of(data, 'train', plan.images)):,} images; tuned on "
@@ -404,8 +369,8 @@ def run(options: argparse.Namespace) -> None:
     for budget, some in results.items():
         others = [one.name for one in some if one.name != FOUND]
         text += [f"### {budget}\n", families_table(some), differences_table(some, FOUND, others)]
-        text += [verdict(some), ablation_table(some)]
-    text += ["### Time\n", times_table(options, data, space, times, comparison)]
+        text += [verdict(some), *([ablation_table(some)] if options.ablation else [])]
+    text += ["### Time\n", times_table(options.budget, times, comparison)]
     text += [f"Failed: {reason}\n" for reason in sorted(set(comparison.failures.values()))]
     write_atomic(folder / "versus.md", "\n".join(text))
     write_atomic(options.picture or folder / "versus.svg", picture(results, data.name))

@@ -115,7 +115,19 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def families_table(results: Sequence[Result]) -> str:
     """What every family is and came to."""
-    header = ("family", "MACs", "parameters", "layers", "lr", "drop path", "tuning top-1", "top-1", "seeds", "training")
+    header = (
+        "family",
+        "MACs",
+        "parameters",
+        "layers",
+        "stem",
+        "lr",
+        "drop path",
+        "tuning top-1",
+        "top-1",
+        "seeds",
+        "training",
+    )
     return table(header, [_row(one) for one in sorted(results, key=lambda one: -one.mean)])
 
 
@@ -126,6 +138,7 @@ def _row(one: Result) -> tuple[str, ...]:
         _range([price.macs / 1e6 for price in costs], "{:.4g}", " M"),
         _range([price.num_params / 1e6 for price in costs], "{:.3g}", " M"),
         _range([arch.depth for arch in one.archs], "{:d}", ""),
+        _range([arch.stem for arch in one.archs], "{}", ""),
         f"{one.setting.lr:g}",
         f"{one.setting.drop_path:g}",
         f"{one.tuning:.2f}",
@@ -185,8 +198,8 @@ def ablation_table(results: Sequence[Result]) -> str:
         apart, interval = difference(one.accuracies, neither.accuracies)
         told = DASH if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
         cells = (DASH, DASH) if one is neither else (f"{apart:+.2f}", told)
-        rows.append((label, *_row(one)[1:4], _row(one)[7], *cells))
-    header = ("", "MACs", "parameters", "layers", "top-1", "minus neither", "95 %")
+        rows.append((label, *_row(one)[1:5], _row(one)[8], *cells))
+    header = ("", "MACs", "parameters", "layers", "stem", "top-1", "minus neither", "95 %")
     both = interaction(*(one.mean for one in four))
     return table(header, rows) + f"\nTogether they do {both:+.2f} points more than the sum of what each does alone.\n"
 

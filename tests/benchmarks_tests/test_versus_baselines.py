@@ -98,21 +98,20 @@ def test_layers_that_do_not_divide_end_in_a_smaller_group():
 
 @pytest.mark.parametrize("budget", ["5..10MFLOPs", "1Mparams", "5ms@cpu"])
 def test_a_budget_is_one_number_of_multiply_accumulates(budget):
-    space = SearchSpace.load("psvit-2d-nano")
-    assert versus.around("10MFLOPs", space) == (10_000_000, "9.8..10.2MFLOPs")
+    assert versus.around("10MFLOPs") == (10_000_000, "9.8..10.2MFLOPs")
     with pytest.raises(InputError, match="give one number of multiply-accumulates, such as 10MFLOPs"):
-        versus.around(budget, space)
+        versus.around(budget)
 
 
 def test_random_networks_are_within_the_budget_and_others_for_every_seed():
     space = SearchSpace.load("psvit-2d-nano")
     budget = Budget.parse("9.8..10.2MFLOPs")
-    families = versus.families_of("10MFLOPs", space, space.smallest, [0.5])
+    families = versus.families_of("10MFLOPs", space, space.smallest, [0.5], False)
     drawn = next(one for one in families if one.name == versus_results.RANDOM)
     archs = {drawn.candidates(seed)[0] for seed in range(3)}
     assert len(archs) == 3
     assert all(space.contains(arch) and budget.satisfied_by(cost(arch)) for arch in archs)
-    again = versus.families_of("10MFLOPs", space, space.smallest, [0.5])
+    again = versus.families_of("10MFLOPs", space, space.smallest, [0.5], False)
     assert next(one for one in again if one.name == versus_results.RANDOM).candidates(1) == drawn.candidates(1)
     assert next(one for one in families if one.name == versus_results.FOUND).candidates(2) == (space.smallest,)
 
@@ -128,12 +127,11 @@ class Scripted(JobRunner):
     asked: list = field(default_factory=list)
 
     def __call__(self, job):
-        (part,) = self.parts
-        self.asked.append((job, part))
-        value = self.value_of(job, part)
-        if value is None:
+        self.asked.append(job)
+        accuracies = {part: self.value_of(job, part) for part in self.parts}
+        if None in accuracies.values():
             raise DivergedError("diverged")
-        return TrainingResult(accuracies={part: value}, seconds=2.0)
+        return TrainingResult(accuracies=accuracies, seconds=2.0)
 
 
 @pytest.fixture
@@ -153,7 +151,8 @@ def compared(plan, family, tmp_path):
     """Compares the family with made-up accuracies: the results, the comparison, and what was asked for."""
 
     def make(value_of, folder=tmp_path, **changes):
-        runner = Scripted(value_of=value_of, data=Portable(lambda: None), device="cpu", folder=folder / "trainings")
+        about = {"data": Portable(lambda: None), "device": "cpu", "folder": folder / "trainings"}
+        runner = Scripted(value_of=value_of, parts=("search", "val"), **about)
         store = JournalStore(folder / "trainings.journal", {}, versus.record)
         comparison = versus.Comparison(runner, LocalExecutor(), store)
         return versus.compare(replace(plan, **changes), [family], comparison), comparison, runner.asked
@@ -173,13 +172,11 @@ def test_the_best_setting_on_search_images_alone_is_scored_on_validation_images(
     assert result.setting == versus_results.Setting(candidate=1, lr=0.002, drop_path=0.1)
     assert (result.tuning, result.accuracies) == (pytest.approx(1.3), (50.0, 51.0, 52.0))
     assert result.seconds == 2.0
-    tuning = [job for job, part in asked if part == "search"]
-    assert len(tuning) == 8
+    tuning, final = asked[:8], asked[8:]
     assert {job.seed for job in tuning} == {0}
-    final = [job for job, part in asked if part == "val"]
-    assert [job.seed for job in final] == [0, 1, 2]
+    assert [job.seed for job in final] == [1, 2]
     assert {(job.recipe.lr, job.recipe.drop_path_rate) for job in final} == {(0.002, 0.1)}
-    # The chosen one's training with the first seed is scored twice, and counted once.
+    # The chosen one's training with the first seed is counted once.
     assert comparison.asked == (8 + 2, 2.0 * (8 + 2))
 
 
@@ -188,9 +185,9 @@ def test_what_is_known_is_not_trained_again_and_more_seeds_and_rates_add_to_it(c
     again, _, asked = compared(accuracy_of)
     assert (again, asked) == (first, [])
     _, _, asked = compared(accuracy_of, seeds=4)
-    assert [(part, job.seed) for job, part in asked] == [("val", 3)]
+    assert [job.seed for job in asked] == [3]
     _, _, asked = compared(accuracy_of, rates=(0.001, 0.002, 0.003))
-    assert {job.recipe.lr for job, _ in asked} == {0.003}
+    assert {job.recipe.lr for job in asked} == {0.003}
 
 
 def test_trainings_that_fail_are_passed_over_and_tried_again(compared, tmp_path):
@@ -201,20 +198,6 @@ def test_trainings_that_fail_are_passed_over_and_tried_again(compared, tmp_path)
     assert results["1MFLOPs"][0].setting.lr == 0.002
     with pytest.raises(versus.RunError, match="some, 1MFLOPs: no setting could be trained: diverged"):
         compared(lambda job, part: None, tmp_path / "none")
-
-
-def test_of_what_is_trained_only_the_weights_that_are_still_wanted_stay(compared, plan, tmp_path):
-    folder, most = tmp_path / "trainings", 0
-
-    def trained(job, part):
-        nonlocal most
-        (folder / job.digest).mkdir(parents=True, exist_ok=True)
-        most = max(most, len(list(folder.iterdir())))
-        return accuracy_of(job, part)
-
-    compared(trained)
-    assert list(folder.iterdir()) == []
-    assert most <= plan.seeds
 
 
 def test_equal_accuracies_choose_the_earlier_setting():
@@ -270,12 +253,12 @@ def test_the_verdict_is_against_deit_and_against_the_best_of_the_others(several)
 
 def test_tables_show_means_spreads_and_differences(several):
     rows = versus_results.families_table(several).splitlines()
-    assert rows[1] == "|---|---|---|---|---|---|---|---|---|---|"
+    assert rows[1] == "|---|---|---|---|---|---|---|---|---|---|---|"
     assert rows[2].startswith("| pooling and sharing |")
     price = cost(several[0].archs[0])
     deit = next(row for row in rows if row.startswith("| DeiT-like"))
     assert f"| {price.macs / 1e6:.4g} M |" in deit
-    assert deit.endswith("| 0.001 | 0.1 | 50.00 | 51.00 ± 1.00 | 3 | 90 s |")
+    assert deit.endswith("| patch | 0.001 | 0.1 | 50.00 | 51.00 ± 1.00 | 3 | 90 s |")
     rows = versus_results.differences_table(several, versus_results.FOUND, ["DeiT-like"]).splitlines()
     low, high = versus_results.difference((58.0, 59.0, 60.0), (50.0, 51.0, 52.0))[1]
     assert rows[2] == f"| DeiT-like | +8.00 | {low:+.2f} to {high:+.2f} |"
@@ -322,3 +305,13 @@ def test_ticks_are_round_even_and_enclose(least, most):
     assert 2 <= len(found) <= 9
     assert steps == pytest.approx([steps[0]] * len(steps))
     assert round(float(f"{steps[0]:.3e}".split("e")[0]), 3) in (1, 2, 5)
+
+
+def test_networks_made_by_hand_may_have_either_stem():
+    space = SearchSpace.load("psvit-2d-nano")
+    for ablation, number in ((False, 3), (True, 5)):
+        families = versus.families_of("10MFLOPs", space, space.smallest, [0.5], ablation)
+        by_hand = families[:-2]
+        assert len(by_hand) == number
+        assert all([arch.stem for arch in one.candidates(0)] == ["patch", "conv"] for one in by_hand)
+        assert all(abs(cost(arch).macs / 1e7 - 1) <= 0.02 for one in by_hand for arch in one.candidates(0))
