@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Comparison(Sequence[ComparedNetwork]):
     def header(self) -> tuple[str, ...]:
         """What stands above the columns of `rows`."""
         percent = f"{100 * self.confidence:g} %"
-        return ("network", "seeds", "top-1", percent, f"minus {self[0].name}", percent, "p", "")
+        return ("network", "seeds", "top-1", percent, f"minus {self[0].name}", percent, "p")
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
@@ -69,11 +70,21 @@ class Comparison(Sequence[ComparedNetwork]):
             for one in self.networks
         ]
 
+    @property
+    def lines(self) -> list[str]:
+        """What the differences say, a line for each network but the first."""
+        return [
+            one.difference.in_words(one.name, self[0].name, self.confidence)
+            for one in self.networks
+            if one.difference is not None
+        ]
+
     def __str__(self) -> str:
-        return f"{self.title}\n{text_table(self.rows, self.header)}"
+        return "\n".join([self.title, text_table(self.rows, self.header), "", *self.lines])
 
     def _repr_html_(self) -> str:
-        return html_table(self.rows, self.header, self.title)
+        said = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines)
+        return f"<div>{html_table(self.rows, self.header, self.title)}{said}</div>"
 
 
 def _range(interval: tuple[float, float], sign: str = "") -> str:
@@ -82,9 +93,8 @@ def _range(interval: tuple[float, float], sign: str = "") -> str:
 
 def _told(difference: Difference | None) -> tuple[str, ...]:
     if difference is None:
-        return "-", "-", "-", ""
-    verdict = ("better" if difference.points > 0 else "worse") if difference.is_told else "no clear difference"
-    return f"{difference.points:+.2f}", _range(difference.interval, "+"), f"{difference.p:.2g}", verdict
+        return "-", "-", "-"
+    return f"{difference.points:+.2f}", _range(difference.interval, "+"), f"{difference.p:.2g}"
 
 
 def compare(

@@ -46,6 +46,22 @@ class Difference:
         """Whether the interval leaves zero out, so that the two can be told apart."""
         return not self.interval[0] <= 0 <= self.interval[1]
 
+    def in_words(self, name: str, first: str, confidence: float) -> str:
+        """What the difference says, in sentences.
+
+        Args:
+            name: the network, as the subject of a sentence.
+            first: the first network, in a sentence.
+            confidence: of the interval.
+        """
+        (low, high), of = self.interval, f"{100 * confidence:g} %"
+        if not self.is_told:
+            difference = f"{self.points:+.2f} points ({of}: {low:+.2f} to {high:+.2f})"
+            return f"{name} cannot be told from {first}. The difference of {difference} may be chance."
+        if self.points > 0:
+            return f"{name} gained {self.points:.2f} points ({of}: {low:.2f} to {high:.2f}) over {first}."
+        return f"{name} lost {-self.points:.2f} points ({of}: {-high:.2f} to {-low:.2f}) to {first}."
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedNetwork:

@@ -115,16 +115,14 @@ class Compression:
         """How the delivered network compares with the one that it was made of; empty if that is not known."""
         if self.difference is None:
             return ""
-        original, delivered = self.rows[0].name, self.rows[1].name
-        points, (low, high) = self.difference.points, self.difference.interval
-        interval = f"({100 * CONFIDENCE:g} %: {low:+.2f} to {high:+.2f})"
-        if self.difference.is_told:
-            way = "ahead of" if points > 0 else "behind"
-            said = f"{delivered} is {abs(points):.2f} points {way} {original} {interval}"
-        else:
-            said = f"cannot tell {delivered} from {original}: {points:+.2f} points {interval}"
-        share = f"at {100 * self.rows[1].macs / self.rows[0].macs:.0f} % of its multiply-accumulates"
-        return f"{said} on {self.images:,} {self.part} images, {share}"
+        original, delivered = self.rows[:2]
+        said = self.difference.in_words(
+            f"The delivered network ({delivered.name})", f"the original network ({original.name})", CONFIDENCE
+        )
+        return (
+            f"{said} It has {100 * delivered.macs / original.macs:.0f} % of the multiply-accumulates. "
+            f"Both were tested on {self.images:,} {self.part} images."
+        )
 
     @property
     def kept(self) -> str:
@@ -132,7 +130,7 @@ class Compression:
         before = self.rows[0].accuracy
         if self.adapted is None or before is None:
             return ""
-        return f"adapting the supernet changed {self.rows[0].name} itself by {self.adapted - before:+.2f} points"
+        return f"Adapting the supernet changed the original network itself by {self.adapted - before:+.2f} points."
 
     @property
     def caveat(self) -> str:
@@ -140,8 +138,8 @@ class Compression:
         if self.rows[0].accuracy is None:
             return ""
         return (
-            f"{self.rows[0].name} may have learnt from these images, then its own accuracy is too good here; "
-            "psvit-retrain compares on the validation images"
+            "The original network may have learnt from these images. Then its own accuracy is too good here. "
+            "psvit-retrain compares the two on the validation images."
         )
 
     @property

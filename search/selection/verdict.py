@@ -8,25 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from psvit.report.formatting import count
 from psvit.search.selection.finalist import Finalist
 from psvit.search.selection.halving import Trainings
-from psvit.train.bootstrap import CONFIDENCE, RESAMPLES, compared
+from psvit.train.bootstrap import CONFIDENCE, RESAMPLES, Difference, compared
 from psvit.train.result_store import ResultStore
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(Difference):
     """The comparison of the delivered network with its best rival of the other kind, on the verdict images.
 
     If a found network is delivered, the rival is the best reference. If a reference is delivered, the rival is the best
-    network that was found. Intervals are those of `psvit.compare`: a paired bootstrap over images and seeds.
+    network that was found. The difference is that of `psvit.compare`, a paired bootstrap over images and seeds. It is
+    positive if the delivered network is ahead.
 
     Attributes:
         winner: the name of the delivered network.
         rival: the name of the other.
         is_found: whether the delivered network is one that the search found, not a reference.
-        points: by how many points of top-1 the delivered network is ahead; negative if it is behind.
-        interval: the interval of these points.
         confidence: of the interval.
         images: how many verdict images there are.
         seeds: how many trainings of each network were compared.
@@ -36,28 +36,16 @@ class Verdict:
     winner: str
     rival: str
     is_found: bool
-    points: float
-    interval: tuple[float, float]
     confidence: float
     images: int
     seeds: int
     accuracies: tuple[float, float]
 
-    @property
-    def is_told(self) -> bool:
-        """Whether the interval leaves zero out, so that the two can be told apart."""
-        return not self.interval[0] <= 0 <= self.interval[1]
-
     def __str__(self) -> str:
-        low, high = self.interval
-        rival = f"the best {'reference' if self.is_found else 'network that was found'} ({self.rival})"
-        on = f"on {self.images:,} verdict images, {self.seeds} trainings each"
-        interval = f"{100 * self.confidence:g} %: {low:+.2f} to {high:+.2f}"
-        if not self.is_told:
-            return f"cannot tell {self.winner} from {rival}: {self.points:+.2f} points ({interval}) {on}"
-        if self.points > 0:
-            return f"{self.winner} gained {self.points:.2f} points ({interval}) over {rival} {on}"
-        return f"{self.winner} is {-self.points:.2f} points ({interval}) behind {rival} {on}"
+        found, by_hand = "found network ({})", "hand-made network ({})"
+        one, other = (found, by_hand) if self.is_found else (by_hand, found)
+        said = self.in_words(f"The {one.format(self.winner)}", f"the best {other.format(self.rival)}", self.confidence)
+        return f"{said} Each was trained with {count(self.seeds, 'seed')} and tested on {self.images:,} verdict images."
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict, JSON-serialisable."""
@@ -97,8 +85,7 @@ def judge(finalists: Sequence[Finalist], trainings: Trainings, store: ResultStor
         winner=winner.name,
         rival=rival.name,
         is_found=not winner.is_reference,
-        points=of_winner.difference.points,
-        interval=of_winner.difference.interval,
+        **vars(of_winner.difference),
         confidence=CONFIDENCE,
         images=answers[0].shape[1],
         seeds=len(answers[1]),

@@ -57,7 +57,7 @@ OTHERS = {"cd", "eval", "head", "ls", "mkdocs", "optuna-dashboard", "pytest", "r
 
 NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?( [kM](?=FLOPs|params)| (s|min|h)\b)?")
 REFERENCE = re.compile(r"(DeiT|PiT|HVT)-like, (patch|conv) stem, # layers|evenly pooled, # x avg")
-VERDICT = re.compile(r"^(verdict: |cannot tell |adapting the supernet |trial # is # points (ahead of|behind) ).*")
+VERDICT = re.compile(r"^(verdict: |The delivered network |Adapting the supernet ).*")
 CAUTION = re.compile(r"^it is [\d.]+ points worse than logistic regression")
 CLASS = re.compile(r"(, \(?'?|\.png: )(zero|one|two|three|four|five|six|seven|eight|nine)\b")
 
@@ -120,7 +120,7 @@ def test_the_gist_of_an_output_is_what_is_said_and_not_its_numbers():
     assert gist(said) == ["trial # # ± # %", "# of [('three', #), ('another', #)]"]
     assert gist(said) == gist("  trial 1 9 ± 8 %\n6 of [('three', 1), ('nine', 0.25)]\n")
     assert gist(said) != gist("trial 1 9 ± 8 %\nnot measured\n6 of [('three', 1), ('nine', 0.25)]")
-    assert gist("verdict: cannot tell\nHVT-like, conv stem, 5 layers 61 %") == ["verdict", "trial # # %"]
+    assert gist("verdict: trial 2 gained\nHVT-like, conv stem, 5 layers 61 %") == ["verdict", "trial # # %"]
     assert gist("accuracy 92, trial 3 of 6,468") == gist("accuracy 9.25, trial 1 of 8")
     assert gist("val/a/7.png: eight 91 %, two 1 %") == gist("val/a/7.png: one 57 %, eight 33 %")
     assert gist("time: 4 min (scoring 59 s)") == gist("time: 1.2 h (scoring 3 min)")

@@ -198,8 +198,9 @@ def test_a_list_of_trainings_counts_as_one_network(classifier, make_data):
     assert "&lt;second&gt;" in pair._repr_html_()
     assert "<second>" not in pair._repr_html_()
     lines = str(pair).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert lines[3].startswith("<second>")
+    assert lines[5].startswith("<second>")
     assert f"{pair[1].accuracy:.2f} %" in lines[3]
 
 
@@ -208,7 +209,7 @@ def test_networks_that_are_called_alike_are_numbered(classifier, make_data):
     found = psvit.compare([same, same], make_data(), resamples=100)
     assert [one.name for one in found] == ["net-0 (1)", "net-0 (2)"]
     assert (found[1].difference.points, found[1].difference.interval) == (0.0, (0.0, 0.0))
-    assert "no clear difference" in str(found)
+    assert "cannot be told from net-0 (1)" in str(found)
 
 
 def test_what_cannot_be_compared_is_refused(classifier, make_data):

@@ -402,13 +402,16 @@ def test_the_verdict_comes_first(made_up_report):
         is_found=True,
         points=1.5,
         interval=(0.5, 2.5),
+        p=0.01,
         confidence=0.95,
         images=500,
         seeds=3,
         accuracies=(60.0, 58.5),
     )
     text = Page(render(replace(report, verdict=verdict))).text
-    assert "Verdict: trial 3 gained 1.50 points (95 %: +0.50 to +2.50) over the best reference (HVT-like)" in text
+    gained = "gained 1.50 points (95 %: 0.50 to 2.50) over the best hand-made network (HVT-like)."
+    assert f"Verdict: The found network (trial 3) {gained}" in text
+    assert "3 seeds and tested on 500 verdict images" in text
     assert text.index("Verdict:") < text.index("The winner is")
     assert "Verdict:" not in Page(render(report)).text
 

@@ -63,10 +63,10 @@ def answered(store, finalist, share, images=IMAGES):
 @pytest.mark.parametrize(
     ("origins", "shares", "text"),
     [
-        (("found", "reference"), (0.9, 0.6), "found 0 gained"),
-        (("found", "reference"), (0.6, 0.9), "behind the best reference"),
-        (("found", "reference"), (0.7, 0.7004), "cannot tell found 0 from the best reference (reference 1)"),
-        (("reference", "found"), (0.9, 0.6), "over the best network that was found (found 1)"),
+        (("found", "reference"), (0.9, 0.6), "The found network (found 0) gained"),
+        (("found", "reference"), (0.6, 0.9), "lost"),
+        (("found", "reference"), (0.7, 0.7004), "cannot be told from the best hand-made network (reference 1)."),
+        (("reference", "found"), (0.9, 0.6), "over the best found network (found 1)."),
     ],
 )
 def test_the_verdict_is_the_paired_bootstrap(finalists, store, origins, shares, text):
