@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from psvit.arch.architecture import ArchitectureFile
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 from psvit.io.bounded import read_text
-from psvit.io.documents import Place, path_of
+from psvit.io.documents import Place, path_of, replacing
 from psvit.model import create_model
 
 NETWORK_FILE = "network.yaml"
@@ -151,6 +152,18 @@ class Classifier:
         values, positions = probabilities.topk(min(top, len(probabilities)))
         names = (self.preprocessing.classes[position] for position in positions.tolist())
         return list(zip(names, values.tolist(), strict=True))
+
+
+def write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights beside an architecture file, from which the network can then be loaded.
+
+    Args:
+        file: the architecture file.
+        weights: by name, as `state_dict` gives them.
+    """
+    with replacing(file.with_suffix(WEIGHTS_SUFFIX)) as temporary:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(tensors, temporary, {"format": "pt"})
 
 
 def as_classifier(network: Classifier | Place, device: torch.device | str = "cpu") -> Classifier:

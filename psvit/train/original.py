@@ -14,14 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from psvit.arch.architecture import Architecture, ArchitectureFile
-from psvit.classifier import WEIGHTS_SUFFIX, Classifier
+from psvit.classifier import Classifier, write_weights
 from psvit.data import ImageData, Inputs
 from psvit.errors import InputError
-from psvit.io.documents import replacing
 from psvit.nn import vit_weights
 from psvit.nn.network import PSViT
 from psvit.nn.seeding import seeded
@@ -82,9 +80,7 @@ class Original:
             file: the architecture file.
             data: the images that it was fitted to.
         """
-        with replacing(file.with_suffix(WEIGHTS_SUFFIX)) as temporary:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-            save_file(tensors, temporary, {"format": "pt"})
+        write_weights(file, self.network.state_dict())
         about = {"name": self.name, "digest": self.digest, "keeps_head": self.keeps_head}
         provenance = {"original": about, "data": data.describe()}
         ArchitectureFile(arch=self.arch, provenance=provenance).save(file)
