@@ -18,6 +18,7 @@ from psvit.arch.operators import Pool
 from psvit.errors import InputError
 from psvit.space.budget import Budget
 from psvit.space.layout import Layout, StageChoices
+from psvit.space.listing import check_countable
 from psvit.space.members import Members
 from psvit.space.references import Reference
 
@@ -27,7 +28,7 @@ MOST_POOLINGS = 2
 """The most poolings that members have besides the network's own."""
 
 MAX_GROUP = 4
-"""The most layers of a member that use one map."""
+"""The most layers of a member that use one map; fewer where the network has so many that they could not be counted."""
 
 POOLS: tuple[Pool, ...] = ("max", "avg")
 """Poolings without weights."""
@@ -50,6 +51,11 @@ def space_around(kind: type[Space], arch: Architecture, depths: Sequence[int] | 
     allowed = sorted({*(depths or ()), layers})
     if allowed[0] < 1 or allowed[-1] > layers:
         raise InputError(f"depths must be numbers of layers from 1 to the network's {layers}, received {allowed}")
+    made = (_space(kind, arch, allowed, max_group) for max_group in range(MAX_GROUP, 0, -1))
+    return next(space for space in made if _is_countable(space))
+
+
+def _space(kind: type[Space], arch: Architecture, depths: Sequence[int], max_group: int) -> Space:
     return kind(
         name=f"around-{arch.variant}-{'-'.join(f'{stage.depth}x{stage.embed_dim}' for stage in arch.stages)}",
         image_size=arch.image_size,
@@ -57,8 +63,16 @@ def space_around(kind: type[Space], arch: Architecture, depths: Sequence[int] | 
         num_classes=arch.num_classes,
         patch_size=arch.patch_size,
         patch_stride=arch.patch_stride,
-        layouts=tuple(_layout(arch, cuts, allowed) for cuts in _cuts(arch)),
+        layouts=tuple(_layout(arch, cuts, depths, max_group) for cuts in _cuts(arch)),
     )
+
+
+def _is_countable(space: Members) -> bool:
+    try:
+        check_countable(space, sorts_params=True)
+    except InputError:
+        return False
+    return True
 
 
 def _cuts(arch: Architecture) -> Iterator[tuple[int, ...]]:
@@ -73,7 +87,7 @@ def _cuts(arch: Architecture) -> Iterator[tuple[int, ...]]:
         yield from itertools.combinations(free, number)
 
 
-def _layout(arch: Architecture, cuts: Sequence[int], depths: Sequence[int]) -> Layout:
+def _layout(arch: Architecture, cuts: Sequence[int], depths: Sequence[int], max_group: int) -> Layout:
     """The members that are pooled at these places."""
     borders = [*itertools.accumulate((stage.depth for stage in arch.stages), initial=0)]
     begins = sorted({*borders[:-1], *cuts})
@@ -87,7 +101,7 @@ def _layout(arch: Architecture, cuts: Sequence[int], depths: Sequence[int]) -> L
                 begin=begin,
                 embed_dim=(of_network.embed_dim,),
                 depth=tuple(depth),
-                max_group=min(MAX_GROUP, max(depth)),
+                max_group=min(max_group, max(depth)),
                 mlp_ratio=(of_network.mlp_ratio,),
             )
         )
@@ -134,7 +148,7 @@ def evenly_pooled(space: Members, arch: Architecture, limits: Budget) -> tuple[R
 
 def _pooled(arch: Architecture, cuts: Sequence[int], pool: Pool) -> Architecture:
     """The network with all its layers, pooled at these places as well."""
-    layout = _layout(arch, cuts, [arch.depth])
+    layout = _layout(arch, cuts, [arch.depth], max_group=1)
     stages = [
         Stage(embed_dim=one.embed_dim[0], groups=(1,) * one.depth[0], mlp_ratio=one.mlp_ratio[0])
         for one in layout.stages

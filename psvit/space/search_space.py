@@ -74,8 +74,9 @@ class SearchSpace(Members):
         """The poolings and sharings of a network: what it can become without new weights.
 
         Members have its stem, widths, heads and MLPs. They are pooled at up to two places more than the network, by
-        maximum or average, and up to four layers use one attention map. The largest member is the network itself. One
-        of 12 layers and one stage has 1 + 11 + 55 layouts.
+        maximum or average, and up to four layers use one attention map; fewer where there are so many
+        layers that members could not be counted: two or three of about 27 layers or more, and one of about 35 or more.
+        The largest member is the network itself. One of 12 layers and one stage has 1 + 11 + 55 layouts.
 
         Args:
             arch: the network; none of its layers share a map.

@@ -88,6 +88,19 @@ def test_twelve_layers_of_one_stage_have_67_layouts():
     assert {len(layout.stages) for layout in space.layouts} == {1, 2, 3}
 
 
+@pytest.mark.parametrize(("layers", "max_group"), [(24, 4), (32, 2)])
+def test_deep_networks_share_maps_among_fewer_layers_so_that_members_can_be_counted(layers, max_group):
+    arch = network([layers], image_size=(64, 64))
+    space = SearchSpace.around(arch)
+    assert {stage.max_group for layout in space.layouts for stage in layout.stages if max(stage.depth) >= 4} == {
+        max_group
+    }
+    assert space.largest == arch
+    budget = Budget.parse("60%", space=space)
+    assert 0 < space.count(budget) < space.size
+    assert budget.satisfied_by(cost(space.sample(np.random.default_rng(0), 1, budget)[0]))
+
+
 def test_last_layers_are_left_out_where_depths_permit_it():
     arch = network([4])
     space = SearchSpace.around(arch, depths=(3,))
