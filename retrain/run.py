@@ -14,14 +14,14 @@ import torch
 
 from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.classifier import architecture_file
-from psvit.data import ImageData, open_data
+from psvit.data import ImageData, found_data
 from psvit.errors import InputError
 from psvit.executors.choose_executor import executor_for
 from psvit.executors.executor import Portable
 from psvit.executors.workers import Workers
 from psvit.io.announcements import announce
 from psvit.io.documents import Place, path_of, write_atomic
-from psvit.io.run_folder import CONFIG, RunFolder, default_folder
+from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
 from psvit.retrain.result import RetrainedNetwork, RetrainedNetworks
 from psvit.retrain.several import COMMAND, Network, Retraining, open_teacher
 from psvit.train.accuracies import LABELS
@@ -141,7 +141,7 @@ def retrain_networks(
         if workers and world.size > 1:
             raise InputError("--workers ray: give it to one process, not to those of torchrun")
         with world.first_goes_ahead():  # images and weights may have to be fetched
-            opened = open_data(data)
+            opened = found_data(data)
             for file, found in read:
                 _check_classes(file, found, opened, other_classes)
             recipes = [
@@ -158,7 +158,7 @@ def retrain_networks(
                 for _, found in read
             ]
             images = Portable(opened.reopen, opened)
-            taught = partial(open_teacher, teacher or "", teacher_weights, images, read[0][1].arch.image_size)
+            taught = partial(open_teacher, teacher or "", teacher_weights, images)
             retraining = Retraining(
                 images=images,
                 teacher=Portable(taught) if teacher else None,
@@ -173,6 +173,9 @@ def retrain_networks(
         names = _named([file for file, _ in read])
         config = configs[0] if len(read) == 1 else {"networks": dict(zip(names, configs, strict=True))}
         folder = Path(out) if out else default_folder("retrain", config)
+        if not check_folder(folder, COMMAND, config):
+            for (_, found), one in zip(read, recipes, strict=True):
+                retraining.check(found, one)
         planned = [
             Network(
                 name=name,

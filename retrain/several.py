@@ -82,7 +82,7 @@ class Retraining:
     operators: Mapping[str, Registration] = field(default_factory=registered)
 
     def config(self, file: Path | None, found: ArchitectureFile, recipe: Recipe) -> dict[str, Any]:
-        """All that decides what comes out for a network; it is made sure that it can be trained.
+        """All that decides what comes out for a network.
 
         Args:
             file: its architecture file, if it has one.
@@ -90,8 +90,7 @@ class Retraining:
             recipe: how it is trained.
 
         Raises:
-            InputError: weights are missing or not the network's, the device cannot train by the recipe, or batches
-                cannot be cut into a part for each of the processes that train together.
+            InputError: weights are missing or not the network's, or the device cannot train by the recipe.
         """
         images = self.images.get()
         teacher = self.teacher.get() if self.teacher else None
@@ -100,9 +99,6 @@ class Retraining:
             where = file.with_suffix(".safetensors") if file else "an architecture without a file"
             raise InputError(f"--compare: {where} holds no weights of a supernet for these images")
         check_device(torch.device(self.device), recipe)
-        inputs = Inputs.of(images, found.arch.image_size)
-        parts = self.world.size * recipe.accumulate
-        training_loader(images.all_train, inputs, recipe).check(parts, recipe.mixes)
         return {
             "arch": found.arch.to_dict(),
             "weights": digest_of_file(file.with_suffix(".safetensors")) if file and inherited else None,
@@ -116,6 +112,21 @@ class Retraining:
             "seed": self.seed,
             "device": torch.device(self.device).type,
         }
+
+    def check(self, found: ArchitectureFile, recipe: Recipe) -> None:
+        """Read the images, and make sure that batches of them can be made.
+
+        Args:
+            found: what is known about the network.
+            recipe: how it is trained.
+
+        Raises:
+            InputError: an image is corrupt, or batches cannot be cut into a part for each of the processes that train
+                together.
+        """
+        images = self.images.get().read()
+        inputs = Inputs.of(images, found.arch.image_size)
+        training_loader(images.all_train, inputs, recipe).check(self.world.size * recipe.accumulate, recipe.mixes)
 
     def __call__(self, network: Network) -> ArchitectureFile:
         """Train a network to the end, or return it as it is if that was done before.
@@ -160,9 +171,7 @@ class Retraining:
         )
 
 
-def open_teacher(
-    name: str, weights: str | Path | None, images: Portable[ImageData], image_size: tuple[int, int]
-) -> Teacher:
-    """A teacher of networks for images of this size; see `psvit.train.teacher.load_teacher`."""
+def open_teacher(name: str, weights: str | Path | None, images: Portable[ImageData]) -> Teacher:
+    """A teacher of networks for these images; see `psvit.train.teacher.load_teacher`."""
     data = images.get()
-    return load_teacher(name, Path(weights) if weights else None, Inputs.of(data, image_size), len(data.classes))
+    return load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes))

@@ -163,6 +163,7 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
     plan, estimated = _planned(plan_search(_request(bound.arguments)), out)
     check_folder(_place(plan, out), COMMAND, plan.config)
     plan.check_latencies()
+    _read_images(plan)
     for line in _introduction(plan):
         announce(line)
     return _tell_time(plan, estimated)
@@ -215,6 +216,7 @@ def _begun(plan: SearchPlan, out: str | Path | None, estimated: Estimate | None)
     place = _place(plan, out)
     if not check_folder(place, COMMAND, plan.config):
         plan.check_latencies()
+        _read_images(plan)
     if plan.asked.storage:  # which may be made by being opened
         check_storage(plan.asked.storage)
     folder = RunFolder(place, COMMAND, plan.config)
@@ -225,6 +227,16 @@ def _begun(plan: SearchPlan, out: str | Path | None, estimated: Estimate | None)
     if not folder.resumed:
         _tell_time(plan, estimated)
     return folder
+
+
+def _read_images(plan: SearchPlan) -> None:
+    """Read the images before anything is written. A run that goes on reads them when they are first needed.
+
+    Raises:
+        InputError: one of them is corrupt.
+    """
+    if plan.data:
+        plan.data.read()
 
 
 def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:

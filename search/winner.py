@@ -14,6 +14,8 @@ from torch import Tensor
 
 import psvit
 from psvit.arch.architecture import Architecture, ArchitectureFile
+from psvit.data import ImageData
+from psvit.errors import InputError
 from psvit.io.documents import replacing, replacing_folder, write_atomic
 from psvit.nn.picture import draw
 from psvit.search.objectives import Objectives
@@ -125,6 +127,15 @@ def delivered_weights(folder: Path, arch: Architecture) -> Mapping[str, Tensor] 
         return load_file(weights)
     except (SafetensorError, OSError):
         return None
+
+
+def delivered_images(folder: Path, data: ImageData) -> dict[str, Any] | None:
+    """What a run that delivered said of these images (`ImageData.describe`); `None` if it delivered nothing."""
+    try:
+        known = ArchitectureFile.load(folder / BEST).provenance.get("data")
+    except InputError:
+        return None
+    return known if isinstance(known, dict) and known.get("digest") == data.digest else None
 
 
 def inherited(supernet: Supernet, arch: Architecture) -> Mapping[str, Tensor]:

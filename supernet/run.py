@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from psvit.data import ImageData, Inputs, describe_images, open_data, read_image_size
+from psvit.data import ImageData, Inputs, describe_images, found_data, read_image_size
 from psvit.io.announcements import announce
-from psvit.io.run_folder import RunFolder, default_folder
+from psvit.io.run_folder import RunFolder, check_folder, default_folder
 from psvit.io.tables import html_table
 from psvit.nn.vit_weights import Vit, read_vit
 from psvit.space.budget import Budget
@@ -104,6 +104,17 @@ class SupernetPlan:
             "device": self.device.type,
         }
 
+    def check(self, world: World) -> None:
+        """Read the images, and make sure that batches of them can be made.
+
+        Raises:
+            InputError: an image is corrupt, or batches cannot be cut into a part for each of the processes that train
+                together.
+        """
+        inputs = Inputs.of(self.data.read(), self.space.image_size)
+        loader = training_loader(self.data.train, inputs, self.recipe)
+        loader.check(world.size * self.recipe.accumulate, self.recipe.mixes)
+
     def announce(self, folder: Path) -> None:
         """Announce the folder of the run, the images and the weights that it begins with."""
         announce(f"run: {folder}")
@@ -169,7 +180,7 @@ def train_supernet(
     place = choose_device(device)
     with joined(place) as world:
         with world.first_goes_ahead():  # images and weights may have to be fetched
-            images = open_data(data)
+            images = found_data(data)
             begin_with = init if isinstance(init, Vit) or init is None else read_vit(str(init))
             space = fit_space(space, images, size, Budget(), prefers_shipped=True)
             chosen = choose_recipe(
@@ -182,9 +193,7 @@ def train_supernet(
                 teacher=bool(teacher),
             )
             check_device(place, chosen)
-            inputs = Inputs.of(images, space.image_size)
-            training_loader(images.train, inputs, chosen).check(world.size * chosen.accumulate, chosen.mixes)
-            taught_by = choose_teacher(teacher, teacher_weights, inputs, len(images.classes))
+            taught_by = choose_teacher(teacher, teacher_weights, images)
         made = SupernetPlan(
             space=space,
             data=images,
@@ -195,6 +204,8 @@ def train_supernet(
             device=place,
         )
         folder = Path(out) if out else default_folder(f"supernet-{space.name}", made.config)
+        if not check_folder(folder, COMMAND, made.config):
+            made.check(world)
         return _run(made, folder, CheckpointConfig(every_seconds=checkpoint_seconds, number=keep), world)
 
 

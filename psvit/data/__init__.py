@@ -14,6 +14,7 @@ from psvit.data.batches import Inputs as Inputs
 from psvit.data.batches import accuracy as accuracy
 from psvit.data.batches import evaluation_transform as evaluation_transform
 from psvit.data.image_data import ImageData as ImageData
+from psvit.data.image_data import found_data as found_data
 from psvit.data.image_data import open_data as open_data
 from psvit.data.images import Decoded as Decoded
 from psvit.data.images import Files as Files

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from psvit.data.images import Decoded, Labelled
-from psvit.data.sources import Source, by_name, of_datasets, probe_positions
+from psvit.data.sources import Source, by_name, of_datasets
 from psvit.data.split import parts
 from psvit.errors import InputError
 
@@ -28,8 +27,7 @@ class ImageData:
         classes: names of the classes.
         in_chans: 1 for grey, 3 for colour.
         sizes: height and width in pixels of some training images, evenly spread over all.
-        mean: of every channel, of pixels from 0 to 1.
-        std: standard deviation of every channel, of pixels from 0 to 1.
+        statistics: gives `mean` and `std`; computes them at its first call.
         train: for training supernets and the networks that a search compares.
         search: for comparing candidates. Whatever a search chooses, it chooses by these.
         verdict: for the verdict of a search. Nothing is trained on them and nothing is chosen by them before that.
@@ -43,8 +41,7 @@ class ImageData:
     classes: tuple[str, ...]
     in_chans: int
     sizes: tuple[tuple[int, int], ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    statistics: Callable[[], tuple[tuple[float, ...], tuple[float, ...]]] = field(compare=False, repr=False)
     train: Labelled
     search: Labelled
     verdict: Labelled
@@ -56,6 +53,26 @@ class ImageData:
         """The typical height and width of the images in pixels: the medians."""
         height, width = (int(side) for side in np.median(self.sizes, axis=0))
         return height, width
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of every channel, of pixels from 0 to 1."""
+        return self.statistics()[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of every channel, of pixels from 0 to 1."""
+        return self.statistics()[1]
+
+    def read(self) -> Self:
+        """Read all images that were not read yet: into memory if they are small, else to see that they can be.
+
+        Raises:
+            InputError: one of them is corrupt.
+        """
+        for part in (self.train, self.val):
+            _ = part.pictures
+        return self
 
     @property
     def all_train(self) -> Labelled:
@@ -94,6 +111,15 @@ class ImageData:
             InputError: there is no such set, or it cannot be used: one class, a corrupt image, classes that differ
                 between training and validation, fewer than two images of a class.
         """
+        return cls.find(name).read()
+
+    @classmethod
+    def find(cls, name: str) -> Self:
+        """An image set as `open` opens it, but the images of a folder are read when they are first needed.
+
+        Raises:
+            InputError: as `open`; of a corrupt image, when images are read.
+        """
         return cls._split(name, by_name(name), partial(cls.open, name))
 
     @classmethod
@@ -121,32 +147,24 @@ class ImageData:
     @classmethod
     def _split(cls, name: str, source: Source, reopen: Callable[[], ImageData]) -> Self:
         """The four parts."""
-        classes, train, val, digest = source
+        classes, train = source.classes, source.train
         if len(classes) < 2:
             raise InputError(
                 f"data {name!r}: at least two classes are needed, found {len(classes)}: {', '.join(classes)}"
             )
         positions, search, verdict = parts(train.labels, name)
-        pictures = train.pictures
-        in_chans, sizes = _probe(train)
-        if isinstance(pictures, Decoded):
-            mean, std = _statistics(pictures.pixels[np.sort(np.concatenate([positions, verdict]))])
-        else:
-            mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-            if in_chans == 1:
-                mean, std = (0.5,), (0.5,)
+        seen = train.take(np.sort(np.concatenate([positions, verdict])))
         return cls(
             name=name,
-            digest=digest,
+            digest=source.digest,
             classes=classes,
-            in_chans=in_chans,
-            sizes=sizes,
-            mean=mean,
-            std=std,
+            in_chans=source.in_chans,
+            sizes=source.sizes,
+            statistics=cache(partial(_statistics, seen, source.in_chans)),
             train=train.take(positions),
             search=train.take(search),
             verdict=train.take(verdict),
-            val=val,
+            val=source.val,
             reopen=reopen,
         )
 
@@ -156,15 +174,19 @@ def open_data(data: ImageData | str | Path) -> ImageData:
     return data if isinstance(data, ImageData) else ImageData.open(str(data))
 
 
-def _probe(images: Labelled) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """Channels, and heights and widths, of some images."""
-    pictures = [images[index][0] for index in probe_positions(len(images))]
-    in_chans = 1 if all(picture.mode == "L" for picture in pictures) else 3
-    return in_chans, tuple((picture.height, picture.width) for picture in pictures)
+def found_data(data: ImageData | str | Path) -> ImageData:
+    """Images as they are, or those behind a name; see `ImageData.find`."""
+    return data if isinstance(data, ImageData) else ImageData.find(str(data))
 
 
-def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel of pixels from 0 to 1, to four digits."""
-    flat = pixels.reshape(-1, pixels.shape[3] if pixels.ndim == 4 else 1)
+def _statistics(images: Labelled, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel of pixels from 0 to 1, to four digits.
+
+    For images that are not in memory, they are usual ones.
+    """
+    if not isinstance(images.pictures, Decoded):
+        return (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if in_chans == 3 else ((0.5,), (0.5,))
+    pixels = images.pictures.pixels[images.rows]
+    flat = pixels.reshape(-1, in_chans)
     mean, std = flat.mean(axis=0) / 255, flat.std(axis=0) / 255
     return tuple(round(float(value), 4) for value in mean), tuple(round(float(value), 4) for value in std)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,6 +87,33 @@ class OfDataset:
         return to_eight_bits(as_picture(self.dataset[index][0], where), self.mode, where)
 
 
+class Unread:
+    """Images that are read when they are first needed. A finished run needs none, and reading many takes long.
+
+    Args:
+        read_all: reads these and others that belong to them, by part; gives the same back at every call.
+        part: which of them these are.
+
+    Attributes:
+        known: the images, once they were read.
+    """
+
+    def __init__(self, read_all: Callable[[], Mapping[str, Pictures]], part: str) -> None:
+        self.known: Pictures | None = None
+        self._read_all = read_all
+        self._part = part
+
+    def read(self) -> Pictures:
+        """The images.
+
+        Raises:
+            InputError: one of them, or of those that belong to them, is corrupt.
+        """
+        if self.known is None:
+            self.known = self._read_all()[self._part]
+        return self.known
+
+
 def as_picture(image: Any, source: str) -> Image.Image:
     """An image as Pillow has it.
 
@@ -123,7 +150,7 @@ class Labelled(Dataset[tuple[Any, int]]):
     """Labelled images, or some of them, as timm's loaders take them.
 
     Args:
-        pictures: all images.
+        pictures: all images, or what reads them when they are first needed.
         labels: a class for each of all images, (n,).
         rows: which of them belong to this set; all if not given.
         transform: what becomes of an image before it is batched.
@@ -131,15 +158,37 @@ class Labelled(Dataset[tuple[Any, int]]):
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: Pictures | Unread,
         labels: NDArray[np.int64],
         rows: NDArray[np.int64] | None = None,
         transform: Callable[[Image.Image], Any] | None = None,
     ) -> None:
-        self.pictures = pictures
+        self._pictures = pictures
         self.rows = np.arange(len(labels)) if rows is None else rows
         self.transform = transform
         self._all_labels = labels
+
+    @property
+    def pictures(self) -> Pictures:
+        """All images. Those that were not read yet are read now.
+
+        Raises:
+            InputError: one of them is corrupt.
+        """
+        return self._pictures.read() if isinstance(self._pictures, Unread) else self._pictures
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of all images, if they are known to have one, because they are in memory."""
+        known = self._pictures.known if isinstance(self._pictures, Unread) else self._pictures
+        if not isinstance(known, Decoded):
+            return None
+        height, width = known.pixels.shape[1:3]
+        return height, width
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Other processes get the images instead of what reads them."""
+        return {**vars(self), "_pictures": self.pictures}
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -161,16 +210,16 @@ class Labelled(Dataset[tuple[Any, int]]):
 
     def take(self, positions: NDArray[np.int64]) -> Labelled:
         """The images at these positions of this set."""
-        return Labelled(self.pictures, self._all_labels, self.rows[positions])
+        return Labelled(self._pictures, self._all_labels, self.rows[positions])
 
     def union(self, other: Labelled) -> Labelled:
         """Both sets together, two parts of the same images, in the order of the images."""
-        assert other.pictures is self.pictures
-        return Labelled(self.pictures, self._all_labels, np.sort(np.concatenate([self.rows, other.rows])))
+        assert other._pictures is self._pictures
+        return Labelled(self._pictures, self._all_labels, np.sort(np.concatenate([self.rows, other.rows])))
 
     def transformed(self, transform: Callable[[Image.Image], Any] | None) -> Labelled:
         """The same images with another transform."""
-        return Labelled(self.pictures, self._all_labels, self.rows, transform)
+        return Labelled(self._pictures, self._all_labels, self.rows, transform)
 
 
 def in_memory(pictures: Pictures, part: str) -> Decoded | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -41,20 +41,31 @@ def read_image(path: str, mode: Mode, draft: bool = False) -> Image.Image:
         return to_eight_bits(picture, mode, path)
 
 
-def is_grey_file(path: str) -> bool:
-    """Whether the image in a file has no colour.
+class Look(NamedTuple):
+    """What the beginning of a file says of the image in it.
+
+    Attributes:
+        mode: Pillow's name for its pixels.
+        size: height and width.
+    """
+
+    mode: str
+    size: tuple[int, int]
+
+
+def look_at(path: str) -> Look:
+    """Read the beginning of an image file, and no pixel.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it is no image.
     """
     with _named(path), Image.open(path) as picture:
-        picture.load()
-        return is_grey(picture)
+        return Look(picture.mode, (picture.height, picture.width))
 
 
-def is_grey(picture: Image.Image) -> bool:
-    """Whether an image has one channel, of any depth, and no palette."""
-    return picture.mode in ("1", "L", "F") or picture.mode.startswith("I")
+def is_grey(mode: str) -> bool:
+    """Whether images of one of Pillow's modes have one channel, of any depth, and no palette."""
+    return mode in ("1", "L", "F") or mode.startswith("I")
 
 
 def to_eight_bits(picture: Image.Image, mode: Mode, source: str) -> Image.Image:

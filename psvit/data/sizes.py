@@ -9,7 +9,6 @@ from PIL import Image
 
 from psvit.data.batches import Inputs, evaluation_transform
 from psvit.data.image_data import ImageData
-from psvit.data.images import Decoded
 from psvit.errors import InputError
 from psvit.space.for_images import LEAST_SIDE, MOST_SIDE
 
@@ -57,7 +56,7 @@ def describe_images(data: ImageData, image_size: Size) -> list[str]:
     """
     heights, widths = np.array(data.sizes).T
     alike = len(set(data.sizes)) == 1
-    known = alike and all(_one_size(part.pictures) == data.sizes[0] for part in (data.train, data.val))
+    known = alike and all(part.size == data.sizes[0] for part in (data.train, data.val))
     colour = "grey" if data.in_chans == 1 else "coloured"
     sizes = f"all of {_shown(data.sizes[0])} pixels (height x width)"
     if not known:
@@ -84,17 +83,15 @@ def describe_images(data: ImageData, image_size: Size) -> list[str]:
 
 def _done_to(size: Size, data: ImageData, image_size: Size) -> str:
     """What the transform of images that are not augmented does to those of a size."""
-    resize = evaluation_transform(Inputs.of(data, image_size)).transforms[0]  # type: ignore[attr-defined]
+    # How they are normalised, which is known only once they were read, does not matter here.
+    channels = data.in_chans
+    inputs = Inputs(image_size=image_size, in_chans=channels, mean=(0.0,) * channels, std=(1.0,) * channels)
+    resize = evaluation_transform(inputs).transforms[0]  # type: ignore[attr-defined]
     width, height = resize(Image.new("L", size[::-1])).size
     resized = "as they are" if (height, width) == size else f"resized to {_shown((height, width))} pixels"
     if (height, width) == image_size:
         return resized
     return f"{resized}, of each the middle {_shown(image_size)} pixels"
-
-
-def _one_size(pictures: object) -> Size | None:
-    """The size of all pictures, if they are in memory and so have one."""
-    return pictures.pixels.shape[1:3] if isinstance(pictures, Decoded) else None
 
 
 def _shown(size: Size) -> str:

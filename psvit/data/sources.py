@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from timm.data import create_dataset
 
 from psvit.data.folder import ImageFile, images_in
-from psvit.data.images import Decoded, Files, Labelled, OfDataset, as_picture, in_memory
-from psvit.data.pixels import ENDINGS, Mode, is_grey, is_grey_file, read_image
+from psvit.data.images import Decoded, Files, Labelled, OfDataset, Pictures, Unread, as_picture, in_memory
+from psvit.data.pixels import ENDINGS, Mode, is_grey, look_at, read_image
 from psvit.data.split import SPLIT_SEED, stratified_split
 from psvit.errors import InputError
 from psvit.io.progress import progress_bar
@@ -28,6 +29,9 @@ CHECKED_LIMIT = 20_000
 """Folders of at most as many images are read through before anything is trained, so that a corrupt image is known at
 once; in larger ones it is named when it is met."""
 
+CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3}
+"""Of images, by what they are converted to."""
+
 _PROBED = 64
 """Images looked at to learn the size and the channels of a folder's images."""
 
@@ -40,12 +44,16 @@ class Source(NamedTuple):
         train: the training images.
         val: the validation images.
         digest: changes whenever the images might.
+        in_chans: 1 for grey, 3 for colour.
+        sizes: height and width in pixels of some training images, evenly spread over all.
     """
 
     classes: tuple[str, ...]
     train: Labelled
     val: Labelled
     digest: str
+    in_chans: int
+    sizes: tuple[tuple[int, int], ...]
 
 
 def by_name(name: str) -> Source:
@@ -86,14 +94,15 @@ def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) 
                 f"found {found.min()} to {found.max()}"
             )
     where = f"data {name!r}, train, image"
-    probed = (as_picture(train[index][0], f"{where} {index}") for index in probe_positions(len(train)))
-    mode: Mode = "L" if all(map(is_grey, probed)) else "RGB"
+    probed = [as_picture(train[index][0], f"{where} {index}") for index in _probe_positions(len(train))]
+    mode: Mode = "L" if all(is_grey(picture.mode) for picture in probed) else "RGB"
     made = []
     for part, dataset in parts.items():
         pictures = OfDataset(dataset, mode, f"data {name!r}, {part}")
         made.append(Labelled(in_memory(pictures, part) or pictures, labels[part]))
     first, second = made
-    return Source(classes, first, second, _digest(classes, first, second))
+    sizes = tuple((picture.height, picture.width) for picture in probed)
+    return Source(classes, first, second, _digest(classes, first, second), CHANNELS[mode], sizes)
 
 
 def _labels(dataset: Any, what: str) -> NDArray[np.int64]:
@@ -122,7 +131,7 @@ def _digits() -> Source:
     train, val = stratified_split(labels, DIGITS_VAL_FRACTION, SPLIT_SEED, "digits")
     classes = tuple(str(name) for name in digits.target_names)
     first, second = (Labelled(Decoded(pixels[rows]), labels[rows]) for rows in (train, val))
-    return Source(classes, first, second, _digest(classes, first, second))
+    return Source(classes, first, second, _digest(classes, first, second), CHANNELS["L"], ((8, 8),))
 
 
 def _folder(root: Path) -> Source:
@@ -142,17 +151,27 @@ def _folder(root: Path) -> Source:
             raise InputError(f"data '{root}': no images in {part}/; their names end in {', '.join(ENDINGS)}")
     if len(classes) < 2:
         raise InputError(f"data '{root}': at least two classes are needed, found {len(classes)}: {', '.join(classes)}")
-    mode: Mode = "L" if all(is_grey_file(samples[index].path) for index in probe_positions(len(samples))) else "RGB"
-    parts = []
-    for part, found in (("train", samples), ("val", val_samples)):
-        files = Files([image.path for image in found], mode)
-        labels = np.array([image.label for image in found], dtype=np.int64)
+    looks = [look_at(samples[index].path) for index in _probe_positions(len(samples))]
+    mode: Mode = "L" if all(is_grey(look.mode) for look in looks) else "RGB"
+    parts = {"train": samples, "val": val_samples}
+    read = cache(partial(_read, {part: Files([image.path for image in found], mode) for part, found in parts.items()}))
+    train, val = (
+        Labelled(Unread(read, part), np.array([image.label for image in found], dtype=np.int64))
+        for part, found in parts.items()
+    )
+    digest = _digest_of_files(root, classes, [*samples, *val_samples])
+    return Source(classes, train, val, digest, CHANNELS[mode], tuple(look.size for look in looks))
+
+
+def _read(parts: Mapping[str, Files]) -> dict[str, Pictures]:
+    """The images of a folder, in memory if they are small; else those of a small folder are looked through."""
+    found: dict[str, Pictures] = {}
+    for part, files in parts.items():
         decoded = in_memory(files, part)
         if decoded is None and len(files) <= CHECKED_LIMIT:
             _check(files, part)
-        parts.append(Labelled(decoded or files, labels))
-    train, val = parts
-    return Source(classes, train, val, _digest_of_files(root, classes, [*samples, *val_samples]))
+        found[part] = decoded or files
+    return found
 
 
 def _check(files: Files, part: str) -> None:
@@ -194,6 +213,6 @@ def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[Ima
     return digest.hexdigest()[:DIGEST_DIGITS]
 
 
-def probe_positions(number: int) -> range:
+def _probe_positions(number: int) -> range:
     """The positions of some images among so many, evenly spread."""
     return range(0, number, -(-number // _PROBED))

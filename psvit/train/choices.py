@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from psvit.data import ImageData, Inputs, seen_size
+from psvit.data import ImageData, seen_size
 from psvit.errors import InputError
 from psvit.executors.workers import Workers
 from psvit.io.cores import usable_cores
@@ -144,7 +144,7 @@ def choose_recipe(
     return with_precision(chosen, device)
 
 
-def choose_teacher(name: str | None, weights: str | Path | None, inputs: Inputs, num_classes: int) -> Teacher | None:
+def choose_teacher(name: str | None, weights: str | Path | None, data: ImageData) -> Teacher | None:
     """The teacher that is named, or `None`.
 
     Raises:
@@ -152,4 +152,4 @@ def choose_teacher(name: str | None, weights: str | Path | None, inputs: Inputs,
     """
     if weights and not name:
         raise InputError(f"--teacher-weights {weights}: of which network? name it with --teacher")
-    return load_teacher(name, Path(weights) if weights else None, inputs, num_classes) if name else None
+    return load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes)) if name else None

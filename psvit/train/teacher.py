@@ -108,7 +108,7 @@ def taught_loss(of_labels: Tensor, logits: Tensor, taught: Tensor, recipe: Recip
     return (1 - recipe.teacher_weight) * of_labels + recipe.teacher_weight * of_teacher
 
 
-def load_teacher(name: str, weights: Path | None, inputs: Inputs, num_classes: int) -> Teacher:
+def load_teacher(name: str, weights: Path | None, in_chans: int, num_classes: int) -> Teacher:
     """A teacher for images.
 
     Args:
@@ -117,7 +117,7 @@ def load_teacher(name: str, weights: Path | None, inputs: Inputs, num_classes: i
         weights: a .safetensors or .pth file; without it timm's pretrained weights, or the file beside the .yaml. How
             they want images, timm's config.json beside them says, where it is of the same model; without one it is
             taken to be as timm says for the name.
-        inputs: how the images are prepared for the network that learns.
+        in_chans: of the images.
         num_classes: of the images.
 
     Raises:
@@ -145,8 +145,8 @@ def load_teacher(name: str, weights: Path | None, inputs: Inputs, num_classes: i
     classes = getattr(network, "num_classes", None)
     if classes != num_classes:
         raise InputError(f"--teacher {name}: has {classes} classes, but the images have {num_classes}")
-    if wanted.in_chans not in (inputs.in_chans, 3) or (wanted.in_chans == 3 and inputs.in_chans not in (1, 3)):
-        raise InputError(f"--teacher {name}: takes {wanted.in_chans} channels, but the images have {inputs.in_chans}")
+    if wanted.in_chans not in (in_chans, 3) or (wanted.in_chans == 3 and in_chans not in (1, 3)):
+        raise InputError(f"--teacher {name}: takes {wanted.in_chans} channels, but the images have {in_chans}")
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return Teacher(name=name, network=network.eval(), inputs=wanted)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from sklearn.datasets import load_digits
 
 from psvit.data import (
@@ -20,6 +21,7 @@ from psvit.data import (
     Labelled,
     accuracy,
     baseline,
+    found_data,
     logistic_regression,
     open_data,
     parts,
@@ -178,7 +180,26 @@ def test_an_image_that_vanishes_while_a_folder_is_opened_is_named(tmp_path, monk
     monkeypatch.setattr(sources, "in_memory", lambda files, part: None)
     monkeypatch.setattr(sources, "_check", lambda files, part: (root / "train/cat/3.png").unlink(missing_ok=True))
     with pytest.raises(InputError, match=r"cat/3\.png: not a readable image"):
-        open_data(str(root))
+        pixels_of(open_data(str(root)).train)
+
+
+def test_the_images_of_a_folder_are_read_when_they_are_first_needed(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "one", size=(8, 8))
+    known = open_data(str(root))
+    loaded = []
+    load = PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda self: loaded.append(self.filename) or load(self))
+    found = found_data(str(root))
+    assert (found.digest, found.sizes, found.in_chans) == (known.digest, known.sizes, known.in_chans)
+    assert [len(part) for part in (found.all_train, found.val)] == [len(part) for part in (known.all_train, known.val)]
+    assert found.val.size is None
+    assert not loaded
+    assert found.mean == known.mean
+    assert found.read().val.size == (8, 8)
+    assert len(set(loaded)) == len(found.all_train) + len(found.val)
+    before = len(loaded)
+    assert pixels_of(found.val) == pixels_of(known.val)
+    assert len(loaded) == before
 
 
 def test_what_is_known_of_the_data_travels_as_json(digits):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from psvit.data import Decoded, Files, images, open_data, sources
-from psvit.data.pixels import is_grey, is_grey_file, read_image, to_eight_bits
+from psvit.data.pixels import is_grey, look_at, read_image, to_eight_bits
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 
@@ -90,7 +90,7 @@ def test_the_upper_half_of_16_bits_is_the_image(tmp_path, name):
     path = tmp_path / f"image-{name}"
     for values, expected in ((LEVELS.astype(np.uint16) * 257, LEVELS), (DEEP, DEEP // 256)):
         DEPTHS[name](path, values)
-        assert is_grey_file(str(path))
+        assert is_grey(look_at(str(path)).mode)
         grey, colour = read_image(str(path), "L"), read_image(str(path), "RGB")
         assert (grey.mode, colour.mode) == ("L", "RGB")
         assert np.array_equal(np.asarray(grey), expected)
@@ -100,7 +100,7 @@ def test_the_upper_half_of_16_bits_is_the_image(tmp_path, name):
 def test_grey_and_colour_of_16_bits_become_the_same(tmp_path):
     write_png16(tmp_path / "grey.png", DEEP)
     write_png16(tmp_path / "colour.png", np.repeat(DEEP[..., None], 3, axis=2))
-    assert not is_grey_file(str(tmp_path / "colour.png"))
+    assert not is_grey(look_at(str(tmp_path / "colour.png")).mode)
     grey, colour = (read_image(str(tmp_path / f"{name}.png"), "RGB") for name in ("grey", "colour"))
     assert np.array_equal(np.asarray(grey), np.asarray(colour))
 
@@ -108,7 +108,7 @@ def test_grey_and_colour_of_16_bits_become_the_same(tmp_path):
 @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N", "I"])
 def test_16_bits_in_memory_are_scaled_too(mode):
     picture = Image.new(mode, (4, 3), 0x8765)
-    assert is_grey(picture)
+    assert is_grey(picture.mode)
     assert set(np.asarray(to_eight_bits(picture, "L", "mine")).ravel()) == {0x87}
 
 
@@ -185,7 +185,7 @@ def test_images_of_8_bits_are_converted_as_pillow_does(mode):
     if mode == "PA":
         picture = picture.convert("RGB").convert("P")
     picture = picture.convert(mode)
-    assert is_grey(picture) == (mode in ("1", "L"))
+    assert is_grey(picture.mode) == (mode in ("1", "L"))
     for wanted in ("L", "RGB"):
         assert to_eight_bits(picture, wanted, "mine").mode == wanted
         assert np.array_equal(np.asarray(to_eight_bits(picture, wanted, "mine")), np.asarray(picture.convert(wanted)))
@@ -198,10 +198,11 @@ def test_a_corrupt_image_is_named(tmp_path, draft):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"image\.png: not a readable image; mend or remove it"):
         read_image(str(path), "L", draft)
-    with pytest.raises(InputError, match=r"image\.png: not a readable image"):
-        is_grey_file(str(path))
     with pytest.raises(InputError, match=r"mine: not a readable image"):
         to_eight_bits(PngImagePlugin.PngImageFile(path), "L", "mine")
+    path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(InputError, match=r"image\.png: not a readable image"):
+        look_at(str(path))
 
 
 # --- where images enter

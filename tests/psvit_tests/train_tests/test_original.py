@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from psvit.arch.architecture import ArchitectureFile
-from psvit.data import ImageData, Inputs
+from psvit.data import ImageData
 from psvit.errors import InputError
 from psvit.model import create_model
 from psvit.space.search_space import SearchSpace
@@ -48,8 +48,7 @@ def images(classes=("ant", "bee", "cat"), size=(16, 16), channels=3):
 
 
 def load_teacher_of(name, weights):
-    inputs = Inputs(image_size=(224, 224), in_chans=3, mean=(0.5,) * 3, std=(0.5,) * 3)
-    return load_teacher(name, weights, inputs, 3)
+    return load_teacher(name, weights, 3, 3)
 
 
 @torch.no_grad()

@@ -125,23 +125,23 @@ def test_one_of_our_networks_teaches_with_what_it_was_trained_on(tmp_path):
         network = PSViT(ARCH).eval()
     ARCH.save(tmp_path / "network.yaml")
     save_file(network.state_dict(), tmp_path / "network.safetensors")
-    teacher = load_teacher(str(tmp_path / "network.yaml"), None, GREY, 4)
+    teacher = load_teacher(str(tmp_path / "network.yaml"), None, GREY.in_chans, 4)
     assert not teacher.network.training
     assert teacher.inputs.image_size == (8, 8)
     images = torch.randn(2, 1, 8, 8)
     same = Inputs(image_size=(8, 8), in_chans=1, mean=teacher.inputs.mean, std=teacher.inputs.std)
     torch.testing.assert_close(teacher.logits(images, same), network(images))
-    assert teacher.digest == load_teacher(str(tmp_path / "network.yaml"), None, GREY, 4).digest
+    assert teacher.digest == load_teacher(str(tmp_path / "network.yaml"), None, GREY.in_chans, 4).digest
     with torch.no_grad():
         teacher.network.head.bias.add_(1)
-    assert teacher.digest != load_teacher(str(tmp_path / "network.yaml"), None, GREY, 4).digest
+    assert teacher.digest != load_teacher(str(tmp_path / "network.yaml"), None, GREY.in_chans, 4).digest
 
 
 def test_a_model_of_timm_teaches_with_weights_from_a_file(tmp_path):
     with seeded(0):
         network = timm.create_model("test_vit", num_classes=4).eval()
     save_file(network.state_dict(), tmp_path / "vit.safetensors")
-    teacher = load_teacher("test_vit", tmp_path / "vit.safetensors", COLOUR, 4)
+    teacher = load_teacher("test_vit", tmp_path / "vit.safetensors", COLOUR.in_chans, 4)
     size = network.pretrained_cfg["input_size"]
     assert (teacher.inputs.in_chans, *teacher.inputs.image_size) == size
     images = torch.randn(2, *size)
@@ -159,20 +159,20 @@ def test_other_classes_and_channels_are_refused(tmp_path):
     ARCH.save(tmp_path / "network.yaml")
     save_file(PSViT(ARCH).state_dict(), tmp_path / "network.safetensors")
     name = str(tmp_path / "network.yaml")
-    assert f"{name}: has 4 classes, but the images have 5" in refused(name, None, GREY, 5)
-    assert f"{name}: takes 1 channels, but the images have 3" in refused(name, None, COLOUR, 4)
+    assert f"{name}: has 4 classes, but the images have 5" in refused(name, None, GREY.in_chans, 5)
+    assert f"{name}: takes 1 channels, but the images have 3" in refused(name, None, COLOUR.in_chans, 4)
 
 
 def test_what_is_no_teacher_is_refused(tmp_path):
     ARCH.save(tmp_path / "network.yaml")
     name = str(tmp_path / "network.yaml")
-    assert "neither a model of timm" in refused("no_such_model", None, COLOUR, 4)
-    assert "network.safetensors do not exist; name them with --teacher-weights" in refused(name, None, GREY, 4)
-    assert "no such file" in refused("test_vit", tmp_path / "nowhere.pth", COLOUR, 4)
+    assert "neither a model of timm" in refused("no_such_model", None, COLOUR.in_chans, 4)
+    assert "network.safetensors do not exist; name them with --teacher-weights" in refused(name, None, GREY.in_chans, 4)
+    assert "no such file" in refused("test_vit", tmp_path / "nowhere.pth", COLOUR.in_chans, 4)
     save_file({"head.weight": torch.zeros(4, 4)}, tmp_path / "other.safetensors")
-    assert "does not hold its weights" in refused(name, tmp_path / "other.safetensors", GREY, 4)
+    assert "does not hold its weights" in refused(name, tmp_path / "other.safetensors", GREY.in_chans, 4)
     (tmp_path / "garbage.pth").write_bytes(b"garbage")
-    assert "does not hold its weights" in refused("test_vit", tmp_path / "garbage.pth", COLOUR, 4)
+    assert "does not hold its weights" in refused("test_vit", tmp_path / "garbage.pth", COLOUR.in_chans, 4)
 
 
 def test_recipe_and_teacher_belong_together():
@@ -202,14 +202,14 @@ def folder(tmp_path):
 
 
 def test_a_folder_as_timm_saves_one_teaches(folder):
-    teacher = load_teacher(f"local-dir:{folder}", None, COLOUR, 4)
+    teacher = load_teacher(f"local-dir:{folder}", None, COLOUR.in_chans, 4)
     weights = load_file(folder / "model.safetensors")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in teacher.network.state_dict().items())
     assert (teacher.inputs.mean, teacher.inputs.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_weights_are_given_images_as_the_configuration_beside_them_says(folder, tmp_path):
-    teacher = load_teacher("test_vit", folder / "model.safetensors", COLOUR, 4)
+    teacher = load_teacher("test_vit", folder / "model.safetensors", COLOUR.in_chans, 4)
     assert (teacher.inputs.mean, teacher.inputs.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     # Alone, or beside the configuration of another model, they are as timm says for the name.
     shutil.copy(folder / "model.safetensors", tmp_path / "alone.safetensors")
@@ -217,10 +217,10 @@ def test_weights_are_given_images_as_the_configuration_beside_them_says(folder, 
     for content in (None, "garbage", json.dumps({"architecture": "other", "pretrained_cfg": {"mean": [9, 9, 9]}})):
         if content:
             (tmp_path / "config.json").write_text(content)
-        teacher = load_teacher("test_vit", tmp_path / "alone.safetensors", COLOUR, 4)
+        teacher = load_teacher("test_vit", tmp_path / "alone.safetensors", COLOUR.in_chans, 4)
         assert (teacher.inputs.mean, teacher.inputs.std) == (tuple(named["mean"]), tuple(named["std"]))
 
 
 def test_a_folder_that_is_none_is_refused_in_one_line(tmp_path):
-    assert "its weights cannot be had" in refused(f"local-dir:{tmp_path}/nowhere", None, COLOUR, 4)
-    assert "local-dir:FOLDER" in refused("nowhere", None, COLOUR, 4)
+    assert "its weights cannot be had" in refused(f"local-dir:{tmp_path}/nowhere", None, COLOUR.in_chans, 4)
+    assert "local-dir:FOLDER" in refused("nowhere", None, COLOUR.in_chans, 4)
