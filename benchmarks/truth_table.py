@@ -62,6 +62,7 @@ def main() -> None:
     shown = actions.add_parser("figures", help=(figures.__doc__ or "").splitlines()[0])
     shown.set_defaults(action=figures)
     shown.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
+    shown.add_argument("--inherited", type=Path, help="file of inherited scores; default: the committed one")
     actions.add_parser("draw", help=(draw.__doc__ or "").splitlines()[0]).set_defaults(action=draw)
     options = parser.parse_args()
     run_script(parser, options.action, options)
@@ -115,7 +116,8 @@ def figures(options: argparse.Namespace) -> None:
     """Print what the rows so far say, as Markdown."""
     from truth.figures import report
 
-    print(report(rows.read(options.table or ROWS_FILE), Recipe.load(RECIPE_FILE).digest))
+    scores = [options.inherited] if options.inherited else []
+    print(report(rows.read(options.table or ROWS_FILE), Recipe.load(RECIPE_FILE).digest, *scores))
 
 
 def draw(options: argparse.Namespace) -> None:

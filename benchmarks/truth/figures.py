@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -36,9 +37,9 @@ LOOKS = (1, 2, 3, 4, 6)
 # scores that cannot be told apart the simplest is used: the earlier in the table, which begins with the cheapest.
 
 
-def report(rows: Sequence[Row], recipe_digest: str) -> str:
-    """Everything, as Markdown."""
-    found = entries(rows, recipe_digest)
+def report(rows: Sequence[Row], recipe_digest: str, scores: Path = supernets.FILE) -> str:
+    """Everything, as Markdown; `scores` is the file of inherited ones."""
+    found, inherited = entries(rows, recipe_digest), supernets.read(scores)
     lines = [f"{sum(len(entry.rows) for entry in found)} trainings of {len(found)} networks", ""]
     for budget in sorted({entry.budget for entry in found}):
         some = [entry for entry in found if entry.budget == budget]
@@ -47,8 +48,8 @@ def report(rows: Sequence[Row], recipe_digest: str) -> str:
         if len(some) < FEWEST:
             lines += [f"Fewer than {FEWEST} networks: no figures about ranking yet.", ""]
             continue
-        lines += [*_ranking_lines(some), "", *inherited_lines(some, supernets.read()), *tuned_lines(some, rows)]
-        lines += [*regression_lines(some, found), "", *selection_lines(some), ""]
+        lines += [*_ranking_lines(some), "", *inherited_lines(some, inherited), *tuned_lines(some, rows)]
+        lines += [*regression_lines(some, found), "", *selection_lines(some, inherited, rows), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -100,10 +101,7 @@ def _ranking_lines(some: Sequence[Entry]) -> Iterator[str]:
 
 def inherited_lines(some: Sequence[Entry], inherited: Sequence[Inherited]) -> Iterator[str]:
     """How well accuracy and loss with the weights of supernets rank the networks that they have weights for."""
-    found: dict[tuple[str, int, int, int], dict[str, Inherited]] = {}
-    for one in inherited:
-        if one.macs_budget == some[0].budget:
-            found.setdefault(one.supernet, {})[one.arch_digest] = one
+    found = supernets.by_supernet(inherited, some[0].budget)
     if not found:
         return
     yield (
@@ -111,7 +109,8 @@ def inherited_lines(some: Sequence[Entry], inherited: Sequence[Inherited]) -> It
         "95 % | loss: within | 95 % | over | 95 % | same networks, 2 epochs of their own: within | 95 % |"
     )
     yield "|---" * 15 + "|"
-    for (drawn, _, seed, epochs), by_digest in found.items():
+    for by_digest in found:
+        of = next(iter(by_digest.values()))
         known = [entry for entry in some if entry.arch.digest in by_digest]
         if len(known) < FEWEST:
             continue
@@ -121,7 +120,7 @@ def inherited_lines(some: Sequence[Entry], inherited: Sequence[Inherited]) -> It
         losses = _taus(np.array([-one.search_loss for one in scores]), truths, strata)
         own, _ = _taus(np.array([_curve("search_accuracy", 2)(entry) for entry in known]), truths, strata)
         cells = " | ".join(_cells(estimate, " | ") for estimate in (*accuracies, *losses, own))
-        yield f"| {drawn} | {seed} | {epochs} | {scores[0].processor_seconds:.0f} | {len(known)} | {cells} |"
+        yield f"| {of.drawn} | {of.seed} | {of.epochs} | {of.processor_seconds:.0f} | {len(known)} | {cells} |"
     yield ""
 
 

@@ -27,9 +27,9 @@ from psvit.data import Batches, Inputs
 from psvit.errors import InputError
 from psvit.io.documents import write_atomic
 from psvit.nn.network import PSViT
+from psvit.supernet import train as training
 from psvit.supernet.sampling import draw_one
 from psvit.supernet.supernet import Supernet, supernet_file
-from psvit.supernet.train import fit_supernet
 from psvit.train.job_runner import right_and_loss
 from psvit.train.recipe import Recipe, SupernetRecipe
 from psvit.train.training_job import TrainingJob
@@ -41,6 +41,12 @@ FILE = FOLDER / "inherited.csv"
 SPACE, RECIPE = "psvit-nano", "supernet-cifar"
 UNIFORM, BUDGET = "uniform", "budget"
 DRAWN = (UNIFORM, BUDGET)
+
+IMAGES = 45_000
+"""That a supernet is trained on."""
+
+DRAWS = 400
+"""Steps whose networks are priced to know what a training takes."""
 
 NEAR = 0.2
 """By which share of the budget multiply-accumulates may differ from it, for a supernet of the budget alone to train
@@ -74,9 +80,9 @@ class Inherited:
     search_loss: float
 
     @property
-    def supernet(self) -> tuple[str, int, int, int]:
-        """What tells supernets apart."""
-        return self.drawn, self.macs_budget, self.seed, self.epochs
+    def supernet(self) -> str:
+        """What the supernet is called."""
+        return name_of(self.drawn, self.macs_budget, self.seed, self.epochs)
 
 
 def name_of(drawn: str, macs: int | str, seed: int | str, epochs: int | str) -> str:
@@ -96,6 +102,25 @@ def read(path: Path = FILE) -> list[Inherited]:
         ]
 
 
+def by_supernet(found: Sequence[Inherited], macs: int) -> list[dict[str, Inherited]]:
+    """Of the networks of a budget, what they reach by digest, one supernet after the other."""
+    grouped: dict[str, dict[str, Inherited]] = {}
+    for one in found:
+        if one.macs_budget == macs:
+            grouped.setdefault(one.supernet, {})[one.arch_digest] = one
+    return list(grouped.values())
+
+
+@cache
+def supernet_work(drawn: str, macs: int, epochs: int) -> float:
+    """Multiply-accumulates times images that a supernet's training takes, three for each that is learnt from."""
+    space = SearchSpace.load(SPACE)
+    recipe = SupernetRecipe.of(Recipe.load(RECIPE))
+    with _drawing(drawn, macs):
+        steps = [training.architectures(space, recipe, 0, step) for step in range(DRAWS)]
+    return 3 * sum(cost(arch).macs for step in steps for arch in step) / DRAWS * epochs * IMAGES
+
+
 def measure(
     networks: Sequence[Network], data: str, *, drawn: str, macs: int, seed: int, epochs: int, work: Path, path: Path
 ) -> None:
@@ -111,7 +136,7 @@ def measure(
     recipe = SupernetRecipe.of(Recipe.load(RECIPE)).override({"epochs": epochs, "augment_batches": False})
     began = time.process_time()
     with _drawing(drawn, macs):
-        file = fit_supernet(space, images, recipe, seed=seed, device=torch.device("cpu"), folder=folder)
+        file = training.fit_supernet(space, images, recipe, seed=seed, device=torch.device("cpu"), folder=folder)
     seconds = round(time.process_time() - began, 1)
     supernet = Supernet.load(file, torch.device("cpu")).eval()
     batches = Batches(images.search, Inputs.of(images, space.image_size), EVALUATION_BATCH, torch.device("cpu"))

@@ -329,12 +329,44 @@ def test_rows_of_other_recipes_and_beginnings_are_left_out():
 def test_halving_pays_for_the_epochs_that_it_trains():
     table = [row for row in made_up_table() if row.seed == 0]
     some = entries(table, "r")[:9]
-    found, seconds = selection.halving(some)
+    found, spent = selection.halving(some)
     # Curves that never cross: the best is found. Rows say 12 s for 12 epochs: 9 x 1, then 3 x 2 more, then 1 x 9 more.
     assert found.truth == max(entry.truth for entry in some)
-    assert seconds == pytest.approx(9 * 1 + 3 * 2 + 1 * 9)
-    best, seconds = selection.whole(some[:2])
-    assert (best.truth, seconds) == (max(entry.truth for entry in some[:2]), 24)
+    assert spent.seconds == pytest.approx(9 * 1 + 3 * 2 + 1 * 9)
+    best, spent = selection.whole(some[:2])
+    assert (best.truth, spent.seconds) == (max(entry.truth for entry in some[:2]), 24)
+    assert spent.work == 12 * 45000 * 3 * sum(cost(entry.arch).macs for entry in some[:2])
+
+
+def test_selections_with_a_supernet_pay_for_it_and_see_only_what_it_and_short_trainings_say():
+    table = [row for row in made_up_table() if row.seed == 0 and row.macs_budget == 5_000_000]
+    some = entries(table, "r")[:18]
+    best, worst = max(some, key=lambda entry: entry.truth), min(some, key=lambda entry: entry.truth)
+    about = {"drawn": "budget", "macs_budget": 5_000_000, "seed": 0, "epochs": 24, "processor_seconds": 100.0}
+    scores = {
+        entry.arch.digest: supernets.Inherited(
+            **about,
+            arch_digest=entry.arch.digest,
+            name=entry.first.name,
+            search_accuracy=-entry.truth,
+            search_loss=1.0,
+        )
+        for entry in some
+    }
+    # A supernet that ranks the wrong way round shuts the best out.
+    found, spent = selection.screened(scores, some)
+    alone, without = selection.halving(sorted(some, key=lambda entry: entry.truth)[:9])
+    assert found == alone != best
+    looks = sum(12 / 12 * 5000 / (3 * 45000) for _ in some)
+    assert spent.seconds == pytest.approx(100 + looks + without.seconds)
+    tuned = {entry.arch.digest: replace(entry.first, search_accuracy=(-entry.truth,)) for entry in some}
+    found, spent = selection.finalists(scores, tuned, some)
+    assert found == worst
+    assert spent.seconds == pytest.approx(100 + looks + 5)
+    # The work of a supernet: members near the budget, each image learnt from once an epoch.
+    assert supernets.supernet_work("budget", 5_000_000, 24) == pytest.approx(3 * 5e6 * 45000 * 24, rel=0.05)
+    lines = "\n".join(selection.selection_lines(some, list(scores.values())))
+    assert "| the best 9 of 18 by inherited accuracy, then halving |" in lines
 
 
 def test_the_stratum_alone_does_not_know_the_network_itself():
@@ -397,7 +429,8 @@ def test_what_networks_inherit_is_kept(tmp_path):
     assert supernets.read(tmp_path / "none.csv") == []
     supernets._write(tmp_path / "some.csv", found)
     assert supernets.read(tmp_path / "some.csv") == found
-    assert len({one.supernet for one in found}) == 4
+    assert len({one.supernet for one in found}) == len(supernets.by_supernet(found, 5_000_000)) == 4
+    assert supernets.by_supernet(found, 10_000_000) == []
 
 
 def test_short_trainings_begin_with_the_weights_of_a_supernet(tmp_path, monkeypatch):
