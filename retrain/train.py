@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import psvit
 from psvit.arch.architecture import ArchitectureFile
-from psvit.classifier import NETWORK_FILE
+from psvit.classifier import NETWORK_FILE, write_weights
 from psvit.data import Batches, ImageData, accuracy, logistic_regression
 from psvit.errors import InputError
-from psvit.io.documents import replacing, write_atomic
+from psvit.io.documents import write_atomic
 from psvit.nn.network import PSViT, resolve
 from psvit.nn.picture import draw
-from psvit.retrain.report.document import write_report
+from psvit.retrain.report.document import Report, write_report
 from psvit.retrain.report.predictions import Predictions, predict
 from psvit.train.accuracies import BASELINE, BASELINE_IMAGES, INHERITED, ORIGINAL, STANDALONE
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
@@ -28,7 +28,6 @@ from psvit.train.recipe import Recipe
 from psvit.train.teacher import Teacher
 from psvit.train.training_job import RANDOM, TrainingJob
 
-WEIGHTS_FILE = "network.safetensors"
 PICTURE_FILE = "network.svg"
 
 
@@ -128,7 +127,9 @@ def retrain(
         )
         # Classes and channels may be other ones than those of the network that was timed.
         latency = found.latency if arch == found.arch else {}
-        write_report(folder, result, data, predictions, trained.log, latency)
+        write_report(
+            Report(folder=folder, network=result, data=data, predictions=predictions, log=trained.log, latency=latency)
+        )
         _write(folder, result, trained.network, title=f"Trained on {data.name}: {score['value']:.2f} % top-1")
         return result
 
@@ -172,9 +173,7 @@ def _provenance(
 
 def _write(folder: Path, result: ArchitectureFile, trained: PSViT, title: str) -> None:
     """Write the weights, the picture and the architecture file, and remove what is needed no more."""
-    with replacing(folder / WEIGHTS_FILE) as temporary:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
-        save_file(tensors, temporary, {"format": "pt"})
+    write_weights(folder / NETWORK_FILE, trained.state_dict())
     write_atomic(folder / PICTURE_FILE, draw(result.arch, titles=[title]))
     # Last, because its presence says that the run is finished.
     result.save(folder / NETWORK_FILE)

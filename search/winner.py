@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import psvit
 from psvit.arch.architecture import Architecture, ArchitectureFile
+from psvit.classifier import write_weights
 from psvit.data import ImageData
 from psvit.errors import InputError
-from psvit.io.documents import replacing, replacing_folder, write_atomic
+from psvit.io.documents import replacing_folder, write_atomic
 from psvit.nn.picture import draw
 from psvit.search.objectives import Objectives
 from psvit.search.selection.finalist import Finalist
@@ -83,7 +84,7 @@ def write_winner(
     winner = finalists[0]
     trained = [finalist.to_dict() for finalist in finalists if finalist.looks or finalist.failure]
     if weights is not None:
-        _write_weights(file, weights)
+        write_weights(file, weights)
     write_atomic(file.with_suffix(".svg"), draw(winner.trial.arch, titles=[title]))
     finalists_known = {"finalists": trained} if trained else {}
     evidence.file(winner.trial, winner.latencies, finalists_known, evidence.verdict).save(file)
@@ -112,7 +113,7 @@ def write_front(
         for name, point in zip(names, front, strict=True):
             file = place / name
             if supernet is not None:
-                _write_weights(file, inherited(supernet, point.arch))
+                write_weights(file, inherited(supernet, point.arch))
             evidence.file(point.trial, point.latencies, {}).save(file)
     return [replace(point, written=folder / FRONT / name) for name, point in zip(names, front, strict=True)]
 
@@ -141,9 +142,3 @@ def delivered_images(folder: Path, data: ImageData) -> dict[str, Any] | None:
 def inherited(supernet: Supernet, arch: Architecture) -> Mapping[str, Tensor]:
     """The weights that an architecture inherits."""
     return supernet.extract(arch).cpu().state_dict()
-
-
-def _write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write weights beside an architecture file."""
-    with replacing(file.with_suffix(".safetensors")) as temporary:
-        save_file(dict(weights), temporary, {"format": "pt"})

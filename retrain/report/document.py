@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -54,45 +56,48 @@ def next_command(folder: Path) -> str:
     return f"psvit-export {quote(str(folder))} --to onnx"
 
 
-def write_report(
-    folder: Path,
-    network: ArchitectureFile,
-    data: ImageData,
-    predictions: Predictions,
-    log: Sequence[Mapping[str, float]],
-    latency: Mapping[str, Any],
-) -> None:
-    """Write the report and the confusion matrix into the folder of a run, each whole or not at all.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that a report shows.
 
-    Args:
-        folder: the run's.
+    Attributes:
+        folder: the folder of the run.
         network: what is known about the trained network.
         data: the images that it was trained on.
         predictions: what it says of the validation images.
         log: of its training, a row for each epoch.
         latency: of networks of its architecture, as an architecture file holds it.
+    """
+
+    folder: Path
+    network: ArchitectureFile
+    data: ImageData
+    predictions: Predictions
+    log: Sequence[Mapping[str, float]]
+    latency: Mapping[str, Any]
+
+    @cached_property
+    def confusion(self) -> Confusion:
+        """What it takes for what."""
+        return Confusion.of(self.predictions.labels, self.predictions.said, self.data.classes)
+
+
+def write_report(report: Report) -> None:
+    """Write the report and the confusion matrix into the folder of the run, each whole or not at all.
 
     Raises:
         InputError: the place cannot be written, or an image cannot be read any more.
     """
-    confusion = Confusion.of(predictions.labels, predictions.said, data.classes)
-    confusion.write(folder)
-    write_atomic(folder / REPORT_FILE, render(folder, network, data, predictions, confusion, log, latency))
+    report.confusion.write(report.folder)
+    write_atomic(report.folder / REPORT_FILE, render(report))
 
 
-def render(
-    folder: Path,
-    network: ArchitectureFile,
-    data: ImageData,
-    predictions: Predictions,
-    confusion: Confusion,
-    log: Sequence[Mapping[str, float]],
-    latency: Mapping[str, Any],
-) -> str:
-    """The report as one HTML document that loads nothing; equal arguments give equal text."""
+def render(report: Report) -> str:
+    """The report as one HTML document that loads nothing; equal reports give equal text."""
+    network, data, predictions, confusion = report.network, report.data, report.predictions, report.confusion
     names = [_short(name) for name in data.classes]
     shows_matrix = len(names) <= SHOWN_CLASSES
-    losses = [row["loss"] for row in log]
+    losses = [row["loss"] for row in report.log]
     wrong = int((predictions.said != predictions.labels).sum())
     return page(
         TEMPLATE,
@@ -104,9 +109,9 @@ def render(
         accuracies=[(label_of(key, network), f"{value:.2f} %") for key, value in accuracies(network).items()],
         arch=in_words(network.arch),
         costs=[(_COSTS[key], format_cost(key, value)) for key, value in cost(network.arch).to_dict().items()],
-        latencies=[_latency(setting, times) for setting, times in latency.items()],
+        latencies=[_latency(setting, times) for setting, times in report.latency.items()],
         picture=Markup(draw(network.arch)),
-        next_command=next_command(folder),
+        next_command=next_command(report.folder),
         wrong=wrong,
         matrix=_matrix(confusion, names) if shows_matrix else None,
         classes=len(names),

@@ -12,8 +12,7 @@ import pytest
 
 from psvit.arch.architecture import ArchitectureFile
 from psvit.data import Decoded, ImageData, Labelled
-from psvit.retrain.report.confusion import Confusion
-from psvit.retrain.report.document import render
+from psvit.retrain.report.document import Report, render
 from psvit.retrain.report.predictions import Predictions
 from psvit.train.accuracies import STANDALONE
 from psvit.train.recipe import Recipe
@@ -38,8 +37,7 @@ def made_up_data() -> Callable[..., ImageData]:
             classes=tuple(classes),
             in_chans=in_chans,
             sizes=(size,),
-            mean=(0.5,) * in_chans,
-            std=(0.25,) * in_chans,
+            statistics=lambda: ((0.5,) * in_chans, (0.25,) * in_chans),
             train=shown,
             search=shown.take(np.empty(0, dtype=np.int64)),
             verdict=shown.take(np.empty(0, dtype=np.int64)),
@@ -99,8 +97,9 @@ def page_of(found: ArchitectureFile) -> Callable[..., str]:
                 },
             }
         )
-        confusion = Confusion.of(predictions.labels, predictions.said, data.classes)
         log = [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses, 1)]
-        return render(folder, network, data, predictions, confusion, log, latency or {})
+        return render(
+            Report(folder=folder, network=network, data=data, predictions=predictions, log=log, latency=latency or {})
+        )
 
     return make
