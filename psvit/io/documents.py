@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Protocol, Self, Union, get_args, get_origin
@@ -24,6 +25,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from psvit.errors import InputError
 from psvit.io.bounded import parse_yaml, read_text
 from psvit.io.folders_in_use import check_in_use
+
+_UNFINISHED, _FORMER = ".tmp", ".old"
+"""Endings of what is written meanwhile, and of a folder that is being replaced; eight characters stand before them."""
 
 
 class HasFile(Protocol):
@@ -160,7 +164,7 @@ def replacing(path: Path) -> Iterator[Path]:
     check_in_use(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     os.close(handle)
@@ -188,11 +192,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     check_in_use(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent))
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     # A folder that is not empty cannot be renamed over.
-    former = temporary.with_suffix(".old")
+    former = temporary.with_suffix(_FORMER)
     try:
         yield temporary
         with_usual_permissions(temporary)
@@ -210,15 +214,32 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what `replacing` and `replacing_folder` have lent in a folder to processes that were killed meanwhile.
+    """Remove what processes that were killed have left of `replacing` and `replacing_folder`, in folders within it too.
 
-    No other process may be at work in the folder.
+    A folder that was moved away and not replaced yet is put back. No other process may be at work in the folder.
     """
-    for left in folder.glob(".*.????????.tmp"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+    for former in list(folder.rglob(f".*.????????{_FORMER}")):
+        place = former.with_name(former.name[1 : -len(f".????????{_FORMER}")])
+        if not former.is_dir():
+            continue
+        if place.exists():
+            shutil.rmtree(former, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            former.rename(place)
+    _remove(folder.rglob(f".*.????????{_UNFINISHED}"))
+
+
+def remove_unfinished_file(path: Path) -> None:
+    """Remove what processes that were killed have left of `replacing` one file, which no other may be writing."""
+    _remove(path.parent.glob(f".{glob.escape(path.name)}.????????{_UNFINISHED}"))
+
+
+def _remove(places: Iterable[Path]) -> None:
+    for place in list(places):
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def with_usual_permissions(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from psvit.io.documents import Place, Value, dump_yaml, read_yaml, write_atomic
+from psvit.io.documents import Place, Value, dump_yaml, read_yaml, remove_unfinished_file, write_atomic
 from psvit.io.locks import one_at_a_time
 from psvit.space.budget import Budget
 from psvit.supernet.supernet import supernet_digest, supernet_file
@@ -255,6 +255,7 @@ def leave_beside(supernet: Place, fidelity: Fidelity) -> Path:
     """
     path = file_beside(supernet)
     with one_at_a_time(path):  # others may measure the same supernet, and must not lose theirs
+        remove_unfinished_file(path)
         known = [one for one in read_fidelities(path) if one.supernet_digest == fidelity.supernet_digest]
         others = [one for one in known if one.subject != fidelity.subject]
         same = [one for one in known if one.subject == fidelity.subject]

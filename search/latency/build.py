@@ -6,6 +6,7 @@ slows down parts and networks of all kinds alike, and medians leave it out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import numpy as np
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import METRICS, cost
 from psvit.errors import InputError, NoisyMachineError
+from psvit.io.documents import remove_unfinished_file
 from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
 from psvit.io.run_folder import differences
@@ -134,10 +136,15 @@ def build_model(plan: LatencyPlan, out: Path, measure: Callable[..., Latency]) -
         NoisyMachineError: the machine was too noisy; the same call continues.
     """
     config = plan.config(fingerprint(plan.setting))
+    kept = out.with_name(f"{out.name}.journal")
     if (found := _built(plan, out, config)) is not None:
+        if kept.exists():  # of a process that was killed after it had written the model
+            with contextlib.suppress(InputError):
+                Journal(kept, config).remove()
         return found, True
     calibration, held_out = plan.architectures
-    journal = Journal(out.with_name(f"{out.name}.journal"), config)
+    journal = Journal(kept, config)
+    remove_unfinished_file(out)
     subjects: list[Part | Architecture] = [*parts_in(plan.space), *calibration, *held_out]
     try:
         # Again, because another build may have ended before the journal was locked.

@@ -303,6 +303,32 @@ def test_what_a_killed_process_was_writing_is_removed_when_the_run_goes_on(tmp_p
     assert not names & set(gone)
 
 
+def test_what_a_killed_process_was_writing_within_a_folder_of_the_run_is_removed_too(tmp_path):
+    begun = RunFolder(tmp_path, "psvit-search", CONFIG)
+    del begun
+    (tmp_path / "supernet").mkdir()
+    for name in ("log.csv", ".log.csv.q6ukjxco.tmp"):
+        (tmp_path / "supernet" / name).write_text("x")
+    RunFolder(tmp_path, "psvit-search", CONFIG)
+    assert [path.name for path in (tmp_path / "supernet").iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_folder_is_whole_after_a_process_was_killed_that_was_replacing_it(tmp_path, is_replaced):
+    begun = RunFolder(tmp_path, "psvit-search", CONFIG)
+    del begun
+    # The former folder has been moved away, and the new one is in its place or not yet.
+    for name, content in (
+        (".pareto.q6ukjxco.old", "former"),
+        ("pareto" if is_replaced else ".pareto.q6ukjxco.tmp", "new"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.yaml").write_text(content)
+    RunFolder(tmp_path, "psvit-search", CONFIG)
+    assert (tmp_path / "pareto" / "0.yaml").read_text() == ("new" if is_replaced else "former")
+    assert {path.name for path in tmp_path.iterdir()} == {".psvit.lock", "config.yaml", "pareto"}
+
+
 def test_a_run_from_before_there_were_files_to_lock_continues(tmp_path):
     RunFolder(tmp_path, "psvit-search", CONFIG)
     (tmp_path / ".psvit.lock").unlink()

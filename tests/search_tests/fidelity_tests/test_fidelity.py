@@ -310,6 +310,13 @@ def test_other_weights_have_not_been_measured(fidelity, supernet, digits_space):
     assert read_fidelities(supernet / FILE_NAME) == (new,)
 
 
+def test_what_a_killed_process_was_writing_beside_a_supernet_is_removed(fidelity, supernet):
+    left = supernet / f".{FILE_NAME}.q6ukjxco.tmp"
+    left.touch()
+    leave_beside(supernet, fidelity)
+    assert not left.exists()
+
+
 def test_measurements_that_end_together_are_all_kept(fidelity, supernet, monkeypatch):
     def slow(path):
         found = read_fidelities(path)

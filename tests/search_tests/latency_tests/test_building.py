@@ -154,6 +154,26 @@ def test_a_finished_model_is_found_and_another_is_refused(plan, whole, clock, tm
     assert out.read_bytes() == before
 
 
+def test_nothing_is_left_of_a_build_that_was_killed_at_its_end(plan, whole, clock, tmp_path, monkeypatch):
+    out = tmp_path / "table.yaml"
+    with pytest.raises(Killed):
+        build_model(plan, out, clock(killed_after(3)))
+    (tmp_path / ".table.yaml.q6ukjxco.tmp").touch()  # it was about to be written
+
+    def killed(journal):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build.Journal, "remove", killed)
+        with pytest.raises(Killed):
+            build_model(plan, out, clock())
+    assert {path.name for path in tmp_path.iterdir()} == {"table.yaml", "table.yaml.journal"}
+    unused = clock()
+    assert build_model(plan, out, unused) == (whole.model, True)
+    assert unused.measured == []
+    assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
+
+
 def test_what_is_no_journal_is_refused_and_stays(plan, clock, tmp_path):
     journal = tmp_path / "table.yaml.journal"
     journal.write_text("somebody's notes\n")
