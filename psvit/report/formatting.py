@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from psvit.arch.architecture import Architecture
 
@@ -48,3 +49,11 @@ def value_in_words(value: str | int | float) -> str:
 def joined(texts: Sequence[str]) -> str:
     """An enumeration: `one, two and three`."""
     return " and ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)
+
+
+def milliseconds(times: Any) -> str:
+    """The latencies of one setting, as an architecture file holds them; a dash if there are none."""
+    known = {"measured_ms": "measured", "predicted_ms": "predicted"}
+    told = times if isinstance(times, Mapping) else {}
+    shown = [f"{told[key]:.4g} ms {how}" for key, how in known.items() if isinstance(told.get(key), int | float)]
+    return joined(shown) or DASH

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import psvit
@@ -12,6 +14,7 @@ from psvit.data.preprocessing import Preprocessing
 from psvit.io.documents import dump_yaml
 from psvit.io.escaping import as_code, in_markdown
 from psvit.nn.registration import registered
+from psvit.report.formatting import count, milliseconds
 from psvit.retrain.delivery.formats import PREPROCESSING_FILE, Format
 from psvit.space.budget import format_cost
 from psvit.train.accuracies import accuracies, label_of, trained_as
@@ -22,12 +25,6 @@ LISTED_CLASSES = 20
 """More of them are left to the file of the preprocessing."""
 
 TASK = "image-classification"
-
-_COSTS = {
-    "macs": "multiply-accumulates of one image",
-    "num_params": "parameters",
-    "activation_bytes": "peak activation memory of one image",
-}
 
 _ALT = "The architecture: every layer is a bar, as high as it has tokens and as wide as it has channels"
 
@@ -42,15 +39,21 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
         license_name: of the weights, as hubs call it; without one it is left open.
     """
     arch = file.arch
-    data = file.provenance.get("data", {})
     # Images in a folder are called by its path.
-    name = f"PSViT-{arch.variant.upper()} for {Path(data.get('name', 'images')).name}"
+    name = f"PSViT-{arch.variant.upper()} for {Path(file.provenance.get('data', {}).get('name', 'images')).name}"
+    costs = [format_cost(key, value) for key, value in cost(arch).to_dict().items()]
     sections = [
         "---\n" + dump_yaml(_front_matter(file, form, name, license_name)) + "---",
         f"# {in_markdown(name)}",
         f"A vision transformer{kind_of(arch)}: images of {arch.image_size[0]} x "
         f"{arch.image_size[1]} pixels, {len(preprocessing.classes)} classes. This folder holds it as {form.what}.",
         f"![{_ALT}]({PICTURE_FILE})",
+        "## Accuracy",
+        _accuracy(file),
+        "## Cost",
+        f"One image takes {costs[0]} and {costs[2]} of activation memory at most; the network has {costs[1]}. "
+        f"{FLOPS_CONVENTION}.",
+        *_latency(file.latency),
         "## Use",
         f"From this folder:\n\n{as_code(form.usage(preprocessing), 'python')}",
         *form.notes,
@@ -58,21 +61,8 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
         f"What becomes of an image first, which `{PREPROCESSING_FILE}` says to programs:",
         "\n".join(f"{number}. {step}" for number, step in enumerate(preprocessing.steps, 1)),
         f"Mean {_numbers(preprocessing.mean)}, standard deviation {_numbers(preprocessing.std)}, by channel.",
-        "## Accuracy",
-        _accuracy(file),
-        "## Costs",
-        _table(
-            ("cost", "value"), [(_COSTS[key], format_cost(key, value)) for key, value in cost(arch).to_dict().items()]
-        ),
-        f"{FLOPS_CONVENTION}. The budget that it was searched under: {in_markdown(', '.join(file.budget)) or 'none'}.",
-        *_latency(file.latency),
-        "## Data",
-        _data(data, preprocessing),
-        "## Recipe",
-        _recipe(file),
         "## Where it comes from",
-        as_code(dump_yaml(_found(file)), "yaml"),
-        '`network.yaml` holds all of this, and rebuilds the network: `psvit.create_model("network.yaml")`.',
+        "\n".join(f"- {line}" for line in _origin(file, preprocessing)),
         "## Licence",
         "psvit, which builds the network, is under Apache-2.0. The licence of the weights: "
         + (f"{in_markdown(license_name)}." if license_name else "yours to choose, if that of the images permits it."),
@@ -142,52 +132,72 @@ def _accuracy(file: ArchitectureFile) -> str:
             for key, value in known.items()
         ]
         return _table(("network", f"top-1 on {file.score['images']:,} validation images"), rows)
-    score = file.score
-    if "value" not in score:
+    if "value" not in file.score:
         return "Unknown."
+    return f"{_score(file)} `psvit-retrain` trains the network on its own and looks at the validation images."
+
+
+def _score(file: ArchitectureFile) -> str:
+    """What a search knows of a network: the accuracies after the training that its weights come from, or the score."""
+    score = file.score
+    match file.provenance:
+        case {
+            "weights": str(),
+            "finalists": [{"looks": [*_, {"epoch": int(epoch), "accuracies": [float(), *_] as reached}]}, *_],
+        }:
+            return (
+                f"Top-1 {mean(reached):.2f} % on the search images after {count(epoch, 'epoch')}, the mean of "
+                f"{count(len(reached), 'training')}. The search chose the network by this, so it is a little too good."
+            )
     of = f" on {score['images']:,} images" if "images" in score else ""
     meaning = f" ({score['meaning']})" if "meaning" in score else ""
-    weights = file.provenance.get("weights", "inherited from a supernet")
-    return (
-        f"{score.get('kind', 'score')}: {score['value']:.4g}{of}{meaning}. The weights are {weights}; "
-        "`psvit-retrain` trains the network on its own and looks at the validation images."
-    )
+    return in_markdown(f"{score.get('kind', 'score')}: {score['value']:.4g}{of}{meaning}.")
 
 
 def _latency(latency: dict[str, Any]) -> list[str]:
-    return [f"Latency:\n\n{as_code(dump_yaml(latency), 'yaml')}"] if latency else []
+    """A line for each setting."""
+    lines = [f"- {in_markdown(setting)}: {milliseconds(times)}" for setting, times in latency.items()]
+    return ["Latency of a batch:\n\n" + "\n".join(lines)] if lines else []
 
 
-def _data(data: dict[str, Any], preprocessing: Preprocessing) -> str:
-    classes = preprocessing.classes
-    shown = in_markdown(", ".join(classes[:LISTED_CLASSES]))
-    more = (
-        f" and {len(classes) - LISTED_CLASSES} more, see `{PREPROCESSING_FILE}`"
-        if len(classes) > LISTED_CLASSES
-        else ""
+def _origin(file: ArchitectureFile, preprocessing: Preprocessing) -> Iterator[str]:
+    """Where a network comes from, in some lines; the file of the architecture has all of it."""
+    provenance, classes = file.provenance, preprocessing.classes
+    more = f" and {len(classes) - LISTED_CLASSES} more, see `{PREPROCESSING_FILE}`"
+    yield (
+        f"Images: trained on {in_markdown(str(provenance.get('data', {}).get('name', 'unknown')))}. Classes, in the "
+        f"order of the outputs: {in_markdown(', '.join(classes[:LISTED_CLASSES]))}"
+        f"{more if len(classes) > LISTED_CLASSES else ''}."
     )
-    name = in_markdown(str(data.get("name", "unknown")))
-    return f"Trained on {name}. Classes, in the order of the outputs: {shown}{more}."
+    found = provenance.get("found", provenance)
+    known = {key: found[key] for key in ("space", "rule", "searcher", "trials", "seed") if found.get(key) is not None}
+    if known.keys() & {"searcher", "rule"}:
+        budget = {"budget": " and ".join(file.budget)} if file.budget else {}
+        yield f"Search: {in_markdown(', '.join(f'{key} {value}' for key, value in {**budget, **known}.items()))}."
+    if "original" in found:
+        yield f"Made of: {in_markdown(str(found['original'].get('name')))}."
+    yield f"Training: {in_markdown(_training(file))}."
+    versions = {**provenance.get("versions", {}), "exported by psvit": psvit.__version__}
+    yield f"Versions: {in_markdown(', '.join(f'{name} {version}' for name, version in versions.items()))}."
+    yield (
+        "All of it, every number and the whole recipe: `network.yaml`, which also rebuilds the network, "
+        '`psvit.create_model("network.yaml")`.'
+    )
 
 
-def _recipe(file: ArchitectureFile) -> str:
+def _training(file: ArchitectureFile) -> str:
+    """How the weights came about."""
     provenance = file.provenance
-    if "recipe" not in provenance or "inherited" not in provenance:
-        weights = provenance.get("weights")
-        if weights:
-            return f"The weights were {in_markdown(str(weights))}."
-        return "Not trained on its own: these are the weights of the supernet's slice."
-    begun = "the weights that a search left" if provenance["inherited"] else "random weights"
-    teacher = provenance.get("teacher")
-    taught = f", taught by {in_markdown(str(teacher['name']))}" if teacher else ""
-    recipe = as_code(dump_yaml(provenance["recipe"]), "yaml")
-    return f"Begun with {begun}{taught}, seed {provenance.get('seed')}:\n\n{recipe}"
-
-
-def _found(file: ArchitectureFile) -> dict[str, Any]:
-    """Provenance but for what has a section of its own."""
-    left = {key: value for key, value in file.provenance.items() if key not in ("data", "recipe", "teacher")}
-    return {**left, "exported_by": f"psvit {psvit.__version__}"}
+    match provenance:
+        case {"inherited": bool(inherited), "recipe": {"epochs": int(epochs), "lr": float(lr)} as recipe}:
+            begun = "the weights that a search left" if inherited else "random weights"
+            teacher = provenance.get("teacher")
+            taught = f", taught by {teacher['name']}" if teacher else ""
+            return (
+                f"{count(epochs, 'epoch')} from {begun}{taught}, batches of {recipe.get('batch_size')}, "
+                f"{recipe.get('opt')} with a learning rate of {lr:.4g}, seed {provenance.get('seed')}"
+            )
+    return str(provenance.get("weights", "not trained on its own, these are the weights of the supernet's slice"))
 
 
 def _table(heads: tuple[str, str], rows: list[tuple[str, str]]) -> str:

@@ -17,7 +17,7 @@ from psvit.arch.costs import cost
 from psvit.data import ImageData
 from psvit.io.documents import dump_yaml, write_atomic
 from psvit.nn.picture import draw
-from psvit.report.formatting import DASH, count, in_words, joined, number, percent
+from psvit.report.formatting import DASH, count, in_words, joined, milliseconds, number, percent
 from psvit.report.page import page
 from psvit.retrain.report.confusion import CONFUSION_FILE, MOST_CLASSES, Confusion
 from psvit.retrain.report.curve import curve_of
@@ -147,10 +147,7 @@ def _task(network: ArchitectureFile, data: ImageData) -> str:
 
 def _latency(setting: str, times: Any) -> tuple[str, str]:
     """A setting, and the milliseconds that were measured or predicted there."""
-    known = {"measured_ms": "measured", "predicted_ms": "predicted"}
-    told = times if isinstance(times, Mapping) else {}
-    shown = [f"{told[key]:.4g} ms {how}" for key, how in known.items() if isinstance(told.get(key), int | float)]
-    return f"latency, {_short(setting)}", joined(shown) or DASH
+    return f"latency, {_short(setting)}", milliseconds(times)
 
 
 def _short(name: str) -> str:

@@ -316,24 +316,32 @@ def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
         "| trained from scratch | 88.75 % |",
         "| logistic regression on the pixels, for comparison | 70.00 % |",
         "1,200 validation images",
-        "| multiply-accumulates of one image | ",
-        "| parameters | ",
-        "| peak activation memory of one image | ",
         "FLOPs are multiply-accumulates",
-        "1MFLOPs, 20kparams",
-        "Trained on pets",
+        "budget 1MFLOPs and 20kparams",
+        "trained on pets",
         "cat, dog, emu",
-        "layer_decay: 0.75",
         "seed 7",
-        "searcher: evolution",
+        "searcher evolution",
         "Apache-2.0",
         "licence of the weights: yours to choose",
         'timm.create_model("local-dir:.", pretrained=True)',
     ):
         assert words in card, words
+    assert len(card.partition("## Where it comes from\n")[2].partition("\n## ")[0].strip().splitlines()) <= 15
     costs = psvit.cost(classifier.file.arch)
     assert psvit.space.budget.format_cost("macs", costs.macs) in card
     assert psvit.space.budget.format_cost("num_params", costs.num_params) in card
+
+
+def test_the_card_of_a_searchs_network_says_what_its_weights_reached_and_on_what(classifier, tmp_path):
+    looks = [{"epoch": 1, "accuracies": [12.5]}, {"epoch": 6, "accuracies": [80.0, 81.0, 82.0]}]
+    provenance = {"weights": "trained by the selection for 6 epochs", "finalists": [{"looks": looks}]}
+    score = {"value": 12.5, "kind": "accuracy after 1 epoch", "images": 144}
+    classifier.file = classifier.file.model_copy(update={"score": score, "provenance": provenance})
+    card = (export(classifier, "timm", tmp_path / "out").folder / "README.md").read_text()
+    assert "Top-1 81.00 % on the search images after 6 epochs, the mean of 3 trainings." in card
+    assert "Training: trained by the selection for 6 epochs." in card
+    assert "12.5" not in card
 
 
 def test_names_from_data_are_no_part_of_the_cards_markdown(classifier, tmp_path):
