@@ -190,20 +190,20 @@ def is_first_process() -> bool:
 def run_options(function: Function) -> Function:
     """Options that every command has which makes a run."""
     for option in (
-        click.option("-v", "--verbose", is_flag=True, help="Log what is done."),
+        click.option("-v", "--verbose", is_flag=True, help="Log every step on standard error."),
         click.option("--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda if there is one]"),
         click.option(
             "--out",
             type=click.Path(path_type=Path),
             default=None,
-            help="The run's folder; the same command continues it. [default: runs/..., printed]",
+            help="The run's folder. The same command continues the run. [default: a folder in runs/, which is printed]",
         ),
         click.option(
             "--seed",
             type=click.IntRange(min=0),
             default=0,
             show_default=True,
-            help="On a CPU, the same seed gives the same result.",
+            help="Seed of everything random. On a CPU, the same seed gives the same result.",
         ),
     ):
         function = option(function)
@@ -214,8 +214,8 @@ image_size_option = click.option(
     "--image-size",
     default=None,
     metavar="SIDE or HEIGHTxWIDTH",
-    help="At which size networks see the images, in pixels: 224 or 96x64. [default: that of a space which is named, or "
-    "else the images' own, reduced if they are larger than 512 pixels]",
+    help="The size at which networks see the images, in pixels: 224 or 96x64. [default: the size of --space, or "
+    "else the images' own, reduced if a side is larger than 512 pixels]",
 )
 
 
@@ -229,13 +229,13 @@ def recipe_options(whose: str) -> Callable[[Function], Function]:
                 "settings",
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Replace a value of the recipe; may be given several times, e.g. --set epochs=10.",
+                help="Replace a value of the recipe, such as --set epochs=10. May be given several times.",
             ),
             click.option(
                 "--recipe",
                 default=None,
                 shell_complete=completing_shipped("recipe"),
-                help=f"How {whose} is trained: a shipped recipe or a .yaml file. [default: by the images]",
+                help=f"How {whose} is trained: a shipped recipe or a .yaml file. [default: depends on the images]",
             ),
         ):
             function = option(function)
@@ -253,29 +253,29 @@ def training_options(function: Function) -> Function:
             type=click.IntRange(min=1),
             default=1,
             show_default=True,
-            help="How many of the last checkpoints are kept while training lasts.",
+            help="How many of the last checkpoints are kept during training.",
         ),
         click.option(
             "--checkpoint-every",
             default="1min",
             show_default=True,
             metavar="DURATION",
-            help="Write a checkpoint so often.",
+            help="How often a checkpoint is written.",
         ),
         click.option(
             "--teacher-weights",
             type=click.Path(path_type=Path),
             default=None,
-            help="Its .safetensors or .pth file; timm's config.json beside it says how it wants images. "
-            "[default: timm's pretrained ones, or the file beside the .yaml]",
+            help="The teacher's weights, a .safetensors or .pth file. timm's config.json beside it says how images are "
+            "normalised for it. [default: timm's pretrained weights, or the file beside the .yaml]",
         ),
         click.option(
             "--teacher",
             "teacher_name",
             default=None,
             metavar="NAME_OR_FILE",
-            help="A trained network to learn from, with --set target=soft or hard: a model of timm, or a .yaml file; "
-            "hf-hub:OWNER/NAME and local-dir:FOLDER are models of timm too.",
+            help="A trained network to learn from, with --set target=soft or hard: a model of timm (also "
+            "hf-hub:OWNER/NAME and local-dir:FOLDER), or the .yaml file of a network.",
         ),
     ):
         function = option(function)

@@ -22,30 +22,31 @@ if TYPE_CHECKING:
     "name",
     required=True,
     metavar="FORMAT",
-    help="onnx (any batch size, for ONNX Runtime and others), torch-export (needs PyTorch only), or timm (a folder for "
-    "timm.create_model).",
+    help="onnx (any batch size, for ONNX Runtime and others), torch-export (needs only PyTorch), or timm (a folder for "
+    "timm.create_model; needs psvit).",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="A folder: new, empty, or of an earlier export in the same form, whose files are replaced; all others stay. "
-    "[default: beside the network, named after it and the format]",
+    help="A folder: new, empty, or of an earlier export in the same format. Its exported files are replaced, others "
+    "stay. [default: beside the network, named after it and the format]",
 )
 @click.option(
     "--license",
     "license_name",
     default=None,
     metavar="NAME",
-    help="Licence of the weights for the model card, as hubs call it, such as apache-2.0. [default: left open]",
+    help="Licence of the weights, for the model card, in the form of model hubs, such as apache-2.0. [default: none]",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every step on standard error.")
 def export_command(place: Path, name: str, out: Path | None, license_name: str | None, verbose: bool) -> None:
-    """Write a trained network in a form that others run, with its preprocessing, class names and a model card.
+    """Export a trained network to ONNX, torch.export or timm.
 
-    RUN is the folder of psvit-retrain or of a search with images, or an architecture file with its weights beside it.
-    What is written is read again and compared with the network at two batch sizes; it is kept only if it computes the
-    same.
+    The export is a folder with the network, its preprocessing, class names and a model card. It is compared with the
+    network at two batch sizes, and kept only if the outputs agree.
+
+    RUN is the run of psvit-retrain or of a search with images, or an architecture file with its weights beside it.
     """
     set_up_logging(verbose)
     from psvit.retrain.delivery.export import export_network
@@ -65,11 +66,11 @@ def export_command(place: Path, name: str, out: Path | None, license_name: str |
 @click.argument("place", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes are shown.")
-@click.option("--json", "form", flag_value="json", help="Print one JSON list, an object an image.")
+@click.option("--json", "form", flag_value="json", help="Print one JSON list with an object for each image.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV: image, rank, class, probability.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images at once.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images in a batch.")
 @click.option("--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda if there is one]")
-@click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every step on standard error.")
 def predict_command(
     place: Path,
     images: tuple[Path, ...],
@@ -79,10 +80,10 @@ def predict_command(
     device: str | None,
     verbose: bool,
 ) -> None:
-    """Say what is on images: the most probable classes of each, one line an image.
+    """Classify images: the most probable classes, one line for each image.
 
-    RUN is the folder of psvit-retrain or of a search with images, an architecture file with its weights beside it, or a
-    folder that psvit-export --to timm wrote. Of a folder of images, all are taken, those in folders within it too.
+    RUN is the run of psvit-retrain or of a search with images, an architecture file with its weights beside it, or a
+    folder that psvit-export --to timm wrote. IMAGE is an image, or a folder of images, which may hold further folders.
     """
     set_up_logging(verbose)
     from psvit.classifier import Classifier
