@@ -80,7 +80,9 @@ def predict_command(
     device: str | None,
     verbose: bool,
 ) -> None:
-    """Classify images: the most probable classes, one line for each image.
+    """Classify images with a trained network.
+
+    It prints one line for each image, with its most probable classes.
 
     RUN is the run of psvit-retrain or of a search with images, an architecture file with its weights beside it, or a
     folder that psvit-export --to timm wrote. IMAGE is an image, or a folder of images, which may hold further folders.
