@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     "--inherit/--from-scratch",
     "inherit",
     default=None,
-    help="Start from the weights beside ARCHITECTURE, or from random ones.  [default: from scratch, but inherit what a "
-    "search with --init found]",
+    help="Begin with the weights beside ARCHITECTURE, or with random weights.  [default: from scratch; if a search "
+    "with --init found the network, inherit]",
 )
 @click.option(
     "--compare",
     is_flag=True,
-    help="Train it the other way too, as long and with the same seed, to report inherited, fine-tuned and from-scratch "
-    "accuracy side by side.",
+    help="Train it both ways, as long and with the same seed, to compare the inherited, fine-tuned and from-scratch "
+    "accuracies.",
 )
 @click.option(
     "--other-classes",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     default=None,
-    help="Train several networks at once on a Ray cluster: ray; four on a GPU: ray:gpus=0.25.",
+    help="Train several networks at once on a Ray cluster: ray. With ray:gpus=0.25, four networks share a GPU.",
 )
 @recipe_options("the network")
 @training_options
@@ -85,12 +85,14 @@ def command(
     device: str | None,
     verbose: bool,
 ) -> None:
-    """Train the network of an architecture file, such as the best.yaml of a search, on all training images.
+    """Train a network on all training images.
 
-    Validation images are looked at once, after the last epoch; report.html shows what the network confuses. FLOPs are
-    multiply-accumulates. Of several files, such as pareto/*.yaml, each is trained in a folder of its own within the
-    run's, and none that is finished again. Several processes train together when torchrun starts them, see
-    psvit-supernet.
+    ARCHITECTURE is a file such as the best.yaml of a search, or the run of a search. Several files, such as
+    pareto/*.yaml, are trained one after the other, each in a folder of its own within the run; finished ones are not
+    trained again.
+
+    Validation images are used once, after the last epoch. report.html shows which classes the network confuses. FLOPs
+    are multiply-accumulates. Several processes train one network together if torchrun starts them, see psvit-supernet.
     """
     set_up_logging(verbose)
     from psvit.retrain.run import retrain_networks
@@ -120,14 +122,13 @@ def command(
         reasons = "; ".join(f"{name}: {why}" for name, why in trained.failures.items())
         raise RunError(f"{len(trained.failures)} of {len(architectures)} networks were not trained: {reasons}")
     if is_first_process() and len(architectures) > 1:
-        click.echo(
-            f"trained {len(trained)} networks: {trained.file}; "
-            f"next: psvit-export {quote(str(trained.folder))}/NETWORK --to onnx"
-        )
+        click.echo(f"trained {len(trained)} networks: wrote {trained.file}")
+        click.echo(f"next: psvit-export {quote(str(trained.folder))}/NETWORK --to onnx")
 
 
 def _report(network: RetrainedNetwork) -> None:
     """Print what a network is worth, and how to go on."""
+    from psvit.retrain.report.document import REPORT_FILE
     from psvit.space.budget import format_cost
     from psvit.train.accuracies import caution, label_of
 
@@ -138,10 +139,13 @@ def _report(network: RetrainedNetwork) -> None:
     if warning := caution(network.accuracies):
         click.echo(warning)
     click.echo(
-        f"trained {format_cost('macs', network.cost.macs)}, {format_cost('num_params', network.cost.num_params)}, "
-        f"top-1 {network.accuracy:.2f} %: {network.file}; "
-        f"next: {network.next_command}"
+        f"trained a network of {format_cost('macs', network.cost.macs)} and "
+        f"{format_cost('num_params', network.cost.num_params)}: top-1 {network.accuracy:.2f} % on {network.images:,} "
+        "validation images"
     )
+    report = network.folder / REPORT_FILE  # version 0.1 wrote none
+    click.echo(f"wrote {network.file}{f' and {report}' if report.is_file() else ''}")
+    click.echo(f"next: {network.next_command}")
 
 
 def main() -> None:

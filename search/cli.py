@@ -320,26 +320,30 @@ def _looks(finalist: Finalist) -> str:
 
 def _tell_winner(result: SearchResult, supernet: str | None) -> None:
     """Print what was found, how far that can be trusted, and how to go on."""
+    from psvit.io.progress import in_time
     from psvit.report.formatting import count
     from psvit.search.fidelity.record import in_words
     from psvit.search.inherited import INHERITED
     from psvit.space.budget import format_cost
 
     best = result.best
-    known = f"{result.kind} {best.scored}, {best.name}, of {len(result.trials)} scored" if best.scored else best.name
+    known = [format_cost(name, getattr(best.cost, name)) for name in ("macs", "num_params")]
     if best.accuracy is not None:
         epochs = count(best.looks[-1].epoch, "epoch")
-        reached = f"top-1 {best.accuracy:.2f} % on the search images after {epochs}"
-        known = f"{reached}, {best.name}, of {len(result.trials)} scored"
+        known.append(f"top-1 {best.accuracy:.2f} % on the search images after {epochs}")
+    elif best.scored:
+        known.append(f"{result.kind} {best.scored}")
     if result.front_folder:
         click.echo(f"found a Pareto front of {len(result.front)}: {result.front_folder}")
     if result.kind == INHERITED:
         click.echo(in_words(result.fidelity, supernet or str(result.folder / "supernet")))
+    among = f" (among {len(result.trials)} scored)" if result.trials else ""
     click.echo(
-        f"{'interrupted; the best so far has' if result.stopped else 'found'} "
-        f"{format_cost('macs', best.cost.macs)}, {format_cost('num_params', best.cost.num_params)}, "
-        f"{known}: {result.file}; next: {result.next_command}"
+        f"{'interrupted; the best so far is' if result.stopped else 'found'} {best.name}{among}: {', '.join(known)}"
     )
+    click.echo(f"wrote {result.file}{f' and {result.html.path}' if result.html else ''}")
+    how_long = f" (about {in_time(result.next_seconds)} on this machine)" if result.next_seconds is not None else ""
+    click.echo(f"next{how_long}: {result.next_command}")
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from psvit.search.racing import ties
 from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.report import Report
 from psvit.search.result import SearchResult
+from psvit.search.retraining_time import retraining_seconds
 from psvit.search.rule import deliver_by_rule
 from psvit.search.search import draw_control, search
 from psvit.search.selection.finalist import Finalist
@@ -146,6 +147,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
         passed_over=passed_over,
         data=plan.data.name if plan.data else None,
         next_command=plan.next_command(best[0].file),
+        next_seconds=report.next_seconds,
         stopped=stopped,
     )
 
@@ -389,6 +391,7 @@ def _report(
         title=f"{' and '.join(plan.budget)} in {plan.space.name}",
         command=command,
         next_command=plan.next_command(prepared.folder / BEST),
+        next_seconds=retraining_seconds(prepared, searched.study, selected.finalists[0]),
         config=plan.full_config,
         space=plan.space,
         budget=plan.budget,
@@ -396,6 +399,7 @@ def _report(
         history=history.trials,
         control=searched.control.history.trials if searched.control else [],
         objectives=prepared.objectives,
+        scored_by=plan.scored_by,
         description=searched.description,
         unit=searched.description.get("unit", "%" if plan.scored_by == "inherited" else ""),
         finalists=selected.finalists,

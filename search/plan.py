@@ -336,15 +336,7 @@ def _training(
             )
     if scored_by == "rule" or (not asked.finalists and scored_by != "trained"):
         return None
-    final = choose_recipe(
-        asked.retrain_recipe,
-        {},
-        min(space.image_size),
-        len(data.all_train),
-        supernet=False,
-        device=device,
-        begin=("original" if asked.init else "inherited") if asked.inherits else "random",
-    )
+    final = asked.final_recipe(space, data, device)
     if asked.workers is None:  # their devices may not be here
         check_device(device, final)
     return selection_recipe(final)

@@ -15,6 +15,7 @@ from psvit.search.bounds import ObjectiveBound
 from psvit.search.objectives import Objective
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
+from psvit.train.choices import choose_recipe
 from psvit.train.recipe import Recipe
 
 ScoredBy = Literal["own", "trained", "inherited", "dss", "rule"]
@@ -156,3 +157,24 @@ class SearchRequest:
                 "trained"
             )
         return found
+
+    def final_recipe(self, space: SearchSpace, data: ImageData, device: torch.device) -> Recipe:
+        """How the network that is delivered will be retrained, unless another recipe is named then.
+
+        Args:
+            space: the space.
+            data: the images.
+            device: where to train.
+
+        Raises:
+            InputError: there is no such recipe.
+        """
+        return choose_recipe(
+            self.retrain_recipe,
+            {},
+            min(space.image_size),
+            len(data.all_train),
+            supernet=False,
+            device=device,
+            begin=("original" if self.init else "inherited") if self.inherits else "random",
+        )

@@ -40,6 +40,8 @@ class SearchResult:
         passed_over: how many trials with better scores were measured beyond a limit on latency.
         data: the name of the images; `None` if there were none.
         next_command: the shell line that goes on from the winner.
+        next_seconds: how long that line will take on this machine, as far as trainings of the winner in the search say;
+            `None` if none was timed.
         stopped: what stopped the search before its end; `None` if nothing did. After a stop, this is the best so far.
     """
 
@@ -58,6 +60,7 @@ class SearchResult:
     passed_over: int
     data: str | None
     next_command: str
+    next_seconds: float | None
     stopped: KeyboardInterrupt | LostWorkersError | None
 
     @property

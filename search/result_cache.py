@@ -80,7 +80,7 @@ def unpacked(known: Any) -> NDArray[np.bool_]:
 
 
 class StudyStore:
-    """The result store of a study: accuracies on the search images, and which verdict images were recognised.
+    """The result store of a study: accuracies on the search images, which verdict images were recognised, and seconds.
 
     Args:
         cache: the study's. Its configuration says which images the jobs have.
@@ -101,13 +101,14 @@ class StudyStore:
             if "verdict" in known:
                 right["verdict"] = unpacked(known["verdict"])
                 accuracies["verdict"] = 100 * float(right["verdict"].mean()) if len(right["verdict"]) else 0.0
+            seconds = float(known["seconds"]) if known.get("seconds") is not None else None
         except (KeyError, TypeError, ValueError, OverflowError):
             raise self._cache.damaged(self._name(job), "must have an accuracy and packed answers") from None
-        return TrainingResult(accuracies=accuracies, right=right)
+        return TrainingResult(accuracies=accuracies, right=right, seconds=seconds)
 
     def put(self, job: TrainingJob, result: TrainingResult) -> None:
         """See `ResultStore`."""
-        found: dict[str, Any] = {"accuracy": result.accuracies["search"]}
+        found: dict[str, Any] = {"accuracy": result.accuracies["search"], "seconds": result.seconds}
         if "verdict" in result.right:
             found["verdict"] = packed(result.right["verdict"])
         self._cache.get_or_compute(self._name(job), lambda: found)

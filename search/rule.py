@@ -64,6 +64,7 @@ def deliver_by_rule(plan: SearchPlan, folder: RunFolder) -> SearchResult:
         passed_over=0,
         data=plan.data.name if plan.data else None,
         next_command=plan.next_command(file),
+        next_seconds=None,
         stopped=None,
     )
 

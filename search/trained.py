@@ -11,6 +11,7 @@ from typing import Any
 
 from psvit.arch.architecture import Architecture
 from psvit.executors.executor import Executor
+from psvit.report.formatting import count
 from psvit.search.selection.halving import Trainings
 from psvit.search.trial import Score
 from psvit.train.job_runner import JobRunner, run_jobs
@@ -90,7 +91,7 @@ class TrainedAccuracy:
         recipe, rung = self._trainings.recipe, self._trainings.rungs[0]
         begun = "random weights" if self._trainings.init == RANDOM else "the supernet's weights"
         return {
-            "kind": "accuracy after a short training",
+            "kind": f"accuracy after {count(rung.epoch, 'epoch')}",
             "meaning": f"top-1 on the search images after {rung.epoch} of {recipe.epochs} epochs from {begun}",
             "unit": "%",
             "images": self._images,

@@ -38,15 +38,15 @@ from psvit.cli import (
     "space_name",
     default=None,
     shell_complete=completing_shipped("space"),
-    help="A shipped space or a .yaml file. [default: the smallest shipped 2d one for images of just this size, or one "
-    "that is made for them]",
+    help="A shipped space or a .yaml file. [default: the smallest shipped 2d space for images of exactly this size, or "
+    "else one that is made for the images]",
 )
 @image_size_option
 @click.option(
     "--init",
     default=None,
     metavar="NAME_OR_FILE",
-    help="Begin with the weights of DeiT or another ViT: a name that timm knows, or a .safetensors or .pth file.",
+    help="Begin with the weights of a vision transformer of timm: its name, or a .safetensors or .pth file.",
 )
 @recipe_options("the supernet")
 @training_options
@@ -67,11 +67,13 @@ def command(
     device: str | None,
     verbose: bool,
 ) -> None:
-    """Train a supernet: one set of weights from which every architecture of a space takes its slice.
+    """Train a supernet, which scores candidates.
 
-    A tenth of the training images is held out for the search; validation images are not looked at. Several processes,
-    on one machine or more, train together when torchrun starts them: torchrun --no-python --nproc-per-node 2
-    psvit-supernet ... How it goes is shown by tensorboard --logdir FOLDER.
+    A supernet is one set of weights, of which every architecture of a space uses a part. A tenth of the training images
+    is held out for the search, and another tenth for its verdict. Validation images are not used.
+
+    Several processes, on one machine or more, train together if torchrun starts them: torchrun --no-python
+    --nproc-per-node 2 psvit-supernet ... Progress is shown by tensorboard --logdir FOLDER.
     """
     set_up_logging(verbose)
     from psvit.supernet.run import train_supernet
@@ -93,9 +95,10 @@ def command(
     )
     if is_first_process():
         click.echo(
-            f"trained a supernet of the {trained.space.size:,} architectures of {trained.space.name}: {trained.file}; "
-            f"next: psvit-search --supernet {quote(str(trained.folder))} --budget ..."
+            f"trained a supernet of the {trained.space.size:,} architectures of {trained.space.name}: wrote "
+            f"{trained.file}"
         )
+        click.echo(f"next: psvit-search --supernet {quote(str(trained.folder))} --budget ...")
 
 
 def main() -> None:

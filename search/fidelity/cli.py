@@ -29,49 +29,47 @@ from psvit.cli import (
     },
     examples=("psvit-fidelity --supernet runs/supernet --budget 10MFLOPs",),
 )
-@click.option("--supernet", required=True, help="The run of psvit-supernet whose scores are looked into.")
+@click.option("--supernet", required=True, help="The run of psvit-supernet whose ranking is measured.")
 @click.option("--data", default=None, help=f"{DATA_HELP} [default: the supernet's]")
 @click.option(
     "--budget",
     "budgets",
     multiple=True,
     required=True,
-    help="Where networks are compared: within 5 % of 2GFLOPs (multiply-accumulates) or 22Mparams, or in a range no "
-    "wider, such as 1.3..1.4GFLOPs; other limits, such as 300MB, may be added.",
+    help="Around which cost networks are compared: within 5 % of 2GFLOPs (multiply-accumulates) or 22Mparams, or in a "
+    "range that is no wider, such as 1.3..1.4GFLOPs. Other limits, such as 300MB, may be added.",
 )
 @click.option(
     "--within",
     type=click.IntRange(min=2),
     default=30,
     show_default=True,
-    help="Networks to train around the budget; more than before add to those that are there.",
+    help="How many networks are trained around the budget. If a run is continued with more, the new ones are added.",
 )
 @click.option(
     "--spread",
     type=click.IntRange(min=0),
     default=15,
     show_default=True,
-    help="Networks to train over the whole range of multiply-accumulates; more than "
-    "before add to those that are there.",
+    help="The same over the whole range of multiply-accumulates.",
 )
 @click.option(
     "--second-seeds",
     type=click.IntRange(min=0),
     default=None,
-    help="How many of those around the budget are trained a second time, with another seed; "
-    "more than before add to those that are there. "
-    "[default: 10, or all if there are fewer]",
+    help="How many of those around the budget are trained a second time, with another seed. [default: 10, or all if "
+    "there are fewer]",
 )
 @click.option(
     "--images",
     type=click.IntRange(min=2),
     default=None,
-    help="Train on so many of the training images. [default: all]",
+    help="How many training images are used. [default: all]",
 )
 @click.option(
     "--workers",
     default=None,
-    help="Train on a Ray cluster: ray, or ray://host:port; four workers a GPU: ray:gpus=0.25.",
+    help="Train on a Ray cluster: ray, or ray://host:port. With ray:gpus=0.25, four workers share a GPU.",
 )
 @recipe_options("each network")
 @run_options
@@ -91,11 +89,14 @@ def command(
     device: str | None,
     verbose: bool,
 ) -> None:
-    """Train networks on their own and compare their accuracies with those that they inherit from a supernet.
+    """Measure how well a supernet ranks networks.
 
-    Some cost about what a budget allows, and these count; others cost anything, and mostly show that larger networks
-    are better. What is found lies in the run, and beside the supernet, where psvit-search finds it: every best.yaml
-    that the supernet scores says it. FLOPs are multiply-accumulates. Validation images are not looked at.
+    The command trains networks on their own, and compares these accuracies with those that they have with the
+    supernet's weights. Look first at the networks around the budget; over a wide range of costs, larger networks are
+    mostly better.
+
+    The result is written to the run, and to the supernet's run. Then every best.yaml and report of psvit-search
+    --supernet contains it. FLOPs are multiply-accumulates. Validation images are not used.
     """
     set_up_logging(verbose)
     from psvit.search.fidelity.formatting import HEADER, conclusions, rows
@@ -130,8 +131,8 @@ def command(
         click.echo(
             f"{measured.beside} keeps for searches the earlier measurement, which rests on {count} such networks"
         )
+    click.echo(f"wrote {measured.file}, {measured.report}{beside}")
     click.echo(
-        f"wrote {measured.file}, {measured.report}{beside}; "
         f"next: psvit-search --supernet {shlex.quote(supernet)} "
         f"{' '.join(f'--budget {shlex.quote(budget)}' for budget in budgets)}"
     )

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 import psvit.search.report.figures as figures
 from psvit.io.documents import dump_yaml, write_atomic
+from psvit.io.progress import in_time
 from psvit.nn.picture import draw
 from psvit.report.formatting import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.report.page import page
@@ -58,7 +59,7 @@ def render(report: Report) -> str:
         head=_head(report),
         fronts=_fronts(report),
         other_titles=list(map(_title, report.objectives.others)),
-        front_rows=[_row(report, trial) for trial in report.front],
+        front_rows=[] if report.drawn_finalists else [_row(report, trial) for trial in report.front],
         reference_rows=_reference_rows(report),
         progress=figures.progress_figure("progress", report.searcher, report.score_title, report.history, random)
         if report.complete
@@ -68,10 +69,13 @@ def render(report: Report) -> str:
         pictures=_pictures(report),
         finalist_rows=[_finalist_row(report, finalist) for finalist in report.finalists],
         epochs=rung_epochs(report.finalists),
+        # Where candidates are scored by the first comparison, its column has the scores.
+        shows_scores=report.scored_by != "trained" or not were_trained(report.finalists),
         selection_figure=figures.selection_figure("selection", report.finalists)
         if were_trained(report.finalists)
         else None,
-        selection_text=selection_text(report.finalists),
+        selection_text=selection_text(report),
+        next_time=None if report.next_seconds is None else in_time(report.next_seconds),
         latency_rows=_latency_rows(report),
         choices=_choices(report),
         config=dump_yaml(report.config),
@@ -84,11 +88,10 @@ def render(report: Report) -> str:
 
 def _head(report: Report) -> dict[str, Any]:
     """What a reader wants to know first."""
-    states = {state: sum(trial.score.state == state for trial in report.history) for state in ("raced", "failed")}
-    evaluated = (
-        f"{count(len(report.history), 'architecture')} evaluated: {len(report.complete)} scored, "
-        f"{states['raced']} given up early, {states['failed']} failed."
-    )
+    states = [trial.score.state for trial in report.history]
+    known = {"scored": "complete", "given up early": "raced", "failed": "failed"}
+    told = [f"{states.count(state)} {name}" for name, state in known.items() if state in states]
+    evaluated = f"{count(len(states), 'architecture')} evaluated: {', '.join(told)}." if told else "None was evaluated."
     if report.control:
         evaluated += f" Beside them {count(len(report.control), 'random architecture')} for comparison."
     return {
@@ -96,7 +99,7 @@ def _head(report: Report) -> dict[str, Any]:
         f"{report.space.name}. Searcher: {report.searcher}. Wanted: {joined(_wishes(report))}.",
         "evaluated": evaluated,
         "result": _result(report),
-        "score": _score_facts(report.description),
+        "score": _score_facts(report),
     }
 
 
@@ -112,26 +115,30 @@ def _result(report: Report) -> str:
             f"which costs {_costs(best)}."
         )
     trial = report.winner.trial
-    reason = (
-        f"chosen among {len(report.finalists)} finalists by training them"
-        if were_trained(report.finalists)
-        else f"the best of {len(report.complete)} scored"
-        if score_of(trial) == max(map(score_of, report.complete))
-        else "the best that keeps all limits"
-    )
+    if report.winner.looks:
+        last = report.winner.looks[-1]
+        mean = f", the mean of {len(last.accuracies)} trainings" if len(last.accuracies) > 1 else ""
+        return (
+            f"The winner is {report.winner.name}: top-1 {last.mean:.2f} % on the search images after "
+            f"{count(last.epoch, 'epoch')} of training{mean}. It costs {_costs(trial)}."
+        )
+    is_best = score_of(trial) == max(map(score_of, report.complete))
+    reason = f"the best of {len(report.complete)} scored" if is_best else "the best that keeps all limits"
     return (
         f"The winner is {report.winner.name}, {reason}: {report.description.get('kind', 'score')} "
         f"{_with_unit(report, score_of(trial))} at {_costs(trial)}."
     )
 
 
-def _score_facts(description: dict[str, Any]) -> list[tuple[str, str]]:
+def _score_facts(report: Report) -> list[tuple[str, str]]:
     """What a score rests on, and that its fidelity was not measured if it was not."""
-    known = {"kind": "not said", "meaning": "", "images": "", "fidelity": None, **description}
+    known = {"kind": "not said", "meaning": "", "images": "", "fidelity": None, **report.description}
     known["fidelity"] = known["fidelity"] or "not measured"
+    if report.scored_by == "trained":  # the selection goes on with the same trainings
+        del known["fidelity"]
     if known["images"] == 0:
         known["images"] = "none; the indicator looks at no images"
-    return [(name, _fact(value)) for name, value in known.items() if value != ""]
+    return [(name, _fact(value)) for name, value in known.items() if value != "" and name != "unit"]
 
 
 def _fact(value: Any) -> str:
@@ -208,12 +215,8 @@ def _fronts(report: Report) -> list[dict[str, Any]]:
             "figure": figures.front_figure(
                 name=f"front-{name}",
                 axis=axis,
-                score_title=report.score_title,
+                report=report,
                 history=[trial for trial in report.history if name not in others or trial.is_complete],
-                control=report.control,
-                front=report.front,
-                winner=report.winner.trial if report.winner else None,
-                references=report.references,
                 connected=both == {name},
             ),
             "text": _front_text(report, axis, name),
@@ -237,7 +240,14 @@ def _value(report: Report, name: str, trial: Trial) -> float:
 def _front_text(report: Report, axis: figures.Axis, name: str) -> str:
     """What a front shows, and which references it does not."""
     is_cost = name in COSTS.values()
-    if report.has_one_objective:
+    if compared := report.drawn_finalists:
+        last, networks = compared[0].looks[-1], count(len(compared), "network")
+        text = (
+            f"Small points: every candidate by its score. Large ones: the {networks} of the last comparison by what "
+            f"they had after {count(last.epoch, 'epoch')}, the mean of {count(len(last.accuracies), 'training')} each. "
+            "A dotted line joins the two. The winner is the best of the large ones; its score need not be the best."
+        )
+    elif report.has_one_objective:
         text = "The front: candidates that no other beats at as few multiply-accumulates or fewer."
     else:
         text = f"The front: candidates that no other beats in all of {joined(_wishes(report))}."
@@ -308,10 +318,11 @@ def _pictures(report: Report) -> list[dict[str, Any]]:
 
     if report.winner is not None:
         pictures = [picture([report.winner], [f"Winner, {report.winner.name}"], "The winner")]
-        others = report.finalists[1:]
-        if others:
+        compared = report.last_compared
+        if others := (compared or report.finalists)[1:]:
             titles = [finalist.name[:1].upper() + finalist.name[1:] for finalist in others]
-            pictures.append(picture(others, titles, "The other finalists"))
+            which = "The others of the last comparison" if compared else "The other finalists"
+            pictures.append(picture(others, titles, which))
         return pictures
     places = np.unique(np.linspace(0, len(report.finalists) - 1, min(DRAWN, len(report.finalists))).round().astype(int))
     chosen = [report.finalists[place] for place in places]

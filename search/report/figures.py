@@ -16,15 +16,22 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from psvit.arch.costs import METRICS
-from psvit.report.formatting import in_words, number
+from psvit.report.formatting import count, in_words, number
 from psvit.search.report.best_of_draws import BestOfDraws
 from psvit.search.report.references import Reference
-from psvit.search.report.report import score_of
+from psvit.search.report.report import Report, score_of
 from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
 
 BLUE, GREY, GREEN, ORANGE, VIOLET = "#3d85c6", "#8593a0", "#2f9e6e", "#d0741c", "#9a6cd0"
+
+WINNER = {"symbol": "star", "size": 17, "color": ORANGE}
+FOUND = {"symbol": "circle", "size": 10, "color": BLUE}
+HAND_MADE = {"symbol": "square", "size": 9, "color": VIOLET}
+
+ACCURACY_TITLE = "top-1 on the search images (%)"
+"""Of an axis of accuracies that networks of a search are compared by."""
 
 NEAR = 2.0
 """References that cost up to this factor less or more than the candidates are drawn, others only named."""
@@ -87,47 +94,47 @@ def plotly_script() -> Markup:
     return Markup(get_plotlyjs())
 
 
-def front_figure(
-    name: str,
-    axis: Axis,
-    score_title: str,
-    history: Sequence[Trial],
-    control: Sequence[Trial],
-    front: Sequence[Trial],
-    winner: Trial | None,
-    references: Sequence[Reference],
-    connected: bool,
-) -> Figure:
-    """Score against a cost: candidates, those drawn at random, the front, the winner and references.
+def front_figure(name: str, axis: Axis, report: Report, history: Sequence[Trial], connected: bool) -> Figure:
+    """Score against a cost: candidates, those drawn at random, references, and what was best.
+
+    That is the winner and the other networks of the last comparison, by the accuracies that they had then, if scores
+    are accuracies on the same images. Otherwise it is the front, and the winner by its score.
 
     Args:
         name: of the figure.
         axis: the cost.
-        score_title: what a score is.
-        history: what was searched.
-        control: what was drawn for comparison.
-        front: the trials that nothing beats.
-        winner: the winner; `None` if there are several objectives.
-        references: drawn if they are near or have a score.
+        report: the report.
+        history: what is drawn of what was searched.
         connected: whether the front is a front in these two quantities, so that a line through it means something.
     """
     complete = [trial for trial in history if trial.is_complete]
     raced = [trial for trial in history if trial.score.state == "raced"]
-    drawn = [trial for trial in control if trial.is_complete]
-    figure = empty_figure(axis.title, score_title)
+    drawn = [trial for trial in report.control if trial.is_complete]
+    compared = report.drawn_finalists
+    figure = empty_figure(axis.title, ACCURACY_TITLE if compared else report.score_title)
     _points(figure, axis, raced, "given up early", {"symbol": "circle-open", "size": 6, "color": GREY, "opacity": 0.45})
     _points(figure, axis, drawn, "random control", {"symbol": "diamond", "size": 6, "color": GREEN, "opacity": 0.55})
-    _points(figure, axis, complete, "candidates", {"symbol": "circle", "size": 6, "color": GREY, "opacity": 0.75})
-    on_front = sorted(front, key=lambda trial: (axis.of(trial), -score_of(trial)))
-    marker = {"symbol": "circle", "size": 9, "color": BLUE}
-    _points(figure, axis, on_front, "front", marker, line={"color": BLUE, "width": 1.5} if connected else None)
-    if winner is not None:
-        _points(figure, axis, [winner], "winner", {"symbol": "star", "size": 17, "color": ORANGE})
+    kind = as_text(str(report.description.get("kind", "score"))) if compared else "candidates"
+    _points(figure, axis, complete, kind, {"symbol": "circle", "size": 6, "color": GREY, "opacity": 0.75})
+    if compared:
+        on_front = []
+        _compared(figure, axis, compared)
+        label = f"the winner has {number(accuracy_of(compared[0]))} at {number(axis.of(compared[0].trial))}"
+    else:
+        on_front = sorted(report.front, key=lambda trial: (axis.of(trial), -score_of(trial)))
+        marker = {"symbol": "circle", "size": 9, "color": BLUE}
+        _points(figure, axis, on_front, "front", marker, line={"color": BLUE, "width": 1.5} if connected else None)
+        label = f"{len(on_front)} of them on the front"
+        if report.winner is not None:
+            winner = report.winner.trial
+            _points(figure, axis, [winner], "winner", WINNER)
+            label += f"; the winner has {number(score_of(winner))} at {number(axis.of(winner))}"
     places = [axis.of(trial) for trial in (*complete, *raced, *drawn, *on_front)]
-    shown = [(place, reference) for place, reference in _near(axis, references, places)]
+    shown = [(place, reference) for place, reference in _near(axis, report.references, places)]
     for place, reference in shown:
         _reference(figure, place, reference)
     heights = [score_of(trial) for trial in (*complete, *drawn, *on_front)]
+    heights += [accuracy_of(finalist) for finalist in compared]
     heights += [reference.score for _, reference in shown if reference.score is not None]
     # Scores on a few images scatter widely, and would press all others together.
     if heights:
@@ -138,10 +145,8 @@ def front_figure(
         figure.update_xaxes(range=around)
         if around != padded_range(places):
             views = {"candidates only": padded_range(places), "with references": around}
-    label = f"Score against {axis.title}: {len(complete)} candidates, {len(on_front)} of them on the front"
-    if winner is not None:
-        label += f"; the winner has {number(score_of(winner))} at {number(axis.of(winner))}"
-    return Figure(name=name, label=label + ".", json=as_json(figure), views=views)
+    label = f"Score against {axis.title}: {len(complete)} candidates, {label}."
+    return Figure(name=name, label=label, json=as_json(figure), views=views)
 
 
 def progress_figure(
@@ -222,16 +227,16 @@ def hypervolume_figure(name: str, hypervolume: Sequence[tuple[int, float]]) -> F
 
 def selection_figure(name: str, finalists: Sequence[Finalist]) -> Figure:
     """What the trainings of the finalists reached at each rung, one line a finalist: winner, references, others."""
-    figure = empty_figure("epochs of training", "top-1 on the search images (%)")
+    figure = empty_figure("epochs of training", ACCURACY_TITLE)
     for finalist in reversed(finalists):
         is_winner = finalist is finalists[0]
-        kind = "the winner" if is_winner else "a reference" if finalist.is_reference else "found"
+        kind = "winner" if is_winner else "hand-made" if finalist.is_reference else "found"
         dash = "dot" if finalist.is_reference else "solid"
         figure.add_scatter(
             x=[look.epoch for look in finalist.looks],
             y=[look.mean for look in finalist.looks],
             mode="lines+markers",
-            line={"color": BLUE if is_winner else GREY, "width": 3 if is_winner else 1, "dash": dash},
+            line={"color": ORANGE if is_winner else GREY, "width": 3 if is_winner else 1, "dash": dash},
             marker={"size": 8 if is_winner else 5},
             name=kind,
             legendgroup=kind,
@@ -290,6 +295,39 @@ def _points(
         text=[_hover(trial) for trial in trials],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _compared(figure: go.Figure, axis: Axis, compared: Sequence[Finalist]) -> None:
+    """What the networks of the last comparison had then, each joined to its score."""
+    across, up = [], []
+    for finalist in compared:
+        across += [axis.of(finalist.trial)] * 2 + [None]
+        up += [score_of(finalist.trial), accuracy_of(finalist), None]
+    line = {"color": GREY, "width": 1.5, "dash": "dot"}
+    figure.add_scatter(x=across, y=up, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    winner, *others = compared
+    after = f"after {count(winner.looks[-1].epoch, 'epoch')}"
+    for name, finalists, marker in (
+        (f"found, {after}", [one for one in others if not one.is_reference], FOUND),
+        (f"hand-made, {after}", [one for one in others if one.is_reference], HAND_MADE),
+        (f"winner, {after}", [winner], WINNER),
+    ):
+        if finalists:
+            figure.add_scatter(
+                x=[axis.of(one.trial) for one in finalists],
+                y=[accuracy_of(one) for one in finalists],
+                mode="markers",
+                marker=marker,
+                name=f"{name} ({len(finalists)})" if len(finalists) > 1 else name,
+                text=[f"<b>{as_text(one.name)}</b> {accuracy_of(one):.2f} % {after}" for one in finalists],
+                hovertemplate="%{text}<extra></extra>",
+            )
+
+
+def accuracy_of(finalist: Finalist) -> float:
+    """The accuracy at the last comparison, of a finalist that was trained."""
+    assert finalist.accuracy is not None
+    return finalist.accuracy
 
 
 def _reference(figure: go.Figure, place: float, reference: Reference) -> None:

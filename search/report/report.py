@@ -10,6 +10,7 @@ from typing import Any
 from psvit.search.compression.outcome import Compression
 from psvit.search.objectives import Objectives
 from psvit.search.report.references import Reference
+from psvit.search.request import ScoredBy
 from psvit.search.selection.finalist import Finalist
 from psvit.search.selection.verdict import Verdict
 from psvit.search.trial import Trial
@@ -33,6 +34,7 @@ class Report:
         title: what was searched for, for people.
         command: the shell line that repeats the run.
         next_command: the shell line that goes on from the winner; empty if there is none.
+        next_seconds: how long that will take on this machine; `None` if it is not known.
         config: the resolved configuration, JSON-serialisable.
         space: the space that was searched.
         budget: the limits as given.
@@ -40,6 +42,7 @@ class Report:
         history: what was searched, in order, whatever became of it.
         control: further architectures, drawn uniformly and scored alike, for comparison.
         objectives: what was improved, in the order of `Trial.objectives`.
+        scored_by: what scored the candidates.
         description: what the evaluator says of its scores: kind, meaning, images, fidelity.
         unit: of a score, such as `%`.
         finalists: what could be delivered, the winner first; with several objectives, the front. Empty where nothing
@@ -61,9 +64,11 @@ class Report:
     history: Sequence[Trial]
     control: Sequence[Trial] = ()
     objectives: Objectives = field(default_factory=Objectives)
+    scored_by: ScoredBy
     description: dict[str, Any]
     unit: str = ""
     next_command: str = ""
+    next_seconds: float | None = None
     finalists: Sequence[Finalist] = ()
     verdict: Verdict | None = None
     compression: Compression | None = None
@@ -86,6 +91,17 @@ class Report:
     def winner(self) -> Finalist | None:
         """The winner; `None` if there are several objectives or no finalists."""
         return self.finalists[0] if self.finalists and self.has_one_objective else None
+
+    @property
+    def last_compared(self) -> list[Finalist]:
+        """The finalists that came to the last comparison, the winner first; empty if none were trained."""
+        last = max((look.epoch for finalist in self.finalists for look in finalist.looks), default=0)
+        return [one for one in self.finalists if not one.failure and one.looks and one.looks[-1].epoch == last]
+
+    @property
+    def drawn_finalists(self) -> list[Finalist]:
+        """Those of `last_compared`, if scores are accuracies on the same images, so that one axis holds both."""
+        return self.last_compared if self.scored_by in ("trained", "inherited") else []
 
     @property
     def front(self) -> list[Trial]:

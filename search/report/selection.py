@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from psvit.report.formatting import DASH, count, joined
+from psvit.search.proposal import REFERENCE
+from psvit.search.report.report import Report
 from psvit.search.selection.finalist import Finalist
 
 
@@ -13,25 +16,42 @@ def were_trained(finalists: Sequence[Finalist]) -> bool:
     return any(finalist.looks for finalist in finalists)
 
 
-def selection_text(finalists: Sequence[Finalist]) -> str:
-    """How finalists were compared."""
+def selection_text(report: Report) -> str:
+    """How many networks were trained, and how they were compared."""
+    finalists = report.finalists
     if len(finalists) < 2:
         return ""
     failures = joined([f"{each.name} ({each.failure})" for each in finalists if each.failure])
     if not were_trained(finalists):
         why = f"No finalist could be trained: {failures}" if failures else "Finalists were not trained"
         return f"{why}. They are ordered by the score above, which cannot tell near-ties apart."
-    looks = {look.epoch: len(look.accuracies) for finalist in finalists for look in finalist.looks}
-    last = max(looks)
-    references = sum(finalist.is_reference for finalist in finalists)
-    of_them = f"{references} of them hand-made references" if references else "none of them a hand-made reference"
+    compared = Counter(look.epoch for finalist in finalists for look in finalist.looks)
+    first, *others = sorted(compared)
+    trained = [finalist.trial for finalist in finalists]
+    if report.scored_by == "trained":
+        # The scores of all candidates are the first comparison.
+        trained, compared[first] = list(report.history), len(report.complete)
+    by_hand = sum(trial.origin == REFERENCE for trial in trained)
+    kinds = [count(len(trained) - by_hand, "candidate"), count(by_hand, "hand-made reference")]
+    if report.scored_by == "trained" and report.control:
+        kinds.append(f"{len(report.control)} at random for comparison")
+        trained += report.control
+    told = [f"{count(compared[epoch], 'network')} after {count(epoch, 'epoch')}" for epoch in (first, *others)]
+    last = max(finalists[0].looks, key=lambda look: look.epoch)
     text = (
-        f"{count(len(finalists), 'network')} were trained on the training images, all by one schedule of "
-        f"{count(last, 'epoch')}, {of_them}. They were compared on the search images "
-        f"after {joined([str(epoch) for epoch in sorted(looks)])} epochs. After each of these, a third went on, with "
-        f"the best reference and the best of the others in any case. The last comparison is of "
-        f"{count(looks[last], 'training')} each: given are the mean and the standard deviation."
+        f"{count(len(trained), 'network')} were trained on the training images: {joined(kinds)}. All have one schedule "
+        f"of {count(last.epoch, 'epoch')}. On the way they were compared on the search images: {joined(told)}."
     )
+    if others:
+        text += (
+            " From each comparison the best third went on, and in any case the best reference and the best of the "
+            "others; at most four came to the last."
+        )
+    if len(last.accuracies) > 1:
+        text += (
+            f" There, each network was trained {len(last.accuracies)} times: given are the mean and the standard "
+            "deviation."
+        )
     return f"{text} Last are those whose training failed: {failures}." if failures else text
 
 

@@ -101,7 +101,7 @@ def test_a_search_with_images_can_be_exported_as_it_is(searched, call, tmp_path)
         assert call("psvit-export", place, "--to", "timm", *out).status == 0
     card = (tmp_path / "elsewhere/README.md").read_text()
     assert "inherited accuracy: " in card
-    assert "Not trained on its own" in card
+    assert "not trained on its own" in card
     # But for where it is, the same.
     assert contents(tmp_path / "run/best-timm") == contents(tmp_path / "elsewhere")
     one, other = psvit.Classifier.load(tmp_path / "run"), psvit.Classifier.load(tmp_path / "elsewhere")
@@ -300,7 +300,7 @@ def test_several_networks_are_trained_as_each_alone(front, call, tmp_path, monke
         assert (row["how"], float(row["from_scratch"])) == ("from_scratch", result.score["value"])
         assert row["inherited"] == ""
         assert re.search(rf"{row['network']} +.* {result.score['value']:.2f} %", done.out)
-    assert "trained 3 networks: run/networks.csv" in done.last_line
+    assert "trained 3 networks: wrote run/networks.csv" in done.out
 
     # Again, nothing is trained; and what is missing is trained alone.
     before = contents(tmp_path / "run")

@@ -389,7 +389,7 @@ def test_an_interruption_after_the_search_writes_the_best_so_far(searched, call,
             patch.setattr(job_runner, "train", at_the_second())
         done = call(*command, "--out", "run")
     assert (done.status, done.err.strip()) == (130, TOLD)
-    assert "interrupted; the best so far has" in done.out
+    assert "interrupted; the best so far is" in done.out
     best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
     assert best["provenance"]["interrupted"] is True
     with (tmp_path / "run/history.csv").open(newline="") as stream:
@@ -595,7 +595,7 @@ def test_torchrun_trains_in_two_processes(torchrun, call, few_digits, tmp_path):
     settings = (*BRIEF, "--set", "batch_size=32", "--set", "opt=momentum", "--set", "lr=0.05")
     command = ("psvit-supernet", "--data", few_digits, "--space", "psvit-2d-digits", *settings)
     done = torchrun(*command, "--out", tmp_path / "two")
-    run, images, _, trained = done.stdout.splitlines()
+    run, images, _, trained, _ = done.stdout.splitlines()
     assert (run[:4], images[:7]) == ("run:", "images:")
     assert trained.startswith("trained a supernet of the 6,468 architectures of psvit-2d-digits: ")
     assert call(*command, "--out", tmp_path / "one").status == 0

@@ -316,6 +316,7 @@ def made_up_report() -> Callable[..., Report]:
             "searcher": "evolution",
             "history": history,
             "control": [trial(trials + n, arch, "complete", "uniform") for n, arch in enumerate(control)],
+            "scored_by": "inherited",
             "description": {
                 "kind": "inherited accuracy",
                 "meaning": "top-1 in percent with the supernet's weights, on images held out from training",

@@ -204,8 +204,11 @@ def test_the_page_says_what_was_found_and_on_what_it_rests(made_up_report):
     report = made_up_report()
     page = Page(render(report))
     winner = report.winner.trial
-    assert f"The winner is trial {winner.number}, chosen among 5 finalists by training them" in page.text
-    assert f"inherited accuracy {winner.score.value:.5g} % at {winner.cost.macs / 1e6:.4g} MFLOPs" in page.text
+    reached = f"top-1 {report.winner.accuracy:.2f} % on the search images after 6 epochs of training, the mean of 3"
+    assert (
+        f"The winner is trial {winner.number}: {reached} trainings. It costs {winner.cost.macs / 1e6:.4g} MFL"
+        in page.text
+    )
     assert "256 architectures evaluated: 219 scored, 35 given up early, 2 failed." in page.text
     assert "64 random architectures for comparison" in page.text
     assert "FLOPs are multiply-accumulates (MACs)" in page.text
@@ -231,7 +234,9 @@ def test_the_configuration_comes_back_from_the_page(made_up_report):
 
 
 def test_the_front_is_what_an_independent_sweep_finds_and_the_winner_is_marked(made_up_report):
+    # Without trainings the best score wins, so the front says what there is.
     report = made_up_report()
+    report = replace(report, finalists=[replace(one, looks=()) for one in report.finalists])
     page = Page(render(report))
     complete = [trial for trial in report.history if trial.is_complete]
     expected = front(np.array([(trial.score.value, -trial.cost.macs) for trial in complete]))
@@ -246,6 +251,37 @@ def test_the_front_is_what_an_independent_sweep_finds_and_the_winner_is_marked(m
     assert len(traces["candidates (219)"]["x"]) == 219
     assert len(traces["given up early (35)"]["x"]) == 35
     assert len(traces["random control (64)"]["x"]) == 64
+
+
+@pytest.mark.parametrize(("scored_by", "kind"), [("trained", "accuracy after 2 epochs"), ("inherited", "inherited")])
+def test_what_was_compared_last_is_drawn_by_its_accuracies_then_and_joined_to_its_scores(
+    made_up_report, scored_by, kind
+):
+    winner, other, *_ = (finalist.trial for finalist in made_up_report().finalists)
+    looks = (Look(epoch=2, accuracies=(60.0,)), Look(epoch=6, accuracies=(80.0, 81.0, 82.0)))
+    best = Finalist(trial=winner, looks=looks)
+    by_hand = Finalist(trial=replace(other, origin="reference"), name="<i>", looks=looks)
+    early = Finalist(trial=replace(other, number=400), looks=looks[:1])
+    changes = {"scored_by": scored_by, "description": {"kind": kind}, "finalists": [best, by_hand, early]}
+    page = Page(render(made_up_report(**changes)))
+    assert page.figures["front-macs"]["layout"]["yaxis"]["title"]["text"] == "top-1 on the search images (%)"
+    traces = page.traces("front-macs")
+    assert not [name for name in traces if name and name.startswith("front")]
+    assert len(traces[f"{kind} (219)"]["x"]) == 219
+    for name, trial in (("winner, after 6 epochs", winner), ("hand-made, after 6 epochs", other)):
+        assert (traces[name]["x"], traces[name]["y"]) == ([trial.cost.macs / 1e6], [81.0])
+    assert "&lt;i&gt;" in traces["hand-made, after 6 epochs"]["text"][0]
+    lines = [trace for trace in page.figures["front-macs"]["data"] if trace["mode"] == "lines"]
+    assert [line["y"] for line in lines] == [[winner.score.value, 81.0, None, other.score.value, 81.0, None]]
+    low, high = page.figures["front-macs"]["layout"]["yaxis"]["range"]
+    assert low < 81.0 < high
+    assert "The front as a table" not in page.text
+
+
+def test_scores_that_are_no_accuracies_are_not_drawn_beside_any(made_up_report):
+    page = Page(render(made_up_report(scored_by="dss", description={"kind": "DSS", "images": 0}, unit="")))
+    assert page.figures["front-macs"]["layout"]["yaxis"]["title"]["text"] == "DSS"
+    assert page.traces("front-macs")["winner"]["y"] == [made_up_report().winner.trial.score.value]
 
 
 def test_a_reference_is_a_line_where_it_costs_and_a_point_only_with_a_score(made_up_report):
@@ -385,13 +421,31 @@ def test_all_finalists_stand_there_with_all_looks(made_up_report):
         Finalist(trial=trials[2], looks=looks[2]),
     ]
     page = Page(render(made_up_report(finalists=finalists)))
-    for text in ("80.50 ± 0.50", "41.25", "12.75", "HVT-like, 5 layers", "after 1 (%)", "after 9 (%)"):
+    for text in ("80.50 ± 0.50", "41.25", "12.75", "HVT-like, 5 layers", "after 1 epoch (%)", "after 9 epochs (%)"):
         assert text in page.text
-    assert "3 networks were trained" in page.text
-    assert "1 of them hand-made references" in page.text
+    assert "3 networks were trained on the training images: 2 candidates and 1 hand-made reference." in page.text
+    assert "compared on the search images: 3 networks after 1 epoch and 2 networks after 9 epochs." in page.text
     drawn = {trace["hovertemplate"].split(" after")[0]: trace for trace in page.figures["selection"]["data"]}
     assert drawn["HVT-like, 5 layers"]["y"] == [41.25, pytest.approx(70.6667, abs=1e-3)]
     assert drawn[f"trial {trials[2].number}"]["x"] == [1]
+
+
+def test_all_networks_that_were_trained_are_counted(made_up_report):
+    # Those of the history are 219 that have a score, 35 that were raced and 2 that failed; 64 are for comparison.
+    history = made_up_report().history
+    history = [replace(history[0], origin="reference"), *history[1:]]
+    text = Page(render(made_up_report(scored_by="trained", history=history))).text
+    assert (
+        "320 networks were trained on the training images: 255 candidates, 1 hand-made reference and 64 at random for "
+        "comparison."
+    ) in text
+    assert "219 networks after 2 epochs and 2 networks after 6 epochs" in text
+
+
+def test_how_long_the_next_command_takes_is_said_if_it_is_known(made_up_report):
+    changes = {"next_command": "psvit-retrain best.yaml --data digits"}
+    assert "takes about" not in Page(render(made_up_report(**changes))).text
+    assert "takes about 25 min" in Page(render(made_up_report(**changes, next_seconds=1500.0))).text
 
 
 def test_the_verdict_comes_first(made_up_report):
@@ -428,16 +482,17 @@ def test_finalists_that_failed_are_shown_with_the_reason(made_up_report):
     failed = replace(last, looks=(), failure="training diverged: the loss is nan")
     page = Page(render(made_up_report(finalists=[*trained, failed])))
     assert f"Last are those whose training failed: {last.name} (training diverged: the loss is nan)." in page.text
-    assert "chosen among 5 finalists" in page.text
     assert "failed" in page.text
     page = Page(render(made_up_report(finalists=[replace(one, looks=(), failure="lost") for one in trained])))
     assert "No finalist could be trained: trial " in page.text
     assert "selection" not in page.figures
-    assert "chosen among" not in page.text
+    assert "epochs of training" not in page.text
 
 
-def test_every_finalist_is_drawn(made_up_report):
+def test_the_finalists_of_the_last_comparison_are_drawn_or_all_if_none_was_trained(made_up_report):
     report = made_up_report()
+    assert render(report).count('data-part="network"') == 2
+    report = replace(report, finalists=[replace(one, looks=()) for one in report.finalists])
     document = render(report)
     assert document.count('data-part="network"') == 5
     assert f"Winner, {report.winner.name}" in document
@@ -558,7 +613,7 @@ def test_one_trial_is_enough(made_up_report):
     trial = next(trial for trial in made_up_report().history if trial.is_complete)
     page = Page(render(made_up_report(history=[trial], control=[], finalists=[Finalist(trial=trial)])))
     assert f"The winner is trial {trial.number}, the best of 1 scored" in page.text
-    assert "1 architecture evaluated: 1 scored, 0 given up early, 0 failed." in page.text
+    assert "1 architecture evaluated: 1 scored." in page.text
     assert set(page.figures) == {"front-macs", "progress"}
     low, high = page.figures["front-macs"]["layout"]["yaxis"]["range"]
     assert low < trial.score.value < high
@@ -632,7 +687,8 @@ def test_text_from_outside_stays_text(made_up_report):
     assert "onerror" not in {name for _, attributes in page.elements for name in attributes}
     assert HOSTILE in page.text
     # Plotly reads tags in its labels, so there it has to be escaped as well.
-    assert "&lt;img" in page.figures["front-macs"]["layout"]["yaxis"]["title"]["text"]
+    assert "&lt;img" in page.figures["progress"]["layout"]["yaxis"]["title"]["text"]
+    assert any("&lt;img" in name for name in page.traces("front-macs") if name)
     assert "<img" not in document
 
 

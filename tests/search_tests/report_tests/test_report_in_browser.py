@@ -158,5 +158,5 @@ def test_tables_can_be_read_without_scripts(file, visit):
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
     assert "Drawing it needs JavaScript." in text
-    assert "after 6 (%)" in text
+    assert "after 6 epochs (%)" in text
     assert "What the good candidates share" in text
