@@ -25,6 +25,7 @@ from psvit.io.tables import Table
 from psvit.report.page import HtmlFile
 from psvit.search.bounds import Bound
 from psvit.search.compression.outcome import Compressing, Compression
+from psvit.search.estimate import scoring_share
 from psvit.search.evaluator import Evaluator
 from psvit.search.latency.limits import first_within
 from psvit.search.latency.measure import Latency, gpu_software, measure
@@ -43,9 +44,18 @@ from psvit.search.selection.selection import Selection
 from psvit.search.selection.verdict import Verdict
 from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL, STUDY_NAME, Study
+from psvit.search.time_limit import TimeLimit
 from psvit.search.trial import Trial
 from psvit.search.trial_table import trial_table
-from psvit.search.winner import BEST, Evidence, delivered_weights, inherited, write_front, write_winner
+from psvit.search.winner import (
+    BEST,
+    Evidence,
+    delivered_images,
+    delivered_weights,
+    inherited,
+    write_front,
+    write_winner,
+)
 from psvit.space.search_space import SearchSpace
 
 JOURNAL, REPORT, HISTORY = "study.journal", "report.html", "history.csv"
@@ -89,7 +99,7 @@ class Searched:
     stopped: Stop | None
 
 
-def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
+def execute(plan: SearchPlan, folder: RunFolder, command: str, limit: TimeLimit) -> SearchResult:
     """Build and train what is missing, search, and write the winner, its weights and the history.
 
     An interrupted run is continued. A finished run is not repeated. If the search is stopped by Ctrl-C or loses its
@@ -99,6 +109,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
         plan: the resolved plan of the search.
         folder: the folder of the run.
         command: the command or call that repeats the search, for the report.
+        limit: of the time. What it leaves out, the same command does later.
 
     Raises:
         InputError: no architecture is within the budget; the message names the reachable range.
@@ -108,7 +119,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
     """
     if plan.scored_by == "rule":
         return deliver_by_rule(plan, folder)
-    prepared = prepare(plan, folder)
+    prepared = prepare(plan, folder, limit)
     searched = _search(prepared)
     trials = trial_table(searched.study, plan.bounds)
     write_atomic(folder / HISTORY, trials.to_csv())
@@ -129,7 +140,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
 
     write_report(folder / REPORT, report)
     best, points = _deliver(prepared, searched, selected, report)
-    if plan.training and not stopped:
+    if plan.training and not stopped and not limit.left_out:
         Selection.of(prepared, searched.study).tidy()
     return SearchResult(
         folder=folder.path,
@@ -143,12 +154,13 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str) -> SearchResult:
         objectives=plan.objectives,
         kind=searched.description.get("kind", "score"),
         fidelity=searched.description.get("fidelity", "not measured"),
-        wanted=min(plan.trials + len(prepared.references), plan.space.count(plan.limits)),
+        wanted=_wanted(prepared),
         passed_over=passed_over,
         data=plan.data.name if plan.data else None,
         next_command=plan.next_command(best[0].file),
         next_seconds=report.next_seconds,
         stopped=stopped,
+        left_out=tuple(limit.left_out),
     )
 
 
@@ -173,6 +185,8 @@ def _search(prepared: Prepared) -> Searched:
                 keep=plan.keep,
             ):
                 pass
+            if prepared.limit.is_up and (left := _wanted(prepared) - len(study.history)) > 0:
+                prepared.limit.left_out.append(f"{left} of {_wanted(prepared)} candidates were not scored")
             if control is not None:
                 draw_control(
                     prepared.candidates,
@@ -194,6 +208,12 @@ def _search(prepared: Prepared) -> Searched:
                 raise stopped
         description = evaluator.describe()
     return Searched(study=study, control=control, description=description, references=references, stopped=stopped)
+
+
+def _wanted(prepared: Prepared) -> int:
+    """How many architectures are to be evaluated."""
+    plan = prepared.plan
+    return min(plan.trials + len(prepared.references), plan.space.count(plan.limits))
 
 
 def _studies(prepared: Prepared) -> tuple[Study, Study | None]:
@@ -222,7 +242,7 @@ def _evaluator(prepared: Prepared, study: Study) -> AbstractContextManager[Evalu
     if plan.is_trained:
         assert plan.data is not None
         trials = plan.trials + len(prepared.references)
-        return nullcontext(Selection.of(prepared, study).evaluator(len(plan.data.search), trials))
+        return nullcontext(Selection.of(prepared, study).evaluator(len(plan.data.search), trials, scoring_share(plan)))
     if plan.asked.workers is None:
         return nullcontext(prepared.scoring())
     from psvit.search.prefix_tree import cut
@@ -319,6 +339,8 @@ def _deliver(
 ) -> tuple[list[Finalist], list[Finalist]]:
     """Write the winner and, with several objectives, the front; give back finalists and front with their files."""
     plan, best = prepared.plan, selected.finalists
+    # A finished run reads no image.
+    images = plan.data and (delivered_images(prepared.folder.path, plan.data) or plan.data.describe())
     trained = plan.training if selected.weights is not None else None
     evidence = Evidence(
         verdict=selected.verdict.to_dict() if selected.verdict else {},
@@ -328,7 +350,7 @@ def _deliver(
             "space": plan.space.name,
             "space_digest": plan.space.digest,
             "supernet_digest": prepared.digest,
-            "data": plan.data.describe() if plan.data else None,
+            "data": images,
             "searcher": plan.searcher.name,
             "trials": len(searched.study.history),
             "seed": plan.asked.seed,
@@ -337,6 +359,7 @@ def _deliver(
             **({"compression": selected.compression.to_dict()} if selected.compression else {}),
             **({"weights": f"trained by the selection for {trained.epochs} epochs"} if trained else {}),
             **({"interrupted": True} if searched.stopped else {}),
+            **({"left_out": list(prepared.limit.left_out)} if prepared.limit.left_out else {}),
         },
         objectives=prepared.objectives,
     )
@@ -355,6 +378,8 @@ def _notes(prepared: Prepared, searched: Searched, best: Sequence[Finalist], pas
     """Remarks for the reader of the report, such as ties or an early stop."""
     plan, study = prepared.plan, searched.study
     notes = ["The search was stopped before its end; this is the best so far."] if searched.stopped else []
+    if prepared.limit.left_out:
+        notes.append(f"Time was up: {'; '.join(prepared.limit.left_out)}. The same command goes on with that.")
     if all(finalist.failure for finalist in best):
         notes.append("No finalist could be trained, so the winner is the one with the best score.")
     if passed_over:

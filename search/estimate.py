@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.io.progress import in_time
+from psvit.nn.network import PSViT
+from psvit.search.latency.waiting import answered
 from psvit.search.plan import SearchPlan
+from psvit.search.scoring import batch_size
 from psvit.search.selection.rungs import after_scores, going_on, rungs_of
+from psvit.search.time_limit import TimeLimit
 from psvit.supernet.sampling import architectures
 from psvit.train.job_runner import initial_network, inputs_for, train_job
 from psvit.train.recipe import Recipe, SupernetRecipe
@@ -31,7 +38,7 @@ STEPS, WORK = (2, 12), 10e9
 that it takes about a second on a processor and what an epoch begins with matters little."""
 
 FORWARD = 1 / 3
-"""What it costs to score an image relative to training on it, which is a pass forward and about two backward."""
+"""What a teacher's pass costs relative to training on an image, which is a pass forward and about two backward."""
 
 FEWEST_TRIALS, MOST_TRIALS = 6, 480
 FEWEST_EPOCHS = 3
@@ -80,7 +87,7 @@ def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
         # None is scored twice.
         trials = min(plan.trials, plan.space.count(plan.limits))
         scored = trials + min(plan.control_of(plan.trials), trials)
-        scoring = FORWARD * seconds * scored * len(plan.data.search)
+        scoring = _seconds_to_score(plan) * scored * len(plan.data.search)
     return Estimate(
         supernet=_supernet_seconds(plan) if plan.recipe else 0.0,
         scoring=scoring,
@@ -88,8 +95,8 @@ def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
     )
 
 
-def into_time(plan: SearchPlan, seconds: float) -> tuple[SearchPlan, Estimate | None]:
-    """The plan of a search by short trainings, changed so that it takes about so many seconds, and what it then takes.
+def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate | None]:
+    """The plan of a search by short trainings, changed so that it fits into what is left of its time, and its estimate.
 
     If there is too little time, the schedule gets shorter first, and then there are fewer candidates. If there is more
     than enough, there are more candidates.
@@ -97,7 +104,7 @@ def into_time(plan: SearchPlan, seconds: float) -> tuple[SearchPlan, Estimate | 
     assert plan.data is not None
     assert plan.training is not None
     an_image, others = _seconds_an_image(plan), _references(plan)
-    an_epoch = an_image * len(plan.data.train)
+    an_epoch, seconds = an_image * len(plan.data.train), limit.left
 
     def fits(trials: int, epochs: int) -> bool:
         return sum(epochs_of(plan, trials, epochs, others)) * an_epoch <= seconds
@@ -112,6 +119,13 @@ def into_time(plan: SearchPlan, seconds: float) -> tuple[SearchPlan, Estimate | 
             trials += 1
     planned = plan.planned_with(trials, plan.training.with_epochs(epochs))
     return planned, estimate(planned, an_image)
+
+
+def scoring_share(plan: SearchPlan) -> float:
+    """The part of a search by short trainings that scores candidates."""
+    assert plan.training is not None
+    epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan)))
+    return epochs[0] / sum(epochs)
 
 
 def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int) -> Iterator[int]:
@@ -146,6 +160,26 @@ def _seconds_an_image(plan: SearchPlan) -> float:
     assert plan.training is not None
     archs = plan.space.sample(np.random.default_rng(0), MEASURED, plan.limits)
     return float(np.mean([_measured(plan, arch, plan.training) for arch in archs]))
+
+
+def _seconds_to_score(plan: SearchPlan) -> float:
+    """Seconds to score a candidate on an image with a supernet's weights, the mean over some candidates.
+
+    Images are prepared once for all of them. What candidates have in common, and who is given up early, saves more.
+    """
+    device, space = plan.device, plan.space
+    size = batch_size(device, space.image_size)
+    images = torch.zeros(size, space.in_chans, *space.image_size, device=device)
+    seconds = []
+    with torch.inference_mode():
+        for arch in space.sample(np.random.default_rng(0), MEASURED, plan.limits):
+            network = PSViT(arch).to(device).eval()
+            run = answered(partial(network, images), device)
+            run()
+            clock = time.perf_counter()
+            run()
+            seconds.append((time.perf_counter() - clock) / size)
+    return float(np.mean(seconds))
 
 
 def _supernet_seconds(plan: SearchPlan) -> float:

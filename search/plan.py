@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from psvit.data import ImageData, open_data
+from psvit.data import ImageData, found_data
 from psvit.errors import InputError
 from psvit.executors.choose_executor import check_workers
 from psvit.search.bounds import ObjectiveBound
@@ -218,9 +218,7 @@ class SearchPlan:
     @property
     def search_seconds(self) -> float | None:
         """The seconds that the search takes for itself; the rest is for the control. `None` if time is not limited."""
-        seconds = self.asked.seconds
-        if self.is_trained:  # then the plan keeps the time, and this is for machines that have become slower
-            return seconds and seconds / 2
+        seconds = None if self.is_trained else self.asked.seconds  # for trainings, there is a `TimeLimit`
         return seconds and seconds * self.trials / (self.trials + self.control_of(self.trials))
 
     def planned_with(self, trials: int, training: Recipe) -> SearchPlan:
@@ -270,7 +268,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     device, scoring_device = choose_devices(asked.device, asked.workers)
 
     name = asked.data or (read_provenance(asked.supernet).get("data") if asked.supernet else None)
-    data = open_data(name) if name else None
+    data = found_data(name) if name else None
     original = None
     if given_network:
         assert data is not None

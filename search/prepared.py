@@ -17,6 +17,7 @@ from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import LATENCY, Objective, Objectives
 from psvit.search.plan import SearchPlan
 from psvit.search.scoring import Scoring, portable_supernet
+from psvit.search.time_limit import TimeLimit
 from psvit.space.budget import Budget, LatencyLimit, Limit
 from psvit.space.references import Reference
 from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
@@ -44,6 +45,7 @@ class Prepared:
         scoring: makes evaluators.
         supernet: the supernet whose weights score or are inherited; `None` without one.
         digest: the digest of its weights.
+        limit: of the time for trainings.
     """
 
     plan: SearchPlan
@@ -55,9 +57,10 @@ class Prepared:
     scoring: Scoring
     supernet: Portable[Supernet] | None
     digest: str | None
+    limit: TimeLimit
 
 
-def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
+def prepare(plan: SearchPlan, folder: RunFolder, limit: TimeLimit) -> Prepared:
     """Build and train what the plan needs, unless it was given."""
     # Latency comes before the supernet is trained, because a limit that nothing can meet shows here.
     latencies = _predicted_limits(plan, folder)
@@ -96,6 +99,7 @@ def prepare(plan: SearchPlan, folder: RunFolder) -> Prepared:
         scoring=scoring,
         supernet=supernet,
         digest=digest,
+        limit=limit,
     )
 
 

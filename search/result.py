@@ -43,6 +43,7 @@ class SearchResult:
         next_seconds: how long that line will take on this machine, as far as trainings of the winner in the search say;
             `None` if none was timed.
         stopped: what stopped the search before its end; `None` if nothing did. After a stop, this is the best so far.
+        left_out: what there was no time for, in words; the same call does it.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class SearchResult:
     next_command: str
     next_seconds: float | None
     stopped: KeyboardInterrupt | LostWorkersError | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def report(self) -> HtmlFile:

@@ -16,6 +16,7 @@ from psvit.arch.costs import ADDITIVE, cost
 from psvit.data import ImageData, describe_images, read_image_size
 from psvit.io.announcements import announce
 from psvit.io.documents import Place, path_of, read_yaml
+from psvit.io.progress import in_time
 from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
 from psvit.io.run_folder import SCHEMA as CONFIG_SCHEMA
 from psvit.report.formatting import count
@@ -28,6 +29,7 @@ from psvit.search.result import SearchResult
 from psvit.search.searchers import Searcher
 from psvit.search.selection.rungs import after_scores, rungs_of
 from psvit.search.storage import check_storage
+from psvit.search.time_limit import TimeLimit
 from psvit.space.budget import as_usual, format_cost
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
@@ -106,8 +108,9 @@ def run_search(
         trials: how many architectures the searcher proposes, after the references. By default 256, 48 with short
             trainings, 128 with the indicator, all with `enumerate`.
         seconds: time limit. With short trainings, the whole search is planned into it: the number of candidates and
-            the length of the selection's schedule, from a few measured training steps. Otherwise no batch is begun
-            after it, and the random comparison is included.
+            the length of the selection's schedule, from a few measured training steps. What then turns out not to fit
+            is left out (`SearchResult.left_out`), and the same call does it later. Otherwise no batch is begun after
+            it, and the random comparison is included.
         finalists: how many of the best enter the selection, if there are images: they are trained, and compared at the
             rungs of successive halving. With them enter the best of every variant and stem, and hand-made networks
             within the budget (`psvit.space.references`). With short trainings, the best third enters. 0 trains none;
@@ -143,9 +146,9 @@ def run_search(
         UnmetBudgetError: no architecture was found or measured within the limits.
         RunError: every evaluation failed; the message says why the last did.
     """
-    asked = _request(locals())
-    plan, estimated = _planned(plan_search(asked), out)
-    return execute(plan, _begun(plan, out, estimated), repeated_by)
+    asked, limit = _request(locals()), TimeLimit(seconds)
+    plan, estimated = _planned(plan_search(asked), out, limit)
+    return execute(plan, _begun(plan, out, estimated), repeated_by, limit)
 
 
 def estimate_search(*args: Any, **given: Any) -> Estimate | None:
@@ -160,7 +163,8 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
     bound = inspect.signature(run_search).bind(*args, **given)
     bound.apply_defaults()
     out = bound.arguments["out"]
-    plan, estimated = _planned(plan_search(_request(bound.arguments)), out)
+    limit = TimeLimit(bound.arguments["seconds"])
+    plan, estimated = _planned(plan_search(_request(bound.arguments)), out, limit)
     check_folder(_place(plan, out), COMMAND, plan.config)
     plan.check_latencies()
     _read_images(plan)
@@ -192,7 +196,7 @@ def _place(plan: SearchPlan, out: str | Path | None) -> Path:
     return Path(out) if out else default_folder(f"search-{'-'.join(plan.budget)}", plan.unplanned_config)
 
 
-def _planned(plan: SearchPlan, out: str | Path | None) -> tuple[SearchPlan, Estimate | None]:
+def _planned(plan: SearchPlan, out: str | Path | None, limit: TimeLimit) -> tuple[SearchPlan, Estimate | None]:
     """The plan with what follows from a time limit, or followed from it when the run was begun.
 
     Returns:
@@ -208,7 +212,7 @@ def _planned(plan: SearchPlan, out: str | Path | None) -> tuple[SearchPlan, Esti
         assert plan.training is not None
         epochs = plan.training.with_epochs(known["epochs"])
         return plan.planned_with(plan.asked.trials or known["trials"], epochs), None
-    return into_time(plan, plan.asked.seconds) if plan.asked.seconds else (plan, None)
+    return into_time(plan, limit) if plan.asked.seconds else (plan, None)
 
 
 def _begun(plan: SearchPlan, out: str | Path | None, estimated: Estimate | None) -> RunFolder:
@@ -245,6 +249,13 @@ def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
     if found:
         shared = "; workers share it" if plan.asked.workers else ""
         announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}{shared}")
+    seconds = plan.asked.seconds
+    if found and seconds and plan.is_trained and found.total > seconds:
+        fewer = ", or fewer --trials" if plan.asked.trials else ""
+        announce(
+            f"--time {in_time(seconds)} is less than the least search takes here: what there is no time for is left "
+            f"out; give --time {math.ceil(found.total / 60)}min{fewer} to have all of it"
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -22,6 +23,7 @@ from psvit.search.proposal import REFERENCE, UNIFORM, Proposal
 from psvit.search.searchers import Searcher
 from psvit.search.storage import line_of
 from psvit.search.study import Batch, Study
+from psvit.search.time_limit import TimeIsUpError
 from psvit.search.trial import STATES, Score, Trial
 from psvit.space.budget import format_cost
 
@@ -68,7 +70,7 @@ def search(
         trials: how many trials the study shall hold.
         seed: the seed of everything random.
         references: candidates to evaluate before the searcher is asked.
-        seconds: time after which no further batch is begun.
+        seconds: time after which no further batch is begun. An evaluator may end the search earlier (`TimeIsUpError`).
         keep: how many of the best scores the evaluator is told, see `Evaluator.evaluate`.
         pause: waits for some seconds.
 
@@ -96,7 +98,11 @@ def search(
                 continue
             before = len(study.history)
             best = study.history.scores(keep)
-            new = _evaluate(batch, study, partial(evaluator.evaluate, best=best))
+            try:
+                new = _evaluate(batch, study, partial(evaluator.evaluate, best=best))
+            except TimeIsUpError as error:
+                yield _first_of(batch, study, error.scores)
+                return
             leader = _leader(study.history)
             states = ", ".join(f"{sum(trial.score.state == state for trial in new)} {state}" for state in STATES)
             _logger.info("batch %d: %s; %d trials, %s", batch.number, states, len(study.history), leader)
@@ -156,7 +162,10 @@ def draw_control(
                 proposals = tuple(candidates.propose(new[: min(left, batch_size)], UNIFORM))
                 batch = study.ask(Batch(number=study.next_number, proposals=proposals))
             before = len(study.history)
-            _evaluate(batch, study, scores)
+            try:
+                _evaluate(batch, study, scores)
+            except TimeIsUpError:
+                return
             advance(len(study.history) - before, "")
 
 
@@ -207,6 +216,16 @@ def _evaluate(batch: Batch, study: Study, score: Callable[[list[Architecture]], 
         with _beating(study):
             scores = score(archs)
     return study.tell(batch, archs, scores)
+
+
+def _first_of(batch: Batch, study: Study, scores: list[Score]) -> list[Trial]:
+    """Record the first of a batch, which have scores; the others are proposed anew. Without any, the batch stays."""
+    if not scores:
+        return []
+    before = itertools.accumulate((proposal.is_feasible for proposal in batch.proposals), initial=0)
+    kept = [number < len(scores) for number in before][:-1]
+    first = batch.only(kept)
+    return study.tell(first, [study.space.decode(proposal.row) for proposal in first.feasible], scores)
 
 
 @contextmanager

@@ -6,13 +6,14 @@ that enters the selection goes on where it paused, and scores cost nothing twice
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from psvit.arch.architecture import Architecture
 from psvit.executors.executor import Executor
 from psvit.report.formatting import count
 from psvit.search.selection.halving import Trainings
+from psvit.search.time_limit import TimeIsUpError, TimeLimit
 from psvit.search.trial import Score
 from psvit.train.job_runner import JobRunner, run_jobs
 from psvit.train.result_store import ResultStore
@@ -32,6 +33,8 @@ class TrainedAccuracy:
         store: keeps the results.
         images: how many search images there are.
         keep: how many of the best can go on from the rung. What the trainings of others need to go on is removed.
+        limit: says which trainings may still begin; without one, all may.
+        share: of the time, for all scores.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class TrainedAccuracy:
         *,
         images: int,
         keep: int,
+        limit: TimeLimit | None = None,
+        share: float = 1.0,
     ) -> None:
         self._trainings = trainings
         self._runner = runner
@@ -50,6 +55,8 @@ class TrainedAccuracy:
         self._store = store
         self._images = images
         self._keep = keep
+        self._limit = limit or TimeLimit()
+        self._share = share
         self._paused: list[tuple[float, TrainingJob]] = []
 
     def job(self, arch: Architecture) -> TrainingJob:
@@ -57,15 +64,32 @@ class TrainedAccuracy:
         return self._trainings.jobs(arch, self._trainings.rungs[0], "score")[0]
 
     def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
-        """The accuracies of a population; nothing is raced. Failed are those whose training failed."""
-        jobs = [self.job(arch) for arch in archs]
-        failures = {
-            job: outcome.failure
-            for job, outcome in run_jobs(jobs, self._runner, self._executor, self._store, keep=True)
-            if outcome.failure
-        }
+        """The accuracies of a population; nothing is raced. Failed are those whose training failed.
+
+        Raises:
+            TimeIsUpError: there is no time for all of them.
+        """
+        jobs: list[TrainingJob] = []
+        epochs = self._trainings.rungs[0].epoch
+
+        def permitted() -> Iterator[TrainingJob]:
+            for arch in archs:
+                if not self._limit.permits(epochs, self._share):
+                    return
+                jobs.append(self.job(arch))
+                yield jobs[-1]
+
+        failures: dict[TrainingJob, str] = {}
+        self._limit.begin()
+        for job, outcome in run_jobs(permitted(), self._runner, self._executor, self._store, keep=True):
+            if outcome.failure:
+                failures[job] = outcome.failure
+            else:
+                self._limit.trained(epochs)
         scores = [self._score(job, failures.get(job, "")) for job in jobs]
         self._tidy(best)
+        if len(scores) < len(archs):
+            raise TimeIsUpError(scores)
         return scores
 
     def _score(self, job: TrainingJob, failure: str) -> Score:

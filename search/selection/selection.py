@@ -21,6 +21,7 @@ from psvit.search.selection.halving import Trainings, select
 from psvit.search.selection.rungs import going_on, leading
 from psvit.search.selection.verdict import Verdict, judge
 from psvit.search.study import Study
+from psvit.search.time_limit import TimeLimit
 from psvit.search.trained import TrainedAccuracy
 from psvit.search.trial import Trial
 from psvit.supernet.supernet import Supernet
@@ -39,6 +40,7 @@ class Selection:
         store: keeps the results; of the search's study.
         begins_with_scores: whether the score of a candidate is its accuracy at the first rung.
         finalists: if it is not, at least so many of the best enter, and all references.
+        limit: says which trainings may still begin.
     """
 
     trainings: Trainings
@@ -47,6 +49,7 @@ class Selection:
     store: StudyStore
     begins_with_scores: bool
     finalists: int
+    limit: TimeLimit
 
     @classmethod
     def of(cls, prepared: Prepared, study: Study) -> Selection:
@@ -73,19 +76,31 @@ class Selection:
             store=StudyStore(study.cache),
             begins_with_scores=plan.is_trained,
             finalists=plan.asked.finalists,
+            # Other scores have the time for themselves.
+            limit=prepared.limit if plan.is_trained else TimeLimit(),
         )
 
-    def evaluator(self, images: int, trials: int) -> TrainedAccuracy:
+    def evaluator(self, images: int, trials: int, share: float) -> TrainedAccuracy:
         """Scores candidates at the first rung.
 
         Args:
             images: how many search images there are.
             trials: how many candidates will be scored.
+            share: of the time, for all scores.
         """
         early = replace(self.runner, parts=("search",))
         # Two more, because the best reference and the best of the others advance in any case.
         keep = going_on(trials, to_last=self._leads_to_last) + 2
-        return TrainedAccuracy(self.trainings, early, self.executor, self.store, images=images, keep=keep)
+        return TrainedAccuracy(
+            self.trainings,
+            early,
+            self.executor,
+            self.store,
+            images=images,
+            keep=keep,
+            limit=self.limit,
+            share=share,
+        )
 
     @property
     def _leads_to_last(self) -> bool:
@@ -107,7 +122,7 @@ class Selection:
                 for one in finalists
                 if one.score is not None
             ]
-        return select(finalists, self.trainings, self.runner, self.executor, self.store)
+        return select(finalists, self.trainings, self.runner, self.executor, self.store, self.limit)
 
     def judge(self, finalists: Sequence[Finalist]) -> Verdict | None:
         """The verdict on the winner, see `verdict.judge`."""
@@ -115,6 +130,8 @@ class Selection:
 
     def weights(self, winner: Finalist) -> Mapping[str, Tensor] | None:
         """The weights after the winner's first training; `None` if the runner's folder does not have them."""
+        if not winner.looks or winner.looks[-1].epoch < self.trainings.recipe.epochs:
+            return None  # it had no time to be trained to the end
         network = self.runner.trained(self.trainings.jobs(winner.arch, self.trainings.rungs[-1])[0])
         return None if network is None else network.cpu().state_dict()
 

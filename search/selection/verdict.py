@@ -74,7 +74,8 @@ def judge(finalists: Sequence[Finalist], trainings: Trainings, store: ResultStor
         return None
     answers = []
     for one in (rival, winner):
-        known = [store.get(job) for job in trainings.jobs(one.arch, last)]
+        # If there was little time, there are fewer trainings than the rung has.
+        known = [store.get(job) for job in trainings.jobs(one.arch, last)[: len(one.accuracies)]]
         found = [result.right["verdict"] for result in known if result and "verdict" in result.right]
         if len(found) < len(known) or not len(found[0]):
             return None

@@ -7,12 +7,14 @@ from itertools import pairwise
 import pytest
 
 import psvit.search.estimate as estimating
+import psvit.search.run as running
 from psvit import estimate_search, run_search
 from psvit.io.documents import read_yaml
 from psvit.io.run_folder import CONFIG, SCHEMA
 from psvit.search.estimate import Estimate, epochs_of, into_time
 from psvit.search.plan import plan_search
 from psvit.search.run import _request
+from psvit.search.time_limit import TimeLimit
 from psvit.space.references import references
 from psvit.train import job_runner
 
@@ -99,11 +101,16 @@ def test_measured_steps_say_about_what_a_training_takes(plan, measure_a_step, mo
     assert found.total < 86400
 
 
+def still(seconds):
+    """So much time, of which none passes."""
+    return TimeLimit(seconds, clock=lambda: 0.0)
+
+
 def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
     speed(0.001)
     planned = plan()
     usual = estimating.estimate(planned).total
-    planned_into = [into_time(planned, share * usual) for share in (0.02, 0.2, 0.5, 1.0, 3.0, 1000.0)]
+    planned_into = [into_time(planned, still(share * usual)) for share in (0.02, 0.2, 0.5, 1.0, 3.0, 1000.0)]
     found = [one for one, _ in planned_into]
     numbers = [(one.trials, one.training.epochs) for one in found]
     assert numbers[3] == (planned.trials, planned.training.epochs) == (48, 11)
@@ -117,10 +124,11 @@ def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
         assert estimating.estimate(one).total <= share * usual * 1.001
     assert [told for _, told in planned_into] == [estimating.estimate(one) for one in found]
     # What is asked for stays.
-    assert into_time(plan(trials=20), 1000 * usual)[0].trials == 20
+    assert into_time(plan(trials=20), still(1000 * usual))[0].trials == 20
 
 
-def test_what_was_planned_is_frozen(speed, brief, few_digits, tmp_path):
+def test_what_was_planned_is_frozen(speed, brief, few_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "TimeLimit", still)
     asked = {"budget": "0.5MFLOPs", "data": few_digits, "retrain_recipe": brief, "seconds": 40.0}
     speed(0.01)
     first = run_search(**asked, out=tmp_path / "run")

@@ -147,7 +147,7 @@ def test_a_third_goes_on_and_the_last_rung_has_three_seeds(selected, entering, t
     # Three of seven, and the reference if it is none of them.
     assert last in (3, 4)
     assert ends == [[(1, 1), (EPOCHS, 3)]] * last + [[(1, 1)]] * (7 - last)
-    assert trained[7:] == [(seed, None) for _ in range(last) for seed in (5, 6, 7)]
+    assert trained[7:] == [(seed, None) for seed in (5, 6, 7) for _ in range(last)]
     racing, out = told[:last], told[last:]
     for some in (racing, out):
         means = [one.accuracy for one in some]
@@ -161,12 +161,12 @@ def test_a_third_goes_on_and_the_last_rung_has_three_seeds(selected, entering, t
 
 def test_the_best_reference_and_the_best_other_are_in_the_last_rung(selected, entering, scripted):
     # The references, at places 4 and 5, are the worst at the first rung; and then the best.
-    scripted([60, 50, 40, 30, 10, 20, *[30] * 3, *[31] * 3, *[50] * 3])
+    scripted([60, 50, 40, 30, 10, 20, *[30, 31, 50] * 3])
     finalists = entering(6, references=(4, 5))
     told = selected(finalists)
     assert [one.trial for one in told] == [finalists[place].trial for place in (5, 1, 0, 2, 3, 4)]
     # And the other way round: only references lead, the best of the others goes on with them.
-    scripted([10, 20, 60, 50, 40, 30, *[30] * 3, *[31] * 3, *[32] * 3])
+    scripted([10, 20, 60, 50, 40, 30, *[30, 31, 32] * 3])
     finalists = entering(6, references=(2, 3, 4, 5))
     told = selected(finalists, seed=90)
     assert [one.trial for one in told] == [finalists[place].trial for place in (1, 3, 2, 4, 5, 0)]
@@ -253,7 +253,7 @@ def test_a_network_that_goes_on_continues_where_it_paused(selected, entering, re
     told = selected(finalists)
     # Two steps an epoch: to the rung after the first, then from there to the end, and whole for two other seeds.
     whole = list(range(8))
-    assert steps == [0, 1, 0, 1, *[*whole[2:], *whole, *whole] * 2]
+    assert steps == [0, 1, 0, 1, *whole[2:] * 2, *whole * 4]
     # What it reaches is what a training without a pause reaches.
     alone = selected(finalists, recipe=recipe.override({"opt_eps": 1e-8}), cache=ResultCache(optuna.create_study()))
     assert [one.accuracies for one in alone] == [one.accuracies for one in told]

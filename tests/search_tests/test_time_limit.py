@@ -1,0 +1,132 @@
+"""Time limits: a search is over in time also where the machine is slower than it seemed, and goes on later."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+import psvit.search.estimate as estimating
+import psvit.search.run as running
+from psvit import run_search
+from psvit.search.time_limit import ALLOWED, TimeLimit
+from psvit.train import job_runner
+
+EPOCH = 10.0
+"""Seconds that an epoch of a network is planned with."""
+
+SECONDS = 800.0
+
+
+@pytest.fixture
+def clock(monkeypatch, few_digits):
+    """A clock that trainings alone move, by what it says an epoch takes; `seconds` is the time."""
+
+    class Clock:
+        seconds = 0.0
+        an_epoch = EPOCH
+
+        def __call__(self):
+            return self.seconds
+
+    clock, train = Clock(), job_runner.train
+    reached = {}
+
+    def timed(task, loader, recipe, *, folder, until, **kwargs):
+        end = until or recipe.epochs
+        clock.seconds += (end - reached.get(folder, 0)) * clock.an_epoch
+        reached[folder] = end
+        return train(task, loader, recipe, folder=folder, until=until, **kwargs)
+
+    monkeypatch.setattr(job_runner, "train", timed)
+    monkeypatch.setattr(running, "TimeLimit", partial(TimeLimit, clock=clock))
+    images = len(running.plan_search(running._request(arguments(few_digits))).data.train)
+    monkeypatch.setattr(estimating, "_measured", lambda *args: EPOCH / images)
+    return clock
+
+
+def arguments(data, **changes):
+    import inspect
+
+    bound = inspect.signature(run_search).bind(budget="0.2MFLOPs", data=data, **changes)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+@pytest.fixture
+def search(few_digits, tmp_path):
+    recipe = tmp_path / "brief.yaml"
+    recipe.write_text("schema: psvit/recipe/1\nepochs: 12\nbatch_size: 128\nlr: 0.002\n")
+    return partial(
+        run_search,
+        budget="0.2MFLOPs",
+        data=few_digits,
+        retrain_recipe=recipe,
+        seconds=SECONDS,
+        out=tmp_path / "run",
+    )
+
+
+@pytest.mark.parametrize("slower", [1.0, 2.5, *(pytest.param(one, marks=pytest.mark.slow) for one in (0.9, 1.5, 8.0))])
+def test_a_search_is_over_in_time_and_the_same_call_does_what_is_missing(search, clock, slower):
+    clock.an_epoch = slower * EPOCH
+    first = search()
+    assert clock.seconds <= 1.2 * SECONDS
+    if slower <= 1.0:
+        assert not first.left_out
+        assert clock.seconds > 0.8 * slower * SECONDS
+    else:
+        assert first.left_out
+        assert clock.seconds > 0.7 * SECONDS
+    assert first.file.exists()
+    calls = 0
+    again = first
+    while again.left_out:
+        clock.seconds, calls = 0.0, calls + 1
+        again = search()
+        assert clock.seconds <= 1.2 * SECONDS
+        assert len(again.trials) >= len(first.trials)
+    assert calls <= 2 * slower
+    assert len(again.trials) == again.wanted
+    assert len(again.best.accuracies) == 3
+    assert again.verdict is not None
+    assert again.verdict.seeds == 3
+    # Nothing is left, so nothing is trained.
+    clock.seconds = 0.0
+    assert search().file.read_bytes() == again.file.read_bytes()
+    assert clock.seconds == 0.0
+
+
+def test_a_machine_that_gets_slower_meanwhile_is_noticed(search, clock, monkeypatch):
+    begin = TimeLimit.begin
+
+    def slowing(limit):
+        clock.an_epoch *= 1.5
+        begin(limit)
+
+    monkeypatch.setattr(TimeLimit, "begin", slowing)
+    result = search()
+    assert result.left_out
+    assert clock.seconds <= 1.2 * SECONDS
+
+
+def test_without_a_number_everything_is_permitted():
+    limit = TimeLimit()
+    limit.begin()
+    limit.trained(1)
+    assert limit.permits(1e12)
+    assert not limit.is_up
+
+
+def test_what_would_end_too_late_by_the_last_trainings_is_not_permitted():
+    now = [0.0]
+    limit = TimeLimit(100.0, clock=lambda: now[0])
+    assert limit.permits(1e12)  # nothing is known
+    limit.begin()
+    now[0] = 20.0
+    limit.trained(2)
+    assert limit.permits(ALLOWED * 100 / 10 - 2)
+    assert not limit.is_up
+    assert not limit.permits(ALLOWED * 100 / 10 - 1)
+    assert limit.is_up
+    assert limit.left == 80.0
