@@ -285,7 +285,9 @@ def command(
 def _tell(result: SearchResult, is_timed: bool) -> None:
     """Print how the search went."""
     evaluated, best = len(result.trials), result.best
-    if evaluated < result.wanted and not result.stopped:
+    if result.left_out:
+        click.echo(f"time is up: {'; '.join(result.left_out)}; the same command goes on with that")
+    elif evaluated < result.wanted and not result.stopped:
         reason = "time is up" if is_timed else "no more were found within the limits"
         click.echo(f"evaluated {evaluated} of {result.wanted}: {reason}")
     if result.passed_over:
