@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from psvit.arch.architecture import Architecture
 from psvit.executors.failures import NO_NUMBERS, out_of_memory
+from psvit.nn.filled import filled
 from psvit.nn.network import PSViT
 from psvit.nn.precision import float32_products
 from psvit.nn.seeding import seeded
@@ -113,7 +113,7 @@ def _indicator(
     """The indicator from a network's form and its positive weights; NaN where an output or a gradient is not finite."""
     weights = {name: weight.detach().clone().requires_grad_() for name, weight in positive.items()}
     scored = {name: weight for name, weight in weights.items() if weight.dim() == 2 and ".layers." in name}
-    logits = functional_call(structure, weights, (image,))
+    logits = filled(structure, weights, training=False)(image)
     gradients = torch.autograd.grad(logits.sum(), list(scored.values()))
     # Asking for singular values of a matrix that holds NaN is an error.
     if not all(bool(tensor.isfinite().all()) for tensor in (logits, *gradients, *weights.values())):

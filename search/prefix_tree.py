@@ -14,12 +14,11 @@ Strahler number), whatever its depth.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +27,11 @@ from psvit.arch import costs
 from psvit.arch.architecture import Architecture, Stage
 from psvit.arch.operators import Pool, Stem, Variant
 from psvit.executors.failures import out_of_memory
+from psvit.nn.filled import Module, filled
 from psvit.nn.layers import Layer, Shared, TokenPool, choose_sharing
 from psvit.nn.network import PSViT
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.supernet import Supernet
-
-Module = TypeVar("Module", bound=nn.Module)
 
 Role = Literal["alone", "producer", "sharer"]
 """Of a layer in its attention group: its only one, the first of several, or a later one."""
@@ -273,20 +271,11 @@ class Weights:
 
         return compute
 
-    def _filled(self, module: Module, arch: Architecture, prefix: str) -> Module:
-        """A module of the same code with an architecture's slices for parameters; nothing of the given one changes."""
-        clone = copy.copy(module)
-        # The dictionaries behind a module, because registering would ask for parameters, and slices are none.
-        parameters = {
-            name: None if parameter is None else self._slice(arch, f"{prefix}{name}", parameter.shape)
-            for name, parameter in module._parameters.items()
-        }
-        children = {
-            name: None if child is None else self._filled(child, arch, f"{prefix}{name}.")
-            for name, child in module._modules.items()
-        }
-        clone.__dict__ |= {"_parameters": parameters, "_modules": children, "training": False}
-        return clone
+    def _filled(self, bare: Module, arch: Architecture, prefix: str) -> Module:
+        """A module with an architecture's slices for parameters."""
+        own = bare.named_parameters(remove_duplicate=False)
+        slices = {name: self._slice(arch, prefix + name, parameter.shape) for name, parameter in own}
+        return filled(bare, slices, training=False)
 
     def _slice(self, arch: Architecture, name: str, shape: torch.Size) -> Tensor:
         """A parameter of an architecture; steps of one place and width have it in common, because some are copies."""

@@ -25,15 +25,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.operators import Pool, Stem, Variant
 from psvit.data import ImageData
 from psvit.errors import InputError
 from psvit.io.documents import Place, digest_of_file, path_of, replacing
-from psvit.nn.layers import POOLING_MODULES, STEM_MODULES, Layer
+from psvit.nn.filled import filled
+from psvit.nn.layers import POOLING_MODULES, STEM_MODULES, AttentionGroup, Layer
 from psvit.nn.network import PSViT, init_weights
 from psvit.space.layout import StageChoices
 from psvit.space.search_space import SearchSpace
@@ -62,13 +61,13 @@ class Slice(NamedTuple):
         """The part with this shape: the leading one, in a fused query-key-value matrix the leading part of each."""
         if weight.shape == shape:
             return weight
+        # One operator, where indexing takes one for every axis, and fills zeros for each when gradients flow back.
+        strides, begin = weight.stride(), weight.storage_offset()
         if self.qkv is not None:
-            parts = self.qkv.stop - self.qkv.start
-            thirds = weight.unflatten(0, (3, -1))[self.qkv, : shape[0] // parts]
-            return (thirds if weight.dim() == 1 else thirds[..., : shape[1]]).flatten(0, 1)
-        if self.skip:
-            weight = weight[:, self.skip :]
-        return weight[tuple(slice(size) for size in shape)]
+            parts, third = self.qkv.stop - self.qkv.start, len(weight) // 3 * strides[0]
+            sizes = (parts, shape[0] // parts, *shape[1:])
+            return weight.as_strided(sizes, (third, *strides), begin + self.qkv.start * third).flatten(0, 1)
+        return weight.as_strided(shape, strides, begin + self.skip * strides[1] if self.skip else begin)
 
 
 class Supernet(nn.Module):
@@ -116,7 +115,7 @@ class Supernet(nn.Module):
         # Each parameter's module and its name there; looking them up takes longer than slicing.
         self._owners = {
             name: (self.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
-            for name, _ in self.named_parameters()
+            for name, _ in self.named_parameters(remove_duplicate=False)
         }
         init_weights(self)
 
@@ -130,18 +129,16 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        logits: Tensor = functional_call(self.structure(arch), self.slices(arch), (images,))
+        logits: Tensor = filled(self.structure(arch), self.slices(arch), self.training)(images)
         return logits
 
     def structure(self, arch: Architecture) -> PSViT:
-        """The architecture's network on the meta device, to be called with `slices`; in the supernet's mode.
+        """The architecture's network without memory of its own, to be `filled` with `slices`; equal parts are shared.
 
         Raises:
             ValueError: the architecture is not a member of the space.
         """
-        structure = _member(self.space, arch, self.drop_path_rate).structure
-        # It is in one mode throughout, and setting that takes longer than looking.
-        return structure if structure.training == self.training else structure.train(self.training)
+        return _member(self.space, arch, self.drop_path_rate).structure
 
     def slices(self, arch: Architecture) -> dict[str, Tensor]:
         """The architecture's parameters under the names they have in its own network, as slices of the supernet's.
@@ -292,6 +289,12 @@ def supernet_digest(path: Place) -> str:
     return digest_of_file(supernet_file(path))
 
 
+class _Structure(PSViT):
+    """A network to be `filled`. Training lays out a new one in every step, and all have a few kinds of groups."""
+
+    group = staticmethod(lru_cache(maxsize=256)(AttentionGroup))
+
+
 class _Member(NamedTuple):
     """What a supernet knows of an architecture that it has met.
 
@@ -307,18 +310,13 @@ class _Member(NamedTuple):
 @lru_cache(maxsize=256)
 def _member(space: SearchSpace, arch: Architecture, drop_path_rate: float) -> _Member:
     """A member of the space; kept, because a search runs each on many batches."""
-    reason = space.why_not(arch)
-    if reason:
-        raise ValueError(f"not a member of {space.name}: {reason}")
-    with _Uninitialised():
-        structure = PSViT(arch, drop_path_rate=drop_path_rate, device="meta")
-    layout = space.layout_of(arch)
-    assert layout is not None
+    layout = space.check_member(arch)
+    structure = _Structure(arch, drop_path_rate=drop_path_rate, device="meta")
     return _Member(
         structure,
         tuple(
             (name, _source(space, layout, arch, name), parameter.shape)
-            for name, parameter in structure.named_parameters()
+            for name, parameter in structure.named_parameters(remove_duplicate=False)
         ),
     )
 
@@ -353,21 +351,6 @@ def _source(space: SearchSpace, layout: int, arch: Architecture, name: str) -> S
 def _suffix(space: SearchSpace, variant: Variant) -> str:
     """How the names end of modules that each variant has; in a space of one variant, as in version 0.1."""
     return f"_{variant}" if len(space.variants) > 1 else ""
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Leaves new parameters as they are: on the meta device filling them does nothing and takes most of the time."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _INITIALISERS:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-_INITIALISERS = {nn.init.kaiming_uniform_, nn.init.uniform_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
 
 
 def _stem_name(kind: Stem) -> str:

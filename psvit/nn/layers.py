@@ -9,7 +9,7 @@ Letters: B images, N tokens (class token included), H heads, D channels, P patch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -166,7 +166,7 @@ class AttentionGroup(nn.Module):
         embed_dim: int,
         num_heads: int,
         hidden_dim: int,
-        drop_path: list[float],
+        drop_path: Sequence[float],
         sharing: Sharing = "auto",
         **dd: Any,
     ) -> None:

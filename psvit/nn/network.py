@@ -7,7 +7,8 @@ DeiT's. In 2d there is no class token: the final norm comes before the mean over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from psvit.arch.architecture import Architecture, Stage
+from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
 from psvit.nn.layers import STEM_MODULES, AttentionGroup, Sharing, TokenPool
 
@@ -29,31 +30,14 @@ class PSViTStage(nn.Module):
 
     Args:
         pool: the pooling, or an identity before the first stage.
-        stage: width, groups and MLP ratio.
-        head_dim: channels per head.
-        drop_path: one probability for each layer.
-        sharing: in which form attention is shared.
+        groups: the attention groups.
     """
 
-    def __init__(
-        self, pool: nn.Module, stage: Stage, head_dim: int, drop_path: list[float], sharing: Sharing, **dd: Any
-    ) -> None:
+    def __init__(self, pool: nn.Module, groups: Iterable[AttentionGroup]) -> None:
         super().__init__()
         self.pool = pool
         self.grad_checkpointing = False
-        rates = iter(drop_path)
-        self.groups = nn.ModuleList(
-            AttentionGroup(
-                length,
-                stage.embed_dim,
-                stage.embed_dim // head_dim,
-                stage.hidden_dim,
-                [next(rates) for _ in range(length)],
-                sharing,
-                **dd,
-            )
-            for length in stage.groups
-        )
+        self.groups = nn.ModuleList(groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """From the tokens of the stage before to this stage's, (B, N, D) each."""
@@ -88,6 +72,9 @@ class PSViT(nn.Module):
     Raises:
         InputError: the architecture breaks a rule.
     """
+
+    # What makes a group; a supernet makes each kind once.
+    group: Callable[..., AttentionGroup] = AttentionGroup
 
     def __init__(
         self,
@@ -125,7 +112,7 @@ class PSViT(nn.Module):
             self.cls_token = nn.Parameter(torch.zeros(1, 1, width, **dd))
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns + self.num_prefix_tokens, width, **dd))
 
-        rates = [drop_path_rate * layer / max(1, arch.depth - 1) for layer in range(arch.depth)]
+        rates = iter([drop_path_rate * layer / max(1, arch.depth - 1) for layer in range(arch.depth)])
         stages = []
         self.feature_info = []
         for index, stage in enumerate(arch.stages):
@@ -133,8 +120,12 @@ class PSViT(nn.Module):
             if index:
                 before, operator = arch.stages[index - 1].embed_dim, arch.pools[index - 1]
                 pool = TokenPool(arch.variant, operator, arch.grids[index - 1], before, stage.embed_dim, **dd)
-            stages.append(PSViTStage(pool, stage, arch.head_dim, rates[: stage.depth], sharing, **dd))
-            rates = rates[stage.depth :]
+            heads = stage.embed_dim // arch.head_dim
+            groups = [
+                self.group(length, stage.embed_dim, heads, stage.hidden_dim, (*islice(rates, length),), sharing, **dd)
+                for length in stage.groups
+            ]
+            stages.append(PSViTStage(pool, groups))
             reduction = arch.patch_stride * 2**index
             self.feature_info.append({"num_chs": stage.embed_dim, "reduction": reduction, "module": f"stages.{index}"})
         self.stages = nn.ModuleList(stages)
