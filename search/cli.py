@@ -39,13 +39,13 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     cls=Command,
     name="psvit-search",
     groups={
-        "What is looked for": ("budgets", "objectives_text", "space_name", "image_size", "latency"),
+        "What to search for": ("budgets", "objectives_text", "space_name", "image_size", "latency"),
         "Images and weights": ("data", "init", "init_weights", "depths_text", "supernet", "recipe", "settings"),
-        "How it is looked for": (
+        "How to search": (
             *("evaluator", "searcher", "trials", "time_text", "dry_run"),
             *("control", "no_sharing", "no_racing"),
         ),
-        "What is delivered": ("finalists", "retrain_recipe", "inherit"),
+        "How the winner is selected": ("finalists", "retrain_recipe", "inherit"),
     },
     examples=(
         "psvit-search --data images --budget 10MFLOPs",
@@ -60,8 +60,9 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     multiple=True,
     required=True,
     help="A limit such as 2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 300MB of activations, "
-    "1.2..1.4GFLOPs, 60% (of the MACs of the space's largest), 60%ofdeit_small, 5ms@cpu, 20ms@cpu:batch=8,threads=1; "
-    "may be given several times. 2GFLOPs alone searches 1.8 to 2, 0..2GFLOPs everything up to it.",
+    "1.2..1.4GFLOPs, 60% (of the MACs of the --init network, or of the largest in --space or --supernet), "
+    "60%ofdeit_small, 5ms@cpu, 20ms@cpu:batch=8,threads=1. May be given several times; then all limits hold. 2GFLOPs "
+    "searches 1.8 to 2 GFLOPs; 0..2GFLOPs searches everything up to 2.",
 )
 @click.option("--supernet", default=None, help="The run of psvit-supernet whose weights score candidates.")
 @click.option(
@@ -69,30 +70,31 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     "init",
     default=None,
     help="A trained network to make cheaper: a model of timm such as deit_tiny_patch16_224, a folder that timm wrote, "
-    "a .safetensors or .pth file with timm's config.json beside it, or a run of psvit-retrain. --budget 60% is then of "
-    "its cost.",
+    "a .safetensors or .pth file with timm's config.json beside it, or a run of psvit-retrain.",
 )
 @click.option(
     "--init-weights",
     default=None,
     type=click.Path(path_type=Path),
-    help="With --init, a .safetensors or .pth file for a model of timm.  [default: timm's pretrained weights]",
+    help="With --init, a .safetensors or .pth file with the weights of the model of timm.  [default: timm's pretrained "
+    "weights]",
 )
 @click.option(
     "--depths",
     "depths_text",
     default=None,
-    help="With --init, how many layers candidates may have besides all of them, such as 8..11 or 8,10; the last layers "
-    "are left out.",
+    help="With --init, also permit candidates with fewer layers: so many, such as 8..11 or 8,10. The last layers are "
+    "left out.",
 )
-@click.option("--data", default=None, help=f"{DATA_HELP} [default: the supernet's]")
+@click.option("--data", default=None, help=f"{DATA_HELP} [default: the supernet's; else no images]")
 @click.option(
     "--evaluator",
     default=None,
     shell_complete=completing(*EVALUATORS),
-    help="What scores candidates: trained (short trainings), inherited (a supernet's weights; without --supernet one "
-    "is trained first) or dss (a training-free indicator); or rule: take a hand-made network without scores. [default: "
-    "inherited with --supernet, trained with --data, dss with --searcher, --trials or a limit on latency, else rule]",
+    help="How candidates are scored: trained (short trainings), inherited (a supernet's weights; without --supernet "
+    "one is trained first) or dss (a training-free indicator). rule scores nothing and takes a hand-made network. "
+    "[default: inherited with --supernet or --init; else trained with --data; without images dss if a search is asked "
+    "for by --searcher, --trials or a limit on latency; else rule]",
 )
 @click.option(
     "--space",
@@ -100,90 +102,102 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     default=None,
     shell_complete=completing_shipped("space"),
     help="A shipped space or a .yaml file. "
-    "[default: the supernet's; or one that is made for images and budget; for --evaluator inherited and dss, the "
-    "smallest shipped 2d one for images of just this size that holds the budget, if there is one]",
+    "[default: the supernet's; else one that is made for images and budget; for --evaluator inherited and dss, the "
+    "smallest shipped 2d space for images of exactly this size that holds the budget, if there is one]",
 )
 @image_size_option
 @click.option(
     "--latency",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A latency model of psvit-latency for a limit such as 5ms@cpu; without one it is built first, inside the run.",
+    help="A latency model of psvit-latency for a limit such as 5ms@cpu. [default: it is built first, inside the run]",
 )
 @click.option(
     "--objectives",
     "objectives_text",
     default="accuracy",
     show_default=True,
-    help="What is improved: accuracy, or also any of macs, params, memory and latency, as in accuracy,macs; several "
-    "give a Pareto front and one file a point. score is another name of accuracy.",
+    help="What is improved: accuracy (or score, which means the same), then any of macs, params, memory and latency, "
+    "as in accuracy,macs. Several give a Pareto front, with one file for each point.",
 )
 @click.option(
     "--searcher",
     default=None,
     shell_complete=completing(*SEARCHERS),
-    help="evolution, stratified (draws from every kind of network in turn), random, enumerate (small spaces), "
-    "optuna-tpe, optuna-nsga2 or optuna-gp. [default: stratified with short trainings, otherwise evolution]",
+    help="What proposes candidates: evolution, stratified (draws from every kind of network in turn), random, "
+    "enumerate (all; for small spaces), optuna-tpe, optuna-nsga2 or optuna-gp. [default: stratified with short "
+    "trainings, otherwise evolution]",
 )
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     default=None,
-    help="Architectures to evaluate. [default: 48 by short trainings, 256 by a supernet, 128 by dss, all where they "
-    "are enumerated]",
+    help="How many candidates are proposed; references are evaluated in addition. [default: 48 by short trainings, 256 "
+    "by a supernet, 128 by dss, all by enumerate]",
 )
 @click.option(
     "--time",
     "time_text",
     default=None,
-    help="90s, 30min or 2h: with short trainings, plan the whole search into it; otherwise begin no further batch "
-    "after it, and the control gets its share.",
+    help="Time limit, such as 90s, 30min or 2h. With short trainings, the whole search is planned to fit into it, and "
+    "what does not fit after all is left out. With other scores, no batch begins after it; scoring the control counts. "
+    "The same command goes on with what was left out.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it would take, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and how long it would take, and write nothing.")
 @click.option(
     "--finalists",
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Where there are images, train so many of the best before one is called the winner, and the references beside "
-    "them; after short trainings it is the best third. 0 trains none.",
+    help="How many of the best candidates enter the selection, besides the references: they are trained, and the "
+    "winner is chosen among them. With short trainings it is always the best third. 0: no selection.",
 )
 @click.option(
     "--retrain-recipe",
     default=None,
     shell_complete=completing_shipped("recipe"),
-    help="How the network will be retrained: a shipped recipe or a .yaml file. Candidates and finalists train "
-    "by it, for a quarter of its epochs. [default: by image size]",
+    help="How the winner will be retrained: a shipped recipe or a .yaml file. Candidates and finalists train "
+    "by it, for a quarter of its epochs. [default: depends on the images]",
 )
 @click.option(
     "--inherit/--from-scratch",
     "inherit",
     default=None,
-    help="Train networks from the supernet's weights, or from random ones.  [default: from scratch, but with --init "
+    help="Begin trainings with the supernet's weights, or with random weights.  [default: from scratch; with --init, "
     "inherit]",
 )
 @click.option(
     "--control",
     type=click.IntRange(min=0),
     default=None,
-    help="Architectures drawn at random and scored for comparison. [default: a quarter of those evaluated, none where "
-    "the searcher is random or enumerates, or candidates are trained]",
+    help="How many random architectures are scored for comparison. [default: a quarter of those evaluated; none with "
+    "short trainings, and with the searchers random and enumerate]",
 )
-@click.option("--no-sharing", is_flag=True, help="Compute candidates one at a time, not what they have in common once.")
-@click.option("--no-racing", is_flag=True, help="Score every candidate on all images.")
+@click.option(
+    "--no-sharing",
+    is_flag=True,
+    help="Score candidates one by one. By default, layers that they have in common are computed once.",
+)
+@click.option(
+    "--no-racing",
+    is_flag=True,
+    help="Score every candidate on all images. By default, those that cannot be among the best are given up early.",
+)
 @click.option(
     "--storage",
     default=None,
-    help="Where the study is kept, so that several processes can work on it: a journal file, or a URL such as "
+    help="Where the study is kept, if several processes work on it: a journal file, or a URL such as "
     "postgresql://user@host/name. [default: a journal in the run's folder]",
 )
-@click.option("--study", default=None, help="The study's name in the storage. [default: by the configuration]")
+@click.option(
+    "--study", default=None, help="The study's name in the storage. [default: follows from the configuration]"
+)
 @click.option(
     "--workers",
     default=None,
-    help="Score and train on a Ray cluster: ray, or ray://host:port; four workers a GPU: ray:gpus=0.25.",
+    help="Score and train on a Ray cluster: ray, or ray://host:port. With ray:gpus=0.25, four workers share a GPU.",
 )
-@recipe_options("the supernet, where one is trained first,")
+@recipe_options("the supernet, if one is trained first,")
 @run_options
 def command(
     budgets: tuple[str, ...],
@@ -217,13 +231,14 @@ def command(
     device: str | None,
     verbose: bool,
 ) -> None:
-    """Find the best architecture within a budget and write it to best.yaml; report.html says how it was found.
+    """Find the best architecture within a budget.
 
-    Under a limit on latency, candidates are proposed by a latency model of this device, and the best of them are
-    measured until one is within the limit. Let nothing else run meanwhile.
+    It is written to best.yaml; report.html says how it was found. Candidates are compared on images held out from
+    training: by short trainings, or with the weights of a supernet. Without images nothing can be compared, so a rule
+    takes a hand-made network for the budget, in seconds.
 
-    Candidates are scored on images held out from training: by short trainings of their own, or with the weights of a
-    supernet. Without images nothing can be compared: then a rule takes a network for the budget, in seconds.
+    With a limit on latency, a latency model of this device proposes candidates, and the best are measured until one is
+    within the limit. Let nothing else run on the machine meanwhile.
     """
     set_up_logging(verbose)
     from psvit.search.run import estimate_search, run_search
