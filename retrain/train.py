@@ -123,13 +123,11 @@ def retrain(
             arch=arch,
             score=score,
             budget=found.budget,
+            # Classes and channels may be other ones than those of the network that was timed.
+            latency=found.latency if arch == found.arch else {},
             provenance=_provenance(found, data, recipe, teacher, inherit=inherit, seed=seed),
         )
-        # Classes and channels may be other ones than those of the network that was timed.
-        latency = found.latency if arch == found.arch else {}
-        write_report(
-            Report(folder=folder, network=result, data=data, predictions=predictions, log=trained.log, latency=latency)
-        )
+        write_report(Report(folder=folder, network=result, data=data, predictions=predictions, log=trained.log))
         _write(folder, result, trained.network, title=f"Trained on {data.name}: {score['value']:.2f} % top-1")
         return result
 

@@ -66,7 +66,6 @@ class Report:
         data: the images that it was trained on.
         predictions: what it says of the validation images.
         log: of its training, a row for each epoch.
-        latency: of networks of its architecture, as an architecture file holds it.
     """
 
     folder: Path
@@ -74,7 +73,6 @@ class Report:
     data: ImageData
     predictions: Predictions
     log: Sequence[Mapping[str, float]]
-    latency: Mapping[str, Any]
 
     @cached_property
     def confusion(self) -> Confusion:
@@ -109,7 +107,7 @@ def render(report: Report) -> str:
         accuracies=[(label_of(key, network), f"{value:.2f} %") for key, value in accuracies(network).items()],
         arch=in_words(network.arch),
         costs=[(_COSTS[key], format_cost(key, value)) for key, value in cost(network.arch).to_dict().items()],
-        latencies=[_latency(setting, times) for setting, times in report.latency.items()],
+        latencies=[_latency(setting, times) for setting, times in report.network.latency.items()],
         picture=Markup(draw(network.arch)),
         next_command=next_command(report.folder),
         wrong=wrong,

@@ -115,6 +115,13 @@ def test_the_file_says_where_the_network_comes_from(found, make_data, tmp_path):
     assert result.provenance["versions"] == {"psvit": psvit.__version__, "torch": torch.__version__}
 
 
+def test_what_was_timed_stays_known_unless_the_network_is_another_one(found, make_data, tmp_path):
+    timed = found.model_copy(update={"latency": {"5ms@cpu": {"measured_ms": 4.5}}})
+    assert run(timed, make_data(), tmp_path / "same", recipe=STILL).latency == timed.latency
+    assert ArchitectureFile.load(tmp_path / "same/network.yaml").latency == timed.latency
+    assert run(timed, make_data(num_classes=5), tmp_path / "other", recipe=STILL).latency == {}
+
+
 def test_inheriting_starts_from_the_weights(found, make_data, weights, tmp_path):
     data = make_data()
     result = run(found, data, tmp_path / "run", weights, STILL, inherit=True)

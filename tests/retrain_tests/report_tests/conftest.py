@@ -79,6 +79,7 @@ def page_of(found: ArchitectureFile) -> Callable[..., str]:
         network = found.model_copy(
             update={
                 "arch": found.arch.model_copy(update={"num_classes": len(data.classes), "in_chans": data.in_chans}),
+                "latency": latency or {},
                 "score": {
                     "value": round(predictions.accuracy, 4),
                     "kind": STANDALONE,
@@ -98,8 +99,6 @@ def page_of(found: ArchitectureFile) -> Callable[..., str]:
             }
         )
         log = [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses, 1)]
-        return render(
-            Report(folder=folder, network=network, data=data, predictions=predictions, log=log, latency=latency or {})
-        )
+        return render(Report(folder=folder, network=network, data=data, predictions=predictions, log=log))
 
     return make
