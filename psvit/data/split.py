@@ -40,6 +40,8 @@ def stratified_split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut positions in two with every class in proportion; both parts are ascending.
 
+    The parts are those of scikit-learn's `train_test_split`, which takes a second to load.
+
     Args:
         labels: classes, (n,).
         size: of the second part: a share below 1, or a number of images.
@@ -49,8 +51,6 @@ def stratified_split(
     Raises:
         InputError: a class has a single image, or the second part would be smaller than the number of classes.
     """
-    from sklearn.model_selection import train_test_split
-
     counts = np.bincount(labels)
     share = size if size < 1 else size / len(labels)
     if counts[counts > 0].min() < 2 or len(labels) * share < len(counts):
@@ -59,7 +59,28 @@ def stratified_split(
             f"data {name!r}: too few images to hold {share:.0%} out: {len(labels)} of {len(counts)} classes, "
             f"the rarest with {counts.min()}; needed are {least} in all and 2 of each"
         )
-    first, second = train_test_split(
-        np.arange(len(labels)), test_size=size, random_state=seed, shuffle=True, stratify=labels
+    wanted = int(np.ceil(size * len(labels))) if size < 1 else int(size)
+    rng = np.random.RandomState(seed)
+    counts = counts[counts > 0]
+    first = _shares(counts, len(labels) - wanted, rng)
+    second = _shares(counts - first, wanted, rng)
+    of_classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    drawn = [positions[rng.permutation(len(positions))] for positions in of_classes]
+    return (
+        np.sort(np.concatenate([some[:few] for some, few in zip(drawn, first, strict=True)])),
+        np.sort(np.concatenate([some[few:][:rest] for some, few, rest in zip(drawn, first, second, strict=True)])),
     )
-    return np.sort(first), np.sort(second)
+
+
+def _shares(counts: NDArray[np.int64], wanted: int, rng: np.random.RandomState) -> NDArray[np.int64]:
+    """How many of each class are taken, in proportion; what is left by rounding down goes to the largest remainders."""
+    exact = counts / counts.sum() * wanted
+    shares = np.floor(exact)
+    remainders = exact - shares
+    for value in np.unique(remainders)[::-1]:
+        left = int(wanted - shares.sum())
+        if left <= 0:
+            break
+        (classes,) = np.nonzero(remainders == value)
+        shares[rng.choice(classes, size=min(len(classes), left), replace=False)] += 1
+    return shares.astype(np.int64)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from psvit.data import (
     Batches,
@@ -214,6 +215,19 @@ def test_what_is_known_of_the_data_travels_as_json(digits):
 
 
 # --- splitting
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_stratified_split_is_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    classes = int(rng.integers(2, 9))
+    labels = np.concatenate(
+        [rng.choice(classes, 300, p=rng.dirichlet(np.full(classes, 3.0))), np.arange(classes), np.arange(classes)]
+    )
+    for size in (0.1, 0.5, int(rng.integers(classes, 200))):
+        expected = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
+        for found, positions in zip(stratified_split(labels, size, seed), expected, strict=True):
+            assert found.tolist() == sorted(positions)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
