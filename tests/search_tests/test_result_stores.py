@@ -47,7 +47,7 @@ def test_what_is_put_is_found_by_whoever_opens_the_store(reopened):
     store.put(others[0], TrainingResult(accuracies={"search": 25.0}, seconds=4.0))
     for opened in (store, reopened()):
         assert opened.get(replace(JOB, label="another")).accuracies == {"search": 12.5}
-        assert opened.get(others[0]).accuracies == {"search": 25.0}
+        assert (opened.get(others[0]).accuracies, opened.get(others[0]).seconds) == ({"search": 25.0}, 4.0)
         assert opened.get(others[1]) is None
 
 

@@ -20,6 +20,7 @@ from psvit.train import job_runner
 from psvit.train.job_runner import JobRunner, train_job
 from psvit.train.recipe import Recipe
 from psvit.train.training_job import RANDOM
+from psvit.train.training_loader import TrainingLoader
 
 CPU = torch.device("cpu")
 RECIPE = Recipe.load("digits").override({"epochs": 4, "warmup_epochs": 0, "ema_decay": None, "batch_size": 32})
@@ -154,6 +155,24 @@ def test_a_search_trains_every_candidate_once_and_the_best_third_goes_on(search,
     again = search(tmp_path / "again")
     for name in ("best.yaml", "best.safetensors", "history.csv"):
         assert (again.folder / name).read_bytes() == (result.folder / name).read_bytes()
+
+
+def test_the_time_of_the_retraining_follows_from_what_trainings_of_the_winner_took(search, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingLoader, "seconds", lambda self, rates: 2.0 * len(list(rates)))
+    result = search(tmp_path / "run", trials=3)
+    # An epoch of the training images took two seconds; the recipe has 12 epochs, on all training images.
+    expected = pytest.approx(12 * 2.0 * len(data.all_train) / len(data.train))
+    assert result.next_seconds == expected
+    assert "This takes about" in result.report.path.read_text()
+    # The study knows it when nothing is trained any more.
+    monkeypatch.setattr(job_runner, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    assert search(tmp_path / "run", trials=3).next_seconds == expected
+
+
+def test_where_another_machine_may_have_trained_no_time_is_said(search, tmp_path):
+    result = search(tmp_path / "run", trials=2, storage=tmp_path / "shared.journal")
+    assert result.next_seconds is None
+    assert "This takes about" not in result.report.path.read_text()
 
 
 @pytest.mark.slow
