@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -46,7 +47,9 @@ from psvit.train.original import Original
 from psvit.train.read_original import read_original
 from psvit.train.recipe import Recipe, SupernetRecipe
 
-CASES = 5000
+CASES, SEED = (int(os.environ.get(f"PSVIT_FUZZ_{name}", usual)) for name, usual in (("CASES", 5000), ("SEED", 0)))
+"""How many cases there are, and which; `benchmarks/robustness.py` asks for others."""
+
 SECONDS, BYTES = 5.0, 10**9
 """The most that a case may take: processor time, because a machine that runs tests is busy, and memory."""
 
@@ -282,10 +285,10 @@ def test_a_fidelity_that_lacks_what_searches_ask_for_is_refused(tmp_path, before
 
 
 @pytest.mark.slow(seconds=90)
-def test_damaged_input_ends_in_one_line_soon_and_in_little_memory(tmp_path):
+def test_damaged_input_ends_in_one_line_soon_and_in_little_memory(tmp_path, record_property):
     made = list(kinds(tmp_path))
-    rng = np.random.default_rng(0)
-    wrong, refused = [], 0
+    rng = np.random.default_rng(SEED)
+    wrong, refused, most = [], 0, {"seconds": (0.0, ""), "bytes": (0.0, "")}
     tracemalloc.start()
     for case in range(CASES):
         name, whole, read = made[case % len(made)]
@@ -303,10 +306,16 @@ def test_damaged_input_ends_in_one_line_soon_and_in_little_memory(tmp_path):
         except Exception as error:
             wrong.append((name, case, f"{type(error).__name__}: {error}"))
         took, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1] - before
+        for unit, value in (("seconds", took), ("bytes", peak)):
+            most[unit] = max(most[unit], (value, f"{name}, case {case}"))
         if took > SECONDS or peak > BYTES:
             wrong.append((name, case, f"{took:.1f} s, {peak:,} bytes"))
         file.unlink()
     tracemalloc.stop()
+    record_property("refused", refused)
+    for unit, (value, where) in most.items():
+        record_property(unit, value)
+        record_property(f"most {unit}", where)
     assert not wrong, "\n".join(f"{name}, case {case}: {what[:200]}" for name, case, what in wrong[:40])
     # Most damage is found; a comment, a word of a name or a pixel may be changed without being wrong.
     assert refused > CASES / 2

@@ -1,0 +1,1 @@
+"""What `robustness.py` kills, and how it is seen that nothing was lost."""
