@@ -78,9 +78,10 @@ def run_search(
     at least one candidate was scored, the best so far is returned, and `SearchResult.stopped` says so.
 
     Args:
-        space: a space, the name of a shipped one, or a file. By default, the space of the supernet; or the smallest
-            shipped 2d space for images of just this size that holds the budget; or one that is made for the images and
-            the budget (`SearchSpace.for_images`). Without images, they are taken to be ImageNet's.
+        space: a space, the name of a shipped one, or a file. By default, the space of the supernet, or one that is made
+            for the images and the budget (`SearchSpace.for_images`). A supernet that is trained first, and the
+            indicator, prefer the smallest shipped 2d space for images of just this size that holds the budget. Without
+            images, they are taken to be ImageNet's.
         budget: limits such as `2GFLOPs` (multiply-accumulates), `22Mparams`, `1.2..1.4GFLOPs`, `60%` or `5ms@cpu`, and
             `Objective`s of your own that have an end. `2GFLOPs` alone searches 1.8 to 2, `0..2GFLOPs` everything up to
             2.

@@ -270,7 +270,10 @@ def _check_range(text: str, lower: Decimal | int | None, upper: Decimal | int) -
 def _reference(text: str, arch: str | None, space: Members | None) -> Architecture:
     """The architecture of whose MACs a limit is a share."""
     if arch is None and space is None:
-        raise InputError(f"budget {text!r}: of which space's largest? name one with --space or --supernet")
+        raise InputError(
+            f"budget {text!r}: a share of what? name a network with --init or a space with --space or --supernet, or "
+            f"write {text.partition('%')[0]}%ofdeit-small"
+        )
     if arch is None:
         assert space is not None
         return space.largest

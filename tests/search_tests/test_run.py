@@ -441,7 +441,7 @@ def test_the_size_is_the_one_asked_for_or_the_spaces_or_the_images(wanted, size,
         ({"image_size": 600}, "sides of 8 to 512 pixels, received 600 x 600"),
         ({"image_size": 30, "space": "psvit-2d-nano"}, "psvit-2d-nano: patches of 4 pixels, 4 apart, must cover"),
         ({"budget": "1kFLOPs"}, "does not suit images of 48 x 32 pixels"),
-        ({"budget": "60%"}, "of which space's largest"),
+        ({"budget": "60%"}, "--init"),
         ({"budget": "2GFLOPs", "space": "psvit-2d-nano"}, "no architecture of psvit-2d-nano can spend"),
     ],
 )
