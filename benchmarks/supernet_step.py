@@ -4,8 +4,9 @@
     python benchmarks/supernet_step.py --space psvit-2d-nano --batch-size 128 --data CIFAR10
 
 A step is what training does: forward, backward, clipping, AdamW, gradients dropped. The two are timed in turn on the
-same images, for architectures drawn as training draws them, so that what else the machine does falls on both. Every
-architecture is new to the supernet, as in training: the time to lay out its structure counts. Memory is what the
+same images, for architectures drawn as training draws them, so that what else the machine does falls on both; times are
+the processor's, of all threads together. Every architecture is new to the supernet, as in training: the time to lay out
+its structure counts. It is also given alone, beside that of one that was met before. Memory is what the
 forward pass keeps for the backward pass, parameters not counted. With --data, the share of an epoch's time in which
 training waits for images is measured too.
 """
@@ -41,16 +42,16 @@ def make_step(
     optimizer = create_optimizer_v2(model, "adamw", lr=1e-4, weight_decay=0.05, fused=True)
 
     def step() -> dict[str, float]:
-        began = time.perf_counter()
+        began = time.process_time()
         loss = F.cross_entropy(forward(images), labels)
-        forwarded = time.perf_counter()
+        forwarded = time.process_time()
         loss.backward()
-        backwarded = time.perf_counter()
+        backwarded = time.process_time()
         used = [parameter for parameter in model.parameters() if parameter.grad is not None]
         nn.utils.clip_grad_norm_(used, 1.0, foreach=True)
         optimizer.step()
         optimizer.zero_grad()
-        ended = time.perf_counter()
+        ended = time.process_time()
         return {
             "forward": forwarded - began,
             "backward": backwarded - forwarded,
@@ -78,6 +79,19 @@ def kept_bytes(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Te
     return sum(storages.values())
 
 
+def layout_seconds(supernet: Supernet, arch: Architecture, repeats: int) -> tuple[float, float]:
+    """How long structure and slices of an architecture take: new to the supernet, and met before."""
+    times: list[list[float]] = [[], []]
+    for repeat in range(2 * repeats):
+        if repeat % 2 == 0:
+            supernet_module._member.cache_clear()
+        began = time.process_time()
+        supernet.structure(arch)
+        supernet.slices(arch)
+        times[repeat % 2].append(time.process_time() - began)
+    return median(times[0]), median(times[1])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,6 +115,7 @@ def main() -> None:
         labels = torch.randint(space.num_classes, (options.batch_size,))
     ratios: dict[str, list[float]] = {}
     memory = []
+    layouts = []
     for number in range(options.archs):
         arch = draw(space, options.seed, number)
         network = supernet.extract(arch)
@@ -116,6 +131,7 @@ def main() -> None:
                 found = steps[which]()
                 if repeat:  # the first one makes the optimiser's state
                     times[which].append(found)
+        layouts.append(layout_seconds(supernet, arch, options.repeats))
         memory.append(kept_bytes(supernet, sliced, images) / kept_bytes(network, network, images))
         for part in times[0][0]:
             here, alone = (median(found[part] for found in side) for side in times)
@@ -125,6 +141,8 @@ def main() -> None:
     for part, values in ratios.items():
         ordered = sorted(values)
         print(f"{part}: median {median(values):.3f}, least {ordered[0]:.3f}, most {ordered[-1]:.3f}")
+    new, met = (1e3 * median(values) for values in zip(*layouts, strict=True))
+    print(f"structure and slices: {new:.2f} ms of a new architecture, {met:.2f} ms of one met before")
     print(f"memory kept for the backward pass: median {median(memory):.3f}, most {max(memory):.3f}")
 
 
