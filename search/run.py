@@ -254,8 +254,8 @@ def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
     if found and seconds and plan.is_trained and found.total > seconds:
         fewer = ", or fewer --trials" if plan.asked.trials else ""
         announce(
-            f"--time {in_time(seconds)} is less than the least search takes here: what there is no time for is left "
-            f"out; give --time {math.ceil(found.total / 60)}min{fewer} to have all of it"
+            f"time: the least search takes about {in_time(found.total)} here, more than {in_time(seconds)}; what does "
+            f"not fit is left out, give --time {math.ceil(found.total / 60)}min{fewer} to have all of it"
         )
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from itertools import pairwise
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 import psvit.search.estimate as estimating
 import psvit.search.run as running
 from psvit import estimate_search, run_search
+from psvit.io.announcements import ANNOUNCEMENTS
 from psvit.io.documents import read_yaml
 from psvit.io.run_folder import CONFIG, SCHEMA
 from psvit.search.estimate import Estimate, epochs_of, into_time
@@ -150,3 +153,14 @@ def test_a_dry_run_says_the_same_and_writes_nothing(speed, tmp_path, monkeypatch
     assert isinstance(found, Estimate)
     assert found.total > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_that_is_too_short_for_the_least_search_is_told(speed, tmp_path, caplog):
+    caplog.set_level(logging.INFO, ANNOUNCEMENTS)
+    speed(0.001)
+    least = estimate_search(budget="0.5MFLOPs", data="digits", seconds=1.0, out=tmp_path / "run").total
+    enough = math.ceil(least / 60)
+    assert f"give --time {enough}min to have all of it" in caplog.text
+    caplog.clear()
+    estimate_search(budget="0.5MFLOPs", data="digits", seconds=60.0 * enough, out=tmp_path / "run")
+    assert "give --time" not in caplog.text
