@@ -8,7 +8,7 @@
 `kills` starts a command, kills all of its processes (SIGKILL) when the first has used a random part of the processor
 time that a whole run takes, from the first import to the last file, and starts the same line again. A run that ends is
 compared with two that nothing stopped, and the next one begins in a new folder. `robust/kept.py` says what counts as
-lost. Work that was finished is not done again: no kill costs more epochs than the longest training has.
+lost. No kill may cost more epochs than the longest training has; how many were trained again is shown.
 
 `starts` forks its processes from one that has imported psvit, because 300 with a PyTorch of their own need more memory
 than most machines have. They wait for one another, and then call the command as a shell would. So everything but the
@@ -357,4 +357,5 @@ def _shown(value: object) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends what it runs as well
     main()
