@@ -25,7 +25,7 @@ def example(tmp_path_factory):
 def test_the_example_holds_what_the_page_says(example):
     assert example.image_size == (48, 48)
     ends = [" to ".join(format_cost(metric, end) for end in example.reach(metric)) for metric in ("macs", "num_params")]
-    said = f"It holds {example.size:,} architectures of {ends[0]} and {ends[1]}."
+    said = f"holds {example.size:,} architectures of {ends[0]} and {ends[1]}."
     assert said in " ".join(PAGE.split())
 
 
