@@ -118,7 +118,8 @@ class Called:
     @property
     def err(self):
         self.wait()
-        return self._err.read_text()
+        # A process that is killed at once has not opened its file.
+        return self._err.read_text() if self._err.exists() else ""
 
 
 @pytest.fixture
