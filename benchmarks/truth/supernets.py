@@ -12,7 +12,7 @@ import io
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
@@ -27,9 +27,9 @@ from psvit.data import Batches, Inputs
 from psvit.errors import InputError
 from psvit.io.documents import write_atomic
 from psvit.nn.network import PSViT
-from psvit.supernet import train as training
-from psvit.supernet.sampling import draw_one
+from psvit.supernet.sampling import architectures, draw_one
 from psvit.supernet.supernet import Supernet, supernet_file
+from psvit.supernet.train import fit_supernet
 from psvit.train.job_runner import right_and_loss
 from psvit.train.recipe import Recipe, SupernetRecipe
 from psvit.train.training_job import TrainingJob
@@ -116,8 +116,8 @@ def supernet_work(drawn: str, macs: int, epochs: int) -> float:
     """Multiply-accumulates times images that a supernet's training takes, three for each that is learnt from."""
     space = SearchSpace.load(SPACE)
     recipe = SupernetRecipe.of(Recipe.load(RECIPE))
-    with _drawing(drawn, macs):
-        steps = [training.architectures(space, recipe, 0, step) for step in range(DRAWS)]
+    draw = _drawer(drawn, macs)
+    steps = [draw(space, recipe, 0, step) for step in range(DRAWS)]
     return 3 * sum(cost(arch).macs for step in steps for arch in step) / DRAWS * epochs * IMAGES
 
 
@@ -136,7 +136,7 @@ def measure(
     recipe = SupernetRecipe.of(Recipe.load(RECIPE)).override({"epochs": epochs, "augment_batches": False})
     began = time.process_time()
     with _drawing(drawn, macs):
-        file = training.fit_supernet(space, images, recipe, seed=seed, device=torch.device("cpu"), folder=folder)
+        file = fit_supernet(space, images, recipe, seed=seed, device=torch.device("cpu"), folder=folder)
     seconds = round(time.process_time() - began, 1)
     supernet = Supernet.load(file, torch.device("cpu")).eval()
     batches = Batches(images.search, Inputs.of(images, space.image_size), EVALUATION_BATCH, torch.device("cpu"))
@@ -197,9 +197,12 @@ def _loaded(supernet: Path) -> Supernet:
 @contextmanager
 def _drawing(drawn: str, macs: int) -> Iterator[None]:
     """Let a supernet's training draw as is said."""
-    if drawn == UNIFORM:
+    with mock.patch("psvit.supernet.train.architectures", _drawer(drawn, macs)):
         yield
-        return
+
+
+def _drawer(drawn: str, macs: int) -> Callable[[SearchSpace, SupernetRecipe, int, int], list[Architecture]]:
+    """What gives the architectures that a step trains."""
 
     def near(space: SearchSpace, recipe: SupernetRecipe, seed: int, step: int) -> list[Architecture]:
         rng = np.random.default_rng([seed, step])
@@ -207,8 +210,7 @@ def _drawing(drawn: str, macs: int) -> Iterator[None]:
         # stages, because they have the most groupings.
         return [next(arch for arch in iter(partial(draw_one, space, rng), None) if is_near(arch, macs))]
 
-    with mock.patch("psvit.supernet.train.architectures", near):
-        yield
+    return architectures if drawn == UNIFORM else near
 
 
 def is_near(arch: Architecture, macs: int) -> bool:
