@@ -83,4 +83,4 @@ def by_rule(plan: SearchPlan) -> tuple[str, Architecture]:
                 return taken.name, taken.arch
     candidates = Candidates(plan.space, plan.limits)
     drawn = candidates.draw_stratified(DRAWN, Seen(History()), np.random.default_rng(plan.asked.seed))
-    return "the most expensive of some draws", max(drawn, key=lambda arch: cost(arch).macs)
+    return f"the most expensive of {DRAWN} random members", max(drawn, key=lambda arch: cost(arch).macs)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from optuna.samplers import BaseSampler
 
+from psvit.arch.architecture import Architecture
 from psvit.arch.costs import ADDITIVE, cost
 from psvit.data import ImageData, describe_images, read_image_size
 from psvit.io.announcements import announce
@@ -26,6 +27,7 @@ from psvit.search.objectives import ACCURACY, Objective
 from psvit.search.plan import SearchPlan, plan_search
 from psvit.search.request import SearchRequest
 from psvit.search.result import SearchResult
+from psvit.search.rule import by_rule
 from psvit.search.searchers import Searcher
 from psvit.search.selection.rungs import after_scores, rungs_of
 from psvit.search.storage import check_storage
@@ -171,6 +173,9 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
     _read_images(plan)
     for line in _introduction(plan):
         announce(line)
+    if plan.scored_by == "rule":
+        name, arch = by_rule(plan)
+        announce(f"it would take {name}: {_costs(arch)}")
     return _tell_time(plan, estimated)
 
 
@@ -264,8 +269,7 @@ def _introduction(plan: SearchPlan) -> Iterator[str]:
     """What is searched, and how."""
     yield from describe_images(plan.data, plan.space.image_size) if plan.data else ()
     if plan.original:
-        costs = ", ".join(format_cost(name, getattr(cost(plan.original.arch), name)) for name in ADDITIVE)
-        yield "; ".join([f"from {plan.original.name}: {costs}", *plan.original.changes])
+        yield "; ".join([f"from {plan.original.name}: {_costs(plan.original.arch)}", *plan.original.changes])
     yield (
         f"searching {plan.space.count(plan.limits):,} of the {plan.space.size:,} architectures of {plan.space.name}"
         f"{', those predicted within the limit on latency' if plan.limits.latencies else ''}: "
@@ -282,6 +286,10 @@ def _introduction(plan: SearchPlan) -> Iterator[str]:
             "candidates are scored by the training-free indicator DSS (arXiv 2203.12217), which has not been found "
             "better than taking as many multiply-accumulates as the budget allows"
         )
+
+
+def _costs(arch: Architecture) -> str:
+    return ", ".join(format_cost(name, getattr(cost(arch), name)) for name in ADDITIVE)
 
 
 def _what_is_done(plan: SearchPlan) -> Iterator[str]:

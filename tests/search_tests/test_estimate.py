@@ -18,6 +18,7 @@ from psvit.search.estimate import Estimate, epochs_of, into_time
 from psvit.search.plan import plan_search
 from psvit.search.run import _request
 from psvit.search.time_limit import TimeLimit
+from psvit.space.budget import format_cost
 from psvit.space.references import references
 from psvit.train import job_runner
 
@@ -153,6 +154,16 @@ def test_a_dry_run_says_the_same_and_writes_nothing(speed, tmp_path, monkeypatch
     assert isinstance(found, Estimate)
     assert found.total > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_without_images_names_the_network_that_is_found(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, ANNOUNCEMENTS)
+    monkeypatch.chdir(tmp_path)
+    assert estimate_search("psvit-2d-digits", budget="1MFLOPs") is None
+    assert list(tmp_path.iterdir()) == []
+    said = caplog.text
+    best = run_search("psvit-2d-digits", budget="1MFLOPs", out=tmp_path / "run").best
+    assert f"{best.name}: {format_cost('macs', best.cost.macs)}" in said
 
 
 def test_a_time_that_is_too_short_for_the_least_search_is_told(speed, tmp_path, caplog):
