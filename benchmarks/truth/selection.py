@@ -103,10 +103,12 @@ def selection_lines(
     yield from _table(some, _by_trainings(some))
     for scores in by_supernet(inherited, some[0].budget):
         pool = [entry for entry in some if entry.arch.digest in scores]
-        if len(pool) >= LEAST:
-            tuned = {row.arch_digest: row for row in rows if row.initial == next(iter(scores.values())).supernet}
-            yield ""
-            yield from _table(pool, _by_supernet(pool, scores, tuned))
+        tuned = {row.arch_digest: row for row in rows if row.initial == next(iter(scores.values())).supernet}
+        trained = [entry for entry in pool if entry.arch.digest in tuned]
+        for part in (pool, trained) if len(trained) < len(pool) else (pool,):
+            if len(part) >= LEAST:
+                yield ""
+                yield from _table(part, _by_supernet(part, scores, tuned))
 
 
 def _table(pool: Sequence[Entry], selections: Iterator[Selection]) -> Iterator[str]:
