@@ -267,16 +267,19 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
 
 
 def test_the_committed_rows_are_of_listed_trainings():
-    digest = Recipe.load(truth_table.RECIPE_FILE).digest
-    listed = {(network.arch.digest, digest, seed) for network, seed in networks.trainings(networks.load())}
+    some, recipe = networks.load(), Recipe.load(truth_table.RECIPE_FILE)
+    jobs = [job_of(network, recipe, seed) for network, seed in networks.trainings(some)]
+    for name in {one.supernet for one in supernets.read()}:
+        jobs += supernets.tunings(some, recipe, Path(name), 3)
+    listed = {rows.key_of(job) for job in jobs}
     found = rows.read(truth_table.ROWS_FILE)
     assert found
     for row in found:
-        assert (row.arch_digest, row.recipe_digest, row.seed) in listed
+        assert row.job_key in listed
         assert row.network.digest == row.arch_digest
         assert row.images == 45000
-        assert len(row.search_accuracy) == row.epochs == 12
-    assert figures.report(found, digest)
+        assert len(row.search_accuracy) == row.epochs == (12 if row.initial == "random" else 3)
+    assert figures.report(found, recipe.digest)
 
 
 def made_up_table() -> list[Row]:
