@@ -16,7 +16,7 @@ import numpy as np
 
 from truth.entries import Entry
 from truth.rows import Row
-from truth.supernets import Inherited, by_supernet, supernet_work
+from truth.supernets import LEARNING, Inherited, by_supernet, supernet_work
 
 # --- thresholds
 
@@ -42,9 +42,6 @@ SCREENED = 2
 
 FINALISTS = 5
 """As many were trained in version 0.1."""
-
-LEARNING = 3
-"""What learning from an image takes, in units of recognising it."""
 
 SEARCH_IMAGES = 5000
 """Images that a supernet scores a network on."""
@@ -78,13 +75,11 @@ class Selection:
         name: of it.
         entrants: how many networks it is given, drawn at random.
         select: what it does with them.
-        pool: the networks that they are drawn from.
     """
 
     name: str
     entrants: int
     select: Callable[[Sequence[Entry]], Outcome]
-    pool: Sequence[Entry]
 
 
 def selection_lines(
@@ -100,7 +95,7 @@ def selection_lines(
     if len(some) < LEAST:
         yield f"Simulated selection: {LEAST} networks are needed, {len(some)} are there."
         return
-    yield from _table(some, _by_trainings(some))
+    yield from _table(some, _by_trainings(len(some)))
     for scores in by_supernet(inherited, some[0].budget):
         pool = [entry for entry in some if entry.arch.digest in scores]
         tuned = {row.arch_digest: row for row in rows if row.initial == next(iter(scores.values())).supernet}
@@ -134,15 +129,15 @@ def _table(pool: Sequence[Entry], selections: Iterator[Selection]) -> Iterator[s
         )
 
 
-def _by_trainings(pool: Sequence[Entry]) -> Iterator[Selection]:
-    """Without a supernet."""
+def _by_trainings(number: int) -> Iterator[Selection]:
+    """Without a supernet, from so many networks."""
     for entrants in ENTRANTS:
-        if entrants <= len(pool):
-            yield Selection(f"halving of {entrants} random networks", entrants, halving, pool)
+        if entrants <= number:
+            yield Selection(f"halving of {entrants} random networks", entrants, halving)
     # As many whole as halving has tell what halving loses, and fewer what else its time is good for.
     for entrants in (1, 2, 4, 8, *ENTRANTS):
-        if entrants <= len(pool):
-            yield Selection(f"best of {entrants} random networks, trained whole", entrants, whole, pool)
+        if entrants <= number:
+            yield Selection(f"best of {entrants} random networks, trained whole", entrants, whole)
 
 
 def _by_supernet(
@@ -152,12 +147,12 @@ def _by_supernet(
     for entrants in ENTRANTS:
         if entrants > len(pool):
             return
-        yield Selection(f"halving of {entrants} random networks", entrants, halving, pool)
+        yield Selection(f"halving of {entrants} random networks", entrants, halving)
         name = f"the best {entrants // SCREENED} of {entrants} by inherited accuracy, then halving"
-        yield Selection(name, entrants, partial(screened, scores), pool)
+        yield Selection(name, entrants, partial(screened, scores))
         if all(entry.arch.digest in tuned for entry in pool):
             name = f"{FINALISTS} of {entrants} by inherited accuracy, an epoch each from inherited weights"
-            yield Selection(name, entrants, partial(finalists, scores, tuned), pool)
+            yield Selection(name, entrants, partial(finalists, scores, tuned))
 
 
 def halving(entrants: Sequence[Entry]) -> Outcome:

@@ -45,6 +45,9 @@ DRAWN = (UNIFORM, BUDGET)
 IMAGES = 45_000
 """That a supernet is trained on."""
 
+LEARNING = 3
+"""What learning from an image takes, in units of recognising it."""
+
 DRAWS = 400
 """Steps whose networks are priced to know what a training takes."""
 
@@ -113,12 +116,12 @@ def by_supernet(found: Sequence[Inherited], macs: int) -> list[dict[str, Inherit
 
 @cache
 def supernet_work(drawn: str, macs: int, epochs: int) -> float:
-    """Multiply-accumulates times images that a supernet's training takes, three for each that is learnt from."""
+    """Multiply-accumulates times images that a supernet's training takes."""
     space = SearchSpace.load(SPACE)
     recipe = SupernetRecipe.of(Recipe.load(RECIPE))
     draw = _drawer(drawn, macs)
     steps = [draw(space, recipe, 0, step) for step in range(DRAWS)]
-    return 3 * sum(cost(arch).macs for step in steps for arch in step) / DRAWS * epochs * IMAGES
+    return LEARNING * sum(cost(arch).macs for step in steps for arch in step) / DRAWS * epochs * IMAGES
 
 
 def measure(
