@@ -31,7 +31,7 @@ from psvit.search.fidelity.record import INHERITED, Fidelity
 from psvit.search.fidelity.run import train_and_compare
 from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.spaces import choose_space
-from psvit.supernet.supernet import read_provenance, supernet_digest
+from psvit.supernet.provenance import read_provenance, supernet_digest
 from psvit.train.choices import choose_device
 
 

@@ -31,7 +31,8 @@ from psvit.search.evaluator import Evaluator
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.prefix_tree import PrefixTree, cut
 from psvit.search.ray_backend import PARTS_PER_WORKER, RayEvaluator
-from psvit.supernet.supernet import Supernet, read_space
+from psvit.supernet.provenance import read_space
+from psvit.supernet.supernet import Supernet
 
 POPULATION = 32
 

@@ -29,7 +29,8 @@ from psvit.io.journal import Journal
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.prefix_tree import PrefixTree
 from psvit.search.racing import Race
-from psvit.supernet.supernet import Supernet, read_space, supernet_digest
+from psvit.supernet.provenance import read_space, supernet_digest
+from psvit.supernet.supernet import Supernet
 
 GENERATION = 32
 PARENTS = 10

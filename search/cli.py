@@ -339,8 +339,8 @@ def _tell_winner(result: SearchResult, supernet: str | None) -> None:
     """Print what was found, how far that can be trusted, and how to go on."""
     from psvit.io.progress import in_time
     from psvit.report.formatting import count
+    from psvit.search.evaluator import INHERITED
     from psvit.search.fidelity.record import in_words
-    from psvit.search.inherited import INHERITED
     from psvit.space.budget import format_cost
 
     best = result.best

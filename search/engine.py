@@ -24,7 +24,8 @@ from psvit.io.run_folder import RunFolder
 from psvit.io.tables import Table
 from psvit.report.page import HtmlFile
 from psvit.search.bounds import Bound
-from psvit.search.compression.outcome import Compressing, Compression
+from psvit.search.compression.outcome import Compressing
+from psvit.search.compression.table import Compression
 from psvit.search.estimate import scoring_share
 from psvit.search.evaluator import Evaluator
 from psvit.search.latency.limits import first_within
@@ -35,7 +36,7 @@ from psvit.search.prepared import Prepared, prepare
 from psvit.search.racing import ties
 from psvit.search.report.references import Reference, deit_references
 from psvit.search.report.report import Report
-from psvit.search.result import SearchResult
+from psvit.search.result import BEST, HISTORY, REPORT, SearchResult
 from psvit.search.retraining_time import retraining_seconds
 from psvit.search.rule import deliver_by_rule
 from psvit.search.search import draw_control, search
@@ -48,7 +49,6 @@ from psvit.search.time_limit import TimeLimit
 from psvit.search.trial import Trial
 from psvit.search.trial_table import trial_table
 from psvit.search.winner import (
-    BEST,
     Evidence,
     delivered_images,
     delivered_weights,
@@ -58,7 +58,7 @@ from psvit.search.winner import (
 )
 from psvit.space.search_space import SearchSpace
 
-JOURNAL, REPORT, HISTORY = "study.journal", "report.html", "history.csv"
+JOURNAL = "study.journal"
 
 Stop = KeyboardInterrupt | LostWorkersError
 

@@ -12,6 +12,9 @@ from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
 from psvit.search.trial import Score
 
+INHERITED = "inherited accuracy"
+"""What a score is called that rests on a supernet's weights."""
+
 
 @runtime_checkable
 class Evaluator(Protocol):

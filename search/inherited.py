@@ -18,16 +18,13 @@ from psvit.arch.architecture import Architecture
 from psvit.data import Batches
 from psvit.executors.failures import NO_NUMBERS
 from psvit.nn.precision import float32_products
+from psvit.search.evaluator import INHERITED
 from psvit.search.prefix_tree import PrefixTree, Weights, run
 from psvit.search.racing import Field, Race, right_answers
 from psvit.search.trial import Score
 from psvit.supernet.supernet import Supernet
 
 _logger = logging.getLogger(__name__)
-
-
-INHERITED = "inherited accuracy"
-"""The name of the score."""
 
 
 class InheritedAccuracy:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,12 +34,13 @@ from psvit.space.around import evenly_pooled
 from psvit.space.budget import SPENT, Budget
 from psvit.space.references import Reference, references
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import read_provenance, supernet_digest
+from psvit.supernet.provenance import read_provenance, supernet_digest
 from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.device_checks import check_device
-from psvit.train.original import Original
-from psvit.train.read_original import read_original
 from psvit.train.recipe import Recipe, SupernetRecipe
+
+if TYPE_CHECKING:
+    from psvit.train.original import Original
 
 CONTROL_SHARE = 0.25
 """Default number of random architectures for comparison, as a share of the trials."""
@@ -226,12 +227,17 @@ class SearchPlan:
         planned = {"trials": trials, "epochs": training.epochs}
         return replace(self, trials=trials, training=training, planned=planned)
 
-    def check_latencies(self) -> None:
-        """Check the limits on latency, as far as that is possible before anything is built, trained or written.
+    def check(self) -> None:
+        """Check what needs networks, as far as that is possible before anything is built, trained or written.
 
         Raises:
-            InputError: no architecture can meet a limit, or a setting cannot be measured.
+            InputError: the device cannot train as it shall, no architecture can meet a limit on latency, or a setting
+                cannot be measured.
         """
+        if self.recipe:
+            check_device(self.device, self.recipe)
+        if self.training and self.asked.workers is None:  # their devices may not be here
+            check_device(self.scoring_device, self.training)
         models, seed = self.latency_models, self.asked.seed
         for limit in self.limits.latencies:
             setting = Setting.of(limit)
@@ -255,7 +261,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     """
     # What is quick to check comes first.
     asked.check()
-    given_network = read_original(asked.init, asked.init_weights) if asked.init else None
+    given_network = _given_network(asked)
     wanted = wanted_space(asked, given_network)
     scored_by = asked.scored_by()
     evaluator = read_evaluator(asked.evaluator) if scored_by == "own" else None
@@ -315,14 +321,22 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     )
 
 
+def _given_network(asked: SearchRequest) -> Original | None:
+    """The network that the search begins with; `None` without one. Only then timm has to be loaded for a plan."""
+    if asked.init is None:
+        return None
+    from psvit.train.read_original import read_original
+
+    return read_original(asked.init, asked.init_weights)
+
+
 def _training(
     asked: SearchRequest, space: SearchSpace, data: ImageData, scored_by: ScoredBy, device: torch.device
 ) -> Recipe | None:
     """How candidates and finalists are trained; `None` if none are.
 
     Raises:
-        InputError: they shall begin with weights that there are not, or that were trained on the verdict images; or the
-            device cannot train so.
+        InputError: they shall begin with weights that there are not, or that were trained on the verdict images.
     """
     if asked.inherits:
         if scored_by != "inherited" and not asked.supernet and not asked.init:
@@ -334,10 +348,7 @@ def _training(
             )
     if scored_by == "rule" or (not asked.finalists and scored_by != "trained"):
         return None
-    final = asked.final_recipe(space, data, device)
-    if asked.workers is None:  # their devices may not be here
-        check_device(device, final)
-    return selection_recipe(final)
+    return selection_recipe(asked.final_recipe(space, data, device))
 
 
 def _supernet_recipe(
@@ -367,7 +378,6 @@ def _supernet_recipe(
         begin="original" if original else "random",
     )
     assert isinstance(recipe, SupernetRecipe)
-    check_device(device, recipe)
     if recipe.needs_teacher and not teaches:
         raise InputError(
             f"target {recipe.target}: the network's classifier is new, so it can teach nothing; give --set "

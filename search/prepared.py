@@ -20,7 +20,8 @@ from psvit.search.scoring import Scoring, portable_supernet
 from psvit.search.time_limit import TimeLimit
 from psvit.space.budget import Budget, LatencyLimit, Limit
 from psvit.space.references import Reference
-from psvit.supernet.supernet import Supernet, supernet_digest, supernet_file
+from psvit.supernet.provenance import supernet_digest, supernet_file
+from psvit.supernet.supernet import Supernet
 from psvit.supernet.train import begun_as, fit_supernet
 from psvit.train.original import ORIGINAL_FILE
 

@@ -1,21 +1,34 @@
-"""SearchResult: what a search found, as a value."""
+"""SearchResult: what a search found, as a value, and the file that keeps it.
+
+The file is the last of a run that has come to its end. Who gives the same command again gets it read: no network is
+needed for that, and nothing is gone through again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from psvit.arch.costs import METRICS
 from psvit.errors import InputError, LostWorkersError
+from psvit.io.bounded import read_text
+from psvit.io.documents import write_atomic
 from psvit.io.tables import Table, html_table
 from psvit.report.page import HtmlFile
-from psvit.search.compression.outcome import Compression
+from psvit.search.compression.table import Compression
 from psvit.search.selection.finalist import Finalist
 from psvit.search.selection.verdict import Verdict
-from psvit.search.winner import FRONT
 from psvit.space.budget import format_cost
+
+BEST, FRONT, HISTORY, REPORT = "best.yaml", "pareto", "history.csv", "report.html"
+"""What a run delivers."""
+
+FILE, SCHEMA = "result.json", "psvit/result/1"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -65,6 +78,24 @@ class SearchResult:
     stopped: KeyboardInterrupt | LostWorkersError | None
     left_out: tuple[str, ...] = ()
 
+    @staticmethod
+    def load(folder: str | Path) -> SearchResult:
+        """What a search found that has come to its end.
+
+        Args:
+            folder: of its run.
+
+        Raises:
+            InputError: it has not come to its end, or a file of it is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / FILE).exists():
+            raise InputError(
+                f"{folder}: holds no search that has come to its end (there is no {FILE}); the same command goes on "
+                "with it"
+            )
+        return _read(folder)[0]
+
     @property
     def report(self) -> HtmlFile:
         """The report, for a browser or a notebook.
@@ -107,3 +138,100 @@ class SearchResult:
         ]
         header = ("", self.kind, "MACs", "parameters", "activation memory", "after the selection's training")
         return f"{self.best._repr_html_()}{html_table(rows, header)}"
+
+
+# --- the file
+
+
+class _Kept(BaseModel):
+    """The file. What other files of the run hold is not repeated."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kept_as: Literal["psvit/result/1"] = Field(SCHEMA, alias="schema")
+    asked: dict[str, Any]
+    files: list[str]
+    finalists: list[Finalist]
+    verdict: Verdict | None
+    compression: Compression | None
+    front: list[Finalist]
+    objectives: tuple[str, ...]
+    kind: str
+    fidelity: Any
+    wanted: int
+    passed_over: int
+    data: str | None
+    next_command: str
+    next_seconds: float | None
+
+
+_OF_RESULT = [name for name in _Kept.model_fields if name not in ("kept_as", "asked", "files")]
+
+
+def keep(result: SearchResult, asked: Mapping[str, Any]) -> None:
+    """Write a result into the folder of its run.
+
+    Args:
+        result: of a run that was neither stopped nor left anything out.
+        asked: everything that the run was asked for, JSON-serialisable.
+    """
+    values = {name: getattr(result, name) for name in _OF_RESULT}
+    for name in ("finalists", "front"):
+        values[name] = [_moved(one, lambda file: file.relative_to(result.folder)) for one in values[name]]
+    places = [*result.folder.glob(f"{result.file.stem}.*"), result.folder / HISTORY, result.folder / REPORT]
+    places += result.folder.glob(f"{FRONT}/*")
+    files = sorted(str(place.relative_to(result.folder)) for place in places if place.exists())
+    kept = _Kept.model_construct(asked=dict(asked), files=files, **values)
+    write_atomic(result.folder / FILE, kept.model_dump_json(by_alias=True, indent=1))
+
+
+def forget(folder: Path) -> None:
+    """Remove the file, because the run goes on."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
+def found_before(folder: Path, asked: Mapping[str, Any]) -> SearchResult | None:
+    """What a run has found that was asked for just this.
+
+    Args:
+        folder: of the run.
+        asked: as of `keep`.
+
+    Returns:
+        The result; `None` if the run has not come to its end, was asked for something else, or lacks one of its files.
+    """
+    try:
+        result, kept = _read(folder)
+    except InputError:
+        return None
+    is_whole = all((folder / file).exists() for file in kept.files)
+    return result if is_whole and kept.asked == json.loads(json.dumps(asked)) else None
+
+
+def _read(folder: Path) -> tuple[SearchResult, _Kept]:
+    """The result, and the file."""
+    file, history = folder / FILE, folder / HISTORY
+    try:
+        kept = _Kept.model_validate_json(read_text(file))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{file}: {f'{place}: ' if place else ''}{problem['msg']}") from None
+    values = {name: getattr(kept, name) for name in _OF_RESULT}
+    for name in ("finalists", "front"):
+        values[name] = [_moved(one, folder.joinpath) for one in values[name]]
+    compared = history.exists()
+    result = SearchResult(
+        folder=folder,
+        file=folder / BEST,
+        trials=Table.from_csv(history.read_text()) if compared else Table([], ()),
+        html=HtmlFile(folder / REPORT) if compared else None,
+        stopped=None,
+        **values,
+    )
+    return result, kept
+
+
+def _moved(finalist: Finalist, to: Any) -> Finalist:
+    """A finalist whose file, if it has one, is said from elsewhere."""
+    return replace(finalist, written=to(finalist.written)) if finalist.written else finalist

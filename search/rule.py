@@ -14,10 +14,9 @@ from psvit.nn.picture import draw
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
 from psvit.search.plan import SearchPlan
-from psvit.search.result import SearchResult
+from psvit.search.result import BEST, SearchResult
 from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Score, Trial
-from psvit.search.winner import BEST
 from psvit.space.references import DEIT, HVT, PIT, references
 
 FAMILIES = (HVT, PIT, DEIT)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from optuna.samplers import BaseSampler
@@ -21,13 +21,10 @@ from psvit.io.progress import in_time
 from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
 from psvit.io.run_folder import SCHEMA as CONFIG_SCHEMA
 from psvit.report.formatting import count
-from psvit.search.engine import execute
-from psvit.search.estimate import Estimate, estimate, into_time
 from psvit.search.objectives import ACCURACY, Objective
 from psvit.search.plan import SearchPlan, plan_search
 from psvit.search.request import SearchRequest
-from psvit.search.result import SearchResult
-from psvit.search.rule import by_rule
+from psvit.search.result import SearchResult, forget, found_before, keep
 from psvit.search.searchers import Searcher
 from psvit.search.selection.rungs import after_scores, rungs_of
 from psvit.search.storage import check_storage
@@ -35,6 +32,9 @@ from psvit.search.time_limit import TimeLimit
 from psvit.space.budget import as_usual, format_cost
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from psvit.search.estimate import Estimate
 
 COMMAND = "psvit-search"
 
@@ -150,8 +150,20 @@ def run_search(
         RunError: every evaluation failed; the message says why the last did.
     """
     asked, limit = _request(locals()), TimeLimit(seconds)
-    plan, estimated = _planned(plan_search(asked), out, limit)
-    return execute(plan, _begun(plan, out, estimated), repeated_by, limit)
+    plan, place, estimated = _planned(asked, out, limit)
+    was_begun = check_folder(place, COMMAND, plan.config)
+    if was_begun and not plan.asked.storage and (found := found_before(place, plan.full_config)):
+        announce(f"run: {place}, which has come to its end before; this is what it found")
+        return replace(found, next_command=plan.next_command(found.file))
+    folder = _begun(plan, place, estimated)
+    from psvit.search.engine import execute  # it loads timm
+
+    forget(place)
+    result = execute(plan, folder, repeated_by, limit)
+    # What others have in a shared storage, they may go on with.
+    if not result.stopped and not result.left_out and not plan.asked.storage:
+        keep(result, plan.full_config)
+    return result
 
 
 def estimate_search(*args: Any, **given: Any) -> Estimate | None:
@@ -167,13 +179,14 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
     bound.apply_defaults()
     out = bound.arguments["out"]
     limit = TimeLimit(bound.arguments["seconds"])
-    plan, estimated = _planned(plan_search(_request(bound.arguments)), out, limit)
-    check_folder(_place(plan, out), COMMAND, plan.config)
-    plan.check_latencies()
+    plan, place, estimated = _planned(_request(bound.arguments), out, limit)
+    check_folder(place, COMMAND, plan.config)
     _read_images(plan)
     for line in _introduction(plan):
         announce(line)
     if plan.scored_by == "rule":
+        from psvit.search.rule import by_rule
+
         name, arch = by_rule(plan)
         announce(f"it would take {name}: {_costs(arch)}")
     return _tell_time(plan, estimated)
@@ -202,30 +215,35 @@ def _place(plan: SearchPlan, out: str | Path | None) -> Path:
     return Path(out) if out else default_folder(f"search-{'-'.join(plan.budget)}", plan.unplanned_config)
 
 
-def _planned(plan: SearchPlan, out: str | Path | None, limit: TimeLimit) -> tuple[SearchPlan, Estimate | None]:
+def _planned(
+    asked: SearchRequest, out: str | Path | None, limit: TimeLimit
+) -> tuple[SearchPlan, Path, Estimate | None]:
     """The plan with what follows from a time limit, or followed from it when the run was begun.
 
     Returns:
-        The plan, and how long it takes if that was estimated to make it.
+        The plan; the run's folder; and how long the plan takes, if that was estimated to make it.
     """
-    if not plan.is_trained:
-        return plan, None
-    config = _place(plan, out) / CONFIG
-    if config.exists():
-        known = read_yaml(config, CONFIG_SCHEMA).get("planned")
-        if not known:
-            return plan, None
-        assert plan.training is not None
-        epochs = plan.training.with_epochs(known["epochs"])
-        return plan.planned_with(plan.asked.trials or known["trials"], epochs), None
-    return into_time(plan, limit) if plan.asked.seconds else (plan, None)
-
-
-def _begun(plan: SearchPlan, out: str | Path | None, estimated: Estimate | None) -> RunFolder:
-    """The run's folder. It is made after everything that can be checked beforehand was checked."""
+    plan = plan_search(asked)
     place = _place(plan, out)
-    if not check_folder(place, COMMAND, plan.config):
-        plan.check_latencies()
+    config = place / CONFIG
+    if not config.exists():
+        plan.check()
+        if not plan.is_trained or not asked.seconds:
+            return plan, place, None
+        from psvit.search.estimate import into_time
+
+        planned, estimated = into_time(plan, limit)
+        return planned, place, estimated
+    known = read_yaml(config, CONFIG_SCHEMA).get("planned") if plan.is_trained else None
+    if known:
+        assert plan.training is not None
+        plan = plan.planned_with(asked.trials or known["trials"], plan.training.with_epochs(known["epochs"]))
+    return plan, place, None
+
+
+def _begun(plan: SearchPlan, place: Path, estimated: Estimate | None) -> RunFolder:
+    """The run's folder. It is made after everything that can be checked beforehand was checked."""
+    if not (place / CONFIG).exists():
         _read_images(plan)
     if plan.asked.storage:  # which may be made by being opened
         check_storage(plan.asked.storage)
@@ -251,6 +269,8 @@ def _read_images(plan: SearchPlan) -> None:
 
 def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
     """Say how long a search will take, if it trains anything; it is estimated now if it was not before."""
+    from psvit.search.estimate import estimate
+
     found = estimated or estimate(plan)
     if found:
         shared = "; workers share it" if plan.asked.workers else ""

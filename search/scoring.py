@@ -20,7 +20,8 @@ from psvit.search.indicators import DSS
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.racing import Race
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import Supernet, supernet_digest
+from psvit.supernet.provenance import supernet_digest
+from psvit.supernet.supernet import Supernet
 
 BATCH_SIZE = 128
 """Images that are scored at once on a CPU. More would not be faster, and candidates are given up between batches."""

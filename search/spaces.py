@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from psvit.data import ImageData
 from psvit.errors import InputError
 from psvit.search.fidelity.record import file_beside, read_fidelities
 from psvit.search.request import SearchRequest
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import check_held_out, read_space
+from psvit.supernet.provenance import check_held_out, read_space
 from psvit.train.choices import fit_space
-from psvit.train.original import Original
+
+if TYPE_CHECKING:
+    from psvit.train.original import Original
 
 
 def wanted_space(asked: SearchRequest, original: Original | None) -> SearchSpace | None:

@@ -20,11 +20,10 @@ from psvit.errors import InputError
 from psvit.io.documents import replacing_folder, write_atomic
 from psvit.nn.picture import draw
 from psvit.search.objectives import Objectives
+from psvit.search.result import BEST, FRONT
 from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Trial
 from psvit.supernet.supernet import Supernet
-
-BEST, FRONT = "best.yaml", "pareto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,15 +16,16 @@ from psvit.io.tables import html_table
 from psvit.nn.vit_weights import Vit, read_vit
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import Supernet, read_provenance, supernet_digest
+from psvit.supernet.provenance import read_provenance, supernet_digest
+from psvit.supernet.supernet import Supernet
 from psvit.supernet.train import fit_supernet
 from psvit.supernet.warm_start import plan
 from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
-from psvit.train.choices import choose_device, choose_recipe, choose_teacher, fit_space
+from psvit.train.choices import choose_device, choose_recipe, fit_space
 from psvit.train.device_checks import check_device
 from psvit.train.distributed import World, joined
 from psvit.train.recipe import Recipe
-from psvit.train.teacher import Teacher
+from psvit.train.teacher import Teacher, choose_teacher
 from psvit.train.training_loader import training_loader
 
 COMMAND = "psvit-supernet"

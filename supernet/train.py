@@ -21,8 +21,9 @@ from psvit.nn.seeding import seeded
 from psvit.nn.vit_weights import Vit
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.keeping import Kept, keep
+from psvit.supernet.provenance import FILE_NAME
 from psvit.supernet.sampling import BINS, architectures, macs_bin
-from psvit.supernet.supernet import FILE_NAME, Supernet
+from psvit.supernet.supernet import Supernet
 from psvit.supernet.warm_start import begin_as, warm_start
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.distributed import World

@@ -27,8 +27,9 @@ from psvit.data import Batches, Inputs
 from psvit.errors import InputError
 from psvit.io.documents import write_atomic
 from psvit.nn.network import PSViT
+from psvit.supernet.provenance import supernet_file
 from psvit.supernet.sampling import architectures, draw_one
-from psvit.supernet.supernet import Supernet, supernet_file
+from psvit.supernet.supernet import Supernet
 from psvit.supernet.train import fit_supernet
 from psvit.train.job_runner import right_and_loss
 from psvit.train.recipe import Recipe, SupernetRecipe

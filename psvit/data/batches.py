@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -63,6 +62,8 @@ def evaluation_transform(
     inputs: Inputs, crop_pct: float = CROP_PCT, interpolation: str = INTERPOLATION
 ) -> Callable[[Image.Image], Tensor]:
     """From an image to the tensor (C, height, width) that a network is compared, validated and used on."""
+    from timm.data import create_transform  # two seconds, which what decodes no image need not wait for
+
     transform: Callable[[Image.Image], Tensor] = create_transform(
         (inputs.in_chans, *inputs.image_size),
         is_training=False,

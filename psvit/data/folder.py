@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-from timm.utils.misc import natural_key
 
 from psvit.data.pixels import ENDINGS, unreadable
 from psvit.errors import InputError
 
 MOST_LEVELS = 40
 """Folders inside one another."""
+
+_DIGITS = re.compile(r"(\d+)")
 
 Identity = tuple[int, int]
 """Device and number of a file or folder, whatever it is called."""
@@ -32,6 +33,11 @@ class ImageFile(NamedTuple):
     path: str
     label: int
     size: int
+
+
+def natural_key(text: str) -> list[int | str]:
+    """A key of a sort that has `class 2` before `class 10`; timm numbers the classes of a folder in this order."""
+    return [int(part) if part.isdigit() else part for part in _DIGITS.split(text.lower())]
 
 
 def images_in(folder: Path, classes: Sequence[str] | None = None) -> tuple[list[ImageFile], tuple[str, ...]]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from psvit.data.images import Decoded, Labelled
 from psvit.data.sources import Source, by_name, of_datasets
 from psvit.data.split import parts
 from psvit.errors import InputError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of every channel of ImageNet's photographs, which are usual for others as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +187,7 @@ def _statistics(images: Labelled, in_chans: int) -> tuple[tuple[float, ...], tup
     For images that are not in memory, they are usual ones.
     """
     if not isinstance(images.pictures, Decoded):
-        return (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if in_chans == 3 else ((0.5,), (0.5,))
+        return (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,), (0.5,))
     pixels = images.pictures.pixels[images.rows]
     flat = pixels.reshape(-1, in_chans)
     mean, std = flat.mean(axis=0) / 255, flat.std(axis=0) / 255

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from timm.data import create_dataset
 
 from psvit.data.folder import ImageFile, images_in
 from psvit.data.images import Decoded, Files, Labelled, OfDataset, Pictures, Unread, as_picture, in_memory
@@ -123,15 +123,24 @@ def _labels(dataset: Any, what: str) -> NDArray[np.int64]:
 
 def _digits() -> Source:
     """The 1,797 handwritten digits that come with scikit-learn, 8 x 8 pixels of 17 grey levels."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    labels = digits.target.astype(np.int64)
+    table = read_digits()
+    pixels = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    labels = table[:, -1].astype(np.int64)
     train, val = stratified_split(labels, DIGITS_VAL_FRACTION, SPLIT_SEED, "digits")
-    classes = tuple(str(name) for name in digits.target_names)
+    classes = tuple(map(str, range(10)))
     first, second = (Labelled(Decoded(pixels[rows]), labels[rows]) for rows in (train, val))
     return Source(classes, first, second, _digest(classes, first, second), CHANNELS["L"], ((8, 8),))
+
+
+def read_digits() -> NDArray[np.float64]:
+    """The table of scikit-learn's `load_digits`: a row for every image, its 64 levels from 0 to 16 and its digit.
+
+    It is read from the file, because importing scikit-learn takes a second.
+    """
+    spec = find_spec("sklearn")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return np.loadtxt(Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
 
 
 def _folder(root: Path) -> Source:
@@ -184,6 +193,8 @@ def _check(files: Files, part: str) -> None:
 
 def _timm(name: str) -> Source:
     """A data set that timm knows by name."""
+    from timm.data import create_dataset
+
     datasets = {}
     for split in ("train", "validation"):
         try:

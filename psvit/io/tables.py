@@ -6,7 +6,7 @@ import csv
 import html
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 Rows = Sequence[Sequence[str]]
 
@@ -48,6 +48,13 @@ class Table(list[dict[str, Any]]):
         super().__init__(rows)
         self.columns = tuple(columns)
 
+    @classmethod
+    def from_csv(cls, text: str) -> Self:
+        """What `to_csv` wrote. What reads as a number is one."""
+        reader = csv.DictReader(io.StringIO(text))
+        rows = [{name: _value(cell) for name, cell in row.items()} for row in reader]
+        return cls(rows, tuple(reader.fieldnames or ()))
+
     def to_csv(self) -> str:
         """Comma-separated values, the names first; a missing value is empty."""
         text = io.StringIO()
@@ -60,6 +67,15 @@ class Table(list[dict[str, Any]]):
         rows = [[_shown(row.get(name)) for name in self.columns] for row in self[:SHOWN]]
         rest = f"<p>{len(self) - SHOWN:,} more rows</p>" if len(self) > SHOWN else ""
         return html_table(rows, self.columns) + rest
+
+
+def _value(cell: str) -> int | float | str | None:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell or None
 
 
 def _shown(value: Any) -> str:

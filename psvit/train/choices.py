@@ -1,4 +1,4 @@
-"""Defaults of a run: the device, the space, the recipe and the teacher, if they are not named."""
+"""Defaults of a run: the device, the space and the recipe, if they are not named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace, shipped_for
 from psvit.train.device_checks import with_precision
 from psvit.train.recipe import Begin, Recipe, SupernetRecipe, default_recipe
-from psvit.train.teacher import Teacher, load_teacher
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -142,14 +141,3 @@ def choose_recipe(
     if teacher is not None:
         chosen.check_teacher(teacher)
     return with_precision(chosen, device)
-
-
-def choose_teacher(name: str | None, weights: str | Path | None, data: ImageData) -> Teacher | None:
-    """The teacher that is named, or `None`.
-
-    Raises:
-        InputError: it cannot be had or does not fit.
-    """
-    if weights and not name:
-        raise InputError(f"--teacher-weights {weights}: of which network? name it with --teacher")
-    return load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes)) if name else None

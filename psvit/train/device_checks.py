@@ -8,7 +8,6 @@ from torch import nn
 from psvit.errors import InputError
 from psvit.nn.seeding import seeded
 from psvit.train.recipe import Precision, Recipe
-from psvit.train.training_state import make_optimizer
 
 
 def autocast(device: torch.device, precision: Precision, cache_enabled: bool = True) -> torch.autocast:
@@ -34,6 +33,8 @@ def check_device(device: torch.device, recipe: Recipe) -> None:
     Raises:
         InputError: it cannot.
     """
+    from psvit.train.training_state import make_optimizer  # it loads timm
+
     check_precision(device, recipe.precision)
     try:
         with seeded(0, device=device):

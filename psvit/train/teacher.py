@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from psvit.arch.architecture import ArchitectureFile
 from psvit.classifier import TIMM_CONFIG
-from psvit.data import Inputs
+from psvit.data import ImageData, Inputs
 from psvit.errors import InputError
 from psvit.io.bounded import read_text
 from psvit.model import create_model
@@ -106,6 +106,17 @@ def taught_loss(of_labels: Tensor, logits: Tensor, taught: Tensor, recipe: Recip
         soft = (taught.float() / temperature).softmax(dim=1)
         of_teacher = F.cross_entropy(logits / temperature, soft) * temperature**2
     return (1 - recipe.teacher_weight) * of_labels + recipe.teacher_weight * of_teacher
+
+
+def choose_teacher(name: str | None, weights: str | Path | None, data: ImageData) -> Teacher | None:
+    """The teacher that is named, or `None`.
+
+    Raises:
+        InputError: it cannot be had or does not fit.
+    """
+    if weights and not name:
+        raise InputError(f"--teacher-weights {weights}: of which network? name it with --teacher")
+    return load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes)) if name else None
 
 
 def load_teacher(name: str, weights: Path | None, in_chans: int, num_classes: int) -> Teacher:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from psvit.io.documents import Place, Value, dump_yaml, read_yaml, remove_unfinished_file, write_atomic
 from psvit.io.locks import one_at_a_time
 from psvit.space.budget import Budget
-from psvit.supernet.supernet import supernet_digest, supernet_file
+from psvit.supernet.provenance import supernet_digest, supernet_file
 
 SCHEMA = "psvit/fidelity/1"
 FILE_NAME = "fidelity.yaml"

@@ -44,7 +44,7 @@ from psvit.search.scoring import Scoring, batch_size, portable_supernet
 from psvit.search.spaces import choose_space
 from psvit.space.budget import Budget, as_usual
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import read_provenance, read_space, supernet_digest, supernet_file
+from psvit.supernet.provenance import read_provenance, read_space, supernet_digest, supernet_file
 from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.job_runner import JobRunner, images_of, run_jobs
 from psvit.train.recipe import Recipe

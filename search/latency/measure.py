@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import use_fused_attn
 from torch import nn
 
 import psvit
@@ -258,6 +257,8 @@ def fingerprint(setting: Setting) -> Fingerprint:
     Raises:
         InputError: there is no such device, or the runtime is not installed.
     """
+    from timm.layers import use_fused_attn
+
     device = torch.device(setting.device)
     try:
         torch.zeros(1, device=device).item()  # some are only found missing when they compute

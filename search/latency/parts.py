@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import PositiveInt
@@ -21,10 +21,12 @@ from psvit.arch import costs
 from psvit.arch.architecture import Architecture, Stage, stage_grids
 from psvit.arch.operators import Pool, Stem, Variant
 from psvit.io.documents import Value
-from psvit.nn.network import PSViT, PSViTStage
 from psvit.nn.seeding import seeded
 from psvit.space.layout import Layout
 from psvit.space.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from psvit.nn.network import PSViT
 
 COPIES = 4
 """Copies of a part of which a network has but one or two."""
@@ -246,8 +248,7 @@ class Bench:
         """Copies of a part in one module, the shape of its input without the batch, and the number of copies."""
         if part.kind == "group":
             copies = self._group_copies(part)
-            stage = fresh(self._host(part, copies)).stages[part.stage]
-            assert isinstance(stage, PSViTStage)
+            stage: Any = fresh(self._host(part, copies)).stages[part.stage]
             return Chain(*stage.groups), (part.tokens, part.embed_dim), copies
         modules = [self._single(part) for _ in range(COPIES)]
         if part.kind == "stem":
@@ -268,9 +269,9 @@ class Bench:
             return StemOnly(network)
         if part.kind == "head":
             return HeadOnly(network)
-        stage = network.stages[part.stage]
-        assert isinstance(stage, PSViTStage)
-        return stage.pool
+        stage: Any = network.stages[part.stage]
+        pool: nn.Module = stage.pool
+        return pool
 
     def _group_copies(self, part: Part) -> int:
         """As deep as a typical network (or `COPIES` deep) where that costs no more MACs than one, at least two."""
@@ -297,6 +298,8 @@ class Bench:
 
 def fresh(arch: Architecture) -> PSViT:
     """A network with arbitrary weights, in a fraction of the time that its initialisation takes."""
+    from psvit.nn.network import PSViT  # it loads timm, which whoever has a model of latency already need not wait for
+
     network = PSViT(arch, device="meta").to_empty(device="cpu")
     with seeded(0):
         for module in network.modules():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from psvit.search.compression.outcome import Compression
+from psvit.search.compression.table import Compression
 from psvit.search.objectives import Objectives
 from psvit.search.report.references import Reference
 from psvit.search.request import ScoredBy

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from psvit.report.formatting import count
 from psvit.search.selection.finalist import Finalist
-from psvit.search.selection.halving import Trainings
 from psvit.train.bootstrap import CONFIDENCE, RESAMPLES, Difference, compared
-from psvit.train.result_store import ResultStore
+
+if TYPE_CHECKING:
+    from psvit.search.selection.halving import Trainings
+    from psvit.train.result_store import ResultStore
 
 
 @dataclass(frozen=True, kw_only=True)

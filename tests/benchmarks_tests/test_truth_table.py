@@ -32,7 +32,8 @@ from psvit.errors import InputError
 from psvit.executors.executor import LocalExecutor
 from psvit.search.fidelity import measures
 from psvit.supernet import train as training_of_supernets
-from psvit.supernet.supernet import FILE_NAME, Supernet
+from psvit.supernet.provenance import FILE_NAME
+from psvit.supernet.supernet import Supernet
 from psvit.train.job_runner import run_jobs
 from psvit.train.recipe import Recipe, SupernetRecipe
 

@@ -15,7 +15,8 @@ from psvit.arch.costs import cost
 from psvit.data import Batches, Inputs, accuracy, open_data
 from psvit.nn.network import PSViT
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import Supernet, read_provenance
+from psvit.supernet.provenance import read_provenance
+from psvit.supernet.supernet import Supernet
 from psvit.train.read_original import read_original
 
 ORIGINAL = """\

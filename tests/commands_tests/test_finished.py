@@ -1,6 +1,9 @@
-"""Finished runs: they are found finished without an image being read."""
+"""Finished runs: they are found finished without an image being read, and a search without any network."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 from PIL.PngImagePlugin import PngImageFile
@@ -49,3 +52,18 @@ def test_a_finished_run_reads_no_image(run, decoded, few_digits, tmp_path):
     decoded.clear()
     assert run(few_digits, tmp_path / "run").read_bytes() == before
     assert not decoded
+
+
+def test_a_finished_search_waits_for_no_library_of_networks(few_digits, tmp_path):
+    search(few_digits, tmp_path / "run")
+    again = f"""
+import sys
+import psvit
+psvit.run_search(
+    budget="0.2MFLOPs", data={str(few_digits)!r}, trials=2, retrain_recipe={str(tmp_path / "brief.yaml")!r},
+    out={str(tmp_path / "run")!r},
+)
+print([name for name in ("timm", "torchvision", "sklearn", "plotly", "ray") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", again], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", done.stderr

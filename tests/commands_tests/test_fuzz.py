@@ -42,7 +42,8 @@ from psvit.search.trial import Score
 from psvit.search.trial_table import trial_table
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import Supernet, read_space
+from psvit.supernet.provenance import read_space
+from psvit.supernet.supernet import Supernet
 from psvit.train.original import Original
 from psvit.train.read_original import read_original
 from psvit.train.recipe import Recipe, SupernetRecipe

@@ -29,7 +29,8 @@ from psvit.search.request import SearchRequest
 from psvit.search.scoring import Scoring
 from psvit.space.search_space import SearchSpace
 from psvit.supernet import train as supernet_module
-from psvit.supernet.supernet import Supernet, read_provenance
+from psvit.supernet.provenance import read_provenance
+from psvit.supernet.supernet import Supernet
 from psvit.train import job_runner
 from psvit.train.job_runner import JobRunner
 

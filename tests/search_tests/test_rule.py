@@ -26,7 +26,7 @@ def test_without_images_the_favoured_reference_is_taken_and_nothing_is_scored(tm
     file = ArchitectureFile.load(result.file)
     assert (file.score, file.provenance["rule"]) == ({}, found[0].name)
     assert sorted(path.name for path in result.folder.iterdir() if not path.name.startswith(".")) == [
-        "best.svg", "best.yaml", "config.yaml", "space.yaml",
+        "best.svg", "best.yaml", "config.yaml", "result.json", "space.yaml",
     ]  # fmt: skip
     # Notebooks show it although it has no score.
     assert "score" not in result.best._repr_html_()

@@ -13,7 +13,8 @@ from psvit.errors import InputError
 from psvit.executors.executor import Portable
 from psvit.nn.seeding import seeded
 from psvit.search.scoring import Scoring, batch_size, portable_supernet
-from psvit.supernet.supernet import Supernet, supernet_digest
+from psvit.supernet.provenance import supernet_digest
+from psvit.supernet.supernet import Supernet
 
 CPU = torch.device("cpu")
 

@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from psvit.errors import InputError
-from psvit.supernet.supernet import (
+from psvit.supernet.provenance import (
     FILE_NAME,
     SCHEMA,
-    Supernet,
     check_held_out,
     read_provenance,
     read_space,
     supernet_digest,
     supernet_file,
 )
+from psvit.supernet.supernet import Supernet
 
 
 def refused(path):

@@ -12,7 +12,8 @@ import psvit
 from psvit.errors import InputError
 from psvit.io.announcements import ANNOUNCEMENTS
 from psvit.supernet import train as train_module
-from psvit.supernet.supernet import Supernet, read_space
+from psvit.supernet.provenance import read_space
+from psvit.supernet.supernet import Supernet
 
 BRIEF = {"epochs": 1, "warmup_epochs": 0, "batch_size": 12}
 

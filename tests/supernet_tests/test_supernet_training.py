@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from psvit.data import Batches, Decoded, Inputs, accuracy
 from psvit.errors import InputError
 from psvit.supernet import train as train_module
+from psvit.supernet.provenance import read_provenance
 from psvit.supernet.sampling import draw
-from psvit.supernet.supernet import Supernet, read_provenance
+from psvit.supernet.supernet import Supernet
 from psvit.supernet.train import SupernetTask, fit_supernet, watched
 from psvit.train.checkpoints import CheckpointConfig, Checkpoints
 from psvit.train.recipe import Recipe, SupernetRecipe

@@ -11,7 +11,8 @@ from psvit.arch.architecture import Architecture, Stage
 from psvit.nn.network import PSViT
 from psvit.nn.vit_weights import Vit
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.supernet import Supernet, read_provenance
+from psvit.supernet.provenance import read_provenance
+from psvit.supernet.supernet import Supernet
 from psvit.supernet.train import fit_supernet
 from psvit.supernet.warm_start import begin_as, plan, warm_start
 from psvit.train.recipe import Recipe

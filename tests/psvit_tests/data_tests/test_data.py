@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 
 import numpy as np
@@ -31,6 +30,7 @@ from psvit.data import (
 )
 from psvit.data import batches as batches_module
 from psvit.data import images as images_module
+from psvit.data.sources import read_digits
 from psvit.errors import InputError
 from psvit.nn.seeding import seeded
 from psvit.train.recipe import Recipe
@@ -83,6 +83,12 @@ def test_every_digit_is_in_exactly_one_part(digits):
     assert len(set(together)) == len(together) == 1797
     levels = np.round(load_digits().images * 255 / 16).astype(np.uint8)
     assert {image.tobytes() for image in levels} == set(together)
+
+
+def test_digits_are_read_as_scikit_learn_reads_them():
+    table, source = read_digits(), load_digits()
+    assert np.array_equal(table[:, :-1], source.data)
+    assert np.array_equal(table[:, -1], source.target)
 
 
 def test_digits_keep_their_labels(digits):
@@ -138,13 +144,13 @@ def test_logistic_regression_looks_at_images_in_memory_alone():
 
 def test_a_digest_of_images_in_memory_is_of_pixels_and_labels(digits, monkeypatch):
     assert open_data("digits").digest == digits.digest
-    source = load_digits()
-    for name in ("images", "target"):
-        others = copy.deepcopy(source)
-        values = getattr(others, name)
+    table = read_digits()
+    for columns in (slice(0, 64), slice(64, 65)):
+        others = table.copy()
+        values = others[:, columns]
         first, *_ = [index for index in range(len(values)) if not np.array_equal(values[index], values[0])]
         values[[0, first]] = values[[first, 0]]
-        monkeypatch.setattr("sklearn.datasets.load_digits", lambda others=others: others)
+        monkeypatch.setattr("psvit.data.sources.read_digits", lambda others=others: others)
         assert open_data("digits").digest != digits.digest
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from psvit.data import Decoded, Files, images, open_data, sources
+from psvit.data import Decoded, Files, images, open_data
 from psvit.data.pixels import is_grey, look_at, read_image, to_eight_bits
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
@@ -285,7 +285,7 @@ def timm_set(monkeypatch):
             assert options["input_img_mode"] is None
             return Pairs((picture, index % 2) for index, picture in enumerate(pictures))
 
-        monkeypatch.setattr(sources, "create_dataset", create)
+        monkeypatch.setattr("timm.data.create_dataset", create)
         return open_data("hfds/mine")
 
     return open_with

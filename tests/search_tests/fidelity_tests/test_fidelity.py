@@ -43,7 +43,8 @@ from psvit.search.indicators import INDICATORS
 from psvit.search.inherited import InheritedAccuracy
 from psvit.search.scoring import Scoring, portable_supernet
 from psvit.space.budget import Budget
-from psvit.supernet.supernet import Supernet, supernet_digest
+from psvit.supernet.provenance import supernet_digest
+from psvit.supernet.supernet import Supernet
 from psvit.train import job_runner
 from psvit.train.checkpoints import Checkpoints
 from psvit.train.recipe import Recipe
