@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from psvit.report.chart import packed
 from psvit.report.formatting import percent, value_in_words
 
 
@@ -41,7 +42,7 @@ def page(template: str, **values: Any) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
     )
-    environment.filters.update(percent=percent, value=value_in_words)
+    environment.filters.update(packed=packed, percent=percent, value=value_in_words)
     return environment.get_template(template).render(**values)
 
 

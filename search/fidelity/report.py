@@ -7,24 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psvit.search.report.figures as figures
 from psvit.arch.costs import METRICS
 from psvit.io.documents import dump_yaml, write_atomic
+from psvit.report.chart import BLUE, GREY, ORANGE, Chart, Figure, as_text, library, padded_range
 from psvit.report.formatting import DASH, in_words, number
 from psvit.report.page import page
 from psvit.search.fidelity.formatting import CEILING, HEADER, conclusions, name_of, rows
 from psvit.search.fidelity.measures import SECOND, MeasuredNetwork
 from psvit.search.fidelity.record import INHERITED, Fidelity, SetFidelity
-from psvit.search.report.figures import (
-    BLUE,
-    GREY,
-    ORANGE,
-    Figure,
-    as_json,
-    as_text,
-    empty_figure,
-    padded_range,
-)
 from psvit.space.budget import Budget, Limit, format_cost
 
 TEMPLATE = "psvit.search.fidelity/fidelity.html.j2"
@@ -110,7 +100,7 @@ def render(
         failures=failures,
         command=command,
         config=dump_yaml(config),
-        plotly=figures.plotly_script(),
+        library=library(),
     )
 
 
@@ -125,7 +115,7 @@ def _limits(measured: SetFidelity) -> str:
 def scatter_figure(score: str, sets: Sequence[Compared]) -> Figure:
     """Standalone accuracy against a score, one point a network."""
     title = f"{name_of(score)} (%)" if score == INHERITED else name_of(score)
-    figure = empty_figure(title, STANDALONE)
+    figure = Chart(title, STANDALONE)
     told = []
     # The set that counts is drawn last, above the other.
     for one in reversed(sets):
@@ -133,19 +123,19 @@ def scatter_figure(score: str, sets: Sequence[Compared]) -> Figure:
         _points(figure, one, known, [network.all_scores[score] for network in known])
         told.append(f"{len(known)} networks {one.name}")
     label = f"Standalone accuracy against {name_of(score)}: {' and '.join(reversed(told))}; the table has the numbers."
-    return Figure(name=f"scatter-{score}", label=label, json=as_json(figure))
+    return Figure(name=f"scatter-{score}", label=label, json=figure.to_json())
 
 
 def _seeds_figure(within: Compared) -> Figure:
     """Two trainings of the same networks against each other."""
-    figure = empty_figure("accuracy of a second training (%)", STANDALONE)
+    figure = Chart("accuracy of a second training (%)", STANDALONE)
     twice = [network for network in within.networks if network.second is not None]
     _points(figure, within, twice, [network.second for network in twice])
     label = f"Two trainings of {len(twice)} networks with different seeds against each other."
-    return Figure(name="seeds", label=label, json=as_json(figure))
+    return Figure(name="seeds", label=label, json=figure.to_json())
 
 
-def _points(figure: Any, one: Compared, networks: Sequence[MeasuredNetwork], places: Sequence[float | None]) -> None:
+def _points(figure: Chart, one: Compared, networks: Sequence[MeasuredNetwork], places: Sequence[float | None]) -> None:
     figure.add_scatter(
         x=list(places),
         y=[network.standalone for network in networks],
@@ -160,7 +150,7 @@ def _points(figure: Any, one: Compared, networks: Sequence[MeasuredNetwork], pla
 
 def taus_figure(sets: Sequence[Compared]) -> Figure:
     """The tau of every score with its interval, by set, and the ceiling."""
-    figure = empty_figure("Kendall's tau with standalone accuracy, 95 % interval", "")
+    figure = Chart("Kendall's tau with standalone accuracy, 95 % interval", "")
     lines = [as_text(name_of(one.score)) for one in sets[0].measured.agreements]
     ends = [0.0, 1.0]
     for one in reversed(sets):
@@ -189,12 +179,12 @@ def taus_figure(sets: Sequence[Compared]) -> Figure:
         )
     if sets[0].measured.ceiling is not None:
         lines.append(as_text(name_of(SECOND)))
-    figure.add_vline(x=0, line={"color": ORANGE, "width": 1, "dash": "dot"})
-    figure.update_xaxes(range=padded_range(ends))
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=lines[::-1], automargin=True)
-    figure.update_layout(height=150 + 44 * len(lines))
+    figure.add_vertical(0, {"color": ORANGE, "width": 1, "dash": "dot"})
+    figure.layout["xaxis"]["range"] = padded_range(ends)
+    figure.layout["yaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": lines[::-1]}
+    figure.layout["height"] = 150 + 44 * len(lines)
     label = "How well scores rank networks by their standalone accuracy; the tables hold the same numbers."
-    return Figure(name="taus", label=label, json=as_json(figure))
+    return Figure(name="taus", label=label, json=figure.to_json())
 
 
 def _hover(network: MeasuredNetwork) -> str:

@@ -14,6 +14,7 @@ import psvit.search.report.figures as figures
 from psvit.io.documents import dump_yaml, write_atomic
 from psvit.io.progress import in_time
 from psvit.nn.picture import draw
+from psvit.report.chart import library
 from psvit.report.formatting import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.report.page import page
 from psvit.search.objectives import COSTS, LATENCY, Objective
@@ -79,7 +80,7 @@ def render(report: Report) -> str:
         latency_rows=_latency_rows(report),
         choices=_choices(report),
         config=dump_yaml(report.config),
-        plotly=figures.plotly_script(),
+        library=library(),
     )
 
 

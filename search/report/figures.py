@@ -1,21 +1,13 @@
-"""The figures of a report, as plotly's JSON; the only place that knows plotly.
-
-Colours of traces are chosen to be told apart on light and dark grounds. Those of text, axes and grid are left to the
-page, which knows which of the two it has.
-"""
+"""The figures of a report."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from psvit.arch.costs import METRICS
+from psvit.report.chart import BLUE, GREEN, GREY, ORANGE, VIOLET, Chart, Figure, as_text, faint, padded_range
 from psvit.report.formatting import count, in_words, number
 from psvit.search.report.best_of_draws import BestOfDraws
 from psvit.search.report.references import Reference
@@ -23,8 +15,6 @@ from psvit.search.report.report import Report, score_of
 from psvit.search.selection.finalist import Finalist
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
-
-BLUE, GREY, GREEN, ORANGE, VIOLET = "#3d85c6", "#8593a0", "#2f9e6e", "#d0741c", "#9a6cd0"
 
 WINNER = {"symbol": "star", "size": 17, "color": ORANGE}
 FOUND = {"symbol": "circle", "size": 10, "color": BLUE}
@@ -36,29 +26,15 @@ ACCURACY_TITLE = "top-1 on the search images (%)"
 NEAR = 2.0
 """References that cost up to this factor less or more than the candidates are drawn, others only named."""
 
+MOST_POINTS = 500
+"""The most candidates, random ones and given up ones that a figure draws, of each; so a page stays small."""
+
 _COST_NAMES = {
     "macs": ("FLOPs", "multiply-accumulates"),
     "num_params": ("params", "parameters"),
     "activation_bytes": ("B", "activation memory"),
 }
 _PREFIXES = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure.
-
-    Attributes:
-        name: of the element that it is drawn in.
-        label: what it shows, for those who do not see it.
-        json: plotly's data and layout.
-        views: by the name of a button, ranges of the horizontal axis.
-    """
-
-    name: str
-    label: str
-    json: str
-    views: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +65,6 @@ def cost_axis(metric: str, trials: Sequence[Trial]) -> Axis:
     )
 
 
-def plotly_script() -> Markup:
-    """The library that draws, as the text of a script."""
-    return Markup(get_plotlyjs())
-
-
 def front_figure(name: str, axis: Axis, report: Report, history: Sequence[Trial], connected: bool) -> Figure:
     """Score against a cost: candidates, those drawn at random, references, and what was best.
 
@@ -111,7 +82,7 @@ def front_figure(name: str, axis: Axis, report: Report, history: Sequence[Trial]
     raced = [trial for trial in history if trial.score.state == "raced"]
     drawn = [trial for trial in report.control if trial.is_complete]
     compared = report.drawn_finalists
-    figure = empty_figure(axis.title, ACCURACY_TITLE if compared else report.score_title)
+    figure = Chart(axis.title, ACCURACY_TITLE if compared else report.score_title)
     _points(figure, axis, raced, "given up early", {"symbol": "circle-open", "size": 6, "color": GREY, "opacity": 0.45})
     _points(figure, axis, drawn, "random control", {"symbol": "diamond", "size": 6, "color": GREEN, "opacity": 0.55})
     kind = as_text(str(report.description.get("kind", "score"))) if compared else "candidates"
@@ -138,15 +109,15 @@ def front_figure(name: str, axis: Axis, report: Report, history: Sequence[Trial]
     heights += [reference.score for _, reference in shown if reference.score is not None]
     # Scores on a few images scatter widely, and would press all others together.
     if heights:
-        figure.update_yaxes(range=padded_range(heights))
+        figure.layout["yaxis"]["range"] = padded_range(heights)
     views = {}
     if shown and places:
         around = padded_range([*places, *(place for place, _ in shown)])
-        figure.update_xaxes(range=around)
+        figure.layout["xaxis"]["range"] = around
         if around != padded_range(places):
             views = {"candidates only": padded_range(places), "with references": around}
     label = f"Score against {axis.title}: {len(complete)} candidates, {label}."
-    return Figure(name=name, label=label, json=as_json(figure), views=views)
+    return Figure(name=name, label=label, json=figure.to_json(), views=views)
 
 
 def progress_figure(
@@ -157,7 +128,7 @@ def progress_figure(
     random: BestOfDraws | None,
 ) -> Figure:
     """The best score so far over the evaluations of the searcher, and the expected best of as many random draws."""
-    figure = empty_figure("architectures evaluated", score_title)
+    figure = Chart("architectures evaluated", score_title)
     if random is not None:
         draws, (low, high) = random.draws.tolist(), random.band
         band = {"mode": "lines", "line": {"width": 0, "color": GREEN}, "hoverinfo": "skip"}
@@ -166,7 +137,7 @@ def progress_figure(
             x=draws,
             y=random.upper.tolist(),
             fill="tonexty",
-            fillcolor=_faint(GREEN),
+            fillcolor=faint(GREEN),
             name=f"random, {100 * low:.0f} to {100 * high:.0f} %",
             **band,
         )
@@ -189,13 +160,13 @@ def progress_figure(
     )
     heights = [score for _, score in steps] + (random.expected.tolist() if random is not None else [])
     if heights:  # a single draw may be so bad that nothing else could be told apart
-        figure.update_yaxes(range=padded_range(heights))
+        figure.layout["yaxis"]["range"] = padded_range(heights)
     label = f"Best score over {len(history)} evaluations of the searcher {searcher}"
     if steps:
         label += f", {number(steps[-1][1])} in the end"
     if random is not None:
         label += f"; the best of {random.draws[-1]} random draws is {number(float(random.expected[-1]))}"
-    return Figure(name=name, label=label + ".", json=as_json(figure))
+    return Figure(name=name, label=label + ".", json=figure.to_json())
 
 
 def best_so_far(history: Sequence[Trial]) -> list[tuple[int, float]]:
@@ -211,7 +182,7 @@ def best_so_far(history: Sequence[Trial]) -> list[tuple[int, float]]:
 
 def hypervolume_figure(name: str, hypervolume: Sequence[tuple[int, float]]) -> Figure:
     """The hypervolume of the front over evaluations."""
-    figure = empty_figure("architectures evaluated", "hypervolume")
+    figure = Chart("architectures evaluated", "hypervolume")
     figure.add_scatter(
         x=[evaluations for evaluations, _ in hypervolume],
         y=[volume for _, volume in hypervolume],
@@ -222,12 +193,12 @@ def hypervolume_figure(name: str, hypervolume: Sequence[tuple[int, float]]) -> F
     )
     evaluations, volume = hypervolume[-1]
     label = f"Hypervolume of the front over evaluations, {number(volume)} after {evaluations}."
-    return Figure(name=name, label=label, json=as_json(figure))
+    return Figure(name=name, label=label, json=figure.to_json())
 
 
 def selection_figure(name: str, finalists: Sequence[Finalist]) -> Figure:
     """What the trainings of the finalists reached at each rung, one line a finalist: winner, references, others."""
-    figure = empty_figure("epochs of training", ACCURACY_TITLE)
+    figure = Chart("epochs of training", ACCURACY_TITLE)
     for finalist in reversed(finalists):
         is_winner = finalist is finalists[0]
         kind = "winner" if is_winner else "hand-made" if finalist.is_reference else "found"
@@ -240,11 +211,11 @@ def selection_figure(name: str, finalists: Sequence[Finalist]) -> Figure:
             marker={"size": 8 if is_winner else 5},
             name=kind,
             legendgroup=kind,
-            showlegend=kind not in {trace.name for trace in figure.data},
+            showlegend=kind not in {trace["name"] for trace in figure.traces},
             hovertemplate=f"{finalist.name} after %{{x}}: %{{y:.4g}} %<extra></extra>",
         )
     label = f"Accuracies of {len(finalists)} finalists while they were trained; the table holds the same numbers."
-    return Figure(name=name, label=label, json=as_json(figure))
+    return Figure(name=name, label=label, json=figure.to_json())
 
 
 def near_references(axis: Axis, references: Sequence[Reference], trials: Sequence[Trial]) -> list[Reference]:
@@ -255,49 +226,37 @@ def near_references(axis: Axis, references: Sequence[Reference], trials: Sequenc
 # --- parts of a figure
 
 
-def empty_figure(x_title: str, y_title: str) -> go.Figure:
-    """A figure without points, in the manner of the page."""
-    axis = {"automargin": True, "zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
-    figure = go.Figure()
-    figure.update_layout(
-        template=go.layout.Template(),
-        height=440,
-        margin={"l": 8, "r": 12, "t": 12, "b": 8, "pad": 2},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif", "size": 13},
-        xaxis={"title": {"text": as_text(x_title), "standoff": 8}, **axis},
-        yaxis={"title": {"text": as_text(y_title), "standoff": 8}, **axis},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-        hovermode="closest",
-    )
-    return figure
-
-
 def _points(
-    figure: go.Figure,
+    figure: Chart,
     axis: Axis,
     trials: Sequence[Trial],
     name: str,
     marker: dict[str, Any],
     line: dict[str, Any] | None = None,
 ) -> None:
-    """Trials as points, with what they are where the pointer rests; nothing is drawn if there are none."""
+    """Trials as points, with what they are where the pointer rests; nothing is drawn if there are none.
+
+    Of many some are drawn, evenly spread over the search; of a front with its line all.
+    """
     if not trials:
         return
+    known = f" ({len(trials):,})" if len(trials) > 1 else ""
+    if line is None and len(trials) > MOST_POINTS:
+        known = f" ({MOST_POINTS} of {len(trials):,})"
+        trials = [trials[place * len(trials) // MOST_POINTS] for place in range(MOST_POINTS)]
     figure.add_scatter(
         x=[axis.of(trial) for trial in trials],
         y=[score_of(trial) for trial in trials],
         mode="lines+markers" if line else "markers",
         marker=marker,
         line={**line, "shape": "hv"} if line else None,
-        name=f"{name} ({len(trials)})" if len(trials) > 1 else name,
+        name=f"{name}{known}",
         text=[_hover(trial) for trial in trials],
         hovertemplate="%{text}<extra></extra>",
     )
 
 
-def _compared(figure: go.Figure, axis: Axis, compared: Sequence[Finalist]) -> None:
+def _compared(figure: Chart, axis: Axis, compared: Sequence[Finalist]) -> None:
     """What the networks of the last comparison had then, each joined to its score."""
     across, up = [], []
     for finalist in compared:
@@ -330,22 +289,10 @@ def accuracy_of(finalist: Finalist) -> float:
     return finalist.accuracy
 
 
-def _reference(figure: go.Figure, place: float, reference: Reference) -> None:
+def _reference(figure: Chart, place: float, reference: Reference) -> None:
     """A line at the cost of a reference, and a point if it was scored."""
     name = as_text(reference.name)
-    figure.add_vline(
-        x=place,
-        line={"color": VIOLET, "width": 1.5, "dash": "dot"},
-        annotation={
-            "text": name,
-            "textangle": -90,
-            "font": {"size": 12},
-            "xanchor": "right",
-            "yanchor": "bottom",
-            "y": 0,
-            "showarrow": False,
-        },
-    )
+    figure.add_vertical(place, {"color": VIOLET, "width": 1.5, "dash": "dot"}, reference.name)
     if reference.score is not None:
         figure.add_scatter(
             x=[place],
@@ -374,26 +321,3 @@ def _hover(trial: Trial) -> str:
     return f"<b>#{trial.number}</b> {number(score_of(trial))}{given_up}<br>{costs}<br>" + "<br>".join(
         as_text(part) for part in in_words(trial.arch)
     )
-
-
-def padded_range(values: Sequence[float]) -> list[float]:
-    """From the least to the greatest and a little beyond."""
-    least, greatest = min(values), max(values)
-    room = 0.06 * (greatest - least) or 0.05 * abs(greatest) or 1.0
-    return [least - room, greatest + room]
-
-
-def _faint(color: str) -> str:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"
-
-
-def as_text(text: str) -> str:
-    """Text as it is: plotly reads tags in labels."""
-    return html.escape(text, quote=False)
-
-
-def as_json(figure: go.Figure) -> str:
-    """The figure for a script element, which nothing in it may end."""
-    text: str = figure.to_json()
-    return text.replace("<", "\\u003c")

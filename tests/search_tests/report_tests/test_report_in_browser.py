@@ -32,7 +32,7 @@ return [...document.querySelectorAll("script[data-figure]")].map((source) => {
   return {
     name: source.dataset.figure, width: box.width, height: box.height, svg: area.width,
     frame: [frame.w, frame.h], left: box.left, right: box.right,
-    traces: plot.querySelectorAll(".scatterlayer .trace").length, wanted: JSON.parse(source.textContent).data.length,
+    traces: plot.querySelectorAll(".scatterlayer .trace").length, wanted: plot.data.length,
     marks: marks.filter((mark) => mark.width + mark.height > 0).length,
     label: plot.getAttribute("aria-label"),
   };
@@ -160,3 +160,18 @@ def test_tables_can_be_read_without_scripts(file, visit):
     assert "Drawing it needs JavaScript." in text
     assert "after 6 epochs (%)" in text
     assert "What the good candidates share" in text
+
+
+def test_a_browser_that_unpacks_nothing_says_what_the_figures_show(file, visit):
+    browser = visit.driver
+    old = {"source": "delete window.DecompressionStream"}
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", old)
+    try:
+        browser.get(file("single").as_uri())
+        plots = "return [...document.querySelectorAll('.plot')].map((plot) => plot.textContent)"
+        WebDriverWait(browser, SECONDS).until(lambda d: all(d.execute_script(plots)))
+        texts = browser.execute_script(plots)
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert len(texts) == len(EXPECTED["single"])
+    assert all(text.endswith("Drawing it needs a browser of 2023 or later.") for text in texts)
