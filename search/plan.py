@@ -42,6 +42,9 @@ from psvit.train.recipe import Recipe, SupernetRecipe
 if TYPE_CHECKING:
     from psvit.train.original import Original
 
+SUPERNET = "supernet"
+"""Where a search that trains a supernet first keeps it, in its own run."""
+
 CONTROL_SHARE = 0.25
 """Default number of random architectures for comparison, as a share of the trials."""
 

@@ -15,7 +15,7 @@ from psvit.search.latency.limits import PredictedLimit
 from psvit.search.latency.measure import Setting, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import LATENCY, Objective, Objectives
-from psvit.search.plan import SearchPlan
+from psvit.search.plan import SUPERNET, SearchPlan
 from psvit.search.scoring import Scoring, portable_supernet
 from psvit.search.time_limit import TimeLimit
 from psvit.space.budget import Budget, LatencyLimit, Limit
@@ -157,7 +157,7 @@ def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
     """The file of the supernet. If one is needed and none was given, it is trained inside the run."""
     if plan.asked.supernet is not None:
         return supernet_file(plan.asked.supernet)
-    original, place = plan.original, folder / "supernet"
+    original, place = plan.original, folder / SUPERNET
     if plan.recipe is None:
         return begun_as(plan.space, original, place) if original else None
     assert plan.data is not None

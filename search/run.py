@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +16,16 @@ from optuna.samplers import BaseSampler
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import ADDITIVE, cost
 from psvit.data import ImageData, describe_images, read_image_size
+from psvit.errors import InputError
 from psvit.io.announcements import announce
-from psvit.io.documents import Place, path_of, read_yaml
+from psvit.io.documents import Place, digest_of_file, path_of, read_yaml
 from psvit.io.progress import in_time
 from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
 from psvit.io.run_folder import SCHEMA as CONFIG_SCHEMA
 from psvit.report.formatting import count
+from psvit.search.fidelity.record import file_beside
 from psvit.search.objectives import ACCURACY, Objective
-from psvit.search.plan import SearchPlan, plan_search
+from psvit.search.plan import SUPERNET, SearchPlan, plan_search
 from psvit.search.request import SearchRequest
 from psvit.search.result import SearchResult, forget, found_before, keep
 from psvit.search.searchers import Searcher
@@ -152,17 +155,18 @@ def run_search(
     asked, limit = _request(locals()), TimeLimit(seconds)
     plan, place, estimated = _planned(asked, out, limit)
     was_begun = check_folder(place, COMMAND, plan.config)
-    if was_begun and not plan.asked.storage and (found := found_before(place, plan.full_config)):
-        announce(f"run: {place}, which has come to its end before; this is what it found")
+    if was_begun and not plan.asked.storage and (found := found_before(place, _told(plan, place))):
+        announce(f"run: {place}")
+        announce("it has come to its end before; this is what it found")
         return replace(found, next_command=plan.next_command(found.file))
-    folder = _begun(plan, place, estimated)
+    folder = _begun(plan, place, estimated, was_begun)
     from psvit.search.engine import execute  # it loads timm
 
     forget(place)
     result = execute(plan, folder, repeated_by, limit)
     # What others have in a shared storage, they may go on with.
     if not result.stopped and not result.left_out and not plan.asked.storage:
-        keep(result, plan.full_config)
+        keep(result, _told(plan, place))
     return result
 
 
@@ -225,8 +229,7 @@ def _planned(
     """
     plan = plan_search(asked)
     place = _place(plan, out)
-    config = place / CONFIG
-    if not config.exists():
+    if not _is_there(place / CONFIG):
         plan.check()
         if not plan.is_trained or not asked.seconds:
             return plan, place, None
@@ -234,16 +237,34 @@ def _planned(
 
         planned, estimated = into_time(plan, limit)
         return planned, place, estimated
-    known = read_yaml(config, CONFIG_SCHEMA).get("planned") if plan.is_trained else None
+    known = read_yaml(place / CONFIG, CONFIG_SCHEMA).get("planned") if plan.is_trained else None
     if known:
         assert plan.training is not None
         plan = plan.planned_with(asked.trials or known["trials"], plan.training.with_epochs(known["epochs"]))
     return plan, place, None
 
 
-def _begun(plan: SearchPlan, place: Path, estimated: Estimate | None) -> RunFolder:
+def _is_there(file: Path) -> bool:
+    """Whether there is a file. What cannot be one, because its name is too long, `check_folder` refuses."""
+    try:
+        return file.exists()
+    except OSError:
+        return False
+
+
+def _told(plan: SearchPlan, place: Path) -> dict[str, Any]:
+    """Everything that a result depends on: what was asked for, and what is known of the supernet, which may grow."""
+    known = None
+    if plan.scored_by == "inherited":
+        with contextlib.suppress(InputError):  # a supernet in the run's own folder may have been removed
+            fidelity = file_beside(plan.asked.supernet or place / SUPERNET)
+            known = digest_of_file(fidelity) if fidelity.exists() else None
+    return {**plan.full_config, "fidelity": known}
+
+
+def _begun(plan: SearchPlan, place: Path, estimated: Estimate | None, was_begun: bool) -> RunFolder:
     """The run's folder. It is made after everything that can be checked beforehand was checked."""
-    if not (place / CONFIG).exists():
+    if not was_begun:
         _read_images(plan)
     if plan.asked.storage:  # which may be made by being opened
         check_storage(plan.asked.storage)

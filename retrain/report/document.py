@@ -10,13 +10,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from markupsafe import Markup
-
 from psvit.arch.architecture import ArchitectureFile
 from psvit.arch.costs import cost
 from psvit.data import ImageData
 from psvit.io.documents import dump_yaml, write_atomic
-from psvit.nn.picture import draw
+from psvit.nn.picture import NARROW, draw
 from psvit.report.formatting import DASH, count, in_words, joined, milliseconds, number, percent
 from psvit.report.page import page
 from psvit.retrain.report.confusion import CONFUSION_FILE, MOST_CLASSES, Confusion
@@ -108,7 +106,8 @@ def render(report: Report) -> str:
         arch=in_words(network.arch),
         costs=[(_COSTS[key], format_cost(key, value)) for key, value in cost(network.arch).to_dict().items()],
         latencies=[_latency(setting, times) for setting, times in report.network.latency.items()],
-        picture=Markup(draw(network.arch)),
+        wide=draw(network.arch),
+        narrow=draw(network.arch, width=NARROW),
         next_command=next_command(report.folder),
         wrong=wrong,
         matrix=_matrix(confusion, names) if shows_matrix else None,

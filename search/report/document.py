@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 import psvit.search.report.figures as figures
 from psvit.io.documents import dump_yaml, write_atomic
 from psvit.io.progress import in_time
-from psvit.nn.picture import draw
+from psvit.nn.picture import NARROW, draw
 from psvit.report.chart import library
 from psvit.report.formatting import DASH, count, in_words, joined, number, percent, value_in_words
 from psvit.report.page import page
@@ -314,8 +313,8 @@ def _pictures(report: Report) -> list[dict[str, Any]]:
         return []
 
     def picture(finalists: Sequence[Finalist], titles: list[str], caption: str, note: str = "") -> dict[str, Any]:
-        svg = draw(*(finalist.trial.arch for finalist in finalists), titles=titles)
-        return {"svg": Markup(svg), "caption": caption, "note": note}
+        drawn = partial(draw, *(finalist.trial.arch for finalist in finalists), titles=titles)
+        return {"wide": drawn(), "narrow": drawn(width=NARROW), "caption": caption, "note": note}
 
     if report.winner is not None:
         pictures = [picture([report.winner], [f"Winner, {report.winner.name}"], "The winner")]

@@ -45,7 +45,7 @@ def test_the_same_call_reads_what_was_found(search, monkeypatch, objectives):
     again = search(objectives=objectives)
     assert_equal(again, found)
     assert_equal(SearchResult.load(found.folder), found)
-    assert again.trials.to_csv() == (found.folder / "history.csv").read_text()
+    assert again.trials.to_csv() == (found.folder / "history.csv").read_bytes().decode()
     assert [point.file.exists() for point in found.front if point.written] == [True] * (
         len(found.front) if len(objectives) > 1 else 0
     )

@@ -485,10 +485,10 @@ def test_finalists_that_failed_are_shown_with_the_reason(made_up_report):
 
 def test_the_finalists_of_the_last_comparison_are_drawn_or_all_if_none_was_trained(made_up_report):
     report = made_up_report()
-    assert render(report).count('data-part="network"') == 2
+    assert render(report).count('data-part="network"') == 2 * 2  # for wide and for narrow windows
     report = replace(report, finalists=[replace(one, looks=()) for one in report.finalists])
     document = render(report)
-    assert document.count('data-part="network"') == 5
+    assert document.count('data-part="network"') == 2 * 5
     assert f"Winner, {report.winner.name}" in document
     for finalist in report.finalists[1:]:
         assert f"Trial {finalist.trial.number}" in document

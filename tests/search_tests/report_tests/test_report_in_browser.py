@@ -15,7 +15,7 @@ from psvit.search.report.document import write_report
 from psvit.search.report.references import Reference
 from psvit.search.selection.finalist import Finalist
 
-WIDE, NARROW = 1280, 400
+WIDE, NARROW = 1280, 375
 SMALLEST_TEXT = 12.0
 """Pixels."""
 
@@ -37,6 +37,12 @@ return [...document.querySelectorAll("script[data-figure]")].map((source) => {
     label: plot.getAttribute("aria-label"),
   };
 });
+"""
+
+
+PICTURES = """
+return [...document.querySelectorAll(".picture")].filter((picture) => picture.offsetParent).map(
+  (picture) => [picture.scrollWidth - picture.clientWidth, picture.querySelector("svg").getBoundingClientRect().width]);
 """
 
 
@@ -85,6 +91,9 @@ EXPECTED = {
 def test_figures_are_drawn_and_nothing_sticks_out_or_is_too_small(file, visit, name):
     driver = visit(file(name), NARROW)
     check_page(visit, NARROW, EXPECTED[name])
+    narrow = driver.execute_script(PICTURES)
+    assert narrow
+    assert all(beyond <= 0 for beyond, _ in narrow), "a picture has to be scrolled sideways"
     # As if the phone became a desk, which is faster than to load the page again.
     visit.resize(WIDE)
     wait = WebDriverWait(driver, SECONDS)
@@ -109,7 +118,8 @@ def check_page(visit, width, names):
     overflow = driver.execute_script("return document.documentElement.scrollWidth")
     assert overflow <= width, f"the page is {overflow} wide"
     pictures = driver.execute_script(
-        "return [...document.querySelectorAll('.picture svg')].map((svg) => svg.getBoundingClientRect().height)"
+        "return [...document.querySelectorAll('.picture')].filter((picture) => picture.offsetParent)"
+        ".map((picture) => picture.querySelector('svg').getBoundingClientRect().height)"
     )
     assert pictures
     assert min(pictures) > 100
