@@ -28,7 +28,7 @@ from psvit.space.budget import format_cost
 BEST, FRONT, HISTORY, REPORT = "best.yaml", "pareto", "history.csv", "report.html"
 """What a run delivers."""
 
-FILE, SCHEMA = "result.json", "psvit/result/1"
+FILE = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -148,7 +148,7 @@ class _Kept(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kept_as: Literal["psvit/result/1"] = Field(SCHEMA, alias="schema")
+    kept_as: Literal["psvit/result/1"] = Field("psvit/result/1", alias="schema")
     asked: dict[str, Any]
     files: list[str]
     finalists: list[Finalist]
