@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import timm
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from psvit.arch.architecture import ArchitectureFile
@@ -20,7 +18,6 @@ from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 from psvit.io.bounded import read_text
 from psvit.io.documents import Place, path_of, replacing
-from psvit.model import create_model
 
 NETWORK_FILE = "network.yaml"
 BEST_FILE = "best.yaml"
@@ -81,6 +78,11 @@ class Classifier:
     @classmethod
     def _of_timm(cls, folder: Path, device: torch.device | str) -> Self:
         """A network of a folder as timm saves it."""
+        import timm  # two seconds, which who only asks where a network lies need not wait for
+        from timm.data import resolve_model_data_config
+
+        import psvit.model  # noqa: F401 - timm then knows our networks by name
+
         try:
             network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
             classes = json.loads(read_text(folder / TIMM_CONFIG)).get("label_names")
@@ -212,6 +214,8 @@ def _with_weights(path: Path) -> nn.Module:
         )
     if not weights.is_file():
         raise InputError(f"{path}: its weights {weights} do not exist; train it with psvit-retrain {path} --data DATA")
+    from psvit.model import create_model  # it loads timm
+
     kwargs: dict[str, Any] = {"checkpoint_path": str(weights)}
     try:
         return create_model(path, **kwargs)

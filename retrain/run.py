@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from psvit.train.accuracies import LABELS
 from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
 from psvit.train.choices import choose_devices, choose_recipe
 from psvit.train.distributed import joined
-from psvit.train.original import is_made_of_another
 from psvit.train.recipe import Begin, Recipe
 
 TABLE_FILE = "networks.csv"
@@ -134,7 +134,7 @@ def retrain_networks(
     _check(networks, workers, teacher, teacher_weights)
     read = [_read(network) for network in networks]
     if inherit is None:
-        inherit = all(is_made_of_another(found) for _, found in read)
+        inherit = all(found.is_made_of_another for _, found in read)
     checkpointing = CheckpointConfig(every_seconds=checkpoint_seconds, number=keep)
     here, there = choose_devices(device, workers)
     with joined(here) as world:
@@ -174,8 +174,8 @@ def retrain_networks(
         config = configs[0] if len(read) == 1 else {"networks": dict(zip(names, configs, strict=True))}
         folder = Path(out) if out else default_folder("retrain", config)
         if not check_folder(folder, COMMAND, config):
-            for (_, found), one in zip(read, recipes, strict=True):
-                retraining.check(found, one)
+            for (file, found), one in zip(read, recipes, strict=True):
+                retraining.check(file, found, one)
         planned = [
             Network(
                 name=name,
@@ -240,7 +240,7 @@ def _begin(found: ArchitectureFile, inherit: bool) -> Begin:
     """The weights that a training begins with."""
     if not inherit:
         return "random"
-    return "original" if is_made_of_another(found) else "inherited"
+    return "original" if found.is_made_of_another else "inherited"
 
 
 def _named(files: Sequence[Path | None]) -> list[str]:
@@ -267,6 +267,10 @@ def _run(
         announce(f"run: {folder}")
 
     retraining.world.first_alone(begin)
+    if not all(network.is_finished() for network in networks):
+        from psvit.nn.registration import registered  # it loads timm, which what is finished need not wait for
+
+        retraining = replace(retraining, operators=registered())
     if len(networks) == 1:
         retraining(networks[0])
         return RetrainedNetworks(networks=(_trained(networks[0]),), folder=folder, file=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,16 +16,16 @@ from psvit.errors import InputError
 from psvit.executors.executor import Portable
 from psvit.io.documents import digest_of_file
 from psvit.io.run_folder import RunFolder
-from psvit.nn.registration import Registration, register_missing, registered
-from psvit.retrain.train import inherited_network, retrain
+from psvit.retrain.files import finished_before, weights_beside
 from psvit.train.accuracies import trained_as
 from psvit.train.checkpoints import CheckpointConfig
 from psvit.train.device_checks import check_device
 from psvit.train.distributed import World
-from psvit.train.original import original_of
 from psvit.train.recipe import Recipe
-from psvit.train.teacher import Teacher, load_teacher
-from psvit.train.training_loader import training_loader
+
+if TYPE_CHECKING:
+    from psvit.nn.registration import Registration
+    from psvit.train.teacher import Teacher
 
 COMMAND = "psvit-retrain"
 
@@ -68,7 +68,7 @@ class Retraining:
         device: where to train.
         checkpointing: how often checkpoints are written and how many are kept.
         world: the processes that train together.
-        operators: of a user's own, which networks may have.
+        operators: of a user's own, which networks may have; they are made known where a network is trained.
     """
 
     images: Portable[ImageData]
@@ -79,7 +79,7 @@ class Retraining:
     device: str
     checkpointing: CheckpointConfig
     world: World
-    operators: Mapping[str, Registration] = field(default_factory=registered)
+    operators: Mapping[str, Registration] = field(default_factory=dict)
 
     def config(self, file: Path | None, found: ArchitectureFile, recipe: Recipe) -> dict[str, Any]:
         """All that decides what comes out for a network.
@@ -90,18 +90,17 @@ class Retraining:
             recipe: how it is trained.
 
         Raises:
-            InputError: weights are missing or not the network's, or the device cannot train by the recipe.
+            InputError: weights are missing.
         """
         images = self.images.get()
         teacher = self.teacher.get() if self.teacher else None
-        inherited = inherited_network(file, found, images, required=self.inherit)
+        inherited = weights_beside(file, found, images, required=self.inherit)
         if self.compare and inherited is None:
             where = file.with_suffix(".safetensors") if file else "an architecture without a file"
             raise InputError(f"--compare: {where} holds no weights of a supernet for these images")
-        check_device(torch.device(self.device), recipe)
         return {
             "arch": found.arch.to_dict(),
-            "weights": digest_of_file(file.with_suffix(".safetensors")) if file and inherited else None,
+            "weights": digest_of_file(inherited) if inherited else None,
             "data": images.name,
             "data_digest": images.digest,
             "inherit": self.inherit,
@@ -113,17 +112,23 @@ class Retraining:
             "device": torch.device(self.device).type,
         }
 
-    def check(self, found: ArchitectureFile, recipe: Recipe) -> None:
-        """Read the images, and make sure that batches of them can be made.
+    def check(self, file: Path | None, found: ArchitectureFile, recipe: Recipe) -> None:
+        """Check what needs networks and images, before anything is written.
 
         Args:
-            found: what is known about the network.
+            file: the network's architecture file, if it has one.
+            found: what is known about it.
             recipe: how it is trained.
 
         Raises:
-            InputError: an image is corrupt, or batches cannot be cut into a part for each of the processes that train
-                together.
+            InputError: weights are not the network's, the device cannot train by the recipe, an image is corrupt, or
+                batches cannot be cut into a part for each of the processes that train together.
         """
+        from psvit.retrain.train import inherited_network
+        from psvit.train.training_loader import training_loader
+
+        check_device(torch.device(self.device), recipe)
+        inherited_network(file, found, self.images.get(), required=self.inherit)
         images = self.images.get().read()
         inputs = Inputs.of(images, found.arch.image_size)
         training_loader(images.all_train, inputs, recipe).check(self.world.size * recipe.accumulate, recipe.mixes)
@@ -137,12 +142,16 @@ class Retraining:
             InputError: another process is at work in its folder; or see `psvit.retrain.train.retrain`.
             DivergedError: the loss became NaN or infinite.
         """
-        register_missing(self.operators)
         with self.world.first_goes_ahead():
             # Held until it is trained, so that no other run is at work in it.
             held = RunFolder(network.folder, COMMAND, network.config) if self.world.is_first else None
+        if found := finished_before(network.folder, self.world):
+            return found
+        from psvit.nn.registration import register_missing  # it loads timm, as all that trains does
+
+        register_missing(self.operators)
         known = {}
-        if self.compare and not network.is_finished():
+        if self.compare:
             other = self._train(network, not self.inherit, network.folder / COMPARISON_FOLDER, known={})
             known = {trained_as(other): other.score["value"]}
         result = self._train(network, self.inherit, network.folder, known)
@@ -150,6 +159,9 @@ class Retraining:
         return result
 
     def _train(self, network: Network, inherit: bool, folder: Path, known: dict[str, float]) -> ArchitectureFile:
+        from psvit.retrain.train import inherited_network, retrain
+        from psvit.train.original import original_of
+
         recipe, images = network.recipe, self.images.get()
         if not inherit and recipe.layer_decay is not None and self.inherit:
             # Of the two, only what is inherited has early layers that shall change less.
@@ -173,5 +185,7 @@ class Retraining:
 
 def open_teacher(name: str, weights: str | Path | None, images: Portable[ImageData]) -> Teacher:
     """A teacher of networks for these images; see `psvit.train.teacher.load_teacher`."""
+    from psvit.train.teacher import load_teacher
+
     data = images.get()
     return load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes))

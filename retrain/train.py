@@ -18,6 +18,7 @@ from psvit.errors import InputError
 from psvit.io.documents import write_atomic
 from psvit.nn.network import PSViT, resolve
 from psvit.nn.picture import draw
+from psvit.retrain.files import finished_before, weights_beside
 from psvit.retrain.report.document import Report, write_report
 from psvit.retrain.report.predictions import Predictions, predict
 from psvit.train.accuracies import BASELINE, BASELINE_IMAGES, INHERITED, ORIGINAL, STANDALONE
@@ -79,11 +80,8 @@ def retrain(
             `psvit.train.training.train`.
     """
     world = world or World()
-    if (folder / NETWORK_FILE).exists():
-        if world.is_first:
-            # Of a process that was killed between the two.
-            Checkpoints(folder, CheckpointConfig()).clear()
-        return ArchitectureFile.load(folder / NETWORK_FILE)
+    if found_before := finished_before(folder, world):
+        return found_before
     recipe.check_teacher(teacher is not None)
     arch = resolve(found.arch, num_classes=len(data.classes), in_chans=data.in_chans)
     job = TrainingJob(
@@ -182,9 +180,9 @@ def inherited_network(file: Path | None, found: ArchitectureFile, data: ImageDat
     """The network with the supernet's weights, which a search writes beside the architecture file.
 
     Args:
-        file: the architecture file; the weights have its name and end in `.safetensors`. Without one there are none.
+        file: see `psvit.retrain.files.weights_beside`, as for the others.
         found: what is in it.
-        data: images; weights for other classes or channels are of no use for them.
+        data: images.
         required: whether the weights are to be trained on, so that there must be some.
 
     Returns:
@@ -193,25 +191,13 @@ def inherited_network(file: Path | None, found: ArchitectureFile, data: ImageDat
     Raises:
         InputError: the weights are not this architecture's, or required and not there.
     """
-    if file is None:
-        if required:
-            raise InputError("--inherit: an architecture without a file has no weights beside it; name its file")
+    weights = weights_beside(file, found, data, required)
+    if weights is None:
         return None
-    weights = file.with_suffix(".safetensors")
-    classes, channels = len(data.classes), data.in_chans
-    if weights.exists() and (found.arch.num_classes, found.arch.in_chans) == (classes, channels):
-        network = PSViT(found.arch)
-        try:
-            network.load_state_dict(load_file(weights))
-        except (SafetensorError, OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"{weights}: does not hold the weights of {file.name}: {reason}") from None
-        return network
-    if required and weights.exists():
-        raise InputError(
-            f"--inherit: {weights} is for {found.arch.num_classes} classes and {found.arch.in_chans} channels, "
-            f"but {data.name!r} has {classes} and {channels}"
-        )
-    if required:
-        raise InputError(f"--inherit: {weights} does not exist")
-    return None
+    network = PSViT(found.arch)
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{weights}: does not hold the weights of {weights.stem}.yaml: {reason}") from None
+    return network

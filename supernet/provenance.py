@@ -16,6 +16,8 @@ from psvit.data import ImageData
 from psvit.errors import InputError
 from psvit.io.documents import Place, digest_of_file, path_of
 from psvit.space.search_space import SearchSpace
+from psvit.train.checkpoints import CheckpointConfig, Checkpoints
+from psvit.train.distributed import World
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +36,22 @@ def supernet_file(path: Place) -> Path:
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"supernet {str(path)!r}: expected a run folder with {FILE_NAME}, or such a file")
+    return file
+
+
+def finished_before(folder: Path, world: World) -> Path | None:
+    """The file of a training that has come to its end; `None` if it has not.
+
+    Args:
+        folder: of the run.
+        world: the processes that train together; the first one removes what a killed one has left.
+    """
+    file = folder / FILE_NAME
+    if not file.exists():
+        return None
+    if world.is_first:
+        # Of a process that was killed between the two.
+        Checkpoints(folder, CheckpointConfig()).clear()
     return file
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,20 +13,19 @@ from psvit.data import ImageData, Inputs, describe_images, found_data, read_imag
 from psvit.io.announcements import announce
 from psvit.io.run_folder import RunFolder, check_folder, default_folder
 from psvit.io.tables import html_table
-from psvit.nn.vit_weights import Vit, read_vit
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
-from psvit.supernet.provenance import read_provenance, supernet_digest
-from psvit.supernet.supernet import Supernet
-from psvit.supernet.train import fit_supernet
-from psvit.supernet.warm_start import plan
+from psvit.supernet.provenance import finished_before, read_provenance, supernet_digest
 from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
 from psvit.train.choices import choose_device, choose_recipe, fit_space
 from psvit.train.device_checks import check_device
 from psvit.train.distributed import World, joined
 from psvit.train.recipe import Recipe
-from psvit.train.teacher import Teacher, choose_teacher
-from psvit.train.training_loader import training_loader
+
+if TYPE_CHECKING:
+    from psvit.nn.vit_weights import Vit
+    from psvit.supernet.supernet import Supernet
+    from psvit.train.teacher import Teacher
 
 COMMAND = "psvit-supernet"
 
@@ -55,6 +54,8 @@ class TrainedSupernet:
         Raises:
             InputError: they are gone or damaged.
         """
+        from psvit.supernet.supernet import Supernet  # it loads timm, which who finds a finished run need not wait for
+
         return Supernet.load(self.file, device)
 
     def _repr_html_(self) -> str:
@@ -106,12 +107,15 @@ class SupernetPlan:
         }
 
     def check(self, world: World) -> None:
-        """Read the images, and make sure that batches of them can be made.
+        """Read the images, and make sure that batches of them can be made, and that the device can train on them.
 
         Raises:
             InputError: an image is corrupt, or batches cannot be cut into a part for each of the processes that train
-                together.
+                together; or the device cannot train by the recipe.
         """
+        from psvit.train.training_loader import training_loader
+
+        check_device(self.device, self.recipe)
         inputs = Inputs.of(self.data.read(), self.space.image_size)
         loader = training_loader(self.data.train, inputs, self.recipe)
         loader.check(world.size * self.recipe.accumulate, self.recipe.mixes)
@@ -123,6 +127,8 @@ class SupernetPlan:
             announce(line)
         if not self.init:
             return
+        from psvit.supernet.warm_start import plan
+
         filled = plan(self.space, self.init.weights)
         announce(f"warm start from {self.init.name}: {filled}; all names: {folder}/warm_start.yaml")
         head_dims = sorted({layout.head_dim for layout in self.space.layouts})
@@ -182,7 +188,7 @@ def train_supernet(
     with joined(place) as world:
         with world.first_goes_ahead():  # images and weights may have to be fetched
             images = found_data(data)
-            begin_with = init if isinstance(init, Vit) or init is None else read_vit(str(init))
+            begin_with = _read_vit(init) if isinstance(init, str | Path) else init
             space = fit_space(space, images, size, Budget(), prefers_shipped=True)
             chosen = choose_recipe(
                 recipe,
@@ -193,8 +199,7 @@ def train_supernet(
                 device=place,
                 teacher=bool(teacher),
             )
-            check_device(place, chosen)
-            taught_by = choose_teacher(teacher, teacher_weights, images)
+            taught_by = _read_teacher(teacher, teacher_weights, images)
         made = SupernetPlan(
             space=space,
             data=images,
@@ -219,18 +224,22 @@ def _run(made: SupernetPlan, folder: Path, checkpointing: CheckpointConfig, worl
         made.announce(folder)
 
     world.first_alone(begin)
-    file = fit_supernet(
-        made.space,
-        made.data,
-        made.recipe,
-        seed=made.seed,
-        device=made.device,
-        folder=folder,
-        init=made.init,
-        teacher=made.teacher,
-        checkpointing=checkpointing,
-        world=world,
-    )
+    file = finished_before(folder, world)
+    if file is None:
+        from psvit.supernet.train import fit_supernet
+
+        file = fit_supernet(
+            made.space,
+            made.data,
+            made.recipe,
+            seed=made.seed,
+            device=made.device,
+            folder=folder,
+            init=made.init,
+            teacher=made.teacher,
+            checkpointing=checkpointing,
+            world=world,
+        )
     return TrainedSupernet(
         folder=folder,
         file=file,
@@ -238,3 +247,23 @@ def _run(made: SupernetPlan, folder: Path, checkpointing: CheckpointConfig, worl
         digest=supernet_digest(file),
         provenance=read_provenance(file),
     )
+
+
+def _read_vit(init: str | Path) -> Vit:
+    """The vision transformer that training begins with. Only then timm has to be loaded for a plan."""
+    from psvit.nn.vit_weights import read_vit
+
+    return read_vit(str(init))
+
+
+def _read_teacher(name: str | None, weights: str | Path | None, images: ImageData) -> Teacher | None:
+    """The network to learn from; `None` if none is named.
+
+    Raises:
+        InputError: it cannot be had or does not fit, or weights are given without a name.
+    """
+    if not name and not weights:
+        return None
+    from psvit.train.teacher import choose_teacher
+
+    return choose_teacher(name, weights, images)

@@ -21,7 +21,7 @@ from psvit.nn.seeding import seeded
 from psvit.nn.vit_weights import Vit
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.keeping import Kept, keep
-from psvit.supernet.provenance import FILE_NAME
+from psvit.supernet.provenance import FILE_NAME, finished_before
 from psvit.supernet.sampling import BINS, architectures, macs_bin
 from psvit.supernet.supernet import Supernet
 from psvit.supernet.warm_start import begin_as, warm_start
@@ -139,12 +139,9 @@ def fit_supernet(
             `psvit.train.training.train`.
     """
     world = world or World()
+    if found := finished_before(folder, world):
+        return found
     file = folder / FILE_NAME
-    if file.exists():
-        if world.is_first:
-            # Of a process that was killed between the two.
-            Checkpoints(folder, CheckpointConfig()).clear()
-        return file
     recipe = SupernetRecipe.of(recipe)
     recipe.check_teacher(teacher is not None)
     inputs = Inputs.of(data, space.image_size)

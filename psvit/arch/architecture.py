@@ -207,6 +207,11 @@ class ArchitectureFile(Value):
             fields.pop("verdict", None)
         return fields
 
+    @property
+    def is_made_of_another(self) -> bool:
+        """Whether a search made the network of a trained one, so that it has weights worth keeping."""
+        return "original" in self.provenance
+
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read and check a file or a shipped name; recorded MACs or parameters that are not its own are an error.

@@ -83,6 +83,8 @@ def describe_images(data: ImageData, image_size: Size) -> list[str]:
 
 def _done_to(size: Size, data: ImageData, image_size: Size) -> str:
     """What the transform of images that are not augmented does to those of a size."""
+    if size == image_size:
+        return "as they are"
     # How they are normalised, which is known only once they were read, does not matter here.
     channels = data.in_chans
     inputs = Inputs(image_size=image_size, in_chans=channels, mean=(0.0,) * channels, std=(1.0,) * channels)

@@ -150,11 +150,6 @@ class Original:
         ]
 
 
-def is_made_of_another(about: ArchitectureFile) -> bool:
-    """Whether a search made a network of a trained one, so that it has weights worth keeping."""
-    return "original" in about.provenance
-
-
 def original_of(file: Path | None, about: ArchitectureFile) -> PSViT | None:
     """The network that a search made another of, from its run; `None` if it is not there or knows no classes.
 
@@ -165,7 +160,7 @@ def original_of(file: Path | None, about: ArchitectureFile) -> PSViT | None:
     Raises:
         InputError: the weights are damaged.
     """
-    if file is None or not is_made_of_another(about):
+    if file is None or not about.is_made_of_another:
         return None
     # The points of a front lie in a folder of the run.
     place = next(

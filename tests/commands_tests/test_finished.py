@@ -1,9 +1,10 @@
-"""Finished runs: they are found finished without an image being read, and a search without any network."""
+"""Finished runs: they are found finished without an image being read or a network being built."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL.PngImagePlugin import PngImageFile
@@ -54,15 +55,15 @@ def test_a_finished_run_reads_no_image(run, decoded, few_digits, tmp_path):
     assert not decoded
 
 
-def test_a_finished_search_waits_for_no_library_of_networks(few_digits, tmp_path):
-    search(few_digits, tmp_path / "run")
+@pytest.mark.parametrize("run", [search, train_supernet, retrain])
+def test_a_finished_run_waits_for_no_library_of_networks(run, few_digits, tmp_path):
+    run(few_digits, tmp_path / "run")
     again = f"""
 import sys
-import psvit
-psvit.run_search(
-    budget="0.2MFLOPs", data={str(few_digits)!r}, trials=2, retrain_recipe={str(tmp_path / "brief.yaml")!r},
-    out={str(tmp_path / "run")!r},
-)
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_finished import {run.__name__}
+{run.__name__}({str(few_digits)!r}, Path({str(tmp_path / "run")!r}))
 print([name for name in ("timm", "torchvision", "sklearn", "plotly", "ray") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", again], cwd=tmp_path, capture_output=True, text=True, check=True)

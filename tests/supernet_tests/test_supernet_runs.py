@@ -37,7 +37,7 @@ def test_a_run_gives_the_supernet_and_is_found_finished(tiny_space, tiny_data, t
 
 
 def test_a_space_may_be_a_file_or_left_open(tiny_space, tmp_path, monkeypatch):
-    monkeypatch.setattr("psvit.supernet.run.fit_supernet", lambda space, *args, **kwargs: _saved(space, kwargs))
+    monkeypatch.setattr("psvit.supernet.train.fit_supernet", lambda space, *args, **kwargs: _saved(space, kwargs))
     tiny_space.save(tmp_path / "space.yaml")
     from_file = psvit.train_supernet(tmp_path / "space.yaml", "digits", out=tmp_path / "one", settings=BRIEF)
     assert from_file.space == tiny_space.with_data(10, 1)
@@ -56,7 +56,7 @@ def _saved(space, options):
 
 
 def test_names_from_data_are_escaped_where_a_notebook_shows_them(tiny_space, tmp_path, monkeypatch):
-    monkeypatch.setattr("psvit.supernet.run.fit_supernet", lambda space, *args, **kwargs: _saved(space, kwargs))
+    monkeypatch.setattr("psvit.supernet.train.fit_supernet", lambda space, *args, **kwargs: _saved(space, kwargs))
     shown = psvit.train_supernet(tiny_space, "digits", out=tmp_path / "run", settings=BRIEF)._repr_html_()
     assert "&lt;digits&gt;" in shown
     assert "<digits>" not in shown
