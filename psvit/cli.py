@@ -340,12 +340,14 @@ def show_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, .
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, show_header=bool(header), box=SIMPLE, title_justify="left")
+    table = Table(title=Text(in_terminal(title)), show_header=bool(header), box=SIMPLE, title_justify="left")
     for position, name in enumerate(header or ("",) * max(map(len, rows), default=0)):
-        table.add_column(name, justify="right" if position else "left")
+        table.add_column(Text(in_terminal(name)), justify="right" if position else "left")
     for row in rows:
-        table.add_row(*row)
+        # Names may come from elsewhere, and rich reads markup in what is no `Text`.
+        table.add_row(*(Text(in_terminal(cell)) for cell in row))
     # Into a file or a pipe as wide as lines are here, where rich would take a terminal of 80 columns for granted.
     is_known = sys.stdout.isatty() or "COLUMNS" in os.environ
     Console(width=None if is_known else PIPED_COLUMNS).print(table)

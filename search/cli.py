@@ -59,7 +59,7 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     "budgets",
     multiple=True,
     required=True,
-    help="A limit such as 2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 300MB of activations, "
+    help="A limit such as 2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 5MB of activations, "
     "1.2..1.4GFLOPs, 60% (of the MACs of the --init network, or of the largest in --space or --supernet), "
     "60%ofdeit_small, 5ms@cpu, 20ms@cpu:batch=8,threads=1. May be given several times; then all limits hold. 2GFLOPs "
     "searches 1.8 to 2 GFLOPs; 0..2GFLOPs searches everything up to 2.",
@@ -277,7 +277,11 @@ def command(
     if dry_run:
         estimate_search(**given)
         return
-    result = run_search(**given, repeated_by=shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
+    try:
+        result = run_search(**given, repeated_by=shlex.join(["psvit-search", *map(without_password, sys.argv[1:])]))
+    except KeyboardInterrupt:
+        click.echo("there is no best network yet")
+        raise
     # What matters most comes first.
     if result.verdict:
         click.echo(f"verdict: {result.verdict}")

@@ -205,7 +205,7 @@ def _measured(plan: SearchPlan, arch: Architecture, recipe: Recipe) -> float:
         }
     )
     steps = min(max(round(WORK / (cost(arch).macs * size)), STEPS[0]), STEPS[1])
-    job = TrainingJob(arch=arch, recipe=brief, seed=0, num_images=steps * size)
+    job = TrainingJob(arch=arch, recipe=brief, seed=0, num_images=steps * size, label="measuring training steps")
     with tempfile.TemporaryDirectory(prefix="psvit-") as folder:
         # The devices of a cluster may not be here.
         inputs = inputs_for(plan.data, job, plan.device)

@@ -32,7 +32,7 @@ from psvit.search.searchers import Searcher
 from psvit.search.selection.rungs import after_scores, rungs_of
 from psvit.search.storage import check_storage
 from psvit.search.time_limit import TimeLimit
-from psvit.space.budget import as_usual, format_cost
+from psvit.space.budget import Budget, as_usual, format_cost
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
 
@@ -316,6 +316,13 @@ def _introduction(plan: SearchPlan) -> Iterator[str]:
         f"{', those predicted within the limit on latency' if plan.limits.latencies else ''}: "
         f"{plan.limits} (FLOPs are multiply-accumulates)"
     )
+    for limit in plan.limits_given.limits:
+        most = plan.space.reach(limit.metric)[1]
+        if limit.metric == "activation_bytes" and limit.upper >= most:
+            yield (
+                f"{Budget(limits=(limit,))} limits nothing: networks of this space have at most "
+                f"{format_cost(limit.metric, most)} of activations"
+            )
     yield from _what_is_done(plan)
     if plan.scored_by == "rule":
         yield (

@@ -72,12 +72,12 @@ def describe_images(data: ImageData, image_size: Size) -> list[str]:
     )
     fitted = f"resized until it just covers {_shown(image_size)} pixels, of which its middle is seen"
     if not alike:
-        return [found, f"each is {fitted}; in training they are also cut and changed at random, as the recipe says"]
+        return [found, f"each is {fitted}; in training, a recipe may cut and change them at random as well"]
     done = _done_to(data.sizes[0], data, image_size)
     others = "" if known else f"; any of another size is {fitted}"
     return [
         found,
-        f"networks see them {done}{others}; in training they are also cut and changed at random, as the recipe says",
+        f"networks see them {done}{others}; in training, a recipe may cut and change them at random as well",
     ]
 
 

@@ -68,7 +68,7 @@ _LATENCY = re.compile(
     rf"{_RANGE}(?P<unit>{'|'.join(_MILLISECONDS)})@(?P<setting>[^:]+(?::\d+)?(?::.*)?)", re.I | re.ASCII
 )
 _EXAMPLES = (
-    "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 300MB (of activations), 1.2..1.4GFLOPs, "
+    "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 5MB (of activations), 1.2..1.4GFLOPs, "
     "60% (of the space's largest MACs), 60%ofdeit-small, 5ms@cpu, 5ms@cuda:batch=32"
 )
 _SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M"), "activation_bytes": ("B", 10**9, "G")}

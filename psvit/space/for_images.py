@@ -14,14 +14,15 @@ Everything here is arithmetic on the arguments, so that equal arguments give equ
    pooling, widths go up to four times as far, because a layer costs less there: at equal multiply-accumulates, capacity
    belongs late.
 
-A patch with which the space would not hold the budget is passed over for the next best one.
+A space is passed over if it does not hold the budget, if few of its members spend it, or if it has no reference of a
+family within it. Then come other widths, and then the next best patch, but for the sake of a family no patch that
+changes the images. If all are passed over so, the first that holds the budget is taken, of those with the most members.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from psvit.arch.costs import ADDITIVE
@@ -29,7 +30,7 @@ from psvit.arch.operators import Patches, Pool, Stem, Variant
 from psvit.arch.stem import patch_sizes
 from psvit.errors import InputError
 from psvit.space.budget import SPENT, Budget, Limit, format_cost
-from psvit.space.feasible import reach
+from psvit.space.feasible import feasible_set, reach
 from psvit.space.layout import Layout, StageChoices
 from psvit.space.members import Members
 from psvit.space.references import has_all_families
@@ -61,7 +62,10 @@ BELOW, ABOVE = 2, 1.5
 """A space holds a budget if its cheapest network costs a half of it or less, and its dearest this much or more."""
 
 NUDGES = (1.1, 0.9, 1.2, 0.8)
-"""Other widths, relative to the usual network's, that are tried where a space lacks a family of references."""
+"""Other widths, relative to the usual network's, that are tried if a space lacks members or a family of references."""
+
+ENOUGH = 1000
+"""Members that shall spend the budget. Between the costs of networks that have few channels there may be gaps."""
 
 MACS_A_PIXEL = 40_000
 """What is spent where no budget limits multiply-accumulates or parameters: 2 GFLOPs at 224 x 224 pixels."""
@@ -116,25 +120,31 @@ def space_for(kind: type[Space], image_size: tuple[int, int], in_chans: int, num
     limits = limits or [Limit(metric="macs", upper=MACS_A_PIXEL * image_size[0] * image_size[1])]
     spent = "-".join(format_cost(limit.metric, limit.upper).replace(" ", "") for limit in limits)
     name = f"images-{image_size[0]}x{image_size[1]}-{spent}"
+    wanted = Budget(limits=tuple(limits)).spent(SPENT)
+    best, most = None, 0
+    for space in _candidates(kind, name, images, limits):
+        if most == ENOUGH and best and best.image_size == image_size != space.image_size:
+            break  # rather a family less than changed images
+        members = feasible_set(space, wanted).count
+        if members >= ENOUGH and has_all_families(space, wanted):
+            return space
+        if min(members, ENOUGH) > most:
+            best, most = space, min(members, ENOUGH)
+    if best is None:
+        raise InputError(_what_is_possible(images, limits))
+    return best
+
+
+def _candidates(kind: type[Space], name: str, images: _Images, limits: Sequence[Limit]) -> Iterator[Space]:
+    """The spaces that hold a budget, the best first."""
     for patches in _patches(images, limits):
         usual = _usual(images, patches, limits)
         if not NARROWEST.width <= usual.width <= WIDEST.width:
             continue
         space = _space(kind, name, images, patches, usual)
         if _holds(space, limits):
-            return _with_references(
-                space, limits, (_space(kind, name, images, patches, usual.nudged(s)) for s in NUDGES)
-            )
-    raise InputError(_what_is_possible(images, limits))
-
-
-def _with_references(space: Space, limits: Sequence[Limit], others: Iterable[Space]) -> Space:
-    """The first of a space and others that has references of all families; the space itself if none has."""
-    wanted = Budget(limits=tuple(limits)).spent(SPENT)
-    for one in itertools.chain([space], others):
-        if _holds(one, limits) and has_all_families(one, wanted):
-            return one
-    return space
+            others = (_space(kind, name, images, patches, usual.nudged(share)) for share in NUDGES)
+            yield from (space, *(other for other in others if _holds(other, limits)))
 
 
 def _holds(space: Members, limits: Sequence[Limit]) -> bool:

@@ -37,7 +37,7 @@ from psvit.cli import (
     multiple=True,
     required=True,
     help="Around which cost networks are compared: within 5 % of 2GFLOPs (multiply-accumulates) or 22Mparams, or in a "
-    "range that is no wider, such as 1.3..1.4GFLOPs. Other limits, such as 300MB, may be added.",
+    "range that is no wider, such as 1.3..1.4GFLOPs. Other limits, such as 5MB, may be added.",
 )
 @click.option(
     "--within",

@@ -52,13 +52,17 @@ class Choice:
 
 
 def shared_choices(space: SearchSpace, groups: Sequence[Group]) -> list[Choice]:
-    """How often each choice of the space occurs in each group; choices with a single value are left out."""
+    """How often each choice of the space occurs in each group.
+
+    Values that no architecture has are left out, and choices of which there is no other value then.
+    """
     choices = []
     for name, values, answer in _questions(space):
-        if len(values) < 2:
-            continue
         answers = [[answer(arch) for arch in group.archs] for group in groups]
         counters = [Counter(given for given in each if given is not None) for each in answers]
+        values = tuple(value for value in values if any(counter[value] for counter in counters))
+        if len(values) < 2:
+            continue
         choices.append(
             Choice(
                 name=name,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.space.budget import SPENT, Budget
+from psvit.space.references import references
 from psvit.space.search_space import SearchSpace
 
 SCALES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -44,8 +45,26 @@ def test_the_budget_is_within_reach_with_room_on_both_sides(image_size, in_chans
     low, high = space.reach(METRICS[unit])
     assert 2 * low <= upper
     assert high >= 1.5 * upper
+    # Ends say nothing of what lies between them.
+    spent = Budget.parse(f"{upper}{unit}").spent(SPENT)
+    assert space.count(spent) >= 500
     assert (space.in_chans, space.num_classes) == (in_chans, num_classes)
     assert space == SearchSpace.for_images(image_size, in_chans, num_classes, f"{upper}{unit}")
+
+
+@pytest.mark.parametrize(
+    ("side", "budget"),
+    [(500, "18399083FLOPs"), (505, "17678454FLOPs"), (512, "15.64MFLOPs"), (440, "12.36MFLOPs"), (384, "9.48MFLOPs")],
+)
+def test_large_images_and_small_budgets_have_references_too(side, budget):
+    space = SearchSpace.for_images((side, side), 3, 10, budget)
+    spent = Budget.parse(budget).spent(SPENT)
+    assert space.count(spent) >= 1000
+    assert {reference.family for reference in references(space, spent)} == {"DeiT-like", "HVT-like", "PiT-like"}
+
+
+def test_images_are_not_changed_for_the_sake_of_a_family():
+    assert SearchSpace.for_images((64, 96), 3, 10, "1.763MFLOPs").image_size == (64, 96)
 
 
 @settings(deadline=None, max_examples=30)

@@ -158,12 +158,18 @@ def test_shared_choices_count_what_an_independent_count_finds():
 
 
 def test_choices_without_an_alternative_are_left_out_and_empty_groups_have_no_shares(tiny_space):
-    choices = {choice.name: choice for choice in shared_choices(tiny_space, [Group(name="none", archs=[])])}
+    assert shared_choices(tiny_space, [Group(name="none", archs=[])]) == []
+    every = [tiny_space[index] for index in range(tiny_space.size)]
+    groups = [Group(name="none", archs=[]), Group(name="all", archs=every)]
+    choices = {choice.name: choice for choice in shared_choices(tiny_space, groups)}
     # Depth is 3 in one layout and 1 in the other; the ratio of the first stage is 2.0 in both.
     assert choices["stage 1: layers"].values == (1, 3)
     assert "stage 1: MLP ratio" not in choices
     assert choices["stage 2: MLP ratio"].values == (2.0, 3.0)
     assert choices["stage 2: MLP ratio"].share(0, 0) is None
+    # What none of the networks has is left out, as if there were no such choice.
+    shallow = [Group(name="shallow", archs=[arch for arch in every if arch.stages[0].depth == 1])]
+    assert "stage 1: layers" not in {choice.name for choice in shared_choices(tiny_space, shallow)}
 
 
 # --- references
