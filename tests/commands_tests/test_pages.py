@@ -52,7 +52,7 @@ PAGES = sorted({"README.md", "CONTRIBUTING.md", *(path.name for path in DOCS.glo
 
 BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.M | re.S)
 
-OTHERS = {"cd", "eval", "head", "ls", "mkdocs", "optuna-dashboard", "pytest", "ruff", "tensorboard"}
+OTHERS = {".", "cd", "eval", "git", "head", "ls", "mkdocs", "optuna-dashboard", "pytest", "ruff", "tensorboard"}
 """Programs that pages may name, besides psvit's, Python's and pip."""
 
 NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?( [kM](?=FLOPs|params)| (s|min|h)\b)?")
@@ -180,6 +180,8 @@ def check(words, monkeypatch):
 
         started = get_args_parser().parse_args(arguments)
         check([started.training_script, *started.training_script_args], monkeypatch)
+    elif words[:3] == ["python", "-m", "venv"]:
+        assert len(arguments) == 3
     elif program == "python":
         script, *arguments = arguments
         read = argparse.ArgumentParser.parse_args
