@@ -326,6 +326,8 @@ def _tell(result: SearchResult, is_timed: bool) -> None:
         )
     elif any(finalist.failure for finalist in result.finalists):
         click.echo("no finalist could be trained, so the winner is the one with the best score")
+    if result.baseline:
+        click.echo(f"for comparison, {result.baseline.in_words('the search images')}")
     for finalist in result.finalists:
         if finalist.failure:
             click.echo(f"{finalist.name} failed: {finalist.failure}")

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +23,7 @@ from psvit.io.documents import write_atomic
 from psvit.io.run_folder import RunFolder
 from psvit.io.tables import Table
 from psvit.report.page import HtmlFile
+from psvit.search.beside import Beside, beside
 from psvit.search.bounds import Bound
 from psvit.search.compression.outcome import Compressing
 from psvit.search.compression.table import Compression
@@ -72,12 +73,14 @@ class Selected:
         verdict: by how much the winner is ahead of its best rival; `None` if that was not found out.
         weights: those of the winner, if it was trained and is not delivered with those that it inherits.
         compression: beside the network that the search began with; `None` if it began with none.
+        beside: what else the winner is read beside.
     """
 
     finalists: list[Finalist]
     verdict: Verdict | None = None
     weights: Mapping[str, Tensor] | None = None
     compression: Compression | None = None
+    beside: Beside = field(default_factory=Beside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str, limit: TimeLimit)
         try:
             best, passed_over = _best(prepared, searched.study, measure)
             selected = _selected(prepared, searched.study, best)
+            selected = replace(selected, beside=beside(plan, searched.study.cache, selected.finalists))
         except (KeyboardInterrupt, LostWorkersError) as error:
             stopped = error
     if selected is None:
@@ -148,6 +152,8 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str, limit: TimeLimit)
         finalists=best,
         verdict=selected.verdict,
         compression=selected.compression,
+        baseline=selected.beside.baseline,
+        milliseconds=selected.beside.milliseconds,
         front=points,
         trials=trials,
         html=HtmlFile(folder / REPORT),
@@ -430,6 +436,7 @@ def _report(
         finalists=selected.finalists,
         verdict=selected.verdict,
         compression=selected.compression,
+        beside=selected.beside,
         references=searched.references,
         hypervolume=[(number, volume) for number, volume in volumes if volume is not None],
         versions={"python": platform.python_version(), **{name: version(name) for name in libraries}},

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from psvit.arch.costs import METRICS
+from psvit.data import Baseline
 from psvit.errors import InputError, LostWorkersError
 from psvit.io.bounded import read_text
 from psvit.io.documents import write_atomic
@@ -29,6 +30,7 @@ BEST, FRONT, HISTORY, REPORT = "best.yaml", "pareto", "history.csv", "report.htm
 """What a run delivers."""
 
 FILE = "result.json"
+"""Where a run that has come to its end keeps its result."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -43,6 +45,10 @@ class SearchResult:
             `None` if that was not found out.
         compression: what was delivered beside the network that the search began with, and beside what is to be had
             without a search; `None` if it began with none.
+        baseline: logistic regression on the search images, on which networks are compared; `None` if images are not
+            small, or there are none.
+        milliseconds: how long the winner takes for a batch on this machine, by the batch's size; empty if that was not
+            measured, or if latency is limited (`Finalist.latencies`) or a network is made of another (`compression`).
         front: the trials that no other trial beats in all objectives or, with one objective, in score and MACs.
         trials: every architecture that was evaluated, a row each.
         html: `report.html`, for a browser or a notebook; `None` if a rule took the network without any scores.
@@ -76,6 +82,8 @@ class SearchResult:
     next_command: str
     next_seconds: float | None
     stopped: KeyboardInterrupt | LostWorkersError | None
+    baseline: Baseline | None = None
+    milliseconds: Mapping[int, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
     @staticmethod
@@ -154,6 +162,8 @@ class _Kept(BaseModel):
     finalists: list[Finalist]
     verdict: Verdict | None
     compression: Compression | None
+    baseline: Baseline | None
+    milliseconds: dict[int, float]
     front: list[Finalist]
     objectives: tuple[str, ...]
     kind: str

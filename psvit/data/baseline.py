@@ -35,6 +35,15 @@ class Baseline:
     images: int
     of: int
 
+    def in_words(self, on: str) -> str:
+        """What it reaches, as a clause.
+
+        Args:
+            on: on which images.
+        """
+        some = f", fitted on {self.images:,} of {self.of:,} images" if self.images < self.of else ""
+        return f"logistic regression on the pixels has {self.accuracy:.2f} % on {on}{some}"
+
 
 def logistic_regression(train: Labelled, test: Labelled) -> Baseline | None:
     """Scikit-learn's logistic regression, fitted on training images and scored on others.

@@ -75,6 +75,7 @@ def render(report: Report) -> str:
         if were_trained(report.finalists)
         else None,
         selection_text=selection_text(report),
+        baseline=report.beside.baseline,
         next_time=None if report.next_seconds is None else in_time(report.next_seconds),
         latency_rows=_latency_rows(report),
         choices=_choices(report),
@@ -120,14 +121,22 @@ def _result(report: Report) -> str:
         mean = f", the mean of {len(last.accuracies)} trainings" if len(last.accuracies) > 1 else ""
         return (
             f"The winner is {report.winner.name}: top-1 {last.mean:.2f} % on the search images after "
-            f"{count(last.epoch, 'epoch')} of training{mean}. It costs {_costs(trial)}."
+            f"{count(last.epoch, 'epoch')} of training{mean}. It costs {_costs(trial)}.{_times(report)}"
         )
     is_best = score_of(trial) == max(map(score_of, report.complete))
     reason = f"the best of {len(report.complete)} scored" if is_best else "the best that keeps all limits"
     return (
         f"The winner is {report.winner.name}, {reason}: {report.description.get('kind', 'score')} "
-        f"{_with_unit(report, score_of(trial))} at {_costs(trial)}."
+        f"{_with_unit(report, score_of(trial))} at {_costs(trial)}.{_times(report)}"
     )
+
+
+def _times(report: Report) -> str:
+    """How long the winner takes, where nothing else says so."""
+    told = [
+        f"{milliseconds:.3g} ms for {count(size, 'image')}" for size, milliseconds in report.beside.milliseconds.items()
+    ]
+    return f" Here it takes {' and '.join(told)} ({report.beside.device})." if told else ""
 
 
 def _score_facts(report: Report) -> list[tuple[str, str]]:

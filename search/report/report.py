@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from psvit.search.beside import Beside
 from psvit.search.compression.table import Compression
 from psvit.search.objectives import Objectives
 from psvit.search.report.references import Reference
@@ -49,6 +50,7 @@ class Report:
             was found.
         verdict: by how much the winner is ahead of its best rival; `None` if that was not found out.
         compression: what was delivered beside the network that the search began with; `None` if it began with none.
+        beside: what else the winner is read beside.
         references: networks to compare with; those with a score get a point.
         hypervolume: with several objectives, after how many evaluations the front's hypervolume became what.
         versions: of what computed, by name.
@@ -72,6 +74,7 @@ class Report:
     finalists: Sequence[Finalist] = ()
     verdict: Verdict | None = None
     compression: Compression | None = None
+    beside: Beside = field(default_factory=Beside)
     references: Sequence[Reference] = ()
     hypervolume: Sequence[tuple[int, float]] = ()
     versions: dict[str, str] = field(default_factory=dict)
