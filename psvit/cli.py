@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn, TextIO, TypeVar
 import click
 
 from psvit.errors import InputError, RunError
+from psvit.executors.failures import out_of_memory
 from psvit.executors.openmp import wait_briefly
 from psvit.io.announcements import ANNOUNCEMENTS, Silence
 from psvit.io.escaping import in_terminal
@@ -123,6 +124,8 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
             _fail(command, gone, 2, is_shared=False)
         if is_disk_full(error):
             _fail(command, "the disk is full; make room, and the same command continues", 1, is_shared=False)
+        if reason := out_of_memory(error):
+            _fail(command, f"{reason}; take a smaller network, batch or image", 1, is_shared=False)
         _fail(command, _keep_traceback(error), 1, is_shared=False)
 
 

@@ -19,7 +19,7 @@ from psvit.io.run_folder import RunFolder
 from psvit.retrain.files import finished_before, weights_beside
 from psvit.train.accuracies import trained_as
 from psvit.train.checkpoints import CheckpointConfig
-from psvit.train.device_checks import check_device
+from psvit.train.device_checks import check_device, check_memory
 from psvit.train.distributed import World
 from psvit.train.recipe import Recipe
 
@@ -121,12 +121,13 @@ class Retraining:
             recipe: how it is trained.
 
         Raises:
-            InputError: weights are not the network's, the device cannot train by the recipe, an image is corrupt, or
-                batches cannot be cut into a part for each of the processes that train together.
+            InputError: weights are not the network's, memory or device cannot train it by the recipe, an image is
+                corrupt, or batches cannot be cut into a part for each of the processes that train together.
         """
         from psvit.retrain.train import inherited_network
         from psvit.train.training_loader import training_loader
 
+        check_memory(found.arch)
         check_device(torch.device(self.device), recipe)
         inherited_network(file, found, self.images.get(), required=self.inherit)
         images = self.images.get().read()

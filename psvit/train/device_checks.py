@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import nn
 
+from psvit.arch.architecture import Architecture
+from psvit.arch.costs import cost
 from psvit.errors import InputError
 from psvit.nn.seeding import seeded
+from psvit.space.budget import format_cost
 from psvit.train.recipe import Precision, Recipe
 
 
@@ -25,6 +30,34 @@ def with_precision(recipe: Recipe, device: torch.device) -> Recipe:
         not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
     )
     return recipe.override({"precision": "bfloat16" if can else "float32"})
+
+
+NUMBERS_A_WEIGHT = 4
+"""In training: the weight, its gradient, and two moments of the optimiser, four bytes each."""
+
+
+def check_memory(arch: Architecture) -> None:
+    """Refuse a network that this machine could not train if it had nothing else in its memory.
+
+    Raises:
+        InputError: its weights and the activations of one image do not fit.
+    """
+    costs = cost(arch)
+    needed, there = 4 * NUMBERS_A_WEIGHT * costs.num_params + costs.activation_bytes, _memory_bytes()
+    if there and needed > there:
+        raise InputError(
+            f"a network of {format_cost('num_params', costs.num_params)} and "
+            f"{format_cost('activation_bytes', costs.activation_bytes)} of activations needs at least "
+            f"{needed / 1e9:,.0f} GB to be trained, and this machine has {there / 1e9:,.0f} GB; take a smaller one"
+        )
+
+
+def _memory_bytes() -> int | None:
+    """The memory of this machine; `None` where Python does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def check_device(device: torch.device, recipe: Recipe) -> None:

@@ -79,4 +79,18 @@ def test_a_full_disk_is_said_as_that(ended, tmp_path, error):
     assert is_disk_full(wrapped)
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
     assert ended(wrapped) == (1, "psvit-something: the disk is full; make room, and the same command continues\n")
+    said = (
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+    )
+    for error in (RuntimeError(said), MemoryError()):
+        status, line = ended(error)
+        assert (status, line.count("\n")) == (1, 1)
+        assert line.startswith("psvit-something: out of memory")
     assert not list(tmp_path.iterdir())
+
+
+def test_tables_show_names_as_they_are(capsys):
+    show_table("[bold]title", [("[red]one\x1b[31m", "[/x]")], ("[link]", "two"))
+    said = capsys.readouterr().out
+    for text in ("[bold]title", "[red]one\\x1b[31m", "[/x]", "[link]"):
+        assert text in said

@@ -60,6 +60,14 @@ def test_an_architecture_a_file_and_what_a_search_gives_back_are_one_network(fou
     assert psvit.RetrainedNetwork.load(first.folder, "network") == first
 
 
+def test_a_network_that_the_machine_cannot_hold_is_refused_before_anything_is_written(found, retrained, tmp_path):
+    wide = {"embed_dim": 16384, "groups": [1] * 60, "mlp_ratio": 4.0}
+    huge = psvit.Architecture.from_dict({**found.arch.to_dict(), "stages": [wide], "pools": []})
+    with pytest.raises(InputError, match=r"needs at least [\d,]+ GB to be trained, and this machine has [\d,]+ GB"):
+        retrained(huge)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_finished_is_found_finished(found, retrained, monkeypatch):
     first = retrained(found.arch)
     monkeypatch.setattr(job_runner, "train", lambda *args, **kwargs: pytest.fail("trained again"))
