@@ -152,7 +152,8 @@ def _folder(root: Path) -> Source:
             raise InputError(f"data '{root}': expected folders train/ and val/ in it, {part}/ is missing{hint}")
     samples, classes = images_in(root / "train")
     present = {path.name for path in (root / "val").iterdir() if path.is_dir()}
-    if strange := sorted(present - set(classes)):
+    # A folder of folders is no class, whatever it is called.
+    if present - set(classes) and (strange := sorted(set(images_in(root / "val")[1]) - set(classes))):
         raise InputError(f"data '{root}': val/ has classes that train/ has not: {', '.join(strange)}")
     val_samples, _ = images_in(root / "val", classes)
     for part, found in (("train", samples), ("val", val_samples)):

@@ -116,6 +116,9 @@ class _Loader(yaml.SafeLoader):
         if len(node.value) > MOST_DIGITS:
             message = f"a number of {len(node.value):,} characters; at most {MOST_DIGITS} are permitted"
             raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+        if ":" in node.value:  # to YAML 1.1, 1:30 is the number 90
+            message = f"{node.value} is no number here; write it without a colon"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
         is_whole = node.tag == "tag:yaml.org,2002:int"
         return self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
 

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psvit.errors import InputError
 from psvit.io.bounded import parse_yaml, read_text
+from psvit.io.escaping import shortened
 from psvit.io.folders_in_use import check_in_use
 
 _UNFINISHED, _FORMER = ".tmp", ".old"
@@ -101,7 +102,7 @@ def _one_line(cls: type[BaseModel], error: ValidationError, source: str) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error"):
         return f"{prefix}: {message}"
-    return f"{prefix}: {message}, received {json.dumps(problem['input'])}"
+    return f"{prefix}: {message}, received {shortened(json.dumps(problem['input']))}"
 
 
 def _keys_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -13,6 +13,16 @@ _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u206
 """Characters that change the direction of writing, so that a text looks like another."""
 
 
+MOST_SHOWN = 200
+"""Characters of what came from elsewhere that an error repeats."""
+
+
+def shortened(text: str) -> str:
+    """The first line of a text, cut where it is long."""
+    first, *_ = text.splitlines() or [""]
+    return first if len(first) <= MOST_SHOWN else f"{first[:MOST_SHOWN]}..."
+
+
 def in_terminal(text: str) -> str:
     """The text with every control character written as its number in hexadecimal; line breaks and tabs as well."""
 

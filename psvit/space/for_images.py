@@ -15,8 +15,8 @@ Everything here is arithmetic on the arguments, so that equal arguments give equ
    belongs late.
 
 A space is passed over if it does not hold the budget, if few of its members spend it, or if it has no reference of a
-family within it. Then come other widths, and then the next best patch, but for the sake of a family no patch that
-changes the images. If all are passed over so, the first that holds the budget is taken, of those with the most members.
+family within it. Then come other widths. Only if there are few members or no references come other patches: those that
+suit a budget are better than a family more. If all are passed over, the first of the best is taken.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from psvit.space.budget import SPENT, Budget, Limit, format_cost
 from psvit.space.feasible import feasible_set, reach
 from psvit.space.layout import Layout, StageChoices
 from psvit.space.members import Members
-from psvit.space.references import has_all_families
+from psvit.space.references import FAMILIES, num_families
 
 Space = TypeVar("Space", bound=Members)
 
@@ -61,7 +61,7 @@ CHANGE_WEIGHT = 15
 BELOW, ABOVE = 2, 1.5
 """A space holds a budget if its cheapest network costs a half of it or less, and its dearest this much or more."""
 
-NUDGES = (1.1, 0.9, 1.2, 0.8)
+NUDGES = (1.1, 0.9, 1.2, 0.8, 1.3, 0.7)
 """Other widths, relative to the usual network's, that are tried if a space lacks members or a family of references."""
 
 ENOUGH = 1000
@@ -121,30 +121,32 @@ def space_for(kind: type[Space], image_size: tuple[int, int], in_chans: int, num
     spent = "-".join(format_cost(limit.metric, limit.upper).replace(" ", "") for limit in limits)
     name = f"images-{image_size[0]}x{image_size[1]}-{spent}"
     wanted = Budget(limits=tuple(limits)).spent(SPENT)
-    best, most = None, 0
-    for space in _candidates(kind, name, images, limits):
-        if most == ENOUGH and best and best.image_size == image_size != space.image_size:
-            break  # rather a family less than changed images
-        members = feasible_set(space, wanted).count
-        if members >= ENOUGH and has_all_families(space, wanted):
-            return space
-        if min(members, ENOUGH) > most:
-            best, most = space, min(members, ENOUGH)
+    best, suited = None, (0, False)
+    for patches in _patches(images, limits):
+        for space in _candidates(kind, name, images, limits, patches):
+            members, families = min(feasible_set(space, wanted).count, ENOUGH), num_families(space, wanted)
+            if members == ENOUGH and families == len(FAMILIES):
+                return space
+            if members and (members, families > 0) > suited:
+                best, suited = space, (members, families > 0)
+        if suited == (ENOUGH, True):
+            break  # rather a family less than other patches
     if best is None:
         raise InputError(_what_is_possible(images, limits))
     return best
 
 
-def _candidates(kind: type[Space], name: str, images: _Images, limits: Sequence[Limit]) -> Iterator[Space]:
-    """The spaces that hold a budget, the best first."""
-    for patches in _patches(images, limits):
-        usual = _usual(images, patches, limits)
-        if not NARROWEST.width <= usual.width <= WIDEST.width:
-            continue
-        space = _space(kind, name, images, patches, usual)
-        if _holds(space, limits):
-            others = (_space(kind, name, images, patches, usual.nudged(share)) for share in NUDGES)
-            yield from (space, *(other for other in others if _holds(other, limits)))
+def _candidates(
+    kind: type[Space], name: str, images: _Images, limits: Sequence[Limit], patches: Patches
+) -> Iterator[Space]:
+    """The spaces with some patches that hold a budget, the best first."""
+    usual = _usual(images, patches, limits)
+    if not NARROWEST.width <= usual.width <= WIDEST.width:
+        return
+    space = _space(kind, name, images, patches, usual)
+    if _holds(space, limits):
+        others = (_space(kind, name, images, patches, usual.nudged(share)) for share in NUDGES)
+        yield from (space, *(other for other in others if _holds(other, limits)))
 
 
 def _holds(space: Members, limits: Sequence[Limit]) -> bool:

@@ -114,9 +114,9 @@ def references(space: Members, limits: Budget) -> tuple[Reference, ...]:
     return tuple(found)
 
 
-def has_all_families(space: Members, limits: Budget) -> bool:
-    """Whether there is a reference of every family, behind whichever stem."""
-    return all(
+def num_families(space: Members, limits: Budget) -> int:
+    """Of how many families there is a reference, behind whichever stem."""
+    return sum(
         any(True for stem in _stems(space) for _ in _members(space, limits, proportions, stem))
         for proportions in FAMILIES
     )

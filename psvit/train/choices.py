@@ -13,6 +13,7 @@ from psvit.data import ImageData, seen_size
 from psvit.errors import InputError
 from psvit.executors.workers import Workers
 from psvit.io.cores import usable_cores
+from psvit.io.escaping import shortened
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace, shipped_for
 from psvit.train.device_checks import with_precision
@@ -35,7 +36,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         torch.zeros(1, device=chosen).item()  # some are only found missing when they compute
     except (RuntimeError, AssertionError, ImportError) as error:
         hint = "; did you mean cuda?" if name in ("gpu", "nvidia", "0") else ""
-        raise InputError(f"--device {name}: cannot compute: {str(error).splitlines()[0]}{hint}") from None
+        raise InputError(f"--device {name}: cannot compute: {shortened(str(error))}{hint}") from None
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)  # some of PyTorch's functions take no device
     if torch.get_num_threads() > usable_cores():

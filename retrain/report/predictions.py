@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from psvit.data import Batches
+from psvit.io.progress import progress_bar
 from psvit.nn.precision import float32_products
 
 
@@ -49,9 +50,11 @@ class Predictions:
 def predict(network: nn.Module, batches: Batches) -> Predictions:
     """What a network in evaluation mode says of images; they are looked at once."""
     parts = []
-    for images, labels in batches:
-        logits = network(images).float()
-        probabilities, said = logits.softmax(dim=1).max(dim=1)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        parts.append([values.cpu().numpy() for values in (labels, said, probabilities, losses)])
+    with progress_bar("testing on the validation images", batches.num_images, "images") as advance:
+        for images, labels in batches:
+            logits = network(images).float()
+            probabilities, said = logits.softmax(dim=1).max(dim=1)
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            parts.append([values.cpu().numpy() for values in (labels, said, probabilities, losses)])
+            advance(len(labels), "")
     return Predictions(*(np.concatenate(values) for values in zip(*parts, strict=True)))
