@@ -36,6 +36,10 @@ class Beside:
     device: str = ""
 
 
+SECONDS = 0.01
+"""That a measurement takes at least: nothing is decided by it, so a search need not wait for what `Speed` takes."""
+
+
 def beside(plan: SearchPlan, cache: ResultCache, finalists: list[Finalist]) -> Beside:
     """Fit and measure what stands beside a winner. It is kept in the study, so that a continued run says the same.
 
@@ -74,6 +78,6 @@ def _timed(arch: Architecture, device: torch.device) -> dict[str, Any]:
 
     network = PSViT(arch).to(device).eval()
     shape = (arch.in_chans, *arch.image_size)
-    times = {str(size): measure_by_turns([network], shape, size, device)[0].median_ms for size in BATCH_SIZES}
+    times = {str(size): measure_by_turns([network], shape, size, device, SECONDS)[0].median_ms for size in BATCH_SIZES}
     threads = f", {count(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     return {**times, "device": f"{device}{threads}, PyTorch {torch.__version__}"}

@@ -39,7 +39,11 @@ class Speed:
 @torch.inference_mode()
 @float32_products("highest")
 def measure_by_turns(
-    networks: Sequence[nn.Module], input_shape: tuple[int, int, int], batch_size: int, device: torch.device
+    networks: Sequence[nn.Module],
+    input_shape: tuple[int, int, int],
+    batch_size: int,
+    device: torch.device,
+    seconds: float = SECONDS,
 ) -> list[Speed]:
     """Measure networks by turns.
 
@@ -48,6 +52,7 @@ def measure_by_turns(
         input_shape: channels, height and width of an image.
         batch_size: images in one pass.
         device: where they run.
+        seconds: that each of the `ROUNDS` measurements of a network takes at least.
     """
     images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     began = time.perf_counter()
@@ -55,7 +60,7 @@ def measure_by_turns(
         _seconds(networks[0], images, 1)
     # Twice, because the first pass of a network takes longer than the others.
     once = [[_seconds(network, images, 1) for network in networks] for _ in range(2)][-1]
-    runs = [math.ceil(SECONDS / seconds) for seconds in once]
+    runs = [math.ceil(seconds / one) for one in once]
     rounds = np.array(
         [
             [_seconds(network, images, number) for network, number in zip(networks, runs, strict=True)]
