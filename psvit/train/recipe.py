@@ -23,6 +23,10 @@ Begin = Literal["random", "inherited", "original"]
 network that shall become cheaper."""
 
 
+MOST_EPOCHS_GIVEN, MOST_IMAGES_A_STEP, MOST_REPEATS = 100_000, 2**20, 1000
+"""More is taken for a slip of the pen."""
+
+
 class Recipe(Value):
     """Optimiser, schedule, augmentation and regularisation; the parts are timm's.
 
@@ -66,9 +70,9 @@ class Recipe(Value):
             all of one size, and of at most 1 GiB. It is faster for small images, and draws other numbers.
     """
 
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    accumulate: PositiveInt = 1
+    epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS_GIVEN)]
+    batch_size: Annotated[int, Field(gt=0, le=MOST_IMAGES_A_STEP)]
+    accumulate: Annotated[int, Field(gt=0, le=MOST_IMAGES_A_STEP)] = 1
     precision: Precision = "float32"
     opt: str = "adamw"
     opt_betas: tuple[Decay, Decay] | None = None
@@ -86,7 +90,7 @@ class Recipe(Value):
     temperature: PositiveFloat = 1.0
     drop_path_rate: Probability = 0.0
     ema_decay: Decay | None = None
-    repeated_augmentation: PositiveInt = 1
+    repeated_augmentation: Annotated[int, Field(gt=0, le=MOST_REPEATS)] = 1
     crop_scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
     hflip: Probability = 0.0

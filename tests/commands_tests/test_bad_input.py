@@ -298,6 +298,7 @@ def test_a_part_of_the_images_is_answered_with_the_whole(refused, few_digits):
         ("epochs", ["epochs", "KEY=VALUE"]),
         ("epochs=many", ["epochs", '"many"']),
         ("epochs=0", ["epochs", "greater than 0"]),
+        ("epochs=1:30", ["1:30", "not valid YAML"]),
         ("warmup_epochs=999", ["warmup_epochs", "fewer than epochs", "999"]),
         ("lr=-1", ["lr", "greater than 0"]),
         ("hflip=1.5", ["hflip", "less than or equal to 1"]),

@@ -154,6 +154,16 @@ def test_a_digest_of_images_in_memory_is_of_pixels_and_labels(digits, monkeypatc
         assert open_data("digits").digest != digits.digest
 
 
+def test_folders_may_lie_in_folders_that_are_no_classes(tmp_path):
+    root = make_folder(tmp_path / "flat", train=12)
+    nested = tmp_path / "nested"
+    for part in ("train", "val"):
+        shutil.copytree(root / part, nested / part / "animals")
+    flat, deep = open_data(str(root)), open_data(str(nested))
+    assert deep.classes == flat.classes
+    assert [len(part) for part in parts_of(deep)] == [len(part) for part in parts_of(flat)]
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_digest_of_a_folder_is_of_names_sizes_and_classes_wherever_it_lies(tmp_path, kept):
     root = make_folder(tmp_path / "one", train=12)

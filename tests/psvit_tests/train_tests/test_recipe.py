@@ -215,6 +215,8 @@ BROKEN = [
     ({"epochs": 0}, "epochs", "greater than 0"),
     ({"epochs": "10"}, "epochs", 'valid integer, received "10"'),
     ({"epochs": 1.5}, "epochs", "valid integer, received 1.5"),
+    ({"epochs": 10**12}, "epochs", "less than or equal to 100000, received 1000000000000"),
+    ({"batch_size": 10**12}, "batch_size", "less than or equal to 1048576, received 1000000000000"),
     ({"batch_size": -1}, "batch_size", "greater than 0"),
     ({"lr": 0.0}, "lr", "greater than 0"),
     ({"lr": "fast"}, "lr", 'valid number, received "fast"'),
