@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import click
 
 from psvit.cli import Command, run, set_up_logging
 from psvit.errors import InputError
+from psvit.io.escaping import in_terminal
 
 if TYPE_CHECKING:
     from psvit.retrain.delivery.predictions import Prediction
@@ -66,8 +68,8 @@ def export_command(place: Path, name: str, out: Path | None, license_name: str |
 @click.argument("place", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes are shown.")
-@click.option("--json", "form", flag_value="json", help="Print one JSON list with an object for each image.")
-@click.option("--csv", "form", flag_value="csv", help="Print CSV: image, rank, class, probability.")
+@click.option("--json", "json", is_flag=True, help="Print one JSON list with an object for each image.")
+@click.option("--csv", "csv", is_flag=True, help="Print CSV: image, rank, class, probability.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images in a batch.")
 @click.option("--device", default=None, help="Where to compute: cpu, cuda, ... [default: cuda if there is one]")
 @click.option("-v", "--verbose", is_flag=True, help="Log every step on standard error.")
@@ -75,7 +77,8 @@ def predict_command(
     place: Path,
     images: tuple[Path, ...],
     top: int,
-    form: str | None,
+    json: bool,
+    csv: bool,
     batch_size: int,
     device: str | None,
     verbose: bool,
@@ -88,6 +91,8 @@ def predict_command(
     folder that psvit-export --to timm wrote. IMAGE is an image, or a folder of images, which may hold further folders.
     """
     set_up_logging(verbose)
+    if json and csv:
+        raise InputError("--json and --csv: one form is printed; give one of them")
     from psvit.classifier import Classifier
     from psvit.retrain.delivery.image_files import image_files
     from psvit.retrain.delivery.predictions import as_csv, as_json, as_lines
@@ -103,8 +108,11 @@ def predict_command(
                 unreadable.append((path, found))
             yield path, found
 
-    for text in {"json": as_json, "csv": as_csv, None: as_lines}[form](predictions()):
-        click.echo(text, nl=False)
+    form = as_json if json else as_csv if csv else as_lines
+    for text in form(predictions()):
+        # On a terminal, names must not do what control characters do; line breaks are the form's own.
+        shown = "\n".join(map(in_terminal, text.split("\n"))) if csv and sys.stdout.isatty() else text
+        click.echo(shown, nl=False)
     if unreadable:
         # All others are told by now.
         names = ", ".join(str(path) for path, _ in unreadable[1:])

@@ -139,6 +139,12 @@ def test_predictions_for_programs_say_the_same_as_those_for_people(run, call, di
             assert of_json["probability"] == pytest.approx(float(of_csv["probability"]), abs=1e-6)
 
 
+def test_two_forms_at_once_are_refused(run, call, digits):
+    done = call("psvit-predict", "run", "digits", "--json", "--csv")
+    assert (done.status, done.out) == (2, "")
+    assert "--json and --csv" in done.err
+
+
 def test_an_image_that_cannot_be_read_has_its_error_in_json(run, call, digits):
     paths = list(digits)
     paths[1].write_text("no image")
