@@ -12,12 +12,10 @@ from psvit.arch.architecture import Architecture
 from psvit.data import Baseline, ImageData, logistic_regression
 from psvit.report.formatting import count
 from psvit.search.compression.speed import measure_by_turns
+from psvit.search.compression.table import BATCH_SIZES
 from psvit.search.plan import SearchPlan
 from psvit.search.result_cache import ResultCache
 from psvit.search.selection.finalist import Finalist
-
-BATCH_SIZES = (1, 32)
-"""At which a network is timed: a single request, and many images at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

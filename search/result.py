@@ -221,8 +221,12 @@ def found_before(folder: Path, asked: Mapping[str, Any]) -> SearchResult | None:
 def _read(folder: Path) -> tuple[SearchResult, _Kept]:
     """The result, and the file."""
     file, history = folder / FILE, folder / HISTORY
+    compared = history.exists()
     try:
         kept = _Kept.model_validate_json(read_text(file))
+        trials = Table.from_csv(history.read_text(encoding="utf-8")) if compared else Table([], ())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{history}: cannot be read: {error}") from None
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
@@ -230,11 +234,10 @@ def _read(folder: Path) -> tuple[SearchResult, _Kept]:
     values = {name: getattr(kept, name) for name in _OF_RESULT}
     for name in ("finalists", "front"):
         values[name] = [_moved(one, folder.joinpath) for one in values[name]]
-    compared = history.exists()
     result = SearchResult(
         folder=folder,
         file=folder / BEST,
-        trials=Table.from_csv(history.read_text()) if compared else Table([], ()),
+        trials=trials,
         html=HtmlFile(folder / REPORT) if compared else None,
         stopped=None,
         **values,

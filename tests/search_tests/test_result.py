@@ -105,6 +105,14 @@ def test_a_damaged_file_is_refused_in_one_line_and_made_again(search, damage):
     assert (found.folder / "result.json").read_bytes() == whole
 
 
+def test_trials_that_are_no_text_are_refused_in_one_line_and_written_again(search):
+    found = search()
+    (found.folder / "history.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"history\.csv: cannot be read"):
+        SearchResult.load(found.folder)
+    assert_equal(search(), found)
+
+
 def test_a_run_that_was_stopped_keeps_no_result(search, monkeypatch, tmp_path):
     search()
     calls = []
