@@ -114,6 +114,8 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
     except InputError as error:
         # A worker process that prepares batches sends its error with a traceback in front; the last line is ours.
         line = str(error).strip().splitlines()[-1].removeprefix("psvit.errors.InputError: ")
+        if is_disk_full(error):
+            _fail(command, f"{line}; make room, and the same command continues", 1, is_shared=False)
         _fail(command, line, 2, is_shared=error.is_shared)
     except RunError as error:
         _fail(command, str(error), 1)

@@ -14,9 +14,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from psvit.classifier import Classifier, as_classifier
-from psvit.data import ImageData, Inputs, open_data
+from psvit.data import Baseline, ImageData, Inputs, logistic_regression, open_data
 from psvit.errors import InputError
 from psvit.io.documents import Place, path_of
+from psvit.io.progress import progress_bar
 from psvit.io.tables import html_table, text_table
 from psvit.train.bootstrap import CONFIDENCE, RESAMPLES, Bools, ComparedNetwork, Difference, compared
 from psvit.train.choices import choose_device
@@ -38,12 +39,14 @@ class Comparison(Sequence[ComparedNetwork]):
         images: how many validation images they were compared on.
         confidence: the confidence of every interval.
         resamples: the number of resamples that intervals rest on.
+        baseline: logistic regression on the same images; `None` if images are not small.
     """
 
     networks: tuple[ComparedNetwork, ...]
     images: int
     confidence: float
     resamples: int
+    baseline: Baseline | None
 
     def __getitem__(self, index: Any) -> Any:
         return self.networks[index]
@@ -72,12 +75,13 @@ class Comparison(Sequence[ComparedNetwork]):
 
     @property
     def lines(self) -> list[str]:
-        """What the differences say, a line for each network but the first."""
-        return [
+        """What the differences say, a line for each network but the first, and what logistic regression reaches."""
+        said = [
             one.difference.in_words(one.name, self[0].name, self.confidence)
             for one in self.networks
             if one.difference is not None
         ]
+        return [*said, f"For comparison, {self.baseline.in_words('these images')}."] if self.baseline else said
 
     def __str__(self) -> str:
         return "\n".join([self.title, text_table(self.rows, self.header), "", *self.lines])
@@ -138,6 +142,7 @@ def compare(
         images=len(images.val),
         confidence=confidence,
         resamples=resamples,
+        baseline=logistic_regression(images.all_train, images.val),
     )
 
 
@@ -207,6 +212,10 @@ def _recognised(classifier: Classifier, data: ImageData) -> Bools:
     batches = DataLoader(
         data.val.transformed(classifier.preprocessing.transform), BATCH_SIZE, num_workers=inputs.workers
     )
-    found = [classifier.probabilities(images).argmax(dim=1) == labels for images, labels in batches]
+    found = []
+    with progress_bar(f"testing {classifier.source}", len(data.val), "images") as advance:
+        for images, labels in batches:
+            found.append(classifier.probabilities(images).argmax(dim=1) == labels)
+            advance(len(labels), "")
     answers: Bools = torch.cat(found).numpy()
     return answers

@@ -283,14 +283,8 @@ def command(
         click.echo("there is no best network yet")
         raise
     # What matters most comes first.
-    if result.verdict:
-        click.echo(f"verdict: {result.verdict}")
-    elif result.best.looks:
-        rivals = any(finalist.is_reference for finalist in result.finalists)
-        reason = (
-            "there was nothing to compare it on" if rivals else "no hand-made network is in the space and the budget"
-        )
-        click.echo(f"no verdict: {reason}")
+    if line := _verdict(result):
+        click.echo(line)
     if result.compression:
         for line in result.compression.lines:
             click.echo(line)
@@ -299,6 +293,19 @@ def command(
     _tell_winner(result, supernet)
     if result.stopped:
         raise result.stopped
+
+
+def _verdict(result: SearchResult) -> str:
+    """The verdict, or why there is none; empty where none was to be expected."""
+    if result.verdict:
+        return f"verdict: {result.verdict}"
+    if result.left_out:
+        return "no verdict: there was no time to compare the finalists to the end"
+    if not result.best.looks:
+        return ""
+    if any(finalist.is_reference for finalist in result.finalists):
+        return "no verdict: there was nothing to compare it on"
+    return "no verdict: no hand-made network is in the space and the budget"
 
 
 def _tell(result: SearchResult, is_timed: bool) -> None:

@@ -7,7 +7,7 @@ raced between batches (`psvit.search.racing`). Both can be switched off.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from torch import Tensor
 from psvit.arch.architecture import Architecture
 from psvit.data import Batches
 from psvit.executors.failures import NO_NUMBERS
+from psvit.io.progress import progress_bar
 from psvit.nn.precision import float32_products
+from psvit.report.formatting import count
 from psvit.search.evaluator import INHERITED
 from psvit.search.prefix_tree import PrefixTree, Weights, run
 from psvit.search.racing import Field, Race, right_answers
@@ -110,22 +112,25 @@ class InheritedAccuracy:
         """Have candidates answer the batches that they have not answered; those that a race gives up leave."""
         walked: list[int] = []
         trees: list[PrefixTree] = []
-        start = 0
-        for images, labels in self._batches:
-            here = [i for i in running if answers.seen[i] == start and i not in answers.failures]
-            if here != walked:
-                walked, trees = here, self._trees(archs, here)
-            for tree in trees:
-                self._answer_batch(archs, tree, images, labels, answers, weights)
-            start += len(labels)
-            if field is not None and start in looks:
-                answers.take_in()
-                still = [i for i in running if i not in answers.failures]
-                field.look(answers.correct[still, :start], still)
-                beaten = field.beaten(answers.failed)
-                running = [i for i in still if not beaten[i]]
-            if all(i in answers.failures for i in running):
-                break
+        start, num_images = 0, self._batches.num_images
+        told = f"scoring {count(len(running), 'candidate')}"
+        with progress_bar(told, len(running) * num_images, "images") as advance:
+            for images, labels in self._batches:
+                here = [i for i in running if answers.seen[i] == start and i not in answers.failures]
+                if here != walked:
+                    walked, trees = here, self._trees(archs, here)
+                for tree in trees:
+                    self._answer_batch(archs, tree, images, labels, answers, weights, advance)
+                start += len(labels)
+                if field is not None and start in looks:
+                    answers.take_in()
+                    still = [i for i in running if i not in answers.failures]
+                    field.look(answers.correct[still, :start], still)
+                    beaten = field.beaten(answers.failed)
+                    running = [i for i in still if not beaten[i]]
+                    advance((len(still) - len(running)) * (num_images - start), "")
+                if all(i in answers.failures for i in running):
+                    break
         answers.take_in()
 
     def _trees(self, archs: Sequence[Architecture], positions: list[int]) -> list[PrefixTree]:
@@ -141,9 +146,11 @@ class InheritedAccuracy:
         labels: Tensor,
         answers: _Answers,
         weights: Weights,
+        advance: Callable[[int, str], None],
     ) -> None:
         def found(position: int, logits: Tensor) -> None:
             answers.add(position, logits, labels)
+            advance(len(labels), "")
 
         for position in run(tree, weights, images, found):
             # On its own, when nothing else is alive.

@@ -268,7 +268,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     wanted = wanted_space(asked, given_network)
     scored_by = asked.scored_by()
     evaluator = read_evaluator(asked.evaluator) if scored_by == "own" else None
-    searcher = make_searcher(asked.searcher or ("stratified" if scored_by == "trained" else "evolution"))
+    searcher = make_searcher(asked.searcher or "evolution", few=scored_by == "trained")
     names, own = read_objectives(asked.objectives, ACCURACY if evaluator is None else SCORE)
     bounds = asked.bounds()
     if asked.study and not asked.storage:
@@ -278,6 +278,8 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
 
     name = asked.data or (read_provenance(asked.supernet).get("data") if asked.supernet else None)
     data = found_data(name) if name else None
+    if data:
+        data.check_search()
     original = None
     if given_network:
         assert data is not None

@@ -188,6 +188,7 @@ def train_supernet(
     with joined(place) as world:
         with world.first_goes_ahead():  # images and weights may have to be fetched
             images = found_data(data)
+            images.check_search()
             begin_with = _read_vit(init) if isinstance(init, str | Path) else init
             space = fit_space(space, images, size, Budget(), prefers_shipped=True)
             chosen = choose_recipe(

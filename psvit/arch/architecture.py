@@ -244,12 +244,17 @@ class ArchitectureFile(Value):
         return document
 
     def save(self, path: str | Path) -> None:
-        """Write the file, whole or not at all; sections about which nothing is known are left out."""
+        """Write the file, whole or not at all; sections about which nothing is known are left out.
+
+        The verdict stands first, because nobody should read an architecture without it.
+        """
         fields = self.to_dict()
         sections = {
             "schema": SCHEMA,
+            "verdict": fields.pop("verdict", None),
             "arch": fields.pop("arch"),
             "cost": {**cost(self.arch).to_dict(), "convention": FLOPS_CONVENTION},
-            **{name: content for name, content in fields.items() if content},
+            **fields,
         }
+        sections = {name: content for name, content in sections.items() if content}
         write_atomic(Path(path), dump_yaml(sections))

@@ -22,6 +22,15 @@ COMMANDS = {
 """Where each subcommand is, in the order in which they are used; `psvit search` is `psvit-search`."""
 
 
+EXAMPLES = (
+    "psvit search --data photos --budget 2GFLOPs --out runs/found",
+    "psvit retrain runs/found --data photos --out runs/network",
+    "psvit predict runs/network photo.jpg",
+    "psvit export runs/network --to onnx",
+)
+"""From images to a network that can be deployed."""
+
+
 class Commands(click.Group):
     """A group that imports a command when it is asked for."""
 
@@ -32,6 +41,12 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name; `None` if there is none."""
         return load(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples."""
+        with formatter.section("Examples"):
+            for example in EXAMPLES:
+                formatter.write_text(example)
 
 
 def load(name: str) -> click.Command:

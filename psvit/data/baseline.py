@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psvit.data.images import Decoded, Labelled
+from psvit.io.announcements import announce
 
 EXACT_VALUES = 2_000_000
 """Values of pixels up to which the regression is brought to its end, in seconds."""
@@ -68,6 +69,8 @@ def logistic_regression(train: Labelled, test: Labelled) -> Baseline | None:
     )
     if len(np.unique(some.labels)) < 2:
         return None
+    if not is_exact:
+        announce("fitting logistic regression on the pixels, for comparison")
     kind = np.float64 if is_exact else np.float32
     model = LogisticRegression(max_iter=5000 if is_exact else MOST_STEPS)
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ import numpy as np
 
 from psvit.data.images import Decoded, Labelled
 from psvit.data.sources import Source, by_name, of_datasets
-from psvit.data.split import parts
+from psvit.data.split import held_out, parts
 from psvit.errors import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,7 +31,8 @@ class ImageData:
         sizes: height and width in pixels of some training images, evenly spread over all.
         statistics: gives `mean` and `std`; computes them at its first call.
         train: for training supernets and the networks that a search compares.
-        search: for comparing candidates. Whatever a search chooses, it chooses by these.
+        search: for comparing candidates. Whatever a search chooses, it chooses by these. Empty if there are too few
+            images: then a network can be trained, and nothing searched.
         verdict: for the verdict of a search. Nothing is trained on them and nothing is chosen by them before that.
             Empty if there are too few images.
         val: for the final report.
@@ -81,6 +82,15 @@ class ImageData:
         """All images for training, as final networks have them, in an order that does not depend on the split."""
         return self.train.union(self.verdict).union(self.search)
 
+    def check_search(self) -> None:
+        """Make sure that there are search images.
+
+        Raises:
+            InputError: there are too few images to hold any out; says how many are needed.
+        """
+        if not len(self.search):
+            held_out(self.train.labels, self.name)
+
     def without_verdict(self) -> Self:
         """The same images with the verdict's among the training images."""
         train = self.train.union(self.verdict)
@@ -111,7 +121,7 @@ class ImageData:
 
         Raises:
             InputError: there is no such set, or it cannot be used: one class, a corrupt image, classes that differ
-                between training and validation, fewer than two images of a class.
+                between training and validation.
         """
         return cls.find(name).read()
 
@@ -154,7 +164,7 @@ class ImageData:
             raise InputError(
                 f"data {name!r}: at least two classes are needed, found {len(classes)}: {', '.join(classes)}"
             )
-        positions, search, verdict = parts(train.labels, name)
+        positions, search, verdict = parts(train.labels)
         seen = train.take(np.sort(np.concatenate([positions, verdict])))
         return cls(
             name=name,

@@ -14,25 +14,30 @@ SPLIT_SEED, VERDICT_SEED = 0, 1
 """The splits belong to the data, not to a run: a search must not see what its supernet was trained on."""
 
 
-def parts(labels: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def parts(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The positions of the training, search and verdict images, each ascending, with every class in proportion.
 
     The search images do not depend on there being verdict images, so they are those of version 0.1. If there are too
-    few images for a verdict, it has none.
+    few images for a verdict, it has none. If there are too few for any to be held out, all are for training.
 
     Args:
         labels: classes of all training images, (n,).
-        name: what to call the images in an error.
-
-    Raises:
-        InputError: there are too few images to hold any out.
     """
-    others, search = stratified_split(labels, SEARCH_FRACTION, SPLIT_SEED, name)
+    none = np.empty(0, dtype=np.int64)
     try:
-        train, verdict = stratified_split(labels[others], len(search), VERDICT_SEED, name)
+        others, search = held_out(labels)
     except InputError:
-        return others, search, np.empty(0, dtype=np.int64)
+        return np.arange(len(labels)), none, none
+    try:
+        train, verdict = stratified_split(labels[others], len(search), VERDICT_SEED)
+    except InputError:
+        return others, search, none
     return others[train], search, others[verdict]
+
+
+def held_out(labels: NDArray[np.int64], name: str = "data") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The positions of the images that are not search images, and of those that are, see `stratified_split`."""
+    return stratified_split(labels, SEARCH_FRACTION, SPLIT_SEED, name)
 
 
 def stratified_split(

@@ -59,30 +59,58 @@ def progress_bar(
     if not console.is_terminal:
         yield _Lines(console, description, total, unit, done, clock)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    progress = Progress(
-        *columns,
-        console=console,
-        get_time=clock,
-        # By default rich forgets what is older than half a minute, which one step of ours may take; it is also bounded
-        # to the last thousand steps, so that the rate follows what is quick.
-        speed_estimate_period=math.inf,
-    )
-    with progress:
-        task = progress.add_task(description, total=total, completed=done, unit=unit, note="")
-        progress.advance(task, 0)  # from here on the first step is timed
+    with _Bars.shown(console, clock) as (bars, is_first):
+        task = bars.add_task(description, total=total, completed=done, unit=unit, note="")
+        bars.advance(task, 0)  # from here on the first step is timed
 
         def advance(units: int, note: str = "") -> None:
-            progress.update(task, advance=units, note=note)
+            bars.update(task, advance=units, note=note)
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            # The longest stays to be read; of the steps within it there may be hundreds.
+            if not is_first:
+                bars.remove_task(task)
+
+
+class _Bars:
+    """The bars on the terminal. A bar that begins while another is shown gets a line below it.
+
+    Attributes:
+        current: what draws them; `None` while none is shown.
+    """
+
+    current: Progress | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def shown(cls, console: Console, clock: Callable[[], float]) -> Iterator[tuple[Progress, bool]]:
+        """What draws the bars, and whether it was begun for this one."""
+        if cls.current is not None:
+            yield cls.current, False
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        cls.current = Progress(
+            *columns,
+            console=console,
+            get_time=clock,
+            # By default rich forgets what is older than half a minute, which one step of ours may take; it is also
+            # bounded to the last thousand steps, so that the rate follows what is quick.
+            speed_estimate_period=math.inf,
+        )
+        try:
+            with cls.current as bars:
+                yield bars, True
+        finally:
+            cls.current = None
 
 
 class _Lines:

@@ -61,7 +61,8 @@ _SETTINGS = {"batch": "batch_size", "threads": "threads", "runtime": "runtime", 
 
 _NUMBER = r"\d{1,24}(?:\.\d{1,24})?"
 _RANGE = rf"(?:(?P<lower>{_NUMBER})\.\.)?(?P<upper>{_NUMBER})"
-_COST = re.compile(rf"{_RANGE}\s*(?P<unit>[a-z]+)", re.I | re.ASCII)
+_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)", re.ASCII)
+_COST = re.compile(rf"{_RANGE}(?P<unit>[a-z]+)", re.I | re.ASCII)
 _SHARE = re.compile(rf"{_RANGE}%(?:of(?P<arch>.+))?", re.I | re.ASCII)
 _SETTING = re.compile(r"(?P<device>[^:]+(?::\d+)?)(?P<settings>:.*)?", re.ASCII)
 _LATENCY = re.compile(
@@ -76,11 +77,17 @@ _SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M"), "
 
 def as_usual(text: str) -> str:
     """A limit as it is usually written, so that equal runs are found equal: `2 Gflop` is `2GFLOPs`."""
-    text = text.strip()
-    match = _COST.fullmatch(text)
-    if match is None or match["unit"].lower() not in _UNITS:
-        return text
-    return text[: match.start("unit")].rstrip() + _USUAL.get(match["unit"].lower(), match["unit"])
+    compact = _compact(text)
+    if match := _COST.fullmatch(compact):
+        return compact[: match.start("unit")] + _USUAL.get(match["unit"].lower(), match["unit"])
+    is_understood = _LATENCY.fullmatch(compact) or _SHARE.fullmatch(compact)
+    return compact if is_understood else text.strip()
+
+
+def _compact(text: str) -> str:
+    """A limit without spaces, as in `1.2 .. 1.4 GFLOPs` and `5 ms@cpu`; what a share is of keeps those in its path."""
+    limit, percent, of = text.partition("%")
+    return _SPACE.sub("", limit) + percent + re.sub(r"^of\s+", "of", of.strip())
 
 
 class Limit(Value):
@@ -115,13 +122,15 @@ class Limit(Value):
         Raises:
             InputError: not a limit; names the forms that are. Or a share of the largest, and no space.
         """
-        text = text.strip()
-        match = _COST.fullmatch(text)
+        text, compact = text.strip(), _compact(text)
+        match = _COST.fullmatch(compact)
         if match and match["unit"].lower() in _PREFIXES:
-            raise InputError(f"budget {text!r}: of what? give {text}FLOPs or {text}params")
+            raise InputError(f"budget {text!r}: of what? give {compact}FLOPs or {compact}params")
+        if match and match["unit"].lower() in _MILLISECONDS:
+            raise InputError(f"budget {text!r}: on what? give {compact}@cpu or {compact}@cuda")
         if match and match["unit"].lower() in _UNITS:
             metric, scale = _UNITS[match["unit"].lower()]
-        elif match := _SHARE.fullmatch(text):
+        elif match := _SHARE.fullmatch(compact):
             metric, scale = "macs", cost(_reference(text, match["arch"], space)).macs
         else:
             raise InputError(f"budget {text!r}: not understood; permitted are forms like {_EXAMPLES}")
@@ -192,8 +201,7 @@ class LatencyLimit(Value):
         Raises:
             InputError: not such a limit, or an unknown device or setting; names those that are permitted.
         """
-        text = text.strip()
-        match = _LATENCY.fullmatch(text)
+        match = _LATENCY.fullmatch(_compact(text))
         if match is None:
             raise InputError(f"budget {text!r}: not understood; permitted are forms like {_EXAMPLES}")
         scale = _MILLISECONDS[match["unit"].lower()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import click
 from psvit.cli import Command, run, set_up_logging
 from psvit.errors import InputError
 from psvit.io.escaping import in_terminal
+from psvit.io.progress import progress_bar
 
 if TYPE_CHECKING:
     from psvit.retrain.delivery.predictions import Prediction
@@ -103,10 +106,17 @@ def predict_command(
     unreadable: list[tuple[Path, InputError]] = []
 
     def predictions() -> Iterator[Prediction]:
-        for path, found in classifier.predict_all(files, top, batch_size):
-            if isinstance(found, InputError):
-                unreadable.append((path, found))
-            yield path, found
+        # On a terminal, the predictions themselves show how far it is.
+        shown: AbstractContextManager[Callable[[int, str], None] | None] = (
+            contextlib.nullcontext() if sys.stdout.isatty() else progress_bar("classifying", len(files), "images")
+        )
+        with shown as advance:
+            for path, found in classifier.predict_all(files, top, batch_size):
+                if isinstance(found, InputError):
+                    unreadable.append((path, found))
+                yield path, found
+                if advance:
+                    advance(1, "")
 
     form = as_json if json else as_csv if csv else as_lines
     for text in form(predictions()):

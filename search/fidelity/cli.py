@@ -99,7 +99,7 @@ def command(
     --supernet contains it. FLOPs are multiply-accumulates. Validation images are not used.
     """
     set_up_logging(verbose)
-    from psvit.search.fidelity.formatting import HEADER, conclusions, rows
+    from psvit.search.fidelity.formatting import HEADER, rows
     from psvit.search.fidelity.run import measure_fidelity
 
     measured = measure_fidelity(
@@ -122,7 +122,7 @@ def command(
         click.echo(f"not trained: {line}")
     for title, one in measured.tables:
         show_table(title, rows(one), HEADER)
-    for sentence in conclusions(measured.fidelity.within):
+    for sentence in measured.conclusions:
         click.echo(sentence)
     beside = f" and, for searches, {measured.beside}"
     if measured.kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from psvit.data import Baseline
 from psvit.report.formatting import DASH, joined
 from psvit.search.fidelity.measures import SECOND, TOP
 from psvit.search.fidelity.record import INHERITED, TOO_FEW, Agreement, Estimate, SetFidelity
@@ -47,13 +48,11 @@ def rows(measured: SetFidelity) -> list[tuple[str, ...]]:
     return [row(one) for one in (*measured.agreements, *([measured.ceiling] if measured.ceiling else []))]
 
 
-def conclusions(within: SetFidelity) -> list[str]:
-    """What the networks around the budget say, in sentences."""
-    return [
-        sentence
-        for sentence in (_ranking(within), _without_supernet(within), _regret(within), _gap(within))
-        if sentence
-    ]
+def conclusions(within: SetFidelity, baseline: Baseline | None = None) -> list[str]:
+    """What the networks around the budget say, in sentences, and what logistic regression reaches."""
+    beside = f"For comparison, {baseline.in_words('the same images')}." if baseline else ""
+    sentences = (_ranking(within), _without_supernet(within), _regret(within), _gap(within), beside)
+    return [sentence for sentence in sentences if sentence]
 
 
 def _ranking(within: SetFidelity) -> str:

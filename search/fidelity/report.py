@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psvit.arch.costs import METRICS
+from psvit.data import Baseline
 from psvit.io.documents import dump_yaml, write_atomic
 from psvit.report.chart import BLUE, GREY, ORANGE, Chart, Figure, as_text, library, padded_range
 from psvit.report.formatting import DASH, in_words, number
@@ -51,6 +52,7 @@ def write_report(
     command: str,
     config: dict[str, Any],
     failures: Sequence[str] = (),
+    baseline: Baseline | None = None,
 ) -> None:
     """Write the report, whole or not at all.
 
@@ -61,11 +63,12 @@ def write_report(
         command: the shell line that repeats it.
         config: the resolved configuration, JSON-serialisable.
         failures: why networks have no accuracy, one line each.
+        baseline: logistic regression on the same images.
 
     Raises:
         InputError: the place cannot be written.
     """
-    write_atomic(path, render(fidelity, networks, command, config, failures))
+    write_atomic(path, render(fidelity, networks, command, config, failures, baseline))
 
 
 def render(
@@ -74,6 +77,7 @@ def render(
     command: str,
     config: dict[str, Any],
     failures: Sequence[str] = (),
+    baseline: Baseline | None = None,
 ) -> str:
     """The report as one HTML document that loads nothing; equal arguments give equal text."""
     near = [network for network in networks if network.is_within]
@@ -87,7 +91,7 @@ def render(
         fidelity=fidelity,
         limits=_limits(fidelity.within),
         reach=_limits(fidelity.spread) if fidelity.spread else "",
-        conclusions=conclusions(fidelity.within),
+        conclusions=conclusions(fidelity.within, baseline),
         ceiling=CEILING if fidelity.within.ceiling else "",
         header=HEADER,
         sets=sets,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import METRICS, cost
-from psvit.data import ImageData, open_data
+from psvit.data import Baseline, ImageData, logistic_regression, open_data
 from psvit.errors import InputError, RunError
 from psvit.executors.choose_executor import check_workers, executor_for
 from psvit.executors.executor import Portable
@@ -54,6 +54,9 @@ COMMAND = "psvit-fidelity"
 
 TRAININGS, SCORES, TABLE, REPORT = "trainings.journal", "scores.journal", "fidelity.csv", "fidelity.html"
 
+BASELINE = "logistic_regression"
+"""The name of the record with the baseline, in the journal of scores."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredFidelity:
@@ -69,6 +72,7 @@ class MeasuredFidelity:
         kept: the measurement that stayed in that file, because it rests on more networks; `None` if this one was
             written.
         failures: why some networks have no accuracy, one line each.
+        baseline: logistic regression on the images that accuracies rest on; `None` if images are not small.
     """
 
     fidelity: Fidelity
@@ -79,6 +83,7 @@ class MeasuredFidelity:
     beside: Path
     kept: Fidelity | None
     failures: list[str]
+    baseline: Baseline | None
 
     @property
     def report(self) -> Path:
@@ -95,9 +100,14 @@ class MeasuredFidelity:
             return [near]
         return [(f"{spread} networks over the whole range, which mostly measures MACs", self.fidelity.spread), near]
 
+    @property
+    def conclusions(self) -> list[str]:
+        """What was found, in sentences."""
+        return conclusions(self.fidelity.within, self.baseline)
+
     def _repr_html_(self) -> str:
         parts = [html_table(rows(measured), HEADER, title) for title, measured in self.tables]
-        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in conclusions(self.fidelity.within)]
+        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in self.conclusions]
         return f"<div>{''.join(parts)}</div>"
 
 
@@ -161,6 +171,7 @@ def measure_fidelity(
         raise InputError(f"supernet {str(path_of(supernet))!r}: does not say what it was trained on; give --data")
     here, there = choose_devices(device, workers)
     opened = open_data(given)
+    opened.check_search()
     size = min(space.image_size)
     chosen = choose_recipe(recipe, settings, size, len(opened.all_train), supernet=False, device=there)
     trainings = Trainings(
@@ -347,7 +358,8 @@ def train_and_compare(
     from psvit.search.fidelity.report import write_report
 
     config = {**trainings.config, "supernet": str(path_of(supernet))}
-    write_report(folder / REPORT, fidelity, networks, command, config, failures)
+    baseline = _baseline(trainings.data, journal)
+    write_report(folder / REPORT, fidelity, networks, command, config, failures, baseline)
     beside = leave_beside(supernet, fidelity)
     there = next(one for one in read_fidelities(beside) if one.subject == fidelity.subject)
     return MeasuredFidelity(
@@ -359,7 +371,18 @@ def train_and_compare(
         beside=beside,
         kept=None if there == fidelity else there,
         failures=failures,
+        baseline=baseline,
     )
+
+
+def _baseline(data: ImageData, journal: Journal) -> Baseline | None:
+    """What networks are read beside. It is kept with the scores, so that a finished run need not wait for it."""
+    known = next((record for record in journal.records if record["score"] == BASELINE), None)
+    if known is None:
+        found = logistic_regression(data.train, data.search)
+        known = {"score": BASELINE, "value": asdict(found) if found else None}
+        journal.add(known)
+    return Baseline(**known["value"]) if known["value"] else None
 
 
 def table(networks: Iterable[MeasuredNetwork]) -> str:

@@ -25,8 +25,13 @@ SEARCHERS: dict[str, Callable[[], Searcher]] = {
 }
 
 
-def make_searcher(given: str | Searcher | BaseSampler) -> Searcher:
+def make_searcher(given: str | Searcher | BaseSampler, *, few: bool = False) -> Searcher:
     """The searcher of a name, one of a user's own, or one that asks a sampler of Optuna's.
+
+    Args:
+        given: the name, the searcher or the sampler.
+        few: whether candidates are few because scores cost much. Evolution then has small generations, and the first
+            candidates are drawn from every kind of network.
 
     Raises:
         InputError: it is none of these.
@@ -40,4 +45,6 @@ def make_searcher(given: str | Searcher | BaseSampler) -> Searcher:
             f"searcher {given!r}: unknown; permitted are {', '.join(SEARCHERS)}, and in Python a searcher of your own "
             "or a sampler of Optuna's"
         )
+    if few and given == Evolution.name:
+        return Evolution(batch_size=12, first=24, stratified=True)
     return SEARCHERS[given]()

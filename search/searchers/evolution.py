@@ -9,7 +9,7 @@ import numpy as np
 from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
-from psvit.search.proposal import CROSSOVER, MUTATION, UNIFORM, Proposal
+from psvit.search.proposal import CROSSOVER, MUTATION, STRATIFIED, UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
 
 ATTEMPTS = 20
@@ -19,29 +19,37 @@ ATTEMPTS = 20
 class Evolution(Searcher):
     """Breeds the best architectures so far: half of a generation are mutants, half children of two parents.
 
-    The first generation is drawn uniformly. The best are found by non-dominated ranking, as in NSGA-II (Deb et al.
-    2002), which with one objective is sorting. Unlike AutoFormer's, which draws until a candidate happens to fit,
-    variation here always ends: see `SearchSpace.mutate` and `SearchSpace.crossover`.
+    The first generation is drawn uniformly, or from every layout and stem in turn. References are in the history before
+    it, so they breed as well if they are among the best. The best are found by non-dominated ranking, as in NSGA-II
+    (Deb et al. 2002), which with one objective is sorting. Unlike AutoFormer's, which draws until a candidate happens
+    to fit, variation here always ends: see `SearchSpace.mutate` and `SearchSpace.crossover`.
 
     Args:
         batch_size: architectures a generation.
         parents: how many of the best of all generations breed.
         rate: probability of changing a choice in a mutant.
         first: how many are drawn before any are bred.
+        stratified: whether what is drawn comes from every layout and stem in turn. With few candidates, the kinds of
+            networks that few members belong to would otherwise be missing.
     """
 
     name = "evolution"
 
-    def __init__(self, batch_size: int = 32, parents: int = 10, rate: float = 0.2, first: int = 32) -> None:
+    def __init__(
+        self, batch_size: int = 32, parents: int = 10, rate: float = 0.2, first: int = 32, *, stratified: bool = False
+    ) -> None:
         self.batch_size = batch_size
         self.parents = parents
         self.rate = rate
         self.first = first
+        self.stratified = stratified
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The settings of a generation."""
-        return {"batch_size": self.batch_size, "parents": self.parents, "rate": self.rate, "first": self.first}
+        settings = {"batch_size": self.batch_size, "parents": self.parents, "rate": self.rate, "first": self.first}
+        # Left out if it is not so, that runs from before it could be still continue.
+        return {**settings, "stratified": True} if self.stratified else settings
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """A generation."""
@@ -60,9 +68,12 @@ class Evolution(Searcher):
             if child not in seen and candidates.permits(child):
                 seen.add(child)
                 kind.append(child)
-        drawn = candidates.draw_unseen(n - len(mutants) - len(children), seen, rng)
+        draw, origin = candidates.draw_unseen, UNIFORM
+        if self.stratified:
+            draw, origin = candidates.draw_stratified, STRATIFIED
+        drawn = draw(n - len(mutants) - len(children), seen, rng)
         return [
             *candidates.propose(mutants, MUTATION),
             *candidates.propose(children, CROSSOVER),
-            *candidates.propose(drawn, UNIFORM),
+            *candidates.propose(drawn, origin),
         ]

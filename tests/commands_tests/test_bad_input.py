@@ -115,7 +115,6 @@ def test_a_budget_that_the_supernets_space_cannot_meet_names_what_it_reaches(ref
         "1..GFLOPs",
         "1e9FLOPs",
         "nanGFLOPs",
-        "5ms",
         "2GFLOPS!",
     ],
 )
@@ -537,6 +536,8 @@ def damaged(folder, damage):
 )
 @pytest.mark.parametrize("sizes", [(8,), (8, 11)], ids=["alike", "of several sizes"])
 def test_an_image_folder_that_cannot_be_used_is_named(refused, training, image_folder, damage, sizes):
+    if damage == "one image of a class" and training[0] == "psvit-retrain":
+        pytest.skip("a network can be trained on them")
     folder = image_folder(sizes=sizes)
     expected = damaged(folder, damage)
     # The last --data counts.

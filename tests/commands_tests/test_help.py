@@ -9,7 +9,7 @@ import subprocess
 import click
 import pytest
 
-from psvit.commands.cli import load
+from psvit.commands.cli import EXAMPLES, load
 from psvit.search.cli import EVALUATORS, SEARCHERS
 from psvit.search.request import NAMED
 from psvit.search.searchers import SEARCHERS as KNOWN
@@ -93,6 +93,11 @@ def test_one_name_has_all_commands_and_says_its_version(one_name):
         done = one_name(*words)
         assert done.returncode == 0
         assert all(f"\n  {command.removeprefix('psvit-')} " in done.stdout for command in COMMANDS)
+        assert all(f"\n  {example}\n" in done.stdout for example in EXAMPLES)
+    for example in EXAMPLES:
+        _, name, *words = example.split()
+        known = {option for parameter in load(name).params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
     done = one_name("serach")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("psvit: ")

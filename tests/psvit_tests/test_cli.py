@@ -8,6 +8,7 @@ import click
 import pytest
 
 from psvit.cli import is_disk_full, run, show_table
+from psvit.errors import InputError
 from psvit.io.run_folder import RunFolder
 
 
@@ -80,6 +81,13 @@ def test_a_full_disk_is_said_as_that(ended, tmp_path, error):
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
     assert ended(wrapped) == (1, "psvit-something: the disk is full; make room, and the same command continues\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_no_bad_input_where_the_place_is_named(ended):
+    status, said = ended(InputError("run/best.yaml: cannot be written: No space left on device"))
+    assert (status, said.count("\n")) == (1, 1)
+    assert said.startswith("psvit-something: run/best.yaml: cannot be written")
+    assert "make room" in said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 
 import psvit
 from psvit.classifier import Classifier
@@ -198,9 +199,15 @@ def test_a_list_of_trainings_counts_as_one_network(classifier, make_data):
     assert "&lt;second&gt;" in pair._repr_html_()
     assert "<second>" not in pair._repr_html_()
     lines = str(pair).splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert lines[3].startswith("<second>")
     assert lines[5].startswith("<second>")
+    regression = LogisticRegression(max_iter=5000)
+    parts = [(part.pictures.pixels[part.rows], part.labels) for part in (data.all_train, data.val)]
+    (images, labels), (others, answers) = [(pixels.reshape(len(pixels), -1) / 255, of) for pixels, of in parts]
+    expected = 100 * regression.fit(images, labels).score(others, answers)
+    assert pair.baseline.accuracy == pytest.approx(expected)
+    assert f"{expected:.2f} %" in lines[6]
     assert f"{pair[1].accuracy:.2f} %" in lines[3]
 
 

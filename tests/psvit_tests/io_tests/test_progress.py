@@ -172,6 +172,27 @@ def test_durations_are_short():
     assert [in_time(seconds) for seconds in (0.2, 59, 61, 5000, 6000)] == ["1 s", "59 s", "1 min", "83 min", "1.7 h"]
 
 
+def test_a_bar_within_another_has_a_line_of_its_own_and_goes_when_it_ends(terminal, clock):
+    with redirect_stderr(terminal), progress_bar("search", 3, "trials", clock=clock) as advance:
+        for trial in range(3):
+            with progress_bar("score", 40, "images", clock=clock) as score:
+                for _ in range(40):
+                    clock.now += 1
+                    score(1, "")
+                *above, outer, inner = terminal.rows
+                assert outer.startswith("search")
+                assert f"{trial}/3" in outer
+                assert inner.startswith("score")
+                assert above == []
+            advance(1, f"best {trial}")
+    (line,) = terminal.rows
+    assert "3/3" in line
+    assert line.endswith("best 2")
+    with redirect_stderr(terminal), progress_bar("another", 1, "trial", clock=clock) as advance:
+        advance(1, "")
+    assert last(terminal).startswith("another")
+
+
 @contextmanager
 def logging_anew():
     """Logging as a command sets it up, afterwards as it was before."""

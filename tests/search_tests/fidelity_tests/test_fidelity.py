@@ -20,7 +20,7 @@ import yaml
 
 import psvit
 from psvit.arch.costs import cost
-from psvit.data import Batches, Inputs, Labelled, open_data
+from psvit.data import Batches, Inputs, Labelled, logistic_regression, open_data
 from psvit.errors import DivergedError, InputError, RunError
 from psvit.executors.executor import Portable
 from psvit.io.documents import read_yaml
@@ -234,7 +234,8 @@ def test_scores_are_those_of_the_search_and_are_written_down(trainings, finished
         assert [network.scores[name] for network in measured.networks] == values
     assert [network.all_scores["macs"] for network in measured.networks] == [cost(arch).macs for arch in archs]
     journal = Journal(run / "scores.journal", {**trainings.config, "supernet": supernet_digest(supernet)})
-    assert len(journal.records) == len(archs) * (1 + len(INDICATORS))
+    scored = [record for record in journal.records if record["score"] != run_module.BASELINE]
+    assert len(scored) == len(archs) * (1 + len(INDICATORS))
 
     def never():
         pytest.fail("scored again")
@@ -415,6 +416,8 @@ def test_the_report_has_a_point_for_every_network_and_is_one_file(trainings, fin
     assert near["y"] == [network.standalone for network in measured.networks[:3]]
     assert "The networks within the budget are the ones that count" in text
     assert "between two trainings of the same networks" in text
+    assert measured.baseline == logistic_regression(trainings.data.train, trainings.data.search)
+    assert f"logistic regression on the pixels has {measured.baseline.accuracy:.2f} %" in text
     assert "psvit-fidelity --out &#39;run&#39;" in text
     for address in ("http://", "https://", '<link rel="stylesheet"', " src="):
         assert address not in text
@@ -453,6 +456,7 @@ def test_a_fidelity_is_measured_from_python_and_found_measured(supernet, tmp_pat
     shown = measured._repr_html_()
     assert shown.count("<table>") == 2
     assert "ranked by" in shown
+    assert "logistic regression" in shown
     assert "psvit.measure_fidelity(" in measured.report.read_text()
     assert psvit.measure_fidelity(supernet, ["1MFLOPs"], **options) == measured
     assert len(trained) == 6

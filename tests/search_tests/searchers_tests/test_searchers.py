@@ -21,6 +21,7 @@ from psvit.errors import InputError
 from psvit.search.candidates import OUTSIDE, Candidates
 from psvit.search.history import History, Rejected, Seen
 from psvit.search.optuna_constraints import constraints_of
+from psvit.search.proposal import CROSSOVER, MUTATION, STRATIFIED
 from psvit.search.search import search
 from psvit.search.searchers import SEARCHERS, enumerate, make_searcher, optuna_samplers
 from psvit.search.searchers.enumerate import check_enumerable
@@ -281,7 +282,9 @@ def test_parameters_say_all_that_a_searcher_was_made_with(searcher):
     assert parameters["batch_size"] == searcher.batch_size
     searcher.batch_size += 1
     assert searcher.parameters == {**parameters, "batch_size": searcher.batch_size}
-    assert Evolution(parents=3, rate=0.5).parameters == {"batch_size": 32, "parents": 3, "rate": 0.5, "first": 32}
+    settings = {"batch_size": 32, "parents": 3, "rate": 0.5, "first": 32}
+    assert Evolution(parents=3, rate=0.5).parameters == settings
+    assert Evolution(parents=3, rate=0.5, stratified=True).parameters == {**settings, "stratified": True}
     tpe = {"batch_size": 8, "attempts": ATTEMPTS, "sampler": "TPESampler", "multivariate": True, "constant_liar": True}
     assert make_searcher("optuna-tpe").parameters == tpe
 
@@ -400,6 +403,22 @@ def test_evolution_does_not_breed_from_what_was_given_up_or_failed(digits_space,
         whole.add(trial)  # known, but without a word about what it scored
     one, other = (Evolution().propose(32, h, candidates, np.random.default_rng(2)) for h in (history, whole))
     assert one == other
+
+
+def test_with_few_candidates_every_kind_is_drawn_before_any_is_bred(evaluated):
+    space = SearchSpace.for_images((32, 32), 3, 10, Budget.parse("5MFLOPs"))
+    candidates, searcher = Candidates(space, Budget.parse("4.9..5.1MFLOPs")), make_searcher("evolution", few=True)
+    history, origins = History(), []
+    for batch in range(4):
+        proposed = searcher.propose(searcher.batch_size, history, candidates, np.random.default_rng(batch))
+        origins.append({proposal.origin for proposal in proposed})
+        known = [trial.arch for trial in history]
+        history = evaluated(candidates, [*known, *archs_of(space, proposed)])
+        if batch == 0:
+            kinds = {(trial.arch.variant, trial.arch.stem, len(trial.arch.stages)) for trial in history}
+            assert len(kinds) == 12  # one, two and three stages
+    assert origins[:2] == [{STRATIFIED}] * 2
+    assert {MUTATION, CROSSOVER} <= origins[2] & origins[3]
 
 
 def test_the_first_generation_is_drawn_uniformly(tiny_space):
