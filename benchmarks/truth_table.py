@@ -47,6 +47,8 @@ def main() -> None:
         one.add_argument("--device", default="cpu")
         one.add_argument("--work", type=Path, default=Path("runs/truth"), help="what unfinished trainings need")
         one.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
+        if action is train:
+            one.add_argument("--macs", type=int, help="only networks of this budget; default: all, in order")
         if action is tune:
             one.add_argument("--supernet", type=Path, required=True, help="folder of a supernet of the table")
             one.add_argument("--epochs", type=at_least(1), default=3)
@@ -71,7 +73,11 @@ def main() -> None:
 def train(options: argparse.Namespace) -> None:
     """Train networks that have no row yet, and add their rows."""
     recipe = Recipe.load(RECIPE_FILE)
-    wanted = [networks.job_of(network, recipe, seed) for network, seed in networks.trainings(networks.load())]
+    wanted = [
+        networks.job_of(network, recipe, seed)
+        for network, seed in networks.trainings(networks.load())
+        if options.macs in (None, network.macs)
+    ]
     _run(wanted, options, options.table or ROWS_FILE)
 
 
