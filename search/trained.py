@@ -11,6 +11,7 @@ from typing import Any
 
 from psvit.arch.architecture import Architecture
 from psvit.executors.executor import Executor
+from psvit.io.progress import progress_bar
 from psvit.report.formatting import count
 from psvit.search.selection.halving import Trainings
 from psvit.search.time_limit import TimeIsUpError, TimeLimit
@@ -81,11 +82,13 @@ class TrainedAccuracy:
 
         failures: dict[TrainingJob, str] = {}
         self._limit.begin()
-        for job, outcome in run_jobs(permitted(), self._runner, self._executor, self._store, keep=True):
-            if outcome.failure:
-                failures[job] = outcome.failure
-            else:
-                self._limit.trained(epochs)
+        with progress_bar("scoring", len(archs), "candidates") as advance:
+            for job, outcome in run_jobs(permitted(), self._runner, self._executor, self._store, keep=True):
+                advance(1, "")
+                if outcome.failure:
+                    failures[job] = outcome.failure
+                else:
+                    self._limit.trained(epochs)
         scores = [self._score(job, failures.get(job, "")) for job in jobs]
         self._tidy(best)
         if len(scores) < len(archs):

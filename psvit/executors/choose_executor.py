@@ -11,20 +11,19 @@ if TYPE_CHECKING:  # those who hand work on need nothing of it
     import torch
 
 
-def executor_for(workers: str | None, device: torch.device, bar: str = "") -> Executor:
+def executor_for(workers: str | None, device: torch.device) -> Executor:
     """An executor on the Ray cluster that is named, or in this process if none is.
 
     Args:
         workers: see `Workers.parse`.
         device: where an item is computed: on a core, or on a GPU.
-        bar: what a progress bar of the work on the cluster says; without it, the caller shows one or there is none.
     """
     if workers is None:
         return LocalExecutor()
     from psvit.executors.ray_trials import RayExecutor
 
     named = Workers.parse(workers)
-    return RayExecutor(named.address, gpus=named.gpus if device.type == "cuda" else 0, bar=bar)
+    return RayExecutor(named.address, gpus=named.gpus if device.type == "cuda" else 0)
 
 
 def check_workers(workers: str | None) -> None:

@@ -25,7 +25,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from psvit.errors import LostWorkersError
 from psvit.executors.executor import Item, Outcome, Result, attempt
 from psvit.executors.ray_cluster import check_room, connected, first_line, packed, room
-from psvit.io.progress import progress_bar
 
 RETRIES = 3
 """How often an item is begun anew whose process was lost."""
@@ -59,14 +58,12 @@ class RayExecutor:
         address: `ray` joins the cluster that `RAY_ADDRESS` names, or starts one on this machine; `ray://host:port`
             reaches a cluster that this process is not part of.
         gpus: of an item.
-        bar: what a progress bar says; without it there is none.
         retries: how often an item is begun anew whose process was lost.
     """
 
-    def __init__(self, address: str, *, gpus: float = 0, bar: str = "", retries: int = RETRIES) -> None:
+    def __init__(self, address: str, *, gpus: float = 0, retries: int = RETRIES) -> None:
         self._address = address
         self._resources = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-        self._bar = bar
         self._retries = retries
 
     def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
@@ -79,13 +76,10 @@ class RayExecutor:
         wanted = list(items)
         if not wanted:
             return
-        bar = progress_bar(self._bar, len(wanted), "trainings") if self._bar else contextlib.nullcontext(None)
-        with connected(self._address), bar as advance:
+        with connected(self._address):
             check_room(self._resources)
             for position, outcome in self._done(work, wanted):
                 yield wanted[position], outcome
-                if advance:
-                    advance(1, "")
 
     def _done(self, work: Callable[[Item], Result], wanted: list[Item]) -> Iterator[tuple[int, Outcome[Result]]]:
         """Positions with their outcomes, as they come. Nothing here refers to the cluster when it is left."""

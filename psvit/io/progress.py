@@ -126,14 +126,18 @@ class _Lines:
         self._console, self._clock = console, clock
         self._description, self._total, self._unit = description, total, unit
         self._first = self._done = done
-        self._began = clock()
+        self._began = self._said = clock()
 
     def __call__(self, units: int, note: str = "") -> None:
-        """Count units that are done, and say something if the run has been silent for long."""
+        """Count units that are done, and say something if the run has been silent for long, or if these have.
+
+        What goes on within a unit may speak meanwhile, and would otherwise keep these from ever being told.
+        """
         self._done += units
         now = self._clock()
-        if now - Silence.since < EVERY_S or self._done == self._first:
+        if now - min(Silence.since, self._said) < EVERY_S or self._done == self._first:
             return
+        self._said = now
         Silence.begin(now)
         rate = (self._done - self._first) / (now - self._began)
         told = [

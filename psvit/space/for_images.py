@@ -146,7 +146,8 @@ def _candidates(
     space = _space(kind, name, images, patches, usual)
     if _holds(space, limits):
         others = (_space(kind, name, images, patches, usual.nudged(share)) for share in NUDGES)
-        yield from (space, *(other for other in others if _holds(other, limits)))
+        yield space
+        yield from (other for other in others if _holds(other, limits))
 
 
 def _holds(space: Members, limits: Sequence[Limit]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from psvit.arch.architecture import Architecture
 from psvit.executors.executor import Executor
+from psvit.io.progress import progress_bar
 from psvit.report.formatting import count
 from psvit.search.selection.finalist import Finalist, Look
 from psvit.search.selection.rungs import Rung, going_on, leading, rungs_of
@@ -145,6 +146,10 @@ class _Stage:
     epochs: int
     reserve: int
 
+    def epochs_of(self, job: TrainingJob, number: int) -> int:
+        """The epochs that a training of a finalist takes."""
+        return self.epochs if job is self.jobs[number][0] else self.rung.epoch
+
     def permitted(
         self, finalists: Sequence[Finalist], failures: Container[int], limit: TimeLimit
     ) -> Iterator[TrainingJob]:
@@ -177,12 +182,17 @@ def _compared(
     """The finalists with what they have at a rung."""
     failures: dict[int, str] = {}
     number_of = {job: number for number, some in stage.jobs.items() for job in some}
+    epochs = {job: stage.epochs_of(job, number) for job, number in number_of.items()}
+    before = sum(epochs[job] for job in epochs if store.get(job))
+    permitted = stage.permitted(finalists, failures, limit)
     limit.begin()
-    for job, outcome in run_jobs(stage.permitted(finalists, failures, limit), runner, executor, store, keep=True):
-        if outcome.failure:
-            failures.setdefault(number_of[job], outcome.failure)
-        else:
-            limit.trained(stage.epochs if job is stage.jobs[number_of[job]][0] else stage.rung.epoch)
+    with progress_bar(f"training to epoch {stage.rung.epoch}", sum(epochs.values()), "epochs", before) as advance:
+        for job, outcome in run_jobs(permitted, runner, executor, store, keep=True):
+            advance(epochs[job], "")
+            if outcome.failure:
+                failures.setdefault(number_of[job], outcome.failure)
+            else:
+                limit.trained(epochs[job])
     known = {number: [result for job in some if (result := store.get(job))] for number, some in stage.jobs.items()}
     # All are compared after equally many trainings.
     seeds = min((len(some) for number, some in known.items() if some and number not in failures), default=0)

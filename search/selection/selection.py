@@ -72,7 +72,7 @@ class Selection:
                 initial=partial(_inherited, supernet) if supernet else initial_network,
                 parts=("search", "verdict") if len(plan.data.verdict) else ("search",),
             ),
-            executor=executor_for(plan.asked.workers, plan.scoring_device, bar="training"),
+            executor=executor_for(plan.asked.workers, plan.scoring_device),
             store=StudyStore(study.cache),
             begins_with_scores=plan.is_trained,
             finalists=plan.asked.finalists,

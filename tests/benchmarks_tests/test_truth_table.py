@@ -267,7 +267,14 @@ def test_a_killed_runner_leaves_no_process_and_goes_on(tmp_path):
 # --- figures
 
 
-def test_the_committed_rows_are_of_listed_trainings():
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """How wide intervals are is asked of other tests."""
+    monkeypatch.setattr(measures, "resamples", partial(measures.resamples, number=60))
+    monkeypatch.setattr(selection, "RESAMPLES", 20)
+
+
+def test_the_committed_rows_are_of_listed_trainings(few_resamples):
     some, recipe = networks.load(), Recipe.load(truth_table.RECIPE_FILE)
     jobs = [job_of(network, recipe, seed) for network, seed in networks.trainings(some)]
     for name in {one.supernet for one in supernets.read()}:
@@ -381,11 +388,8 @@ def test_the_stratum_alone_does_not_know_the_network_itself():
 
 
 @pytest.mark.runs_benchmark("truth_table")
-def test_a_whole_table_gives_every_figure(capsys, monkeypatch):
+def test_a_whole_table_gives_every_figure(capsys, monkeypatch, few_resamples):
     monkeypatch.setattr(sys, "argv", ["truth_table.py", "figures"])
-    # How wide intervals are is asked of other tests.
-    monkeypatch.setattr(measures, "resamples", partial(measures.resamples, number=60))
-    monkeypatch.setattr(selection, "RESAMPLES", 20)
     text = figures.report(made_up_table(), "r")
     assert text.count("| DSS |") == 2
     assert "Fitted on the 26 networks of the other budgets" in text

@@ -19,6 +19,9 @@ from psvit.supernet.provenance import read_provenance
 from psvit.supernet.supernet import Supernet
 from psvit.train.read_original import read_original
 
+# What is made once takes seconds, so that the tests which use it stay in one process.
+pytestmark = pytest.mark.xdist_group("compressing")
+
 ORIGINAL = """\
 schema: psvit/architecture/1
 arch:

@@ -168,6 +168,22 @@ def test_a_slow_step_is_told_of_when_it_is_done(written, clock):
     ]
 
 
+def test_what_goes_on_within_a_step_does_not_keep_the_steps_from_being_told(written, clock):
+    stream, bar = written
+    with bar("search", 4, "trials") as advance:
+        for _ in range(4):
+            with bar("score", 6, "images") as score:
+                for _ in range(6):
+                    clock.now += 10
+                    score(1, "")
+            advance(1, "best 3")
+    said = stream.getvalue().splitlines()
+    assert [line.partition(",")[0] for line in said if line.startswith("search")] == [
+        f"search: {number} of 4 trials" for number in (1, 2, 3, 4)
+    ]
+    assert len([line for line in said if line.startswith("score")]) == 8
+
+
 def test_durations_are_short():
     assert [in_time(seconds) for seconds in (0.2, 59, 61, 5000, 6000)] == ["1 s", "59 s", "1 min", "83 min", "1.7 h"]
 

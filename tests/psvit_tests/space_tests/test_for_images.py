@@ -113,8 +113,8 @@ def test_patches_divide_the_image_or_the_nearest_size(image_size, budget, made, 
 
 
 def test_more_is_spent_on_more_tokens_too():
-    budgets = [f"{round(10 ** (power / 4))}MFLOPs" for power in range(18)]
-    numbers = [SearchSpace.for_images((384, 384), 3, 10, budget).patches.number for budget in budgets[4:]]
+    budgets = [f"{round(10 ** (power / 4))}MFLOPs" for power in range(4, 18, 2)]
+    numbers = [SearchSpace.for_images((384, 384), 3, 10, budget).patches.number for budget in budgets]
     assert numbers == sorted(numbers)
     assert len(set(numbers)) > 1
 
