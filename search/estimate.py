@@ -30,12 +30,17 @@ from psvit.train.training_job import TrainingJob
 MEASURED = 2
 """Networks that are measured; of supernet trainings, steps."""
 
-BATCH = 64
-"""The most images in a measured step: enough to tell what an image costs, and few enough for large networks."""
+BATCH, FEWEST_IMAGES = 64, 8
+"""The most images in a measured step, enough to tell what an image costs; and how many there may be on a processor,
+which is busy with few images of a large network."""
 
 STEPS, WORK = (2, 12), 10e9
 """Fewest and most steps of a measured epoch, and how many multiply-accumulates of passes forward are wanted in it, so
 that it takes about a second on a processor and what an epoch begins with matters little."""
+
+EPOCHS = 3
+"""Measured epochs. The first warms up, and of the others the faster counts, because something else may have run
+beside the slower."""
 
 FORWARD = 1 / 3
 """What a teacher's pass costs relative to training on an image, which is a pass forward and about two backward."""
@@ -195,20 +200,22 @@ def _supernet_seconds(plan: SearchPlan) -> float:
 
 
 def _measured(plan: SearchPlan, arch: Architecture, recipe: Recipe) -> float:
-    """Seconds to train a network on an image, in the second of two short epochs."""
+    """Seconds to train a network on an image, in short epochs."""
     assert plan.data is not None
-    size = min(recipe.batch_size, BATCH)
+    size, wanted = min(recipe.batch_size, BATCH), WORK / cost(arch).macs
+    if plan.device.type == "cpu":
+        size = min(size, max(FEWEST_IMAGES, round(wanted / STEPS[0])))
     brief = Recipe.from_dict(
         {
             **{name: getattr(recipe, name) for name in Recipe.model_fields},
-            **{"epochs": 2, "warmup_epochs": 0, "batch_size": size, "accumulate": 1, "target": "labels"},
+            **{"epochs": EPOCHS, "warmup_epochs": 0, "batch_size": size, "accumulate": 1, "target": "labels"},
         }
     )
-    steps = min(max(round(WORK / (cost(arch).macs * size)), STEPS[0]), STEPS[1])
+    steps = min(max(round(wanted / size), STEPS[0]), STEPS[1])
     job = TrainingJob(arch=arch, recipe=brief, seed=0, num_images=steps * size, label="measuring training steps")
     with tempfile.TemporaryDirectory(prefix="psvit-") as folder:
         # The devices of a cluster may not be here.
         inputs = inputs_for(plan.data, job, plan.device)
         network = initial_network(job)
         trained = train_job(job, plan.data, network, inputs=inputs, device=plan.device, folder=Path(folder))
-    return 1 / trained.log[-1]["images_per_second"]
+    return 1 / max(epoch["images_per_second"] for epoch in trained.log[1:])
