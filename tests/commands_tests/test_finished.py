@@ -46,18 +46,13 @@ def decoded(monkeypatch):
 
 
 @pytest.mark.parametrize("run", [search, train_supernet, retrain])
-def test_a_finished_run_reads_no_image(run, decoded, few_digits, tmp_path):
+def test_a_finished_run_reads_no_image_and_waits_for_no_library_of_networks(run, decoded, few_digits, tmp_path):
     file = run(few_digits, tmp_path / "run")
     assert decoded
     before = file.read_bytes()
     decoded.clear()
     assert run(few_digits, tmp_path / "run").read_bytes() == before
     assert not decoded
-
-
-@pytest.mark.parametrize("run", [search, train_supernet, retrain])
-def test_a_finished_run_waits_for_no_library_of_networks(run, few_digits, tmp_path):
-    run(few_digits, tmp_path / "run")
     again = f"""
 import sys
 from pathlib import Path
