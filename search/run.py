@@ -106,9 +106,9 @@ def run_search(
             the budget and scores nothing. Or one of your own: a function from a list of
             architectures to a list of numbers, more being better; a `ScoringFunction`, which has a version; or an
             `Evaluator`.
-        searcher: `stratified`, which draws from every kind of network in turn, the default with short trainings;
-            `evolution`, the default otherwise; `random`, `enumerate`, `optuna-tpe`, `optuna-nsga2` or `optuna-gp`; a
-            sampler of Optuna's; or a `Searcher` of your own.
+        searcher: `evolution`, the default, which breeds the best so far; with short trainings, the first come from every
+            kind of network in turn. Or `stratified`, where all do so; `random`, `enumerate`, `optuna-tpe`,
+            `optuna-nsga2` or `optuna-gp`; a sampler of Optuna's; or a `Searcher` of your own.
         objectives: what is improved. The first is `accuracy` or `score`, two names for what candidates are scored with.
             Then any of `macs`, `params`, `memory`, `latency` and `Objective`s of your own. Several give a Pareto front.
         trials: how many architectures the searcher proposes, after the references. By default 256, 48 with short
