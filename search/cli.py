@@ -124,8 +124,8 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     "--searcher",
     default=None,
     shell_complete=completing(*SEARCHERS),
-    help="What proposes candidates: evolution (breeds the best so far), stratified (draws from every kind of network in "
-    "turn), random, enumerate (all; for small spaces), optuna-tpe, optuna-nsga2 or optuna-gp. [default: evolution]",
+    help="What proposes candidates: evolution (breeds the best so far), stratified (draws from every kind of network "
+    "in turn), random, enumerate (all; for small spaces), optuna-tpe, optuna-nsga2 or optuna-gp. [default: evolution]",
 )
 @click.option(
     "--trials",
