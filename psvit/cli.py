@@ -110,7 +110,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
         status = command.main(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
-        _fail(command, error.format_message(), 2)
+        _fail(command, _with_hint(command, error), 2)
     except InputError as error:
         # A worker process that prepares batches sends its error with a traceback in front; the last line is ours.
         line = str(error).strip().splitlines()[-1].removeprefix("psvit.errors.InputError: ")
@@ -129,6 +129,22 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
         if reason := out_of_memory(error):
             _fail(command, f"{reason}; take a smaller network, batch or image", 1, is_shared=False)
         _fail(command, _keep_traceback(error), 1, is_shared=False)
+
+
+def _with_hint(command: click.Command, error: click.ClickException) -> str:
+    """What is wrong with the words of a command, and what was probably meant."""
+    if isinstance(error, click.NoSuchOption):
+        from psvit.train.recipe import Recipe  # only errors need it
+
+        name = error.option_name.lstrip("-").replace("-", "_")
+        known = {parameter.name for parameter in command.params}
+        if name in Recipe.model_fields and known & {"settings", "retrain_recipe"}:
+            error.possibilities = None  # names that look alike
+            where = "--time or --retrain-recipe FILE" if "retrain_recipe" in known else f"--set {name}=VALUE"
+            return f"{error.format_message()} {name} is a value of the recipe; give {where}"
+    if "unexpected extra argument" in error.format_message():
+        return f"{error.format_message()}; a value with a space needs quotes, as in --budget '2 GFLOPs'"
+    return error.format_message()
 
 
 def _threads_say_nothing_twice() -> None:

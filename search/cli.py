@@ -24,6 +24,7 @@ from psvit.cli import (
     set_up_logging,
     show_table,
 )
+from psvit.errors import InputError
 
 if TYPE_CHECKING:
     from psvit.search.result import SearchResult
@@ -58,7 +59,6 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     "--budget",
     "budgets",
     multiple=True,
-    required=True,
     help="A limit such as 2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 5MB of activations, "
     "1.2..1.4GFLOPs, 60% (of the MACs of the --init network, or of the largest in --space or --supernet), "
     "60%ofdeit_small, 5ms@cpu, 20ms@cpu:batch=8,threads=1. May be given several times; then all limits hold. 2GFLOPs "
@@ -243,6 +243,8 @@ def command(
     from psvit.search.run import estimate_search, run_search
     from psvit.search.storage import without_password
 
+    if not budgets:
+        raise InputError(_asking_for_a_budget(data, init))
     given: dict[str, Any] = dict(
         space=space_name,
         budget=budgets,
@@ -294,6 +296,24 @@ def command(
         raise result.stopped
 
 
+def _asking_for_a_budget(data: str | None, init: str | None) -> str:
+    """What is said where no budget is given, with some that suit the images."""
+    from psvit.data import found_data
+    from psvit.space.for_images import usual_budgets
+
+    asked = "--budget: what may the network cost? give it as "
+    if init is not None:
+        return f"{asked}60% (of what that network costs), 2GFLOPs, 22Mparams or 5ms@cpu"
+    if data is None:
+        return f"{asked}2GFLOPs, 22Mparams or 5ms@cpu"
+    height, width = found_data(data).image_size
+    quick, usual = usual_budgets((height, width))
+    return (
+        f"{asked}{quick}, 22Mparams or 5ms@cpu; for images of {height} x {width} pixels (height x width), networks of "
+        f"{quick} are quick to train, and {usual} is to them what 2GFLOPs is to 224 x 224 pixels"
+    )
+
+
 def _verdict(result: SearchResult) -> str:
     """The verdict, or why there is none; empty where none was to be expected."""
     if result.verdict:
@@ -334,6 +354,8 @@ def _tell(result: SearchResult, is_timed: bool) -> None:
         click.echo("no finalist could be trained, so the winner is the one with the best score")
     if result.baseline:
         click.echo(f"for comparison, {result.baseline.in_words('the search images')}")
+        if best.accuracy is not None and (caution := result.baseline.caution(best.accuracy, best.looks[-1].epoch)):
+            click.echo(f"{caution}; the retraining trains longer, and compares again")
     for finalist in result.finalists:
         if finalist.failure:
             click.echo(f"{finalist.name} failed: {finalist.failure}")
@@ -371,8 +393,10 @@ def _tell_winner(result: SearchResult, supernet: str | None) -> None:
         f"{'interrupted; the best so far is' if result.stopped else 'found'} {best.name}{among}: {', '.join(known)}"
     )
     click.echo(f"wrote {result.file}{f' and {result.html.path}' if result.html else ''}")
-    how_long = f" (about {in_time(result.next_seconds)} on this machine)" if result.next_seconds is not None else ""
-    click.echo(f"next{how_long}: {result.next_command}")
+    known = [f"about {in_time(result.next_seconds)} on this machine"] if result.next_seconds is not None else []
+    known += [count(result.next_epochs, "epoch")] if result.next_epochs is not None else []
+    told = f" ({', '.join(known)})" if known else ""
+    click.echo(f"next{told}: {result.next_command}")
 
 
 def main() -> None:

@@ -165,6 +165,7 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str, limit: TimeLimit)
         data=plan.data.name if plan.data else None,
         next_command=plan.next_command(best[0].file),
         next_seconds=report.next_seconds,
+        next_epochs=plan.retraining_epochs,
         stopped=stopped,
         left_out=tuple(limit.left_out),
     )
@@ -192,7 +193,7 @@ def _search(prepared: Prepared) -> Searched:
             ):
                 pass
             if prepared.limit.is_up and (left := _wanted(prepared) - len(study.history)) > 0:
-                prepared.limit.left_out.append(f"{left} of {_wanted(prepared)} candidates were not scored")
+                prepared.limit.left_out.append(f"{left} of {_wanted(prepared)} networks were not scored")
             if control is not None:
                 draw_control(
                     prepared.candidates,

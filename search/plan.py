@@ -220,6 +220,14 @@ class SearchPlan:
         return int(CONTROL_SHARE * trials) if self.control is None else self.control
 
     @property
+    def retraining_epochs(self) -> int | None:
+        """How many epochs a retraining takes by default; `None` if nothing is trained here."""
+        if self.training is None:
+            return None
+        assert self.data is not None
+        return self.asked.final_recipe(self.space, self.data, self.scoring_device).epochs
+
+    @property
     def search_seconds(self) -> float | None:
         """The seconds that the search takes for itself; the rest is for the control. `None` if time is not limited."""
         seconds = None if self.is_trained else self.asked.seconds  # for trainings, there is a `TimeLimit`

@@ -61,6 +61,7 @@ class SearchResult:
         next_command: the shell line that goes on from the winner.
         next_seconds: how long that line will take on this machine, as far as trainings of the winner in the search say;
             `None` if none was timed.
+        next_epochs: how many epochs it trains; `None` without images.
         stopped: what stopped the search before its end; `None` if nothing did. After a stop, this is the best so far.
         left_out: what there was no time for, in words; the same call does it.
     """
@@ -85,6 +86,7 @@ class SearchResult:
     baseline: Baseline | None = None
     milliseconds: Mapping[int, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    next_epochs: int | None = None
 
     @staticmethod
     def load(folder: str | Path) -> SearchResult:
@@ -173,6 +175,7 @@ class _Kept(BaseModel):
     data: str | None
     next_command: str
     next_seconds: float | None
+    next_epochs: int | None = None
 
 
 _OF_RESULT = [name for name in _Kept.model_fields if name not in ("kept_as", "asked", "files")]

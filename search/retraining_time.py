@@ -29,6 +29,6 @@ def retraining_seconds(prepared: Prepared, study: Study, winner: Finalist) -> fl
         timed = [result.seconds for result in known if result and result.seconds is not None]
         if timed:
             an_image = sum(timed) / (len(timed) * rung.epoch * len(plan.data.train))
-            recipe = plan.asked.final_recipe(plan.space, plan.data, plan.scoring_device)
-            return an_image * len(plan.data.all_train) * recipe.epochs
+            assert plan.retraining_epochs is not None
+            return an_image * len(plan.data.all_train) * plan.retraining_epochs
     return None

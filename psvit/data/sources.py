@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
@@ -31,6 +33,9 @@ once; in larger ones it is named when it is met."""
 
 CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3}
 """Of images, by what they are converted to."""
+
+LOOKED_AT = 1000
+"""Names that are looked at for one that was meant."""
 
 _PROBED = 64
 """Images looked at to learn the size and the channels of a folder's images."""
@@ -68,10 +73,22 @@ def by_name(name: str) -> Source:
         return _folder(Path(name))
     if name.split("/")[0] in ("torch", "hfds"):
         return _timm(name)
+    meant = _like(Path(name))
+    hint = f"; did you mean {meant!r}?" if meant else ""
     raise InputError(
         f"data {name!r}: no such folder; permitted are a folder with train/ and val/, 'digits', or a name such as "
-        "'torch/cifar10'"
+        f"'torch/cifar10'{hint}"
     )
+
+
+def _like(folder: Path) -> str:
+    """A folder beside one that does not exist, with images, and called almost the same; empty if there is none."""
+    try:
+        others = {other.name: other for other in itertools.islice(folder.parent.iterdir(), LOOKED_AT)}
+    except (OSError, ValueError):
+        return ""
+    near = difflib.get_close_matches(folder.name, others, n=1)
+    return str(others[near[0]]) if near and (others[near[0]] / "train").is_dir() else ""
 
 
 def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) -> Source:

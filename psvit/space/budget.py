@@ -62,7 +62,7 @@ _SETTINGS = {"batch": "batch_size", "threads": "threads", "runtime": "runtime", 
 _NUMBER = r"\d{1,24}(?:\.\d{1,24})?"
 _RANGE = rf"(?:(?P<lower>{_NUMBER})\.\.)?(?P<upper>{_NUMBER})"
 _SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)", re.ASCII)
-_COST = re.compile(rf"{_RANGE}(?P<unit>[a-z]+)", re.I | re.ASCII)
+_COST = re.compile(rf"{_RANGE}(?P<unit>[a-z]*)", re.I | re.ASCII)
 _SHARE = re.compile(rf"{_RANGE}%(?:of(?P<arch>.+))?", re.I | re.ASCII)
 _SETTING = re.compile(r"(?P<device>[^:]+(?::\d+)?)(?P<settings>:.*)?", re.ASCII)
 _LATENCY = re.compile(
@@ -125,7 +125,11 @@ class Limit(Value):
         text, compact = text.strip(), _compact(text)
         match = _COST.fullmatch(compact)
         if match and match["unit"].lower() in _PREFIXES:
-            raise InputError(f"budget {text!r}: of what? give {compact}FLOPs or {compact}params")
+            if match["unit"] or Decimal(match["upper"]) >= 1000:
+                raise InputError(f"budget {text!r}: of what? give {compact}FLOPs or {compact}params")
+            raise InputError(f"budget {text!r}: of what? give {compact}GFLOPs, {compact}Mparams or {compact}%")
+        if "," in text:
+            raise InputError(f"budget {text!r}: write 2.5 with a point, and give each limit on its own")
         if match and match["unit"].lower() in _MILLISECONDS:
             raise InputError(f"budget {text!r}: on what? give {compact}@cpu or {compact}@cuda")
         if match and match["unit"].lower() in _UNITS:

@@ -70,6 +70,9 @@ ENOUGH = 1000
 MACS_A_PIXEL = 40_000
 """What is spent where no budget limits multiply-accumulates or parameters: 2 GFLOPs at 224 x 224 pixels."""
 
+QUICK = 0.1
+"""Share of that with which networks train quickly."""
+
 PARAMS_OF_POOLED = 3
 """How many times the parameters of the usual network one that widens after pooling has, at equal cost."""
 
@@ -134,6 +137,13 @@ def space_for(kind: type[Space], image_size: tuple[int, int], in_chans: int, num
     if best is None:
         raise InputError(_what_is_possible(images, limits))
     return best
+
+
+def usual_budgets(image_size: tuple[int, int]) -> tuple[str, str]:
+    """Two budgets for images of a height and a width: one for networks that train quickly, and the usual one."""
+    usual = MACS_A_PIXEL * image_size[0] * image_size[1]
+    quick, usual = (int(float(f"{macs:.1g}")) for macs in (QUICK * usual, usual))
+    return format_cost("macs", quick).replace(" ", ""), format_cost("macs", usual).replace(" ", "")
 
 
 def _candidates(

@@ -46,7 +46,8 @@ def card(file: ArchitectureFile, preprocessing: Preprocessing, form: Format, lic
         "---\n" + dump_yaml(_front_matter(file, form, name, license_name)) + "---",
         f"# {in_markdown(name)}",
         f"A vision transformer{kind_of(arch)}: images of {arch.image_size[0]} x "
-        f"{arch.image_size[1]} pixels, {len(preprocessing.classes)} classes. This folder holds it as {form.what}.",
+        f"{arch.image_size[1]} pixels (height x width), {len(preprocessing.classes)} classes. This folder holds it as "
+        f"{form.what}.",
         f"![{_ALT}]({PICTURE_FILE})",
         "## Accuracy",
         _accuracy(file),

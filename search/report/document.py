@@ -76,6 +76,7 @@ def render(report: Report) -> str:
         else None,
         selection_text=selection_text(report),
         baseline=report.beside.baseline,
+        caution=_caution(report),
         next_time=None if report.next_seconds is None else in_time(report.next_seconds),
         latency_rows=_latency_rows(report),
         choices=_choices(report),
@@ -87,6 +88,14 @@ def render(report: Report) -> str:
 # --- in sentences
 
 
+def _caution(report: Report) -> str:
+    """What to say of a winner that is worse than logistic regression."""
+    baseline, winner = report.beside.baseline, next(iter(report.finalists), None)
+    if baseline is None or winner is None or winner.accuracy is None:
+        return ""
+    return baseline.caution(winner.accuracy, winner.looks[-1].epoch)
+
+
 def _head(report: Report) -> dict[str, Any]:
     """What a reader wants to know first."""
     states = [trial.score.state for trial in report.history]
@@ -95,9 +104,10 @@ def _head(report: Report) -> dict[str, Any]:
     evaluated = f"{count(len(states), 'architecture')} evaluated: {', '.join(told)}." if told else "None was evaluated."
     if report.control:
         evaluated += f" Beside them {count(len(report.control), 'random architecture')} for comparison."
+    several = f" Improved: {joined(_wishes(report))}." if len(report.objectives.names) > 1 else ""
     return {
-        "task": f"{joined(report.budget) or 'No limit'}, in the {report.space.size:,} architectures of "
-        f"{report.space.name}. Searcher: {report.searcher}. Wanted: {joined(_wishes(report))}.",
+        "task": f"Budget: {joined(report.budget) or 'none'}. Space: {report.space.name}, {report.space.size:,} "
+        f"architectures. Searcher: {report.searcher}.{several}",
         "evaluated": evaluated,
         "result": _result(report),
         "score": _score_facts(report),

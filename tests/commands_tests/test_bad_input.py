@@ -103,13 +103,29 @@ def test_a_budget_that_the_supernets_space_cannot_meet_names_what_it_reaches(ref
     assert_names(line, "231.4 kFLOPs to 3.211 MFLOPs")
 
 
+def test_without_a_budget_some_are_named_that_suit_the_images(refused, image_folder):
+    assert_names(refused("psvit-search"), "--budget", "2GFLOPs", "5ms@cpu")
+    assert_names(refused("psvit-search", "--data", image_folder(sizes=(32,))), "4MFLOPs", "40MFLOPs", "32 x 32 pixels")
+    assert_names(refused("psvit-search", "--init", "deit_tiny_patch16_224", "--data", "digits"), "60%")
+
+
+def test_words_that_were_meant_otherwise_are_answered(refused, image_folder):
+    folder = image_folder(sizes=(8,))
+    line = refused("psvit-search", "--data", "digits", "--budget", "3MFLOPs", "--epochs", "5")
+    assert_names(line, "--epochs", "--time", "--retrain-recipe")
+    assert "--depths" not in line
+    assert_names(refused("psvit-retrain", "x.yaml", "--data", "digits", "--epochs", "5"), "--set epochs=")
+    assert_names(refused("psvit-search", "--data", "digits", "--budget", "3", "MFLOPs"), "MFLOPs", "quotes")
+    line = refused("psvit-search", "--data", f"{folder}s", "--budget", "3MFLOPs")
+    assert_names(line, f"did you mean '{folder}'")
+
+
 @pytest.mark.parametrize(
     "budget",
     [
         "2Gbit",
         "-1GFLOPs",
         "GFLOPs",
-        "2",
         "",
         "two GFLOPs",
         "1..GFLOPs",
