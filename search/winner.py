@@ -19,10 +19,10 @@ from psvit.data import ImageData
 from psvit.errors import InputError
 from psvit.io.documents import replacing_folder, write_atomic
 from psvit.nn.picture import draw
+from psvit.report.formatting import count
 from psvit.search.objectives import Objectives
 from psvit.search.result import BEST, FRONT
 from psvit.search.selection.finalist import Finalist
-from psvit.search.trial import Trial
 from psvit.supernet.supernet import Supernet
 
 
@@ -45,24 +45,39 @@ class Evidence:
     objectives: Objectives
 
     def file(
-        self, trial: Trial, latency: dict[str, Any], provenance: dict[str, Any], verdict: dict[str, Any] | None = None
+        self, finalist: Finalist, provenance: dict[str, Any], verdict: dict[str, Any] | None = None
     ) -> ArchitectureFile:
-        """The architecture file of a trial."""
-        raw = dict(zip(self.objectives.names, self.objectives.raw(trial.objectives), strict=True))
-        several = {"objectives": raw} if len(raw) > 1 else {}
+        """The architecture file of a finalist."""
         return ArchitectureFile(
-            arch=trial.arch,
+            arch=finalist.arch,
             verdict=verdict or {},
-            score={"value": trial.score.value, **self.description, "images": trial.score.images, **several},
-            latency=latency,
+            score=self._score(finalist),
+            latency=finalist.latencies,
             budget=self.budget,
             provenance={
                 **self.provenance,
-                "trial": trial.number,
+                "trial": finalist.trial.number,
                 **provenance,
                 "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
             },
         )
+
+    def _score(self, finalist: Finalist) -> dict[str, Any]:
+        """What the weights beside a finalist are worth: after the selection's training, or as it was scored."""
+        score = finalist.trial.score
+        if "weights" in self.provenance and finalist.accuracy is not None:
+            epochs, trainings = count(finalist.looks[-1].epoch, "epoch"), count(len(finalist.accuracies), "training")
+            return {
+                "value": round(finalist.accuracy, 4),
+                "kind": f"accuracy after {epochs}",
+                "meaning": f"top-1 on the search images, mean of {trainings}; the search chose the network by it, so "
+                "it is a little too good",
+                "unit": "%",
+                "images": score.images,
+            }
+        raw = dict(zip(self.objectives.names, self.objectives.raw(finalist.trial.objectives), strict=True))
+        several = {"objectives": raw} if len(raw) > 1 else {}
+        return {"value": score.value, **self.description, "images": score.images, **several}
 
 
 def write_winner(
@@ -86,7 +101,7 @@ def write_winner(
         write_weights(file, weights)
     write_atomic(file.with_suffix(".svg"), draw(winner.trial.arch, titles=[title]))
     finalists_known = {"finalists": trained} if trained else {}
-    evidence.file(winner.trial, winner.latencies, finalists_known, evidence.verdict).save(file)
+    evidence.file(winner, finalists_known, evidence.verdict).save(file)
     return file
 
 
@@ -113,7 +128,7 @@ def write_front(
             file = place / name
             if supernet is not None:
                 write_weights(file, inherited(supernet, point.arch))
-            evidence.file(point.trial, point.latencies, {}).save(file)
+            evidence.file(point, {}).save(file)
     return [replace(point, written=folder / FRONT / name) for name, point in zip(names, front, strict=True)]
 
 

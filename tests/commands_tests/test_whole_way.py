@@ -44,7 +44,7 @@ FIGURES = {"report.html"}
 
 def next_command(line):
     """The words of the command that a last line names."""
-    found = re.fullmatch(r"next( \(about .* on this machine\))?: (.*)", line)
+    found = re.fullmatch(r"next( \([^)]*\))?: (.*)", line)
     assert found, line
     return shlex.split(found[2])
 
@@ -285,7 +285,7 @@ def test_workers_may_have_gpus_where_the_search_has_none(
     class Trials:
         """Stands in for trials on a cluster; what is done last comes first."""
 
-        def __init__(self, address, gpus, bar):
+        def __init__(self, address, gpus):
             self.gpus = gpus
 
         def run(self, work, items):

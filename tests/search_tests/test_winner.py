@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.arch.costs import cost
 from psvit.search.objectives import Objectives
-from psvit.search.selection.finalist import Finalist
+from psvit.search.selection.finalist import Finalist, Look
 from psvit.search.trial import Score, Trial
 from psvit.search.winner import Evidence, write_front
 
@@ -36,6 +38,18 @@ def front_of(archs):
         )
         for number, arch in enumerate(archs)
     ]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_score_of_a_file_is_what_the_weights_beside_it_reached(tiny_space, trained):
+    (scored,) = front_of([tiny_space[0]])
+    looks = (Look(epoch=1, accuracies=(90.0,)), Look(epoch=7, accuracies=(95.0, 96.0, 98.5)))
+    finalist = replace(scored, looks=looks)
+    weights = {"weights": "trained by the selection for 7 epochs"} if trained else {}
+    score = replace(EVIDENCE, provenance=weights).file(finalist, {}).score
+    assert score["value"] == (96.5 if trained else 90.0)
+    assert score["kind"] == ("accuracy after 7 epochs" if trained else "inherited accuracy")
+    assert score["images"] == 10
 
 
 def read(place):
