@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
@@ -103,6 +104,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
     The traceback of an error that nobody foresaw is kept in the run's folder.
     """
     Silence.begin()
+    _write_what_is_possible()
     forget_all()
     _threads_say_nothing_twice()
     wait_briefly()  # every command begins here, and none has loaded PyTorch yet
@@ -129,6 +131,13 @@ def run(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
         if reason := out_of_memory(error):
             _fail(command, f"{reason}; take a smaller network, batch or image", 1, is_shared=False)
         _fail(command, _keep_traceback(error), 1, is_shared=False)
+
+
+def _write_what_is_possible() -> None:
+    """Where a terminal or a pipe lacks a character, write its number instead of ending with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _with_hint(command: click.Command, error: click.ClickException) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 
 import click
 import pytest
@@ -98,6 +101,13 @@ def test_memory_that_runs_out_is_said_as_that(ended, error):
     status, said = ended(error)
     assert (status, said.count("\n")) == (1, 1)
     assert said.startswith("psvit-something: out of memory")
+
+
+def test_what_a_terminal_has_no_character_for_is_written_as_its_number():
+    program = "import click, psvit.cli; psvit.cli.run(click.command()(lambda: print('96 \u00b1 1 %')), [])"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "96 \\xb1 1 %\n"
 
 
 def test_tables_show_names_as_they_are(capsys):
