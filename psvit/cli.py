@@ -151,7 +151,7 @@ def _with_hint(command: click.Command, error: click.ClickException) -> str:
             error.possibilities = None  # names that look alike
             where = "--time or --retrain-recipe FILE" if "retrain_recipe" in known else f"--set {name}=VALUE"
             return f"{error.format_message()} {name} is a value of the recipe; give {where}"
-    if "unexpected extra argument" in error.format_message():
+    if "unexpected extra argument" in error.format_message() and "budgets" in {one.name for one in command.params}:
         return f"{error.format_message()}; a value with a space needs quotes, as in --budget '2 GFLOPs'"
     return error.format_message()
 

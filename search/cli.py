@@ -244,7 +244,7 @@ def command(
     from psvit.search.storage import without_password
 
     if not budgets:
-        raise InputError(_asking_for_a_budget(data, init))
+        raise InputError(_asking_for_a_budget(data, init, image_size))
     given: dict[str, Any] = dict(
         space=space_name,
         budget=budgets,
@@ -284,7 +284,7 @@ def command(
         click.echo("there is no best network yet")
         raise
     # What matters most comes first.
-    if line := _verdict(result):
+    if line := _verdict(result, is_expected=finalists > 0 and not result.front_folder):
         click.echo(line)
     if result.compression:
         for line in result.compression.lines:
@@ -296,9 +296,9 @@ def command(
         raise result.stopped
 
 
-def _asking_for_a_budget(data: str | None, init: str | None) -> str:
+def _asking_for_a_budget(data: str | None, init: str | None, image_size: str | None) -> str:
     """What is said where no budget is given, with some that suit the images."""
-    from psvit.data import found_data
+    from psvit.data import found_data, read_image_size, seen_size
     from psvit.space.for_images import usual_budgets
 
     asked = "--budget: what may the network cost? give it as "
@@ -306,7 +306,7 @@ def _asking_for_a_budget(data: str | None, init: str | None) -> str:
         return f"{asked}60% (of what that network costs), 2GFLOPs, 22Mparams or 5ms@cpu"
     if data is None:
         return f"{asked}2GFLOPs, 22Mparams or 5ms@cpu"
-    height, width = found_data(data).image_size
+    height, width = read_image_size(image_size) if image_size else seen_size(found_data(data).image_size)
     quick, usual = usual_budgets((height, width))
     return (
         f"{asked}{quick}, 22Mparams or 5ms@cpu; for images of {height} x {width} pixels (height x width), networks of "
@@ -314,17 +314,16 @@ def _asking_for_a_budget(data: str | None, init: str | None) -> str:
     )
 
 
-def _verdict(result: SearchResult) -> str:
+def _verdict(result: SearchResult, *, is_expected: bool) -> str:
     """The verdict, or why there is none; empty where none was to be expected."""
     if result.verdict:
         return f"verdict: {result.verdict}"
-    if result.left_out:
+    was_compared = bool(result.best.looks)
+    if was_compared and not any(finalist.is_reference for finalist in result.finalists):
+        return "no verdict: no hand-made network is in the space and the budget"
+    if result.left_out and is_expected:
         return "no verdict: there was no time to compare the finalists to the end"
-    if not result.best.looks:
-        return ""
-    if any(finalist.is_reference for finalist in result.finalists):
-        return "no verdict: there was nothing to compare it on"
-    return "no verdict: no hand-made network is in the space and the budget"
+    return "no verdict: there was nothing to compare it on" if was_compared else ""
 
 
 def _tell(result: SearchResult, is_timed: bool) -> None:

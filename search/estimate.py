@@ -31,8 +31,8 @@ MEASURED = 2
 """Networks that are measured; of supernet trainings, steps."""
 
 BATCH, FEWEST_IMAGES = 64, 8
-"""The most images in a measured step, enough to tell what an image costs; and how many there may be on a processor,
-which is busy with few images of a large network."""
+"""The most images in a measured step, enough to tell what an image costs. On a processor, a large network tells it with
+fewer images, down to the second number."""
 
 STEPS, WORK = (2, 12), 10e9
 """Fewest and most steps of a measured epoch, and how many multiply-accumulates of passes forward are wanted in it, so
@@ -205,6 +205,7 @@ def _measured(plan: SearchPlan, arch: Architecture, recipe: Recipe) -> float:
     size, wanted = min(recipe.batch_size, BATCH), WORK / cost(arch).macs
     if plan.device.type == "cpu":
         size = min(size, max(FEWEST_IMAGES, round(wanted / STEPS[0])))
+        size -= size % 2  # images are mixed in pairs
     brief = Recipe.from_dict(
         {
             **{name: getattr(recipe, name) for name in Recipe.model_fields},

@@ -114,7 +114,8 @@ class InheritedAccuracy:
         trees: list[PrefixTree] = []
         start, num_images = 0, self._batches.num_images
         told = f"scoring {count(len(running), 'candidate')}"
-        with progress_bar(told, len(running) * num_images, "images") as advance:
+        left = sum(num_images - answers.seen[i] for i in running)
+        with progress_bar(told, left, "images") as advance:
             for images, labels in self._batches:
                 here = [i for i in running if answers.seen[i] == start and i not in answers.failures]
                 if here != walked:

@@ -61,7 +61,7 @@ class SearchResult:
         next_command: the shell line that goes on from the winner.
         next_seconds: how long that line will take on this machine, as far as trainings of the winner in the search say;
             `None` if none was timed.
-        next_epochs: how many epochs it trains; `None` without images.
+        next_epochs: how many epochs it trains by default; `None` if the search trained nothing.
         stopped: what stopped the search before its end; `None` if nothing did. After a stop, this is the best so far.
         left_out: what there was no time for, in words; the same call does it.
     """

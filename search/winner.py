@@ -19,7 +19,6 @@ from psvit.data import ImageData
 from psvit.errors import InputError
 from psvit.io.documents import replacing_folder, write_atomic
 from psvit.nn.picture import draw
-from psvit.report.formatting import count
 from psvit.search.objectives import Objectives
 from psvit.search.result import BEST, FRONT
 from psvit.search.selection.finalist import Finalist
@@ -47,37 +46,29 @@ class Evidence:
     def file(
         self, finalist: Finalist, provenance: dict[str, Any], verdict: dict[str, Any] | None = None
     ) -> ArchitectureFile:
-        """The architecture file of a finalist."""
+        """The architecture file of a finalist, its score beside what its trainings in the selection reached."""
+        trial = finalist.trial
+        raw = dict(zip(self.objectives.names, self.objectives.raw(trial.objectives), strict=True))
+        several = {"objectives": raw} if len(raw) > 1 else {}
+        reached = {}
+        if finalist.accuracy is not None:
+            accuracy, look = round(finalist.accuracy, 4), finalist.looks[-1]
+            reached = {
+                "after_selection": {"accuracy": accuracy, "epochs": look.epoch, "trainings": len(look.accuracies)}
+            }
         return ArchitectureFile(
-            arch=finalist.arch,
+            arch=trial.arch,
             verdict=verdict or {},
-            score=self._score(finalist),
+            score={"value": trial.score.value, **self.description, "images": trial.score.images, **several, **reached},
             latency=finalist.latencies,
             budget=self.budget,
             provenance={
                 **self.provenance,
-                "trial": finalist.trial.number,
+                "trial": trial.number,
                 **provenance,
                 "versions": {"psvit": psvit.__version__, "torch": torch.__version__},
             },
         )
-
-    def _score(self, finalist: Finalist) -> dict[str, Any]:
-        """What the weights beside a finalist are worth: after the selection's training, or as it was scored."""
-        score = finalist.trial.score
-        if "weights" in self.provenance and finalist.accuracy is not None:
-            epochs, trainings = count(finalist.looks[-1].epoch, "epoch"), count(len(finalist.accuracies), "training")
-            return {
-                "value": round(finalist.accuracy, 4),
-                "kind": f"accuracy after {epochs}",
-                "meaning": f"top-1 on the search images, mean of {trainings}; the search chose the network by it, so "
-                "it is a little too good",
-                "unit": "%",
-                "images": score.images,
-            }
-        raw = dict(zip(self.objectives.names, self.objectives.raw(finalist.trial.objectives), strict=True))
-        several = {"objectives": raw} if len(raw) > 1 else {}
-        return {"value": score.value, **self.description, "images": score.images, **several}
 
 
 def write_winner(

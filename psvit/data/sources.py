@@ -85,10 +85,10 @@ def _like(folder: Path) -> str:
     """A folder beside one that does not exist, with images, and called almost the same; empty if there is none."""
     try:
         others = {other.name: other for other in itertools.islice(folder.parent.iterdir(), LOOKED_AT)}
+        near = difflib.get_close_matches(folder.name, others, n=1)
+        return str(others[near[0]]) if near and (others[near[0]] / "train").is_dir() else ""
     except (OSError, ValueError):
         return ""
-    near = difflib.get_close_matches(folder.name, others, n=1)
-    return str(others[near[0]]) if near and (others[near[0]] / "train").is_dir() else ""
 
 
 def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) -> Source:

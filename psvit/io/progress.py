@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -27,7 +28,8 @@ class _Rate(ProgressColumn):
 _UNITS = ((1, "s"), (60, "min"), (3600, "h"))
 
 EVERY_S = 25.0
-"""Seconds between two lines of a run where there is no terminal; a run that takes less says nothing."""
+"""Seconds after which a line is said where there is no terminal, of each step that lasts so long; a run that takes less
+says nothing."""
 
 
 @contextlib.contextmanager
@@ -102,6 +104,8 @@ class _Bars:
             *columns,
             console=console,
             get_time=clock,
+            # What goes into a file or a pipe does not pass the terminal.
+            redirect_stdout=sys.stdout.isatty(),
             # By default rich forgets what is older than half a minute, which one step of ours may take; it is also
             # bounded to the last thousand steps, so that the rate follows what is quick.
             speed_estimate_period=math.inf,

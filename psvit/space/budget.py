@@ -87,7 +87,7 @@ def as_usual(text: str) -> str:
 def _compact(text: str) -> str:
     """A limit without spaces, as in `1.2 .. 1.4 GFLOPs` and `5 ms@cpu`; what a share is of keeps those in its path."""
     limit, percent, of = text.partition("%")
-    return _SPACE.sub("", limit) + percent + re.sub(r"^of\s+", "of", of.strip())
+    return _SPACE.sub("", limit) + percent + re.sub(r"^of\s+", "of", of.strip(), flags=re.I)
 
 
 class Limit(Value):
@@ -128,7 +128,7 @@ class Limit(Value):
             if match["unit"] or Decimal(match["upper"]) >= 1000:
                 raise InputError(f"budget {text!r}: of what? give {compact}FLOPs or {compact}params")
             raise InputError(f"budget {text!r}: of what? give {compact}GFLOPs, {compact}Mparams or {compact}%")
-        if "," in text:
+        if "," in text.partition("%")[0]:
             raise InputError(f"budget {text!r}: write 2.5 with a point, and give each limit on its own")
         if match and match["unit"].lower() in _MILLISECONDS:
             raise InputError(f"budget {text!r}: on what? give {compact}@cpu or {compact}@cuda")

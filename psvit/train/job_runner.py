@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -222,6 +222,12 @@ class JobRunner:
             shutil.rmtree(self.place(job), ignore_errors=True)
 
 
+def is_done(job: TrainingJob, store: ResultStore, parts: Collection[str]) -> bool:
+    """Whether the result of a job is known, with its accuracies on all of some parts of the images."""
+    known = store.get(job)
+    return known is not None and known.accuracies.keys() >= set(parts)
+
+
 def run_jobs(
     jobs: Iterable[TrainingJob], runner: JobRunner, executor: Executor, store: ResultStore, *, keep: bool = False
 ) -> Iterator[tuple[TrainingJob, Outcome[TrainingResult]]]:
@@ -244,8 +250,7 @@ def run_jobs(
         begun = set()
         for job in jobs:
             # The store is asked only now, because other processes may have run the job meanwhile.
-            known = store.get(job)
-            if job not in begun and not (known and known.accuracies.keys() >= set(runner.parts)):
+            if job not in begun and not is_done(job, store, runner.parts):
                 begun.add(job)
                 yield job
 

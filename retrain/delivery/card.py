@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import psvit
@@ -138,12 +139,20 @@ def _accuracy(file: ArchitectureFile) -> str:
 
 
 def _score(file: ArchitectureFile) -> str:
-    """What a search knows of a network."""
+    """What a search knows of a network: the accuracies after the training that its weights come from, or the score."""
     score = file.score
+    match file.provenance:
+        case {
+            "weights": str(),
+            "finalists": [{"looks": [*_, {"epoch": int(epoch), "accuracies": [float(), *_] as reached}]}, *_],
+        }:
+            return (
+                f"Top-1 {mean(reached):.2f} % on the search images after {count(epoch, 'epoch')}, the mean of "
+                f"{count(len(reached), 'training')}. The search chose the network by this, so it is a little too good."
+            )
     of = f" on {score['images']:,} images" if "images" in score else ""
     meaning = f" ({score['meaning']})" if "meaning" in score else ""
-    value = f"{score['value']:.4g} {score.get('unit', '')}".rstrip()
-    return in_markdown(f"{score.get('kind', 'score')}: {value}{of}{meaning}.")
+    return in_markdown(f"{score.get('kind', 'score')}: {score['value']:.4g}{of}{meaning}.")
 
 
 def _latency(latency: dict[str, Any]) -> list[str]:

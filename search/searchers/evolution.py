@@ -48,7 +48,7 @@ class Evolution(Searcher):
     def parameters(self) -> dict[str, Any]:
         """The settings of a generation."""
         settings = {"batch_size": self.batch_size, "parents": self.parents, "rate": self.rate, "first": self.first}
-        # Left out if it is not so, that runs from before it could be still continue.
+        # Runs from before there was this setting have not got it, and are continued.
         return {**settings, "stratified": True} if self.stratified else settings
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:

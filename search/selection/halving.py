@@ -13,7 +13,7 @@ from psvit.report.formatting import count
 from psvit.search.selection.finalist import Finalist, Look
 from psvit.search.selection.rungs import Rung, going_on, leading, rungs_of
 from psvit.search.time_limit import TimeLimit
-from psvit.train.job_runner import JobRunner, run_jobs
+from psvit.train.job_runner import JobRunner, is_done, run_jobs
 from psvit.train.recipe import Recipe
 from psvit.train.result_store import ResultStore
 from psvit.train.training_job import TrainingJob
@@ -183,7 +183,7 @@ def _compared(
     failures: dict[int, str] = {}
     number_of = {job: number for number, some in stage.jobs.items() for job in some}
     epochs = {job: stage.epochs_of(job, number) for job, number in number_of.items()}
-    before = sum(epochs[job] for job in epochs if store.get(job))
+    before = sum(epochs[job] for job in epochs if is_done(job, store, runner.parts))
     permitted = stage.permitted(finalists, failures, limit)
     limit.begin()
     with progress_bar(f"training to epoch {stage.rung.epoch}", sum(epochs.values()), "epochs", before) as advance:

@@ -527,14 +527,10 @@ def damaged(folder, damage):
     if damage == "cut off":
         one.write_bytes(one.read_bytes()[:-60])
         return [str(one), "not a readable image"]
-    if damage == "corrupt in val":
-        one = next((folder / "val" / "cat").iterdir())
-        one.write_bytes(b"\x89PNG\r\n\x1a\n")
-        return [str(one), "not a readable image"]
-    assert damage == "one image of a class"
-    for path in sorted((folder / "train/dog").iterdir())[1:]:
-        path.unlink()
-    return ["too few images", "the rarest with 1"]
+    assert damage == "corrupt in val"
+    one = next((folder / "val" / "cat").iterdir())
+    one.write_bytes(b"\x89PNG\r\n\x1a\n")
+    return [str(one), "not a readable image"]
 
 
 @pytest.mark.parametrize(
@@ -547,17 +543,22 @@ def damaged(folder, damage):
         "not an image",
         "cut off",
         "corrupt in val",
-        "one image of a class",
     ],
 )
 @pytest.mark.parametrize("sizes", [(8,), (8, 11)], ids=["alike", "of several sizes"])
 def test_an_image_folder_that_cannot_be_used_is_named(refused, training, image_folder, damage, sizes):
-    if damage == "one image of a class" and training[0] == "psvit-retrain":
-        pytest.skip("a network can be trained on them")
     folder = image_folder(sizes=sizes)
     expected = damaged(folder, damage)
     # The last --data counts.
     assert_names(refused(*training, *BRIEFLY, "--data", folder), str(folder), *expected)
+
+
+def test_too_few_images_to_compare_on_are_refused_before_anything_is_trained(refused, image_folder):
+    folder = image_folder(sizes=(8,))
+    for path in sorted((folder / "train/dog").iterdir())[1:]:
+        path.unlink()
+    assert_names(refused("psvit-supernet", *BRIEFLY, "--data", folder), "too few images", "the rarest with 1")
+    assert_names(refused("psvit-search", "--budget", "1MFLOPs", "--data", folder), "too few images")
 
 
 def test_a_corrupt_image_among_many_is_found_before_anything_is_trained(refused, image_folder):

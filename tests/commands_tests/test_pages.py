@@ -58,7 +58,7 @@ OTHERS = {".", "cd", "eval", "git", "head", "ls", "mkdocs", "optuna-dashboard", 
 NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?( [kM](?=FLOPs|params)| (s|min|h)\b)?")
 REFERENCE = re.compile(r"(DeiT|PiT|HVT)-like, (patch|conv) stem, # layers|evenly pooled, # x avg")
 VERDICT = re.compile(r"^(verdict: |The delivered network |Adapting the supernet ).*")
-CAUTION = re.compile(r"^it is [\d.]+ points worse than logistic regression")
+CAUTION = re.compile(r"^(it|the network that was found) is [\d.]+ points worse")
 CLASS = re.compile(r"(, \(?'?|\.png: )(zero|one|two|three|four|five|six|seven|eight|nine)\b")
 
 

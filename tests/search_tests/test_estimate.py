@@ -6,11 +6,13 @@ import logging
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 import psvit.search.estimate as estimating
 import psvit.search.run as running
 from psvit import estimate_search, run_search
+from psvit.arch.costs import cost
 from psvit.io.announcements import ANNOUNCEMENTS
 from psvit.io.documents import read_yaml
 from psvit.io.run_folder import CONFIG, SCHEMA
@@ -18,8 +20,9 @@ from psvit.search.estimate import Estimate, epochs_of, into_time
 from psvit.search.plan import plan_search
 from psvit.search.run import _request
 from psvit.search.time_limit import TimeLimit
-from psvit.space.budget import format_cost
+from psvit.space.budget import Budget, format_cost
 from psvit.space.references import references
+from psvit.space.search_space import SearchSpace
 from psvit.train import job_runner
 
 
@@ -103,6 +106,16 @@ def test_measured_steps_say_about_what_a_training_takes(plan, measure_a_step, mo
     assert 0 < found.scoring < found.selection
     # A day for a few digits would be wrong on any machine.
     assert found.total < 86400
+
+
+def test_images_that_are_mixed_in_pairs_are_measured_with_large_networks_too(plan, measure_a_step, brief):
+    brief.write_text("schema: psvit/recipe/1\nepochs: 12\nbatch_size: 128\nlr: 0.002\nmixup: 0.8\n")
+    planned = plan(retrain_recipe=brief)
+    space = SearchSpace.for_images((96, 96), 1, 10, "390MFLOPs")
+    # Of which 13 images would be a step, if they had not to be mixed.
+    arch = space.sample(np.random.default_rng(0), 1, Budget.parse("370..400MFLOPs"))[0]
+    assert round(estimating.WORK / estimating.STEPS[0] / cost(arch).macs) == 13
+    assert 0 < measure_a_step(planned, arch, planned.training) < 60
 
 
 def still(seconds):

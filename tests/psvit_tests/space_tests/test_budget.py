@@ -68,6 +68,7 @@ def test_parse(text, metric, lower, upper):
         ("1 MiB", "1MiB"),
         ("60%ofdeit-small", "60%ofdeit-small"),
         ("60 % of deit-small", "60%ofdeit-small"),
+        ("60% OF deit-small", "60%ofdeit-small"),
         ("30 .. 60 %", "30..60%"),
         ("60%of my networks/one.yaml", "60%ofmy networks/one.yaml"),
         ("22 M params", "22Mparams"),

@@ -334,12 +334,14 @@ def test_the_card_says_what_a_stranger_wants_to_know(classifier, tmp_path):
 
 
 def test_the_card_of_a_searchs_network_says_what_its_weights_reached_and_on_what(classifier, tmp_path):
-    provenance = {"weights": "trained by the selection for 6 epochs"}
-    score = {"value": 81.0, "kind": "accuracy after 6 epochs", "meaning": "of 3", "unit": "%", "images": 144}
+    looks = [{"epoch": 1, "accuracies": [12.5]}, {"epoch": 6, "accuracies": [80.0, 81.0, 82.0]}]
+    provenance = {"weights": "trained by the selection for 6 epochs", "finalists": [{"looks": looks}]}
+    score = {"value": 12.5, "kind": "accuracy after 1 epoch", "images": 144}
     classifier.file = classifier.file.model_copy(update={"score": score, "provenance": provenance})
     card = (export(classifier, "timm", tmp_path / "out").folder / "README.md").read_text()
-    assert "accuracy after 6 epochs: 81 % on 144 images (of 3)." in card
+    assert "Top-1 81.00 % on the search images after 6 epochs, the mean of 3 trainings." in card
     assert "Training: trained by the selection for 6 epochs." in card
+    assert "12.5" not in card
 
 
 def test_names_from_data_are_no_part_of_the_cards_markdown(classifier, tmp_path):
