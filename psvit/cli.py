@@ -148,9 +148,8 @@ def _with_hint(command: click.Command, error: click.ClickException) -> str:
         name = error.option_name.lstrip("-").replace("-", "_")
         known = {parameter.name for parameter in command.params}
         if name in Recipe.model_fields and known & {"settings", "retrain_recipe"}:
-            error.possibilities = None  # names that look alike
             where = "--time or --retrain-recipe FILE" if "retrain_recipe" in known else f"--set {name}=VALUE"
-            return f"{error.format_message()} {name} is a value of the recipe; give {where}"
+            return f"no option {error.option_name}: {name} is a value of the recipe; give {where}"
     if "unexpected extra argument" in error.format_message() and "budgets" in {one.name for one in command.params}:
         return f"{error.format_message()}; a value with a space needs quotes, as in --budget '2 GFLOPs'"
     return error.format_message()
