@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from psvit.search.bounds import ObjectiveBound
 from psvit.search.candidates import Candidates
 from psvit.search.evaluator import Evaluator, read_evaluator
 from psvit.search.latency.build import LatencyPlan
-from psvit.search.latency.limits import PredictedLimit, check_hopeful
+from psvit.search.latency.limits import PredictedLimit, check_hopeful, models_by_setting
 from psvit.search.latency.measure import Setting, fingerprint, measure
 from psvit.search.latency.model import LatencyModel
 from psvit.search.objectives import ACCURACY, LATENCY, SCORE, Objective, read_objectives
@@ -284,10 +284,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     check_workers(asked.workers)
     device, scoring_device = choose_devices(asked.device, asked.workers)
 
-    name = asked.data or (read_provenance(asked.supernet).get("data") if asked.supernet else None)
-    data = found_data(name) if name else None
-    if data:
-        data.check_search()
+    data = _images(asked)
     original = None
     if given_network:
         assert data is not None
@@ -299,7 +296,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     given = Budget.parse(*asked.limits, space=space)
     limits = _spent(given, space) if len(names) == 1 and not bounds else given
     models = [LatencyModel.load(path) for path in asked.latency]
-    by_setting = _by_setting(asked.latency, models, space, limits, is_improved=LATENCY in names)
+    by_setting = models_by_setting(asked.latency, models, space, limits, is_improved=LATENCY in names)
     recipe = _supernet_recipe(asked, space, data, original, device) if scored_by == "inherited" else None
     trials, control = _numbers(asked, searcher, space.count(limits), scored_by)
     training = _training(asked, space, data, scored_by, scoring_device) if data else None
@@ -332,6 +329,19 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         scoring_device=scoring_device,
         race=Race(keep=max(KEPT, asked.finalists)) if races else None,
     )
+
+
+def _images(asked: SearchRequest) -> ImageData | None:
+    """The images that are named, or those that the supernet was trained on; `None` without any.
+
+    Raises:
+        InputError: there are no such images, or too few to compare candidates on.
+    """
+    name = asked.data or (read_provenance(asked.supernet).get("data") if asked.supernet else None)
+    data = found_data(name) if name else None
+    if data:
+        data.check_search()
+    return data
 
 
 def _given_network(asked: SearchRequest) -> Original | None:
@@ -422,26 +432,3 @@ def _numbers(asked: SearchRequest, searcher: Searcher, members: int, scored_by: 
     # What the searcher draws itself is a comparison, and trainings take long.
     needs_none = isinstance(searcher, Enumerate | Random) or scored_by == "trained"
     return trials, 0 if asked.control is None and needs_none else asked.control
-
-
-def _by_setting(
-    paths: Sequence[Path], models: Sequence[LatencyModel], space: SearchSpace, limits: Budget, is_improved: bool
-) -> dict[str, LatencyModel]:
-    """Latency models by the setting of the limit that each is for.
-
-    Raises:
-        InputError: a model belongs to another space, device or version, or there is no limit that it could predict.
-    """
-    found: dict[str, LatencyModel] = {}
-    settings = {Setting.of(limit): limit.setting for limit in limits.latencies}
-    for path, model in zip(paths, models, strict=True):
-        if not settings and is_improved:
-            settings[model.setting] = str(model.setting)
-        if not settings:
-            raise InputError(f"--latency {path}: there is no limit on latency, such as 5ms@cpu, for it to predict")
-        wanted = model.setting if model.setting in settings else next(iter(settings))
-        model.check(space, wanted, fingerprint(wanted), source=f"--latency {path}")
-        if settings[wanted] in found:
-            raise InputError(f"--latency {path}: a second model of {settings[wanted]}; name one for each limit")
-        found[settings[wanted]] = model
-    return found

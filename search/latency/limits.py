@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,7 +18,7 @@ from psvit.search.latency.parts import fresh
 from psvit.search.latency.tables import Floats, Ints
 from psvit.search.result_cache import ResultCache
 from psvit.search.trial import Trial
-from psvit.space.budget import LatencyLimit
+from psvit.space.budget import Budget, LatencyLimit
 from psvit.space.search_space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,29 @@ class PredictedLimit:
         """See `Bound`."""
         least, greatest = self.model.reach(space)
         return f"the space reaches {least:.4g} to {greatest:.4g} ms@{self.limit.setting} as predicted"
+
+
+def models_by_setting(
+    paths: Sequence[Path], models: Sequence[LatencyModel], space: SearchSpace, limits: Budget, is_improved: bool
+) -> dict[str, LatencyModel]:
+    """Latency models by the setting of the limit that each is for.
+
+    Raises:
+        InputError: a model belongs to another space, device or version, or there is no limit that it could predict.
+    """
+    found: dict[str, LatencyModel] = {}
+    settings = {Setting.of(limit): limit.setting for limit in limits.latencies}
+    for path, model in zip(paths, models, strict=True):
+        if not settings and is_improved:
+            settings[model.setting] = str(model.setting)
+        if not settings:
+            raise InputError(f"--latency {path}: there is no limit on latency, such as 5ms@cpu, for it to predict")
+        wanted = model.setting if model.setting in settings else next(iter(settings))
+        model.check(space, wanted, fingerprint(wanted), source=f"--latency {path}")
+        if settings[wanted] in found:
+            raise InputError(f"--latency {path}: a second model of {settings[wanted]}; name one for each limit")
+        found[settings[wanted]] = model
+    return found
 
 
 def check_hopeful(limit: LatencyLimit, space: SearchSpace, measure: Callable[..., Latency]) -> None:
