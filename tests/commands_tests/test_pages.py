@@ -59,6 +59,7 @@ NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?( [kM](?=FLOPs|params)| (s
 REFERENCE = re.compile(r"(DeiT|PiT|HVT)-like, (patch|conv) stem, # layers|evenly pooled, # x avg")
 VERDICT = re.compile(r"^(verdict: |The delivered network |Adapting the supernet ).*")
 CAUTION = re.compile(r"^(it|the network that was found) is [\d.]+ points worse")
+THREADS = re.compile(r"# threads?\b")
 CLASS = re.compile(r"(, \(?'?|\.png: )(zero|one|two|three|four|five|six|seven|eight|nine)\b")
 
 
@@ -110,7 +111,7 @@ def gist(output):
     the verdict is, how many rows of a kind there are, and whether a network is worse than a linear model.
     """
     lines = [" ".join(line.split()) for line in output.splitlines() if line.strip(" ─") and not CAUTION.search(line)]
-    masked = (CLASS.sub(r"\1another", NUMBER.sub("#", line)) for line in lines)
+    masked = (CLASS.sub(r"\1another", THREADS.sub("# threads", NUMBER.sub("#", line))) for line in lines)
     named = (VERDICT.sub("verdict", REFERENCE.sub("trial #", line)) for line in masked)
     return [line for line, _ in itertools.groupby(named)]
 
