@@ -204,8 +204,8 @@ def _measured(plan: SearchPlan, arch: Architecture, recipe: Recipe) -> float:
     assert plan.data is not None
     size, wanted = min(recipe.batch_size, BATCH), WORK / cost(arch).macs
     if plan.device.type == "cpu":
-        size = min(size, max(FEWEST_IMAGES, round(wanted / STEPS[0])))
-        size -= size % 2  # images are mixed in pairs
+        # Even, because a recipe may mix images in pairs; its own batch size is even then.
+        size = min(size, max(FEWEST_IMAGES, 2 * round(wanted / STEPS[0] / 2)))
     brief = Recipe.from_dict(
         {
             **{name: getattr(recipe, name) for name in Recipe.model_fields},

@@ -358,9 +358,10 @@ def _what_is_done(plan: SearchPlan) -> Iterator[str]:
     on = f"on {len(plan.data.train):,} images"
     if plan.is_trained:
         others_too = len(plan.references(plan.limits))
-        who = f"{count(plan.trials, 'candidate')} and {count(others_too, 'hand-made reference')}"
+        references = f" and {count(others_too, 'hand-made reference')}"
         if not others_too:
-            who = f"{count(plan.trials, 'candidate')} (no hand-made network is in the space and the budget)"
+            references = " (no hand-made network is in the space and the budget)"
+        who = f"{count(plan.trials, 'candidate')}{references}"
         steps.append(f"train {who} for {count(rungs[0].epoch, 'epoch')} {on}")
     else:
         steps.append("score candidates")

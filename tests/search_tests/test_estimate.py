@@ -118,6 +118,12 @@ def test_images_that_are_mixed_in_pairs_are_measured_with_large_networks_too(pla
     assert 0 < measure_a_step(planned, arch, planned.training) < 60
 
 
+def test_a_batch_of_a_single_image_is_measured_too(plan, measure_a_step, brief):
+    brief.write_text("schema: psvit/recipe/1\nepochs: 12\nbatch_size: 1\nlr: 0.002\n")
+    planned = plan(retrain_recipe=brief)
+    assert 0 < measure_a_step(planned, planned.space.largest, planned.training) < 60
+
+
 def still(seconds):
     """So much time, of which none passes."""
     return TimeLimit(seconds, clock=lambda: 0.0)
