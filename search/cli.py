@@ -353,7 +353,7 @@ def _tell(result: SearchResult, is_timed: bool) -> None:
         click.echo("no finalist could be trained, so the winner is the one with the best score")
     if result.baseline:
         click.echo(f"for comparison, {result.baseline.in_words('the search images')}")
-        if best.accuracy is not None and (caution := result.baseline.caution(best.accuracy, best.looks[-1].epoch)):
+        if caution := best.caution(result.baseline):
             click.echo(f"{caution}; the retraining trains longer, and compares again")
     for finalist in result.finalists:
         if finalist.failure:

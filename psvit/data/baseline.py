@@ -45,18 +45,6 @@ class Baseline:
         some = f", fitted on {self.images:,} of {self.of:,} images" if self.images < self.of else ""
         return f"logistic regression on the pixels has {self.accuracy:.2f} % on {on}{some}"
 
-    def caution(self, accuracy: float, epochs: int) -> str:
-        """What to say of a network that is worse on these images; empty for others.
-
-        Args:
-            accuracy: of the network, in percent.
-            epochs: how long it was trained.
-        """
-        if accuracy >= self.accuracy:
-            return ""
-        after = f"{epochs} epochs" if epochs > 1 else "one epoch"
-        return f"the network that was found is {self.accuracy - accuracy:.2f} points worse after {after}"
-
 
 def logistic_regression(train: Labelled, test: Labelled) -> Baseline | None:
     """Scikit-learn's logistic regression, fitted on training images and scored on others.

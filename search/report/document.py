@@ -76,7 +76,7 @@ def render(report: Report) -> str:
         else None,
         selection_text=selection_text(report),
         baseline=report.beside.baseline,
-        caution=_caution(report),
+        caution=report.finalists[0].caution(report.beside.baseline) if report.finalists else "",
         next_time=None if report.next_seconds is None else in_time(report.next_seconds),
         latency_rows=_latency_rows(report),
         choices=_choices(report),
@@ -86,14 +86,6 @@ def render(report: Report) -> str:
 
 
 # --- in sentences
-
-
-def _caution(report: Report) -> str:
-    """What to say of a winner that is worse than logistic regression."""
-    baseline, winner = report.beside.baseline, next(iter(report.finalists), None)
-    if baseline is None or winner is None or winner.accuracy is None:
-        return ""
-    return baseline.caution(winner.accuracy, winner.looks[-1].epoch)
 
 
 def _head(report: Report) -> dict[str, Any]:

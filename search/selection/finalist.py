@@ -9,8 +9,10 @@ from typing import Any
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import METRICS, Cost
+from psvit.data import Baseline
 from psvit.errors import InputError
 from psvit.nn.picture import draw
+from psvit.report.formatting import count
 from psvit.search.proposal import REFERENCE
 from psvit.search.trial import Trial
 from psvit.space.budget import format_cost
@@ -108,6 +110,13 @@ class Finalist:
     def spread(self) -> float | None:
         """The standard deviation of `accuracies`; `None` if there are fewer than two."""
         return stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    def caution(self, baseline: Baseline | None) -> str:
+        """What to say of a winner that is worse than logistic regression on the same images; empty otherwise."""
+        if baseline is None or self.accuracy is None or self.accuracy >= baseline.accuracy:
+            return ""
+        points, after = baseline.accuracy - self.accuracy, count(self.looks[-1].epoch, "epoch")
+        return f"the network that was found is {points:.2f} points worse after {after}"
 
     def to_dict(self) -> dict[str, Any]:
         """What the report and the winner's file say of it, JSON-serialisable."""

@@ -50,7 +50,7 @@ def test_the_baseline_is_logistic_regression_on_the_images_that_networks_are_com
     said = f"logistic regression on the pixels has {expected:.2f} % on the search images"
     assert said in (found.folder / "report.html").read_text()
     assert said in found.baseline.in_words("the search images")
-    caution = found.baseline.caution(found.best.accuracy, found.best.looks[-1].epoch)
+    caution = found.best.caution(found.baseline)
     assert bool(caution) == (found.best.accuracy < expected)
     assert caution in (found.folder / "report.html").read_text()
 
