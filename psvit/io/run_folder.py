@@ -112,27 +112,27 @@ def check_folder(path: Path, command: str, config: dict[str, Any]) -> bool:
         InputError: as `RunFolder`, except for other processes that are at work there.
     """
     try:
-        path.stat()
+        # Looked at once: of processes that `torchrun` started, another one may begin the run just now.
+        there = {entry.name for entry in path.iterdir()}
     except (FileNotFoundError, NotADirectoryError):
-        pass
+        there = set()
     except OSError as error:
         raise InputError(f"--out {path}: cannot be written: {error.strerror}") from None
     if path.exists() and not path.is_dir():
         raise InputError(f"--out {path}: is a file; name a folder, new or of the same run")
-    resumed = (path / CONFIG).exists()
-    if resumed:
+    if CONFIG in there:
         found = differences(read_yaml(path / CONFIG, SCHEMA), {"command": command, **config})
         if found:
             raise InputError(
                 f"--out {path}: holds a run with another configuration ({'; '.join(found)}); "
                 "name another folder, or give the same options to continue it"
             )
-    elif path.is_dir() and not all(_is_ours(entry.name) for entry in path.iterdir()):
+    elif not all(map(_is_ours, there)):
         raise InputError(f"--out {path}: is not empty and holds no run; name a new folder")
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"--out {path}: cannot be written")
-    return resumed
+    return CONFIG in there
 
 
 def _is_ours(name: str) -> bool:

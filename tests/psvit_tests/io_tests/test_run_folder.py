@@ -256,6 +256,38 @@ for number in range(int(sys.argv[2])):
 """
 
 
+LOOKING = """
+import multiprocessing, sys
+from pathlib import Path
+from psvit.io.run_folder import RunFolder, check_folder
+
+def begin(path, barrier):
+    barrier.wait()
+    RunFolder(path, "psvit-supernet", {"seed": 0})
+
+def look(path, barrier):
+    barrier.wait()
+    while not check_folder(path, "psvit-supernet", {"seed": 0}):
+        pass
+
+forking = multiprocessing.get_context("fork")
+for number in range(int(sys.argv[2])):
+    barrier = forking.Barrier(2)
+    both = [forking.Process(target=do, args=(Path(sys.argv[1], str(number)), barrier)) for do in (begin, look)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        if process.exitcode:
+            sys.exit(process.exitcode)
+"""
+
+
+def test_a_folder_in_which_another_process_begins_the_same_run_is_never_one_with_something_else(tmp_path):
+    # So it is where torchrun starts several processes, of which one begins the run.
+    subprocess.run([sys.executable, "-c", LOOKING, str(tmp_path), "40"], check=True, timeout=300)
+
+
 @pytest.mark.slow
 def test_of_two_processes_that_start_at_once_in_one_new_folder_exactly_one_gets_in(tmp_path):
     done = subprocess.run(
