@@ -240,11 +240,11 @@ def command(
     within the limit. Let nothing else run on the machine meanwhile.
     """
     set_up_logging(verbose)
-    from psvit.search.run import estimate_search, run_search
-    from psvit.search.storage import without_password
-
     if not budgets:
         raise InputError(_asking_for_a_budget(data, init, image_size))
+    from psvit.space.budget import Budget
+
+    Budget.parse(*(text for text in budgets if "%" not in text))  # a slip is told before PyTorch is loaded
     given: dict[str, Any] = dict(
         space=space_name,
         budget=budgets,
@@ -275,6 +275,9 @@ def command(
         seed=seed,
         device=device,
     )
+    from psvit.search.run import estimate_search, run_search
+    from psvit.search.storage import without_password
+
     if dry_run:
         estimate_search(**given)
         return
