@@ -27,7 +27,10 @@ from psvit.io.announcements import ANNOUNCEMENTS, Silence
 from psvit.io.escaping import in_terminal
 from psvit.io.folders_in_use import check_all_in_use, forget_all
 
-DATA_HELP = "An image folder with train/ and val/, 'digits', or a name such as torch/cifar10."
+DATA_HELP = (
+    "A folder of images for every class, in one folder or in train/ and val/ in it; 'digits'; or a name such as "
+    "torch/cifar10."
+)
 
 PIPED_COLUMNS = 120
 """The width of tables if the width of the window is not known."""

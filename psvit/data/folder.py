@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -14,6 +15,9 @@ from psvit.errors import InputError
 
 MOST_LEVELS = 40
 """Folders inside one another."""
+
+TRAIN, VAL = "train", ("val", "valid", "validation")
+"""What folders of training and of validation images are called."""
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -40,7 +44,59 @@ def natural_key(text: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in _DIGITS.split(text.lower())]
 
 
-def images_in(folder: Path, classes: Sequence[str] | None = None) -> tuple[list[ImageFile], tuple[str, ...]]:
+def parts_of(root: Path) -> tuple[Path, Path | None]:
+    """The folders of the training and of the validation images; `None` if these are to be held out from the others.
+
+    A folder either has `train/` in it, with or without `val/` beside that, or holds the folders of the classes itself.
+
+    Raises:
+        InputError: it is neither, or a part of another folder, or has two folders of validation images.
+    """
+    named = [root / name for name in VAL if _is_part(root / name)]
+    if len(named) > 1:
+        raise InputError(f"data '{root}': expected one folder of validation images, found {_names(named)}; keep one")
+    if _is_part(root / TRAIN):
+        return root / TRAIN, named[0] if named else None
+    hint = ""
+    if root.name in (TRAIN, *VAL) and (root.parent / TRAIN).is_dir():
+        if any((root.parent / name).is_dir() for name in VAL):
+            hint = f"; did you mean {str(root.parent)!r}?"
+    elif not named and any(_has_images(folder) for folder in _folders_in(root)):
+        return root, None
+    raise InputError(
+        f"data '{root}': expected a folder of images for every class, in it or in {TRAIN}/ and {VAL[0]}/ in it{hint}"
+    )
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether there is such a folder, and it is none of a class that is called like a part."""
+    return folder.is_dir() and (not _has_images(folder) or any(map(_has_images, _folders_in(folder))))
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir()]
+    return []
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether images lie in a folder, and not only in folders below."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return any(_is_image(entry) for entry in entries)
+    return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in ENDINGS and not entry.is_dir()
+
+
+def _names(folders: Sequence[Path]) -> str:
+    return " and ".join(f"{folder.name}/" for folder in folders)
+
+
+def images_in(
+    folder: Path, classes: Sequence[str] | None = None, *, may_be_nested: bool = True
+) -> tuple[list[ImageFile], tuple[str, ...]]:
     """All images below a folder and the names of their classes, both in natural order.
 
     Links are followed, but not into a folder that they lie in. A file that is found twice counts once.
@@ -48,12 +104,21 @@ def images_in(folder: Path, classes: Sequence[str] | None = None) -> tuple[list[
     Args:
         folder: the folder.
         classes: the classes; images of others are left out. By default, all that have images.
+        may_be_nested: whether folders of classes may lie in other folders. Then another data set further below would be
+            taken for classes as well.
 
     Raises:
-        InputError: a file is in two classes, is no regular file, cannot be read, or has a name that is no text.
+        InputError: a file is in two classes, in none or too deep, is no regular file, cannot be read, or has a name
+            that is no text.
     """
     found: dict[Identity, tuple[str, str, int]] = {}
     for path, label in _files(str(folder), "", (), set()):
+        if not label:
+            raise InputError(f"{path}: lies in no folder of a class; move it into one, or away from {folder}")
+        if not may_be_nested and os.path.dirname(os.path.dirname(path)) != str(folder):
+            raise InputError(
+                f"{path}: lies too deep for an image of a class in {folder}; move it, or name another folder"
+            )
         try:
             about = os.stat(path)
         except OSError:
@@ -105,5 +170,5 @@ def _files(
             raise InputError(f"{shown}: has a name that is no UTF-8; rename it") from None
         if entry.is_dir():
             yield from _files(entry.path, entry.name, (*above, here), seen)
-        elif os.path.splitext(entry.name)[1].lower() in ENDINGS:
+        elif _is_image(entry):
             yield entry.path, label

@@ -36,6 +36,7 @@ class ImageData:
         verdict: for the verdict of a search. Nothing is trained on them and nothing is chosen by them before that.
             Empty if there are too few images.
         val: for the final report.
+        val_is_held_out: whether these are a part of the images that were given, because there were no others.
         reopen: opens the same images in another process; it can be pickled if their data sets can.
     """
 
@@ -49,6 +50,7 @@ class ImageData:
     search: Labelled
     verdict: Labelled
     val: Labelled
+    val_is_held_out: bool = False
     reopen: Callable[[], ImageData] = field(compare=False, repr=False)
 
     @property
@@ -115,13 +117,14 @@ class ImageData:
         labels.
 
         Args:
-            name: a folder with `train/<class>/` and `val/<class>/`, `digits`, or a name of timm's `create_dataset` that
-                can be indexed, such as `torch/cifar10`; its files are looked for below `data/`, and fetched if they are
-                not there.
+            name: a folder of images for every class, in one folder or in `train/` and `val/` in it; `digits`; or a name
+                of timm's `create_dataset` that can be indexed, such as `torch/cifar10`, whose files are looked for
+                below `data/`, and fetched if they are not there. Without `val/`, a fifth of the images of every class
+                is held out for validation, always the same ones.
 
         Raises:
             InputError: there is no such set, or it cannot be used: one class, a corrupt image, classes that differ
-                between training and validation.
+                between training and validation, or too few images to hold some out.
         """
         return cls.find(name).read()
 
@@ -135,8 +138,10 @@ class ImageData:
         return cls._split(name, by_name(name), partial(cls.open, name))
 
     @classmethod
-    def from_datasets(cls, train: Any, val: Any, classes: Sequence[str] | None = None, name: str = "datasets") -> Self:
-        """Images of two data sets of PyTorch's, or of anything else that has a length and can be indexed.
+    def from_datasets(
+        cls, train: Any, val: Any = None, classes: Sequence[str] | None = None, name: str = "datasets"
+    ) -> Self:
+        """Images of one or two data sets of PyTorch's, or of anything else that has a length and can be indexed.
 
         An item is a pair of an image and its class, a whole number from 0. An image is one of Pillow's, an array
         (height, width, channels) or a tensor (channels, height, width), in unsigned bytes. It is not normalised and not
@@ -145,7 +150,7 @@ class ImageData:
 
         Args:
             train: the training images; a part of them is held out for comparing candidates.
-            val: the validation images.
+            val: the validation images. By default, a fifth of the others of every class, always the same ones.
             classes: names of the classes, in the order of their numbers. By default `train.classes`, or the numbers if
                 there is no such attribute.
             name: what runs call these images. A run is continued only with images of the same name and digest.
@@ -177,6 +182,7 @@ class ImageData:
             search=train.take(search),
             verdict=train.take(verdict),
             val=source.val,
+            val_is_held_out=source.val_is_held_out,
             reopen=reopen,
         )
 

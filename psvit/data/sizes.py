@@ -66,9 +66,10 @@ def describe_images(data: ImageData, image_size: Size) -> list[str]:
             f"{len(data.sizes)} looked at are {heights.min()} to {heights.max()} pixels high and {widths.min()} to "
             f"{widths.max()} wide"
         )
+    held_out = " (held out: a fifth of every class)" if data.val_is_held_out else ""
     found = (
-        f"images: {len(data.all_train):,} for training and {len(data.val):,} for validation, of {len(data.classes)} "
-        f"classes, {colour}; {sizes}"
+        f"images: {len(data.all_train):,} for training and {len(data.val):,} for validation{held_out}, of "
+        f"{len(data.classes)} classes, {colour}; {sizes}"
     )
     fitted = f"resized until it just covers {_shown(image_size)} pixels, of which its middle is seen"
     if not alike:

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.data.folder import ImageFile, images_in
+from psvit.data.folder import ImageFile, images_in, parts_of
 from psvit.data.images import Decoded, Files, Labelled, OfDataset, Pictures, Unread, as_picture, in_memory
 from psvit.data.pixels import ENDINGS, Mode, is_grey, look_at, read_image
 from psvit.data.split import SPLIT_SEED, stratified_split
 from psvit.errors import InputError
 from psvit.io.progress import progress_bar
 
-DIGITS_VAL_FRACTION = 0.2
-"""Part of scikit-learn's digits, which come without an official split, that is kept for validation."""
+VAL_FRACTION = 0.2
+"""Part of the images that is held out for validation, if there are no validation images."""
 
 DIGEST_DIGITS = 16
 """Hexadecimal digits of a digest of images."""
@@ -51,6 +51,7 @@ class Source(NamedTuple):
         digest: changes whenever the images might.
         in_chans: 1 for grey, 3 for colour.
         sizes: height and width in pixels of some training images, evenly spread over all.
+        val_is_held_out: whether the validation images are a part of those that were given, because no others were.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +60,7 @@ class Source(NamedTuple):
     digest: str
     in_chans: int
     sizes: tuple[tuple[int, int], ...]
+    val_is_held_out: bool
 
 
 def by_name(name: str) -> Source:
@@ -76,8 +78,8 @@ def by_name(name: str) -> Source:
     meant = _like(Path(name))
     hint = f"; did you mean {meant!r}?" if meant else ""
     raise InputError(
-        f"data {name!r}: no such folder; permitted are a folder with train/ and val/, 'digits', or a name such as "
-        f"'torch/cifar10'{hint}"
+        f"data {name!r}: no such folder; permitted are a folder of images for every class, in one folder or in train/ "
+        f"and val/ in it, 'digits', or a name such as 'torch/cifar10'{hint}"
     )
 
 
@@ -86,18 +88,27 @@ def _like(folder: Path) -> str:
     try:
         others = {other.name: other for other in itertools.islice(folder.parent.iterdir(), LOOKED_AT)}
         near = difflib.get_close_matches(folder.name, others, n=1)
-        return str(others[near[0]]) if near and (others[near[0]] / "train").is_dir() else ""
-    except (OSError, ValueError):
-        return ""
+        if near:
+            parts_of(others[near[0]])
+            return str(others[near[0]])
+    except (OSError, ValueError):  # an InputError is one, of a folder that holds no images
+        pass
+    return ""
 
 
 def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) -> Source:
     """Data sets that yield pairs of image and label, as `ImageData.from_datasets` takes them.
 
+    Args:
+        train: the training images.
+        val: the validation images; `None` holds out a part of the others.
+        classes: names of the classes, if they are known.
+        name: what to call the images.
+
     Raises:
         InputError: something in them cannot be used.
     """
-    parts = {"train": train, "validation": val}
+    parts = {"train": train} if val is None else {"train": train, "validation": val}
     for part, dataset in parts.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or not len(dataset):
             raise InputError(f"data {name!r}, {part}: must be a data set with a length that can be indexed, not empty")
@@ -117,9 +128,12 @@ def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) 
     for part, dataset in parts.items():
         pictures = OfDataset(dataset, mode, f"data {name!r}, {part}")
         made.append(Labelled(in_memory(pictures, part) or pictures, labels[part]))
-    first, second = made
     sizes = tuple((picture.height, picture.width) for picture in probed)
-    return Source(classes, first, second, _digest(classes, first, second), CHANNELS[mode], sizes)
+    digest = _digest(classes, *made)
+    if val is None:
+        made = [made[0].take(rows) for rows in stratified_split(made[0].labels, VAL_FRACTION, SPLIT_SEED, name)]
+    first, second = made
+    return Source(classes, first, second, digest, CHANNELS[mode], sizes, val_is_held_out=val is None)
 
 
 def _labels(dataset: Any, what: str) -> NDArray[np.int64]:
@@ -143,10 +157,11 @@ def _digits() -> Source:
     table = read_digits()
     pixels = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     labels = table[:, -1].astype(np.int64)
-    train, val = stratified_split(labels, DIGITS_VAL_FRACTION, SPLIT_SEED, "digits")
+    train, val = stratified_split(labels, VAL_FRACTION, SPLIT_SEED, "digits")
     classes = tuple(map(str, range(10)))
     first, second = (Labelled(Decoded(pixels[rows]), labels[rows]) for rows in (train, val))
-    return Source(classes, first, second, _digest(classes, first, second), CHANNELS["L"], ((8, 8),))
+    digest = _digest(classes, first, second)
+    return Source(classes, first, second, digest, CHANNELS["L"], ((8, 8),), val_is_held_out=True)
 
 
 def read_digits() -> NDArray[np.float64]:
@@ -161,23 +176,19 @@ def read_digits() -> NDArray[np.float64]:
 
 
 def _folder(root: Path) -> Source:
-    """An image folder: `train/` and `val/`, in each a folder for every class."""
-    for part in ("train", "val"):
-        if not (root / part).is_dir():
-            whole = all((root.parent / one).is_dir() for one in ("train", "val"))
-            hint = f"; did you mean {str(root.parent)!r}?" if whole else ""
-            raise InputError(f"data '{root}': expected folders train/ and val/ in it, {part}/ is missing{hint}")
-    samples, classes = images_in(root / "train")
-    present = {path.name for path in (root / "val").iterdir() if path.is_dir()}
-    # A folder of folders is no class, whatever it is called.
-    if present - set(classes) and (strange := sorted(set(images_in(root / "val")[1]) - set(classes))):
-        raise InputError(f"data '{root}': val/ has classes that train/ has not: {', '.join(strange)}")
-    val_samples, _ = images_in(root / "val", classes)
-    for part, found in (("train", samples), ("val", val_samples)):
-        if not found:
-            raise InputError(f"data '{root}': no images in {part}/; their names end in {', '.join(ENDINGS)}")
+    """A folder with a folder for every class, or with `train/` and perhaps `val/`, in each such folders."""
+    train_folder, val_folder = parts_of(root)
+    samples, classes = images_in(train_folder, may_be_nested=train_folder != root)
+    if not samples:
+        raise InputError(_no_images(root, train_folder))
     if len(classes) < 2:
         raise InputError(f"data '{root}': at least two classes are needed, found {len(classes)}: {', '.join(classes)}")
+    if val_folder:
+        val_samples = _val_images(root, val_folder, classes)
+    else:
+        labels = np.array([image.label for image in samples], dtype=np.int64)
+        rows, held_out = stratified_split(labels, VAL_FRACTION, SPLIT_SEED, str(root))
+        samples, val_samples = [samples[row] for row in rows], [samples[row] for row in held_out]
     looks = [look_at(samples[index].path) for index in _probe_positions(len(samples))]
     mode: Mode = "L" if all(is_grey(look.mode) for look in looks) else "RGB"
     parts = {"train": samples, "val": val_samples}
@@ -187,7 +198,24 @@ def _folder(root: Path) -> Source:
         for part, found in parts.items()
     )
     digest = _digest_of_files(root, classes, [*samples, *val_samples])
-    return Source(classes, train, val, digest, CHANNELS[mode], tuple(look.size for look in looks))
+    sizes = tuple(look.size for look in looks)
+    return Source(classes, train, val, digest, CHANNELS[mode], sizes, val_is_held_out=val_folder is None)
+
+
+def _val_images(root: Path, folder: Path, classes: tuple[str, ...]) -> list[ImageFile]:
+    """The images of a folder of validation images."""
+    present = {path.name for path in folder.iterdir() if path.is_dir()}
+    # A folder of folders is no class, whatever it is called.
+    if present - set(classes) and (strange := sorted(set(images_in(folder)[1]) - set(classes))):
+        raise InputError(f"data '{root}': {folder.name}/ has classes that train/ has not: {', '.join(strange)}")
+    found, _ = images_in(folder, classes)
+    if not found:
+        raise InputError(_no_images(root, folder))
+    return found
+
+
+def _no_images(root: Path, folder: Path) -> str:
+    return f"data '{root}': no images in {folder.name}/; their names end in {', '.join(ENDINGS)}"
 
 
 def _read(parts: Mapping[str, Files]) -> dict[str, Pictures]:

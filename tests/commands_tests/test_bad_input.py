@@ -511,9 +511,12 @@ def damaged(folder, damage):
         for part in ("train", "val"):
             shutil.rmtree(folder / part / "dog")
         return ["at least two classes", "found 1", "cat"]
-    if damage == "no val":
-        shutil.rmtree(folder / "val")
-        return ["train/ and val/", "val/ is missing"]
+    if damage == "no train":
+        shutil.rmtree(folder / "train")
+        return ["expected a folder of images for every class, in it or in train/ and val/ in it"]
+    if damage == "in no class":
+        one.rename(folder / "train" / one.name)
+        return [str(folder / "train" / one.name), "lies in no folder of a class"]
     if damage == "empty val":
         shutil.rmtree(folder / "val")
         (folder / "val").mkdir()
@@ -537,7 +540,8 @@ def damaged(folder, damage):
     "damage",
     [
         "one class",
-        "no val",
+        "no train",
+        "in no class",
         "empty val",
         "class only in val",
         "not an image",

@@ -397,13 +397,24 @@ def one_class(root):
     return ["at least two classes", "cat"]
 
 
-def without(part):
-    def spoil(root):
-        make_folder(root)
-        (root / part).rename(root / "elsewhere")
-        return ["train/ and val/", f"{part}/ is missing"]
+def no_train(root):
+    make_folder(root)
+    (root / "train").rename(root / "elsewhere")
+    return ["train/ and val/"]
 
-    return spoil
+
+def too_few_to_hold_out(root):
+    make_folder(root, train=4)
+    shutil.rmtree(root / "val")
+    return ["too few images to hold 20% out", "needed are 10 in all"]
+
+
+def other_sets_below(root):
+    make_folder(root)
+    shutil.copytree(root / "train" / "cat", root / "cat")
+    shutil.rmtree(root / "val")
+    (root / "train").rename(root / "elsewhere")
+    return ["elsewhere/cat/0.png: lies too deep for an image of a class in "]
 
 
 def unknown_class(root):
@@ -462,8 +473,9 @@ def replace_by_nothing(path):
     "spoil",
     [
         one_class,
-        without("train"),
-        without("val"),
+        no_train,
+        too_few_to_hold_out,
+        other_sets_below,
         unknown_class,
         empty("train"),
         empty("val"),
@@ -482,6 +494,31 @@ def test_an_unusable_folder_is_one_line_that_says_why(tmp_path, spoil):
     assert all(part in str(error.value) for part in expected)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("in_train", [True, False])
+def test_without_validation_images_a_fifth_of_every_class_is_held_out(tmp_path, in_train):
+    root = make_folder(tmp_path / "images", train=20)
+    shutil.rmtree(root / "val")
+    for path in sorted((root / "train/dog").iterdir())[10:]:
+        path.unlink()
+    files = {np.asarray(Image.open(path)).tobytes() for path in root.rglob("*.png")}
+    if not in_train:
+        for name in ("cat", "dog"):
+            (root / "train" / name).rename(root / name)
+        (root / "train").rmdir()
+    data = open_data(str(root))
+    assert data.val_is_held_out
+    assert data.classes == ("cat", "dog")
+    assert np.bincount(data.val.labels).tolist() == [4, 2]
+    assert np.bincount(data.all_train.labels).tolist() == [16, 8]
+    held_out, others = set(pixels_of(data.val)), set(pixels_of(data.all_train))
+    assert held_out | others == files
+    assert not held_out & others
+    again = ImageData.open(str(root))
+    assert pixels_of(again.val) == pixels_of(data.val)
+    assert again.digest == data.digest
+    assert pixels_of(again.reopen().val) == pixels_of(data.val)
 
 
 @pytest.mark.parametrize(("cats", "dogs"), [(3, 3), (20, 1)])
@@ -755,6 +792,20 @@ def test_images_of_every_permitted_form_are_those_pixels(arrays, make):
     assert data.search.rows.tolist() == second.tolist()
     assert data.without_verdict().train.rows.tolist() == first.tolist()
     assert len(data.without_verdict().verdict) == 0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_without_a_second_data_set_a_fifth_of_the_first_is_held_out(monkeypatch, kept):
+    if not kept:
+        monkeypatch.setattr(images_module, "MEMORY_LIMIT", 0)
+    data = ImageData.from_datasets(Own(GREYS, LABELS))
+    assert data.val_is_held_out
+    rows, held_out = stratified_split(np.array(LABELS), 0.2, 0)
+    for part, expected in ((data.all_train, rows), (data.val, held_out)):
+        assert part.labels.tolist() == np.array(LABELS)[expected].tolist()
+        assert pixels_of(part) == [GREYS[row].tobytes() for row in expected]
+    assert data.digest == ImageData.from_datasets(Own(GREYS, LABELS)).digest
+    assert not of_own(GREYS).val_is_held_out
 
 
 def test_too_few_images_for_a_verdict_have_none():

@@ -8,7 +8,7 @@ import sys
 import pytest
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
-from psvit.data.folder import images_in
+from psvit.data.folder import images_in, parts_of
 from psvit.data.pixels import ENDINGS
 from psvit.errors import InputError
 
@@ -101,3 +101,56 @@ def test_a_name_that_is_no_text_is_shown(root):
     with pytest.raises(InputError, match=r"cat/\\xff\.png: has a name that is no UTF-8") as error:
         images_in(root)
     str(error.value).encode()
+
+
+def test_an_image_that_lies_in_no_class_is_named(root):
+    (root / "cover.png").write_bytes(b"cover")
+    with pytest.raises(InputError, match=r"cover\.png: lies in no folder of a class"):
+        images_in(root)
+
+
+# --- parts
+
+
+def place(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "train", "val"),
+    [
+        (("train/cat/0.png", "val/cat/0.png"), "train", "val"),
+        (("train/cat/0.png", "valid/cat/0.png", "test/cat/0.png"), "train", "valid"),
+        (("train/animals/cat/0.png", "validation/cat/0.png"), "train", "validation"),
+        (("train/cat/0.png", "test/cat/0.png"), "train", None),
+        (("cat/0.png", "dog/1.JPG", "notes.txt"), "", None),
+        (("cat/0.png", "train/1.png", "valid/2.png"), "", None),  # a class may be called like a part
+        (("train/train/0.png", "train/car/1.png", "val/car/2.png"), "train", "val"),
+    ],
+)
+def test_the_parts_of_a_folder_are_found(tmp_path, files, train, val):
+    found = parts_of(place(tmp_path / "images", *files))
+    assert found == (tmp_path / "images" / train, tmp_path / "images" / val if val else None)
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "expected"),
+    [
+        (("train/cat/0.png", "val/cat/0.png"), "train", "did you mean '{}'"),
+        (("train/cat/0.png", "validation/cat/0.png"), "validation", "did you mean '{}'"),
+        (("val/cat/0.png",), ".", "expected a folder of images for every class, in it or in train/ and val/ in it"),
+        (("some/train/cat/0.png", "other/cat/0.png"), ".", "expected a folder of images for every class"),
+        (("cover.png",), ".", "expected a folder of images for every class"),
+        (("train/cat/0.png", "val/cat/0.png", "valid/cat/0.png"), ".", "val/ and valid/; keep one"),
+    ],
+)
+def test_a_folder_without_such_parts_is_told_what_was_expected(tmp_path, files, folder, expected):
+    root = place(tmp_path / "images", *files)
+    with pytest.raises(InputError) as error:
+        parts_of(root / folder)
+    assert str(root / folder) in str(error.value)
+    assert expected.format(root) in str(error.value)

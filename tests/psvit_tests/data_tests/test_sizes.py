@@ -145,3 +145,10 @@ def test_images_that_were_not_looked_at_are_not_spoken_for():
     found, done = describe_images(ImageData.from_datasets(made, made[:4]), (8, 8))
     assert re.search(r"\d+ looked at are all of 8 x 8 pixels", found)
     assert "as they are; any of another size is resized until it just covers 8 x 8 pixels" in done
+
+
+def test_it_is_said_if_validation_images_are_held_out():
+    made = [(noise(8, 8), index % 2) for index in range(200)]
+    found, _ = describe_images(ImageData.from_datasets(made), (8, 8))
+    assert "160 for training and 40 for validation (held out: a fifth of every class), of 2 classes" in found
+    assert "held out" not in describe_images(ImageData.from_datasets(made, made), (8, 8))[0]
