@@ -15,6 +15,9 @@ from psvit.space.for_images import LEAST_SIDE, MOST_SIDE
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+FREQUENT, TIMES_AS_FREQUENT = 0.65, 2.0
+"""A class is frequent from this share of the images on, or if it has this many times the images of the average one."""
+
 SHORT_SIDE = 224
 """Smaller side at which images are seen that are larger than spaces are made for; it is what ImageNet is used with."""
 
@@ -71,14 +74,28 @@ def describe_images(data: ImageData, image_size: Size) -> list[str]:
         f"images: {len(data.all_train):,} for training and {len(data.val):,} for validation{held_out}, of "
         f"{len(data.classes)} classes, {colour}; {sizes}"
     )
+    lines = [found, *_frequent_class(data)]
     fitted = f"resized until it just covers {_shown(image_size)} pixels, of which its middle is seen"
     if not alike:
-        return [found, f"each is {fitted}; in training, a recipe may cut and change them at random as well"]
+        return [*lines, f"each is {fitted}; in training, a recipe may cut and change them at random as well"]
     done = _done_to(data.sizes[0], data, image_size)
     others = "" if known else f"; any of another size is {fitted}"
     return [
-        found,
+        *lines,
         f"networks see them {done}{others}; in training, a recipe may cut and change them at random as well",
+    ]
+
+
+def _frequent_class(data: ImageData) -> list[str]:
+    """What a network is worth that does not look at the images, if that is much."""
+    counts = np.bincount(data.val.labels, minlength=len(data.classes))
+    share = counts.max() / counts.sum()
+    if share < min(TIMES_AS_FREQUENT / len(counts), FREQUENT):
+        return []
+    name = data.classes[int(counts.argmax())]
+    return [
+        f"{share:.1%} of the validation images are of the class {name!r}: a network that names it for every image has "
+        "that accuracy"
     ]
 
 

@@ -152,3 +152,17 @@ def test_it_is_said_if_validation_images_are_held_out():
     found, _ = describe_images(ImageData.from_datasets(made), (8, 8))
     assert "160 for training and 40 for validation (held out: a fifth of every class), of 2 classes" in found
     assert "held out" not in describe_images(ImageData.from_datasets(made, made), (8, 8))[0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [((70, 30), "70.0%"), ((30, 70), "70.0%"), ((55, 45), ""), ((25, *[10] * 9), "21.7%"), ((15, *[10] * 9), "")],
+)
+def test_it_is_said_what_naming_one_class_for_every_image_is_worth(counts, said):
+    labels = np.repeat(range(len(counts)), counts)
+    names = [f"class {number}" for number in range(len(counts))]
+    made = [(noise(8, 8), int(label)) for label in labels]
+    told = [
+        line for line in describe_images(ImageData.from_datasets(made, made, names), (8, 8)) if "of the class" in line
+    ]
+    assert [said in line and f"'class {np.argmax(counts)}'" in line for line in told] == [True] * bool(said)
