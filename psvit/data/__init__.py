@@ -13,6 +13,7 @@ from psvit.data.batches import Batches as Batches
 from psvit.data.batches import Inputs as Inputs
 from psvit.data.batches import accuracy as accuracy
 from psvit.data.batches import evaluation_transform as evaluation_transform
+from psvit.data.description import describe_images as describe_images
 from psvit.data.image_data import ImageData as ImageData
 from psvit.data.image_data import found_data as found_data
 from psvit.data.image_data import open_data as open_data
@@ -20,7 +21,6 @@ from psvit.data.images import Decoded as Decoded
 from psvit.data.images import Files as Files
 from psvit.data.images import Labelled as Labelled
 from psvit.data.images import Pictures as Pictures
-from psvit.data.sizes import describe_images as describe_images
 from psvit.data.sizes import read_image_size as read_image_size
 from psvit.data.sizes import seen_size as seen_size
 from psvit.data.split import parts as parts

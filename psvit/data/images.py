@@ -178,12 +178,16 @@ class Labelled(Dataset[tuple[Any, int]]):
         return self._pictures.read() if isinstance(self._pictures, Unread) else self._pictures
 
     @property
+    def known(self) -> Pictures | None:
+        """All images, if they were read."""
+        return self._pictures.known if isinstance(self._pictures, Unread) else self._pictures
+
+    @property
     def size(self) -> tuple[int, int] | None:
         """Height and width of all images, if they are known to have one, because they are in memory."""
-        known = self._pictures.known if isinstance(self._pictures, Unread) else self._pictures
-        if not isinstance(known, Decoded):
+        if not isinstance(self.known, Decoded):
             return None
-        height, width = known.pixels.shape[1:3]
+        height, width = self.known.pixels.shape[1:3]
         return height, width
 
     def __getstate__(self) -> dict[str, Any]:
