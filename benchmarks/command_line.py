@@ -31,7 +31,7 @@ def chosen_recipe(name: str | None, epochs: int | None, space: SearchSpace) -> R
         space: of the networks.
     """
     size = min(space.image_size)
-    recipe = Recipe.load(name) if name else default_recipe(size, USUAL_IMAGES, supernet=False)
+    recipe = Recipe.load(name) if name else default_recipe(size, USUAL_IMAGES, space.in_chans, supernet=False)
     if not epochs:
         return recipe
     return recipe.override({"epochs": epochs, "warmup_epochs": min(recipe.warmup_epochs, epochs - 1)})

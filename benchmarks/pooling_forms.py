@@ -138,9 +138,9 @@ def network(original: Original, arch: Architecture, form: Form) -> PSViT:
 
 def fine_tuned(original: Original, arch: Architecture, form: Form, data: ImageData, epochs: int, seed: int) -> float:
     """Top-1 on the search images after fine-tuning."""
-    size = min(arch.image_size)
-    images, device = len(data.all_train), torch.device("cpu")
-    recipe = choose_recipe(None, {}, size, images, supernet=False, device=device, begin="original").with_epochs(epochs)
+    device = torch.device("cpu")
+    chosen = choose_recipe(None, {}, data, arch.image_size, supernet=False, device=device, begin="original")
+    recipe = chosen.with_epochs(epochs)
     job = TrainingJob(arch=arch, recipe=recipe, seed=seed, init="original", label=f"{form}, seed {seed}")
     inputs = inputs_for(data, job, device)
     with tempfile.TemporaryDirectory(prefix="psvit-") as folder:

@@ -148,8 +148,8 @@ def retrain_networks(
                 choose_recipe(
                     recipe,
                     settings,
-                    min(found.arch.image_size),
-                    len(opened.all_train),
+                    opened,
+                    found.arch.image_size,
                     supernet=False,
                     device=there,
                     teacher=bool(teacher),

@@ -393,8 +393,8 @@ def _supernet_recipe(
     recipe = choose_recipe(
         asked.recipe,
         settings,
-        min(space.image_size),
-        len(data.all_train),
+        data,
+        space.image_size,
         supernet=True,
         device=device,
         teacher=None if original else False,

@@ -172,8 +172,8 @@ class SearchRequest:
         return choose_recipe(
             self.retrain_recipe,
             {},
-            min(space.image_size),
-            len(data.all_train),
+            data,
+            space.image_size,
             supernet=False,
             device=device,
             begin=("original" if self.init else "inherited") if self.inherits else "random",

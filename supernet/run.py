@@ -194,8 +194,8 @@ def train_supernet(
             chosen = choose_recipe(
                 recipe,
                 settings,
-                min(space.image_size),
-                len(images.all_train),
+                images,
+                space.image_size,
                 supernet=True,
                 device=place,
                 teacher=bool(teacher),

@@ -103,8 +103,8 @@ def fit_space(
 def choose_recipe(
     recipe: Recipe | str | Path | None,
     settings: Mapping[str, Any] | None,
-    image_size: int,
-    images: int,
+    data: ImageData,
+    image_size: tuple[int, int],
     *,
     supernet: bool,
     device: torch.device,
@@ -116,8 +116,8 @@ def choose_recipe(
     Args:
         recipe: a recipe, the name of a shipped one, or a file. By default, see `default_recipe`.
         settings: values to replace, by key. Fewer `epochs` shorten the warm-up in proportion.
-        image_size: smaller side in pixels.
-        images: training images.
+        data: the images; all for training count.
+        image_size: at which networks see them, height and width in pixels.
         supernet: whether a supernet is trained, or a network.
         device: where.
         teacher: whether there is a teacher to learn from; `None` leaves that to the caller.
@@ -127,7 +127,7 @@ def choose_recipe(
         InputError: no such recipe, an unknown key or an impossible value, or a teacher is missing or too many.
     """
     if recipe is None:
-        chosen = default_recipe(image_size, images, supernet=supernet, begin=begin)
+        chosen = default_recipe(min(image_size), len(data.all_train), data.in_chans, supernet=supernet, begin=begin)
     elif isinstance(recipe, Recipe):
         chosen = SupernetRecipe.of(recipe) if supernet else recipe
     else:

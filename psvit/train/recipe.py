@@ -292,19 +292,31 @@ MANY_IMAGES = 200_000
 """From so many training images of 96 pixels and more on, the default is ImageNet's recipe."""
 
 
-def default_recipe(image_size: int, images: int, *, supernet: bool, begin: Begin = "random") -> Recipe:
+FOR_GREY: dict[str, Any] = {"hflip": 0.0, "color_jitter": 0.0, "auto_augment": None, "crop_scale": (0.7, 1.0)}
+"""What default recipes do to grey images instead of what they do to photographs. These may be digits, scans or spectra,
+of which direction, brightness and size are a part of what they show."""
+
+
+def default_recipe(image_size: int, images: int, in_chans: int, *, supernet: bool, begin: Begin = "random") -> Recipe:
     """The shipped recipe for such images, with epochs that go by their number.
 
     The recipes for small photographs, and those for cheaper networks made of a trained one, are for 50,000 images. With
     n images, if these are fewer, epochs are multiplied by the square root of 50,000 / n, up to `MOST_EPOCHS`. So 5,000
-    images have three times as many epochs and a third of the steps.
+    images have three times as many epochs and a third of the steps. Grey images are not flipped, their brightness is
+    not changed, and they are cut less (`FOR_GREY`).
 
     Args:
         image_size: smaller side in pixels.
         images: training images.
+        in_chans: 1 for grey, 3 for colour.
         supernet: whether a supernet is trained, or a network.
         begin: the weights that training begins with.
     """
+    found = _default_recipe(image_size, images, supernet, begin)
+    return found.override(FOR_GREY) if in_chans == 1 else found
+
+
+def _default_recipe(image_size: int, images: int, supernet: bool, begin: Begin) -> Recipe:
     if begin == "inherited":
         return Recipe.load("inherited-digits" if image_size < 16 else "inherited")
     kind, prefix = (SupernetRecipe, "supernet-") if supernet else (Recipe, "")

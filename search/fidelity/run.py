@@ -172,8 +172,7 @@ def measure_fidelity(
     here, there = choose_devices(device, workers)
     opened = open_data(given)
     opened.check_search()
-    size = min(space.image_size)
-    chosen = choose_recipe(recipe, settings, size, len(opened.all_train), supernet=False, device=there)
+    chosen = choose_recipe(recipe, settings, opened, space.image_size, supernet=False, device=there)
     trainings = Trainings(
         space=choose_space(None, str(path_of(supernet)), opened, budgets),
         data=opened,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from psvit.io.documents import dump_yaml
 from psvit.io.run_folder import differences
 from psvit.train.choices import choose_recipe
 from psvit.train.recipe import Recipe, SupernetRecipe, default_recipe, shipped_recipes
+
+MANY = SimpleNamespace(all_train=range(10**6), in_chans=3)
+"""Images, as far as a recipe is chosen by them."""
 
 PLAIN = {"epochs": 10, "batch_size": 32, "lr": 0.001}
 
@@ -135,17 +139,28 @@ def test_digits_are_not_mirrored():
     ],
 )
 def test_the_default_goes_by_size_and_number_of_the_images(image_size, images, name):
-    assert default_recipe(image_size, images, supernet=False) == Recipe.load(name)
-    assert default_recipe(image_size, images, supernet=True) == SupernetRecipe.load(f"supernet-{name}")
+    assert default_recipe(image_size, images, 3, supernet=False) == Recipe.load(name)
+    assert default_recipe(image_size, images, 3, supernet=True) == SupernetRecipe.load(f"supernet-{name}")
+
+
+@pytest.mark.parametrize("begin", ["random", "inherited", "original"])
+@pytest.mark.parametrize(("image_size", "images"), [(8, 1000), (28, 60_000), (224, 10**6)])
+def test_grey_images_are_changed_less_by_default(image_size, images, begin):
+    for supernet in (False, True):
+        colour = default_recipe(image_size, images, 3, supernet=supernet, begin=begin)
+        grey = default_recipe(image_size, images, 1, supernet=supernet, begin=begin)
+        assert (grey.hflip, grey.color_jitter, grey.auto_augment, grey.crop_scale) == (0, 0, None, (0.7, 1))
+        same = {name: getattr(colour, name) for name in ("hflip", "color_jitter", "auto_augment", "crop_scale")}
+        assert grey.override(same) == colour
 
 
 def test_of_fewer_images_there_are_more_epochs_and_fewer_steps():
     usual = Recipe.load("cifar")
-    few = default_recipe(28, 5000, supernet=False)
+    few = default_recipe(28, 5000, 3, supernet=False)
     assert few.epochs == round(usual.epochs * 10**0.5)
     assert few.warmup_epochs == round(usual.warmup_epochs * few.epochs / usual.epochs)
     assert few.override({"epochs": 30, "warmup_epochs": 2}) == usual
-    assert default_recipe(224, 2, supernet=False).epochs == 500
+    assert default_recipe(224, 2, 3, supernet=False).epochs == 500
 
 
 @pytest.mark.parametrize(
@@ -162,9 +177,9 @@ def test_automatic_precision_is_decided_by_the_device(monkeypatch, device, has_g
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: can)
     place = torch.device(device)
-    chosen = choose_recipe("imagenet", {}, 224, 10**6, supernet=False, device=place)
+    chosen = choose_recipe("imagenet", {}, MANY, (224, 224), supernet=False, device=place)
     assert chosen == Recipe.load("imagenet").override({"precision": precision})
-    given = choose_recipe("imagenet", {"precision": "float16"}, 224, 10**6, supernet=False, device=place)
+    given = choose_recipe("imagenet", {"precision": "float16"}, MANY, (224, 224), supernet=False, device=place)
     assert given.precision == "float16"
 
 
@@ -179,13 +194,13 @@ def test_automatic_precision_is_decided_by_the_device(monkeypatch, device, has_g
     ],
 )
 def test_whoever_asks_for_few_epochs_need_not_know_the_warm_up(settings, epochs, warmup):
-    chosen = choose_recipe("cifar", settings, 32, 50_000, supernet=False, device=torch.device("cpu"))
+    chosen = choose_recipe("cifar", settings, MANY, (32, 32), supernet=False, device=torch.device("cpu"))
     assert (chosen.epochs, chosen.warmup_epochs) == (epochs, warmup)
 
 
 @pytest.mark.parametrize(("image_size", "name"), [(8, "inherited-digits"), (32, "inherited"), (224, "inherited")])
 def test_a_network_that_begins_with_inherited_weights_has_a_recipe_of_its_own(image_size, name):
-    assert default_recipe(image_size, 5000, supernet=False, begin="inherited") == Recipe.load(name)
+    assert default_recipe(image_size, 5000, 3, supernet=False, begin="inherited") == Recipe.load(name)
 
 
 def test_an_unknown_name_is_answered_with_the_shipped_ones():
