@@ -37,9 +37,17 @@ def regression_lines(some: Sequence[Entry], everything: Sequence[Entry]) -> Iter
         some: the networks of a budget.
         everything: those of all budgets.
     """
+    yield _within(some)
+    others = [entry for entry in everything if entry.budget != some[0].budget]
+    if len(others) >= TRAININGS and len(some) >= LEAST_LEFT:
+        tau = _tau(_predicted(others, some), some)
+        yield f"Fitted on the {len(others)} networks of the other budgets: tau within strata {tau:.2f}."
+
+
+def _within(some: Sequence[Entry]) -> str:
+    """How well it ranks those networks of a budget that it was not fitted on."""
     if len(some) < TRAININGS + LEAST_LEFT:
-        yield f"Ridge on structure: {TRAININGS + LEAST_LEFT} networks are needed, {len(some)} are there."
-        return
+        return f"Ridge on structure: {TRAININGS + LEAST_LEFT} networks are needed, {len(some)} are there."
     rng = np.random.default_rng(0)
     taus = []
     for _ in range(FOLDS):
@@ -48,14 +56,10 @@ def regression_lines(some: Sequence[Entry], everything: Sequence[Entry]) -> Iter
         taus.append(_tau(_predicted(fitted, left), left))
     middle, low, high = np.nanmedian(taus), *np.nanquantile(taus, [0.025, 0.975])
     reached = "reached" if middle >= WANTED_TAU else "not reached"
-    yield (
+    return (
         f"Ridge on structure, fitted on {TRAININGS} networks: tau within strata of the others {middle:.2f} (median of "
         f"{FOLDS} divisions; 95 % of them {low:.2f} to {high:.2f}); {WANTED_TAU} is wanted: {reached}."
     )
-    others = [entry for entry in everything if entry.budget != some[0].budget]
-    if len(others) >= TRAININGS:
-        tau = _tau(_predicted(others, some), some)
-        yield f"Fitted on the {len(others)} networks of the other budgets: tau within strata {tau:.2f}."
 
 
 def _predicted(fitted: Sequence[Entry], wanted: Sequence[Entry]) -> np.ndarray:
