@@ -72,8 +72,6 @@ def _frequent_class(data: ImageData) -> list[str]:
 
 def _repeated(data: ImageData) -> list[str]:
     """How many of the validation images are among the others, if they can be compared in a moment."""
-    if data.train.known is None or data.val.known is None:
-        return []
     try:
         others = {mark for _, mark in _marks(data.all_train, data.val)}
         found = [place for place, mark in _marks(data.val, data.all_train) if mark in others]
@@ -92,7 +90,7 @@ def _repeated(data: ImageData) -> list[str]:
 def _marks(images: Labelled, others: Labelled) -> Iterator[tuple[int, bytes]]:
     """The positions of images with what tells them from different ones, where they may be equal to one of the others.
 
-    Of images in memory these are pixels, else files.
+    Of images in memory these are pixels, else files; of images that were not read there are none.
     """
     pictures, compared = images.known, others.known
     if isinstance(pictures, Decoded) and isinstance(compared, Decoded):

@@ -54,13 +54,13 @@ def parts_of(root: Path) -> tuple[Path, Path | None]:
     """
     named = [root / name for name in VAL if _is_part(root / name)]
     if len(named) > 1:
-        raise InputError(f"data '{root}': expected one folder of validation images, found {_names(named)}; keep one")
+        found = " and ".join(f"{folder.name}/" for folder in named)
+        raise InputError(f"data '{root}': expected one folder of validation images, found {found}; keep one")
     if _is_part(root / TRAIN):
         return root / TRAIN, named[0] if named else None
     hint = ""
     if root.name in (TRAIN, *VAL) and (root.parent / TRAIN).is_dir():
-        if any((root.parent / name).is_dir() for name in VAL):
-            hint = f"; did you mean {str(root.parent)!r}?"
+        hint = f"; did you mean {str(root.parent)!r}?"
     elif not named and any(_has_images(folder) for folder in _folders_in(root)):
         return root, None
     raise InputError(
@@ -88,10 +88,6 @@ def _has_images(folder: Path) -> bool:
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     return os.path.splitext(entry.name)[1].lower() in ENDINGS and not entry.is_dir()
-
-
-def _names(folders: Sequence[Path]) -> str:
-    return " and ".join(f"{folder.name}/" for folder in folders)
 
 
 def images_in(

@@ -17,12 +17,9 @@ from numpy.typing import NDArray
 from psvit.data.folder import ImageFile, images_in, parts_of
 from psvit.data.images import Decoded, Files, Labelled, OfDataset, Pictures, Unread, as_picture, in_memory
 from psvit.data.pixels import ENDINGS, Mode, is_grey, look_at, read_image
-from psvit.data.split import SPLIT_SEED, stratified_split
+from psvit.data.split import held_out_for_validation
 from psvit.errors import InputError
 from psvit.io.progress import progress_bar
-
-VAL_FRACTION = 0.2
-"""Part of the images that is held out for validation, if there are no validation images."""
 
 DIGEST_DIGITS = 16
 """Hexadecimal digits of a digest of images."""
@@ -131,7 +128,7 @@ def of_datasets(train: Any, val: Any, classes: Sequence[str] | None, name: str) 
     sizes = tuple((picture.height, picture.width) for picture in probed)
     digest = _digest(classes, *made)
     if val is None:
-        made = [made[0].take(rows) for rows in stratified_split(made[0].labels, VAL_FRACTION, SPLIT_SEED, name)]
+        made = [made[0].take(rows) for rows in held_out_for_validation(made[0].labels, name)]
     first, second = made
     return Source(classes, first, second, digest, CHANNELS[mode], sizes, val_is_held_out=val is None)
 
@@ -157,7 +154,7 @@ def _digits() -> Source:
     table = read_digits()
     pixels = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     labels = table[:, -1].astype(np.int64)
-    train, val = stratified_split(labels, VAL_FRACTION, SPLIT_SEED, "digits")
+    train, val = held_out_for_validation(labels, "digits")
     classes = tuple(map(str, range(10)))
     first, second = (Labelled(Decoded(pixels[rows]), labels[rows]) for rows in (train, val))
     digest = _digest(classes, first, second)
@@ -187,7 +184,7 @@ def _folder(root: Path) -> Source:
         val_samples = _val_images(root, val_folder, classes)
     else:
         labels = np.array([image.label for image in samples], dtype=np.int64)
-        rows, held_out = stratified_split(labels, VAL_FRACTION, SPLIT_SEED, str(root))
+        rows, held_out = held_out_for_validation(labels, str(root))
         samples, val_samples = [samples[row] for row in rows], [samples[row] for row in held_out]
     looks = [look_at(samples[index].path) for index in _probe_positions(len(samples))]
     mode: Mode = "L" if all(is_grey(look.mode) for look in looks) else "RGB"

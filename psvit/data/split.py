@@ -10,6 +10,9 @@ from psvit.errors import InputError
 SEARCH_FRACTION = 0.1
 """Part of the training images that is held out for comparing candidates; as many again are for the verdict."""
 
+VAL_FRACTION = 0.2
+"""Part of the images that is held out for validation, if there are no validation images."""
+
 SPLIT_SEED, VERDICT_SEED = 0, 1
 """The splits belong to the data, not to a run: a search must not see what its supernet was trained on."""
 
@@ -38,6 +41,11 @@ def parts(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
 def held_out(labels: NDArray[np.int64], name: str = "data") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The positions of the images that are not search images, and of those that are, see `stratified_split`."""
     return stratified_split(labels, SEARCH_FRACTION, SPLIT_SEED, name)
+
+
+def held_out_for_validation(labels: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The positions of the images that are for training, and of those for validation, see `stratified_split`."""
+    return stratified_split(labels, VAL_FRACTION, SPLIT_SEED, name)
 
 
 def stratified_split(

@@ -142,6 +142,7 @@ def test_the_parts_of_a_folder_are_found(tmp_path, files, train, val):
     [
         (("train/cat/0.png", "val/cat/0.png"), "train", "did you mean '{}'"),
         (("train/cat/0.png", "validation/cat/0.png"), "validation", "did you mean '{}'"),
+        (("train/cat/0.png", "train/dog/0.png"), "train", "did you mean '{}'"),
         (("val/cat/0.png",), ".", "expected a folder of images for every class, in it or in train/ and val/ in it"),
         (("some/train/cat/0.png", "other/cat/0.png"), ".", "expected a folder of images for every class"),
         (("cover.png",), ".", "expected a folder of images for every class"),
