@@ -54,7 +54,7 @@ def main(folder: Path, workers: str | None) -> None:
     result = psvit.run_search(
         budget="1MFLOPs",
         data=shapes,
-        retrain_recipe=Recipe.load("digits").override({"epochs": 12}),
+        recipe=Recipe.load("digits").override({"epochs": 12}),
         trials=6,
         workers=workers,
         out=folder,

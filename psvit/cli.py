@@ -150,9 +150,8 @@ def _with_hint(command: click.Command, error: click.ClickException) -> str:
 
         name = error.option_name.lstrip("-").replace("-", "_")
         known = {parameter.name for parameter in command.params}
-        if name in Recipe.model_fields and known & {"settings", "retrain_recipe"}:
-            where = "--time or --retrain-recipe FILE" if "retrain_recipe" in known else f"--set {name}=VALUE"
-            return f"no option {error.option_name}: {name} is a value of the recipe; give {where}"
+        if name in Recipe.model_fields and "settings" in known:
+            return f"no option {error.option_name}: {name} is a value of the recipe; give --set {name}=VALUE"
     if "unexpected extra argument" in error.format_message() and "budgets" in {one.name for one in command.params}:
         return f"{error.format_message()}; a value with a space needs quotes, as in --budget '2 GFLOPs'"
     return error.format_message()
@@ -251,23 +250,31 @@ image_size_option = click.option(
 )
 
 
-def recipe_options(whose: str) -> Callable[[Function], Function]:
-    """Options that choose a recipe and change it."""
+def recipe_options(whose: str, kind: str = "", *, more: str = "") -> Callable[[Function], Function]:
+    """Options that choose a recipe and change it.
+
+    Args:
+        whose: what is trained by it.
+        kind: of recipe, if the command has several; its options are `--KIND-recipe` and `--KIND-set`.
+        more: what else there is to say of the recipe.
+    """
+    prefix = f"{kind}-" if kind else ""
 
     def decorate(function: Function) -> Function:
         for option in (
             click.option(
-                "--set",
-                "settings",
+                f"--{prefix}set",
+                f"{kind}_settings" if kind else "settings",
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Replace a value of the recipe, such as --set epochs=10. May be given several times.",
+                help=f"Replace a value of that recipe, such as --{prefix}set epochs=10. May be given several times.",
             ),
             click.option(
-                "--recipe",
+                f"--{prefix}recipe",
                 default=None,
                 shell_complete=completing_shipped("recipe"),
-                help=f"How {whose} is trained: a shipped recipe or a .yaml file. [default: depends on the images]",
+                help=f"How {whose} is trained: a shipped recipe or a .yaml file.{more} "
+                "[default: depends on the images]",
             ),
         ):
             function = option(function)
@@ -314,8 +321,8 @@ def training_options(function: Function) -> Function:
     return function
 
 
-def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """The values of the option `--set`, by key.
+def read_settings(settings: tuple[str, ...], option: str = "--set") -> dict[str, Any]:
+    """The values of an option, by key.
 
     Raises:
         InputError: not a key and a value.
@@ -326,11 +333,11 @@ def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise InputError(f"--set {setting!r}: expected KEY=VALUE")
+            raise InputError(f"{option} {setting!r}: expected KEY=VALUE")
         try:
             values[key] = parse_yaml(text)
         except ValueError:
-            raise InputError(f"--set {setting!r}: the value is not valid YAML") from None
+            raise InputError(f"{option} {setting!r}: the value is not valid YAML") from None
         # YAML reads 1e-3 as text, because it wants a point in it.
         if isinstance(values[key], str):
             with contextlib.suppress(ValueError):

@@ -41,12 +41,12 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     name="psvit-search",
     groups={
         "What to search for": ("budgets", "objectives_text", "space_name", "image_size", "latency"),
-        "Images and weights": ("data", "init", "init_weights", "depths_text", "supernet", "recipe", "settings"),
+        "Images and weights": ("data", "init", "init_weights", "depths_text", "supernet"),
+        "How networks are trained": ("recipe", "settings", "inherit", "supernet_recipe", "supernet_settings"),
         "How to search": (
             *("evaluator", "searcher", "trials", "time_text", "dry_run"),
-            *("control", "no_sharing", "no_racing"),
+            *("finalists", "control", "no_sharing", "no_racing"),
         ),
-        "How the winner is selected": ("finalists", "retrain_recipe", "inherit"),
     },
     examples=(
         "psvit-search --data images --budget 10MFLOPs",
@@ -152,13 +152,6 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     "winner is chosen among them. With short trainings it is always the best third. 0: no selection.",
 )
 @click.option(
-    "--retrain-recipe",
-    default=None,
-    shell_complete=completing_shipped("recipe"),
-    help="How the winner will be retrained: a shipped recipe or a .yaml file. Candidates and finalists train "
-    "by it, for a quarter of its epochs. [default: depends on the images]",
-)
-@click.option(
     "--inherit/--from-scratch",
     "inherit",
     default=None,
@@ -196,7 +189,8 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     default=None,
     help="Score and train on a Ray cluster: ray, or ray://host:port. With ray:gpus=0.25, four workers share a GPU.",
 )
-@recipe_options("the supernet, if one is trained first,")
+@recipe_options("the supernet, if one is trained first,", "supernet")
+@recipe_options("the winner", more=" Candidates are trained by it for a quarter of its epochs, or fewer with --time.")
 @run_options
 def command(
     budgets: tuple[str, ...],
@@ -215,7 +209,6 @@ def command(
     time_text: str | None,
     dry_run: bool,
     finalists: int,
-    retrain_recipe: str | None,
     inherit: bool | None,
     control: int | None,
     no_sharing: bool,
@@ -225,6 +218,8 @@ def command(
     workers: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
+    supernet_recipe: str | None,
+    supernet_settings: tuple[str, ...],
     seed: int,
     out: Path | None,
     device: str | None,
@@ -259,11 +254,12 @@ def command(
         trials=trials,
         seconds=read_duration("--time", time_text) if time_text else None,
         finalists=finalists,
-        retrain_recipe=retrain_recipe,
         inherit=inherit,
         control=control,
         recipe=recipe,
         settings=read_settings(settings),
+        supernet_recipe=supernet_recipe,
+        supernet_settings=read_settings(supernet_settings, "--supernet-set"),
         image_size=image_size,
         latency=latency,
         share_prefixes=not no_sharing,

@@ -94,7 +94,7 @@ def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
         scored = trials + min(plan.control_of(plan.trials), trials)
         scoring = _seconds_to_score(plan) * scored * len(plan.data.search)
     return Estimate(
-        supernet=_supernet_seconds(plan) if plan.recipe else 0.0,
+        supernet=_supernet_seconds(plan) if plan.supernet_recipe else 0.0,
         scoring=scoring,
         selection=sum(epochs[1:] if plan.is_trained else epochs) * an_epoch,
     )
@@ -189,13 +189,13 @@ def _seconds_to_score(plan: SearchPlan) -> float:
 
 def _supernet_seconds(plan: SearchPlan) -> float:
     """Seconds to train the supernet."""
-    assert plan.recipe is not None
+    assert plan.supernet_recipe is not None
     assert plan.data is not None
-    recipe = SupernetRecipe.of(plan.recipe)
+    recipe = SupernetRecipe.of(plan.supernet_recipe)
     steps = [architectures(plan.space, recipe, plan.asked.seed, step) for step in range(MEASURED)]
-    an_image = sum(_measured(plan, arch, plan.recipe) for arch in itertools.chain(*steps)) / MEASURED
+    an_image = sum(_measured(plan, arch, plan.supernet_recipe) for arch in itertools.chain(*steps)) / MEASURED
     if plan.original and recipe.needs_teacher:
-        an_image += FORWARD * _measured(plan, plan.original.arch, plan.recipe)
+        an_image += FORWARD * _measured(plan, plan.original.arch, plan.supernet_recipe)
     return an_image * len(plan.data.train) * recipe.epochs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -68,7 +69,7 @@ class SearchPlan:
         evaluator_says: the description that this evaluator gives of itself.
         original: the network that a search begins with, fitted to the images; `None` if it begins with none.
         supernet_digest: the digest of the weights of the given supernet.
-        recipe: how a supernet is trained first; `None` if none is.
+        supernet_recipe: how a supernet is trained first; `None` if none is.
         searcher: proposes the candidates.
         objectives: the names of the objectives, the score first.
         own: the objectives that are a user's own.
@@ -98,7 +99,7 @@ class SearchPlan:
     evaluator_says: Mapping[str, Any] | None
     original: Original | None
     supernet_digest: str | None
-    recipe: Recipe | None
+    supernet_recipe: Recipe | None
     searcher: Searcher
     objectives: tuple[str, ...]
     own: tuple[Objective, ...]
@@ -147,7 +148,7 @@ class SearchPlan:
             "data": self.data.name if self.data else None,
             "data_digest": self.data.digest if self.data else None,
             "supernet": self.supernet_digest,
-            "recipe": self.recipe.to_dict() if self.recipe else None,
+            "supernet_recipe": self.supernet_recipe.to_dict() if self.supernet_recipe else None,
             "race": asdict(self.race) if self.race else None,
             "device": self.scoring_device.type,
             "latency": list(self.latency_digests),
@@ -204,10 +205,12 @@ class SearchPlan:
             file: its architecture file.
         """
         data = shlex.quote(self.data.name) if self.data else "DATA"
-        recipe = self.asked.retrain_recipe
-        given = f" --recipe {shlex.quote(str(recipe))}" if isinstance(recipe, str | Path) else ""
-        begin = {None: "", True: " --inherit", False: " --from-scratch"}[self.asked.inherit]
-        return f"psvit-retrain {shlex.quote(str(file))} --data {data}{given}{begin}"
+        given = [f"--recipe {shlex.quote(str(self.asked.recipe))}"] if isinstance(self.asked.recipe, str | Path) else []
+        for key, value in (self.asked.settings or {}).items():
+            written = value if isinstance(value, str) else json.dumps(value)  # which is YAML too
+            given.append(f"--set {shlex.quote(f'{key}={written}')}")
+        given += {None: [], True: ["--inherit"], False: ["--from-scratch"]}[self.asked.inherit]
+        return " ".join(["psvit-retrain", shlex.quote(str(file)), "--data", data, *given])
 
     def references(self, limits: Budget) -> tuple[Reference, ...]:
         """Hand-made members within limits on costs: made of the original, or without one after DeiT, PiT and HVT."""
@@ -245,8 +248,8 @@ class SearchPlan:
             InputError: the device cannot train as it shall, no architecture can meet a limit on latency, or a setting
                 cannot be measured.
         """
-        if self.recipe:
-            check_device(self.device, self.recipe)
+        if self.supernet_recipe:
+            check_device(self.device, self.supernet_recipe)
         if self.training and self.asked.workers is None:  # their devices may not be here
             check_device(self.scoring_device, self.training)
         models, seed = self.latency_models, self.asked.seed
@@ -297,7 +300,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     limits = _spent(given, space) if len(names) == 1 and not bounds else given
     models = [LatencyModel.load(path) for path in asked.latency]
     by_setting = models_by_setting(asked.latency, models, space, limits, is_improved=LATENCY in names)
-    recipe = _supernet_recipe(asked, space, data, original, device) if scored_by == "inherited" else None
+    for_supernet = _supernet_recipe(asked, space, data, original, device) if scored_by == "inherited" else None
     trials, control = _numbers(asked, searcher, space.count(limits), scored_by)
     training = _training(asked, space, data, scored_by, scoring_device) if data else None
     races = asked.race and scored_by == "inherited" and len(names) == 1
@@ -313,7 +316,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
         evaluator_says=evaluator.describe() if evaluator else None,
         original=original,
         supernet_digest=supernet_digest(asked.supernet) if asked.supernet else None,
-        recipe=recipe,
+        supernet_recipe=for_supernet,
         searcher=searcher,
         objectives=names,
         own=own,
@@ -369,9 +372,9 @@ def _training(
                 f"--inherit: the supernet {asked.supernet!r} comes from version 0.1, which trained it on what are the "
                 "verdict images now; train it again, or leave --inherit out"
             )
-    if scored_by == "rule" or (not asked.finalists and scored_by != "trained"):
-        return None
-    return selection_recipe(asked.final_recipe(space, data, device))
+    final = asked.final_recipe(space, data, device)
+    trains = scored_by == "trained" or (asked.finalists and scored_by != "rule")
+    return selection_recipe(final) if trains else None
 
 
 def _supernet_recipe(
@@ -386,12 +389,12 @@ def _supernet_recipe(
         return None
     assert data is not None
     teaches = original is not None and original.keeps_head
-    settings = dict(asked.settings or {})
-    if original and not teaches and asked.recipe is None:
+    settings = dict(asked.supernet_settings or {})
+    if original and not teaches and asked.supernet_recipe is None:
         # Its largest architecture learns the classes, and the others learn from it.
         settings.setdefault("target", "inplace")
     recipe = choose_recipe(
-        asked.recipe,
+        asked.supernet_recipe,
         settings,
         data,
         space.image_size,
@@ -403,8 +406,8 @@ def _supernet_recipe(
     assert isinstance(recipe, SupernetRecipe)
     if recipe.needs_teacher and not teaches:
         raise InputError(
-            f"target {recipe.target}: the network's classifier is new, so it can teach nothing; give --set "
-            "target=inplace or --set target=labels"
+            f"target {recipe.target}: the network's classifier is new, so it can teach nothing; give "
+            "--supernet-set target=inplace or --supernet-set target=labels"
         )
     return recipe
 

@@ -158,14 +158,14 @@ def _supernet_file(plan: SearchPlan, folder: RunFolder) -> Path | None:
     if plan.asked.supernet is not None:
         return supernet_file(plan.asked.supernet)
     original, place = plan.original, folder / SUPERNET
-    if plan.recipe is None:
+    if plan.supernet_recipe is None:
         return begun_as(plan.space, original, place) if original else None
     assert plan.data is not None
-    teaches = original is not None and plan.recipe.needs_teacher
+    teaches = original is not None and plan.supernet_recipe.needs_teacher
     return fit_supernet(
         plan.space,
         plan.data,
-        plan.recipe,
+        plan.supernet_recipe,
         seed=plan.asked.seed,
         device=plan.device,
         folder=place,

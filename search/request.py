@@ -38,15 +38,16 @@ class SearchRequest:
     init: str | None
     init_weights: str | None
     depths: tuple[int, ...] | None
-    recipe: Recipe | str | Path | None
-    settings: Mapping[str, Any] | None
+    supernet_recipe: Recipe | str | Path | None
+    supernet_settings: Mapping[str, Any] | None
     image_size: tuple[int, int] | None
     searcher: Any  # `None` goes by what scores
     objectives: tuple[str | Objective, ...]
     trials: int | None
     seconds: float | None
     finalists: int
-    retrain_recipe: Recipe | str | Path | None
+    recipe: Recipe | str | Path | None
+    settings: Mapping[str, Any] | None
     inherit: bool | None  # `None` inherits from an original
     control: int | None
     latency: tuple[Path, ...]
@@ -132,8 +133,8 @@ class SearchRequest:
         """What scores candidates.
 
         Raises:
-            InputError: no evaluator has that name, or it needs what there is not; or it is said how a supernet is
-                trained, and none is.
+            InputError: no evaluator has that name, or it needs what there is not; or it is said how something
+                is trained that is not.
         """
         has_images = bool(self.data or self.supernet)
         found: ScoredBy = (
@@ -150,11 +151,16 @@ class SearchRequest:
                 raise InputError(f"--evaluator {found}: needs images; give --data")
         elif self.evaluator is not None:
             found = "own"
-        if (self.recipe or self.settings) and (self.supernet or found != "inherited"):
+        if (self.supernet_recipe or self.supernet_settings) and (self.supernet or found != "inherited"):
             raise InputError(
-                "--recipe and --set: say how a supernet is trained first, and none is trained here; leave them out, or "
-                "give --evaluator inherited and --data without --supernet; --retrain-recipe is how candidates are "
-                "trained"
+                "--supernet-recipe and --supernet-set: say how a supernet is trained first, and none is trained here; "
+                "leave them out, or give --evaluator inherited and --data without --supernet; --recipe and --set say "
+                "how networks are trained"
+            )
+        if (self.recipe or self.settings) and not has_images:
+            raise InputError(
+                "--recipe and --set: say how networks are trained, and without images none is; give --data, or give "
+                "them to psvit-retrain"
             )
         return found
 
@@ -167,11 +173,11 @@ class SearchRequest:
             device: where to train.
 
         Raises:
-            InputError: there is no such recipe.
+            InputError: there is no such recipe, or it has no such values.
         """
         return choose_recipe(
-            self.retrain_recipe,
-            {},
+            self.recipe,
+            self.settings,
             data,
             space.image_size,
             supernet=False,

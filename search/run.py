@@ -60,11 +60,12 @@ def run_search(
     trials: int | None = None,
     seconds: float | None = None,
     finalists: int = FINALISTS,
-    retrain_recipe: Recipe | str | Path | None = None,
-    inherit: bool | None = None,
-    control: int | None = None,
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    inherit: bool | None = None,
+    control: int | None = None,
+    supernet_recipe: Recipe | str | Path | None = None,
+    supernet_settings: Mapping[str, Any] | None = None,
     image_size: int | str | tuple[int, int] | None = None,
     latency: Sequence[str | Path] = (),
     share_prefixes: bool = True,
@@ -121,14 +122,15 @@ def run_search(
             rungs of successive halving. With them enter the best of every variant and stem, and hand-made networks
             within the budget (`psvit.space.references`). With short trainings, the best third enters. 0 trains none;
             then the best score wins.
-        retrain_recipe: how the network will be retrained; the selection trains by it, for a quarter of its epochs. By
-            default, the recipe goes by the images.
+        recipe: how the network will be retrained; candidates and finalists train by it, for a quarter of its epochs.
+            By default, the recipe goes by the images.
+        settings: values of this recipe to replace, such as `{"epochs": 60}`.
         inherit: whether trainings of the selection begin with the supernet's weights. By default, they do so with
             `init`.
         control: how many architectures are drawn at random and scored for comparison. By default, a quarter of those
             evaluated.
-        recipe: how a supernet is trained first. By default, the recipe goes by the images.
-        settings: values of the recipe to replace, such as `{"epochs": 10}`.
+        supernet_recipe: how a supernet is trained first. By default, the recipe goes by the images.
+        supernet_settings: values of that recipe to replace, such as `{"epochs": 10}`.
         image_size: height and width at which networks see the images: a pair, a text such as `96x64`, or one number for
             both. By default, the space's; a space that is made is made for the images' own size, or a smaller one if
             they are larger than 512 pixels (`psvit.data.seen_size`).
@@ -353,7 +355,7 @@ def _what_is_done(plan: SearchPlan) -> Iterator[str]:
     if plan.training is None:
         return
     what = "adapt a supernet that begins as the network" if plan.original else "train a supernet"
-    steps = [f"{what} for {count(plan.recipe.epochs, 'epoch')}"] if plan.recipe else []
+    steps = [f"{what} for {count(plan.supernet_recipe.epochs, 'epoch')}"] if plan.supernet_recipe else []
     rungs = rungs_of(plan.training.epochs)
     on = f"on {len(plan.data.train):,} images"
     if plan.is_trained:

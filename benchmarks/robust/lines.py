@@ -17,8 +17,9 @@ INPUTS = "../../inputs"
 
 DATA = ("--data", f"{INPUTS}/images")
 SPACE = ("--space", "psvit-2d-digits")
-SELECTING = ("--retrain-recipe", f"{INPUTS}/recipe.yaml")
+SELECTING = ("--recipe", f"{INPUTS}/recipe.yaml")
 SHORT = ("--set", "epochs=3", "--set", "warmup_epochs=1")
+SHORT_SUPERNET = tuple(word.replace("--set", "--supernet-set") for word in SHORT)
 LONG = ("--set", "epochs=30", "--set", "warmup_epochs=1")
 """Of one training, which shall take longer than the imports do, so that most kills fall into it."""
 
@@ -79,7 +80,7 @@ LINES = {
             "search-front",
             (
                 *("search", *DATA, "--evaluator", "inherited", *SPACE, "--budget", "1MFLOPs", "--trials", "8"),
-                *("--objectives", "accuracy,macs", "--control", "2", *SHORT, *SELECTING, *OUT),
+                *("--objectives", "accuracy,macs", "--control", "2", *SHORT_SUPERNET, *SELECTING, *OUT),
             ),
         ),
     )

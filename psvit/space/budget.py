@@ -326,6 +326,9 @@ class Budget(Value):
         Raises:
             InputError: a text is not a limit, two limit the same, or a share has no space.
         """
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"budget: give every limit as a text of its own, such as '2GFLOPs'; received {text!r}")
         limits = [LatencyLimit.parse(text) if _is_latency(text) else Limit.parse(text, space) for text in texts]
         subjects = [limit.subject for limit in limits]
         for subject in subjects:

@@ -28,7 +28,7 @@ from psvit.nn.seeding import seeded
 from psvit.train.checkpoints import FOLDER, CheckpointConfig, Checkpoints
 from psvit.train.device_checks import autocast, check_device, with_precision
 from psvit.train.distributed import World
-from psvit.train.recipe import Recipe
+from psvit.train.recipe import Recipe, SupernetRecipe
 from psvit.train.replay import Replay
 from psvit.train.tasks import Classification, Task
 from psvit.train.train_log import TrainLog
@@ -159,8 +159,10 @@ def _enough_memory(recipe: Recipe) -> Iterator[None]:
         reason = out_of_memory(error)
         if not reason:
             raise
+        setting = f"accumulate={2 * recipe.accumulate}"
+        in_search = f" (in a search, --supernet-set {setting})" if isinstance(recipe, SupernetRecipe) else ""
         raise ShortMemoryError(
-            f"{reason}; give --set accumulate={2 * recipe.accumulate}: a step then takes as many images in more parts"
+            f"{reason}; give --set {setting}{in_search}: a step then takes as many images in more parts"
         ) from None
 
 

@@ -107,7 +107,7 @@ class Compressing:
     def _adapted(self) -> float | None:
         """The accuracy of the network as the adapted supernet has it."""
         supernet = self._prepared.supernet
-        if supernet is None or self._plan.recipe is None:
+        if supernet is None or self._plan.supernet_recipe is None:
             return None
         return _percent(self._right("adapted", lambda: supernet.get().extract(self._original.arch).eval()))
 

@@ -99,6 +99,9 @@ def command(
     --supernet contains it. FLOPs are multiply-accumulates. Validation images are not used.
     """
     set_up_logging(verbose)
+    from psvit.space.budget import Budget
+
+    Budget.parse(*(text for text in budgets if "%" not in text))  # a slip is told before PyTorch is loaded
     from psvit.search.fidelity.formatting import HEADER, rows
     from psvit.search.fidelity.run import measure_fidelity
 

@@ -34,11 +34,13 @@ MODULES = {
 COMMANDS = {"psvit-export": "export_command", "psvit-predict": "predict_command"}
 """What they are called in their modules, where it is not `command`."""
 
-BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
+BRIEFLY = tuple(
+    word for value in ("epochs=2", "warmup_epochs=0", "batch_size=128") for word in ("--supernet-set", value)
+)
 """A second instead of minutes; nothing is learnt, which no test here needs."""
 
 SPACE = ("--space", "psvit-2d-digits")
-SHORT = ("--retrain-recipe", str(Path(__file__).with_name("short.yaml")))
+SHORT = ("--recipe", str(Path(__file__).with_name("short.yaml")))
 
 FEW = ("--finalists", "2", "--control", "2", *SHORT)
 

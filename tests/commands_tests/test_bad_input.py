@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_without_a_budget_some_are_named_that_suit_the_images(refused, image_fol
 def test_words_that_were_meant_otherwise_are_answered(refused, image_folder):
     folder = image_folder(sizes=(8,))
     line = refused("psvit-search", "--data", "digits", "--budget", "3MFLOPs", "--epochs", "5")
-    assert_names(line, "--epochs", "--time", "--retrain-recipe")
+    assert_names(line, "--epochs", "--set epochs=")
     assert "--depths" not in line
     assert_names(refused("psvit-retrain", "x.yaml", "--data", "digits", "--epochs", "5"), "--set epochs=")
     assert_names(refused("psvit-search", "--data", "digits", "--budget", "3", "MFLOPs"), "MFLOPs", "quotes")
@@ -339,11 +340,23 @@ def test_an_optimiser_that_timm_knows_and_that_cannot_be_used_here_is_named(refu
     assert_names(refused(*training, *BRIEFLY, "--set", f"opt={name}"), f"opt {name}", "cpu", "adamw")
 
 
-@pytest.mark.parametrize("options", [("--set", "epochs=3"), ("--recipe", "digits")])
+@pytest.mark.parametrize("options", [("--supernet-set", "epochs=3"), ("--supernet-recipe", "supernet-digits")])
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_recipe_where_nothing_is_trained_is_refused(refused, searched, options, trained):
+def test_a_recipe_where_no_supernet_is_trained_is_refused(refused, searched, options, trained):
     what = ("--supernet", searched / "supernet") if trained else SPACE
-    assert_names(refused("psvit-search", *what, *BUDGET, *options), "--set", "--recipe", "--supernet", "--data")
+    line = refused("psvit-search", *what, *BUDGET, *options)
+    assert_names(line, "--supernet-set", "--supernet-recipe", "--evaluator inherited", "--data")
+
+
+@pytest.mark.parametrize("options", [("--set", "epochs=3"), ("--recipe", "digits")])
+def test_a_recipe_where_no_network_is_trained_is_refused(refused, options):
+    assert_names(refused("psvit-search", *SPACE, *BUDGET, *options), "--set", "--recipe", "--data", "psvit-retrain")
+
+
+@pytest.mark.parametrize(("value", "expected"), [("epoch=3", "did you mean epochs?"), ("epochs", "--supernet-set")])
+def test_a_slip_in_a_supernets_recipe_is_named(refused, value, expected):
+    line = refused("psvit-search", *DIGITS, "--evaluator", "inherited", *BUDGET, "--supernet-set", value)
+    assert_names(line, expected)
 
 
 @pytest.mark.parametrize("device", ["warp", "cuda:99", "meta", "hpu", "mps:7"])
@@ -817,7 +830,7 @@ def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, imag
     arch.save(tmp_path / "arch.yaml")
     options = {
         "psvit-supernet": (),
-        "psvit-search": (*BUDGET, "--evaluator", "inherited", "--trials", 2, "--control", 0, "--finalists", 0),
+        "psvit-search": (*BUDGET, "--trials", 2),
         "psvit-retrain": ("arch.yaml",),
     }[command]
     line = (command, *options, "--data", "images", *BRIEFLY, "--set", "batch_size=16")
@@ -826,23 +839,24 @@ def test_the_folder_of_a_run_whose_images_changed_is_refused(refused, call, imag
     assert_names(refused(*line), "data_digest", "removed or changed since", "restore them", "name another folder")
 
 
-def test_the_folder_of_another_recipe_is_refused_with_the_key(refused, searched, few_digits, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (("--supernet-set", "epochs=3"), "supernet_recipe.epochs: 2 there, 3 here"),
+        (("--set", "lr=0.003"), "training.lr: 0.002 there, 0.003 here"),
+    ],
+)
+def test_the_folder_of_another_recipe_is_refused_with_the_key(
+    refused, searched, few_digits, tmp_path, changed, expected
+):
     shutil.copytree(searched, tmp_path / "run")
-    settings = ("--set", "epochs=3", "--set", "warmup_epochs=0", "--set", "batch_size=128")
-    line = refused(
-        "psvit-search",
-        "--data",
-        few_digits,
-        "--evaluator",
-        "inherited",
-        *SPACE,
-        *BUDGET,
-        "--trials",
-        8,
-        *settings,
-        out="run",
-    )
-    assert_names(line, "recipe.epochs: 2 there, 3 here")
+    images = ("--data", few_digits, "--evaluator", "inherited", *SPACE, *BUDGET)
+    settings = (word for one in ("epochs=2", "warmup_epochs=0", "batch_size=128") for word in ("--supernet-set", one))
+    recipe = ("--recipe", Path(__file__).with_name("short.yaml"))
+    options = ("--trials", 8, "--finalists", 2, "--control", 2, *recipe, *settings, *changed)
+    line = refused("psvit-search", *images, *options, out="run")
+    assert_names(line, expected)
+    assert line.count(" there, ") == 1
 
 
 def test_the_folder_of_another_command_is_refused(refused, searched, few_digits, tmp_path):

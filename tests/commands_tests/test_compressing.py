@@ -37,6 +37,7 @@ arch:
   pools: []
 """
 BRIEFLY = ("--set", "epochs=1", "--set", "batch_size=128")
+ADAPTED_BRIEFLY = tuple(word.replace("--set", "--supernet-set") for word in BRIEFLY)
 SHORT = """\
 schema: psvit/recipe/1
 epochs: 4
@@ -53,8 +54,10 @@ def made(tmp_path_factory, printed_by, few_digits):
     (place / "short.yaml").write_text(SHORT)
     trained = ("--set", "epochs=4", "--set", "warmup_epochs=0", "--out", "network")
     printed_by(place, "psvit-retrain", "original.yaml", "--data", few_digits, *trained)
-    command = ("psvit-search", "--init", "network", "--data", few_digits, "--budget", "70%", "--retrain-recipe")
-    text = printed_by(place, *command, "short.yaml", *BRIEFLY, "--finalists", "2", "--control", "0", "--out", "run")
+    command = ("psvit-search", "--init", "network", "--data", few_digits, "--budget", "70%", "--recipe")
+    text = printed_by(
+        place, *command, "short.yaml", *ADAPTED_BRIEFLY, "--finalists", "2", "--control", "0", "--out", "run"
+    )
     (place / "out.txt").write_text(text)
     return place
 
@@ -137,8 +140,8 @@ def test_a_retraining_begins_with_the_weights_without_being_told(made, call, few
 def test_the_same_command_says_the_same_again(made, call, few_digits, monkeypatch):
     monkeypatch.chdir(made)
     before = (made / "run/best.yaml").read_bytes()
-    command = ("psvit-search", "--init", "network", "--data", few_digits, "--budget", "70%", "--retrain-recipe")
-    again = call(*command, "short.yaml", *BRIEFLY, "--finalists", "2", "--control", "0", "--out", "run")
+    command = ("psvit-search", "--init", "network", "--data", few_digits, "--budget", "70%", "--recipe")
+    again = call(*command, "short.yaml", *ADAPTED_BRIEFLY, "--finalists", "2", "--control", "0", "--out", "run")
     assert again.status == 0
     assert (made / "run/best.yaml").read_bytes() == before
 
@@ -154,7 +157,7 @@ def test_without_verdict_images_the_search_images_say_it(made, call, few_digits,
     if len(open_data(str(tmp_path / "fewer")).verdict):
         pytest.fail("there are verdict images; take fewer")
     command = ("psvit-search", "--init", made / "network", "--data", tmp_path / "fewer", "--budget", "70%")
-    options = ("--retrain-recipe", made / "short.yaml", *BRIEFLY, "--control", 0, "--out", "run")
+    options = ("--recipe", made / "short.yaml", *ADAPTED_BRIEFLY, "--control", 0, "--out", "run")
     outcome = call(*command, *options)
     assert outcome.status == 0, outcome.err
     compression = ArchitectureFile.load("run/best.yaml").provenance["compression"]
@@ -165,13 +168,13 @@ def test_without_verdict_images_the_search_images_say_it(made, call, few_digits,
 @pytest.mark.parametrize("evaluator", ["trained", "inherited"])
 def test_a_front_has_a_network_with_weights_at_every_point(made, call, few_digits, evaluator):
     command = ("psvit-search", "--init", made / "network", "--data", few_digits, "--budget", "30..90%", "--objectives")
-    briefly = BRIEFLY if evaluator == "inherited" else ()
+    briefly = ADAPTED_BRIEFLY if evaluator == "inherited" else ()
     more = (
         "--trials",
         6,
         "--evaluator",
         evaluator,
-        "--retrain-recipe",
+        "--recipe",
         made / "short.yaml",
         *briefly,
         "--out",
@@ -220,8 +223,8 @@ def test_at_224_pixels_from_a_file_of_deit_tiny(call, image_folder):
     outcome = call(
         *("psvit-search", "--init", "deit_tiny_patch16_224", "--init-weights", folder.parent / "deit.pth"),
         *("--data", folder, "--budget", "60%", "--trials", "4", "--finalists", "1", "--control", "0"),
-        *("--set", "epochs=1", "--set", "batch_size=4"),
-        *("--retrain-recipe", folder.parent / "short.yaml", "--out", "run"),
+        *("--supernet-set", "epochs=1", "--supernet-set", "batch_size=4"),
+        *("--recipe", folder.parent / "short.yaml", "--out", "run"),
     )
     assert outcome.status == 0, outcome.err
     about = ArchitectureFile.load("run/best.yaml")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExce
 SPACE = ("--space", "psvit-2d-digits")
 OFTEN = ("--checkpoint-every", "0.001s")
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128", *OFTEN)
-FEW = ("--finalists", "2", "--control", "2", "--retrain-recipe", Path(__file__).with_name("short.yaml"))
+FEW = ("--finalists", "2", "--control", "2", "--recipe", Path(__file__).with_name("short.yaml"))
 SEARCH = ("psvit-search", *SPACE, "--budget", "0..2MFLOPs", "--trials", "40", "--out", "run")
 SAID = "--out run: was deleted, moved or replaced while the run was at work in it"
 

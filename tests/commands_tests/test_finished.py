@@ -15,7 +15,7 @@ BRIEF = {"epochs": 1, "warmup_epochs": 0, "batch_size": 64}
 
 
 def search(data, out):
-    return psvit.run_search(budget="0.2MFLOPs", data=data, trials=2, retrain_recipe=recipe_in(out), out=out).file
+    return psvit.run_search(budget="0.2MFLOPs", data=data, trials=2, recipe=recipe_in(out), out=out).file
 
 
 def train_supernet(data, out):

@@ -111,3 +111,21 @@ def test_a_subcommand_is_the_command(one_name, script, command):
         alone = subprocess.run([script(command), *words], capture_output=True, text=True)
         done = one_name(name, *words)
         assert (done.returncode, done.stdout, done.stderr) == (alone.returncode, alone.stdout, alone.stderr)
+
+
+@pytest.mark.parametrize(
+    ("command", "slip"),
+    [
+        ("psvit-search", ("--budget", "2GFLOPS2")),
+        ("psvit-search", ("--budget", "2GFLOPs", "--time", "soon")),
+        ("psvit-search", ("--budget", "2GFLOPs", "--data", "digits", "--set", "epochs")),
+        ("psvit-fidelity", ("--supernet", "run", "--budget", "2GFLOPS2")),
+    ],
+)
+def test_a_slip_is_answered_before_pytorch_is_loaded(python, script, command, slip):
+    # PyTorch takes seconds to load; here, loading it fails.
+    code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], "
+    code += "run_name='__main__')"
+    done = subprocess.run([python, "-c", code, script(command), *slip], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert slip[-1] in done.stderr

@@ -39,7 +39,7 @@ from psvit.train import job_runner
 # Processes cannot import the tests, so functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-SHORT = ("--retrain-recipe", Path(__file__).with_name("short.yaml"))
+SHORT = ("--recipe", Path(__file__).with_name("short.yaml"))
 FEW = ("--finalists", 2, "--control", 2, *SHORT)
 ARGUMENTS = ("--space", "psvit-2d-digits", "--budget", "0..2MFLOPs", "--trials", "100", "--control", "20")
 TOLD = "psvit-search: interrupted; the same command continues"

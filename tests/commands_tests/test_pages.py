@@ -155,9 +155,10 @@ def read_options(command, words):
     assert given.get("evaluator", "trained") in EVALUATORS
     assert given.get("searcher", "random") in SEARCHERS
     read_duration("--time", given.get("time_text", "1s"))
-    assert read_settings(given.get("settings", ())).keys() <= SupernetRecipe.model_fields.keys()
+    for name in ("settings", "supernet_settings"):
+        assert read_settings(given.get(name, ())).keys() <= SupernetRecipe.model_fields.keys()
     read_objectives(given.get("objectives_text", "score").split(","), "accuracy")
-    for kind, name in (("space", "space_name"), ("recipe", "recipe"), ("recipe", "retrain_recipe")):
+    for kind, name in (("space", "space_name"), ("recipe", "recipe"), ("recipe", "supernet_recipe")):
         if not given.get(name, ".yaml").endswith(".yaml"):
             find(kind, given[name])
     Workers.parse(given.get("workers", "ray"))
@@ -302,7 +303,7 @@ def briefly(module, name, **instead):
 
 short = Recipe(epochs=4, batch_size=128, lr=0.002, interpolation="bilinear")
 few = {"epochs": 2, "warmup_epochs": 0, "batch_size": 128}
-briefly(search, "run_search", trials=4, retrain_recipe=short, settings={})
+briefly(search, "run_search", trials=4, recipe=short, supernet_settings={})
 briefly(retraining, "retrain_network", settings=few)
 briefly(retraining, "retrain_networks", settings=few)
 briefly(training, "train_supernet", settings=few)

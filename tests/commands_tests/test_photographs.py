@@ -95,7 +95,7 @@ def test_photographs_go_the_whole_way(call, tmp_path, shipped, side, budget, nam
     run("psvit-supernet", "--data", "photos", "--space", "space.yaml", *recipes[0], *FEW_STEPS, "--out", "supernet")
     run(
         *("psvit-search", "--supernet", "supernet", "--budget", f"{budget}MFLOPs"),
-        *("--trials", 6, "--finalists", 2, "--control", 2, "--retrain-recipe", "short.yaml", "--out", "search"),
+        *("--trials", 6, "--finalists", 2, "--control", 2, "--recipe", "short.yaml", "--out", "search"),
     )
     run("psvit-retrain", "search/best.yaml", "--data", "photos", *recipes[1], *FEW_STEPS, "--out", "network")
     used = [("supernet", "recipe", names[0]), ("search", "training", "imagenet"), ("network", "recipe", names[1])]

@@ -35,8 +35,9 @@ from psvit.train import job_runner
 from psvit.train.job_runner import JobRunner
 
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
+SUPERNET_BRIEFLY = tuple(word.replace("--set", "--supernet-set") for word in BRIEFLY)
 SPACE = ("--space", "psvit-2d-digits")
-SHORT = ("--retrain-recipe", str(Path(__file__).with_name("short.yaml")))
+SHORT = ("--recipe", str(Path(__file__).with_name("short.yaml")))
 SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2", *SHORT)
 FIGURES = {"report.html"}
 """What may stand beside the files that these tests are about."""
@@ -128,7 +129,7 @@ def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, scr
     # In a process of its own, so neither hashes of strings nor what was drawn before are equal; nor is what libraries
     # would say there.
     images = ("--data", few_digits, "--evaluator", "inherited")
-    command = [script("psvit-search"), *images, *SPACE, *SEARCH, *BRIEFLY, "--out", "another"]
+    command = [script("psvit-search"), *images, *SPACE, *SEARCH, *SUPERNET_BRIEFLY, "--out", "another"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     here, there = (searched.parent / "out.txt").read_text(), done.stdout.replace("another", "run")
@@ -141,7 +142,7 @@ def test_the_same_command_and_seed_elsewhere_writes_the_same_bytes(searched, scr
 
 def test_another_seed_gives_another_search(searched, call, tmp_path, few_digits):
     none = ("--finalists", 0, "--control", 0)
-    options = ("--budget", "1MFLOPs", "--trials", 8, *none, *BRIEFLY, "--seed", 1)
+    options = ("--budget", "1MFLOPs", "--trials", 8, *none, *SUPERNET_BRIEFLY, "--seed", 1)
     images = ("--data", few_digits, "--evaluator", "inherited")
     assert call("psvit-search", *images, *SPACE, *options, "--out", "seeded").status == 0
     assert (tmp_path / "seeded/history.csv").read_bytes() != (searched / "history.csv").read_bytes()
@@ -155,7 +156,16 @@ def test_the_same_command_on_a_finished_search_trains_and_evaluates_nothing(
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     monkeypatch.setattr(InheritedAccuracy, "evaluate", lambda *args: pytest.fail("evaluated again"))
     done = call(
-        "psvit-search", "--data", few_digits, "--evaluator", "inherited", *SPACE, *SEARCH, *BRIEFLY, "--out", "run"
+        "psvit-search",
+        "--data",
+        few_digits,
+        "--evaluator",
+        "inherited",
+        *SPACE,
+        *SEARCH,
+        *SUPERNET_BRIEFLY,
+        "--out",
+        "run",
     )
     assert done.status == 0
     # The journal may note that it was opened, but holds the same trials; everything else is the same.
@@ -405,7 +415,8 @@ def test_a_limit_without_a_lower_end_is_spent_and_a_range_is_searched_whole(call
 def test_an_image_folder_is_searched_and_retrained_on(image_folder, call, tmp_path):
     data = image_folder()
     brief = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=8")
-    found = call("psvit-search", "--data", data, "--evaluator", "inherited", *SEARCH, *brief, "--out", "search")
+    briefly = (word.replace("--set", "--supernet-set") for word in brief)
+    found = call("psvit-search", "--data", data, "--evaluator", "inherited", *SEARCH, *briefly, "--out", "search")
     assert found.status == 0
     arch = ArchitectureFile.load(tmp_path / "search/best.yaml").arch
     assert (arch.num_classes, arch.in_chans, arch.image_size) == (2, 3, (8, 8))
@@ -417,7 +428,7 @@ def test_an_image_folder_is_searched_and_retrained_on(image_folder, call, tmp_pa
 
 def test_the_line_to_go_on_with_can_be_pasted_when_names_have_spaces(image_folder, call, tmp_path):
     data = image_folder("my images")
-    brief = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "batch_size=8")
+    brief = ("--supernet-set", "epochs=1", "--supernet-set", "warmup_epochs=0", "--supernet-set", "batch_size=8")
     options = ("--budget", "1MFLOPs", "--trials", 1, "--finalists", 0, "--control", 0)
     found = call("psvit-search", "--data", data, "--evaluator", "inherited", *options, *brief, "--out", "my run")
     assert next_command(found.last_line) == ["psvit-retrain", "my run/best.yaml", "--data", str(data)]
@@ -461,7 +472,7 @@ def test_the_configuration_of_a_run_is_written_with_defaults_resolved(searched):
     assert (config["searcher_parameters"]["parents"], config["training"]["opt"]) == (10, "adamw")
     # A search may go on for longer, and elsewhere.
     assert not {"trials", "control", "seconds", "workers", "storage", "share_prefixes"} & set(config)
-    assert (config["recipe"]["epochs"], config["recipe"]["opt"]) == (2, "adamw")
+    assert (config["supernet_recipe"]["epochs"], config["supernet_recipe"]["opt"]) == (2, "adamw")
 
 
 def config_of(report):
@@ -507,7 +518,8 @@ def test_a_front_has_no_finalists_and_a_report_no_password():
         trials=8,
         seconds=None,
         finalists=5,
-        retrain_recipe=None,
+        supernet_recipe=None,
+        supernet_settings=None,
         inherit=False,
         control=None,
         latency=(),
@@ -547,7 +559,16 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2, *SHORT)  # and a control that is longer by default
     done = call(
-        "psvit-search", "--data", few_digits, "--evaluator", "inherited", *SPACE, *more, *BRIEFLY, "--out", "run"
+        "psvit-search",
+        "--data",
+        few_digits,
+        "--evaluator",
+        "inherited",
+        *SPACE,
+        *more,
+        *SUPERNET_BRIEFLY,
+        "--out",
+        "run",
     )
     assert (done.status, done.err) == (0, "")
     rows = rows_of(tmp_path / "run")

@@ -55,7 +55,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 def run_briefly(name: str, arguments: list[str], printed: Path) -> None:
     """Run an example whose selection trains briefly, in a process that may keep what is registered."""
-    psvit.run_search = partial(psvit.run_search, retrain_recipe=SHORT)
+    psvit.run_search = partial(psvit.run_search, recipe=SHORT)
     sys.argv = [str(EXAMPLES / name), *arguments]
     with printed.open("w") as file, redirect_stdout(file):
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
@@ -109,7 +109,7 @@ def test_every_example_is_run_by_a_test():
 
 @pytest.mark.slow
 def test_a_score_of_ones_own_has_a_shortlist_a_front_and_a_report(run_here, monkeypatch, tmp_path):
-    monkeypatch.setattr(psvit, "run_search", partial(psvit.run_search, retrain_recipe=SHORT))
+    monkeypatch.setattr(psvit, "run_search", partial(psvit.run_search, recipe=SHORT))
     printed = run_here("own_score.py", tmp_path / "run")
     found = yaml.safe_load((tmp_path / "run" / "best.yaml").read_text())
     assert (found["score"]["kind"], found["score"]["version"]) == ("spread of outputs", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,10 +21,12 @@ from psvit.search.history import History
 from psvit.search.latency.measure import Latency, Setting, fingerprint
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import parts_in
+from psvit.search.plan import SearchPlan, plan_search
 from psvit.search.proposal import Proposal
 from psvit.search.report.references import deit_references
 from psvit.search.report.report import Report
 from psvit.search.result_cache import ResultCache
+from psvit.search.run import _request, run_search
 from psvit.search.selection.finalist import Finalist, Look
 from psvit.search.study import Study
 from psvit.search.trial import Score, State, Trial
@@ -328,5 +331,17 @@ def made_up_report() -> Callable[..., Report]:
             "versions": {"psvit": "0.1.0", "torch": "2.15.0"},
         }
         return Report(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def plan() -> Callable[..., SearchPlan]:
+    """Plans a search of digits by short trainings."""
+
+    def make(**changes: Any) -> SearchPlan:
+        bound = inspect.signature(run_search).bind(budget="0.5MFLOPs", data="digits", **changes)
+        bound.apply_defaults()
+        return plan_search(_request(bound.arguments))
 
     return make

@@ -31,7 +31,7 @@ def search(few_digits, tmp_path):
     def searched(out="run", **options):
         recipe = tmp_path / "brief.yaml"
         recipe.write_text(RECIPE)
-        given = {"budget": "0.2MFLOPs", "data": few_digits, "trials": 2, "retrain_recipe": recipe, **options}
+        given = {"budget": "0.2MFLOPs", "data": few_digits, "trials": 2, "recipe": recipe, **options}
         return psvit.run_search(out=tmp_path / out, **given)
 
     return searched

@@ -17,27 +17,11 @@ from psvit.io.announcements import ANNOUNCEMENTS
 from psvit.io.documents import read_yaml
 from psvit.io.run_folder import CONFIG, SCHEMA
 from psvit.search.estimate import Estimate, epochs_of, into_time
-from psvit.search.plan import plan_search
-from psvit.search.run import _request
 from psvit.search.time_limit import TimeLimit
 from psvit.space.budget import Budget, format_cost
 from psvit.space.references import references
 from psvit.space.search_space import SearchSpace
 from psvit.train import job_runner
-
-
-@pytest.fixture
-def plan():
-    """Plans a search of digits by short trainings."""
-
-    def make(**changes):
-        import inspect
-
-        bound = inspect.signature(run_search).bind(budget="0.5MFLOPs", data="digits", **changes)
-        bound.apply_defaults()
-        return plan_search(_request(bound.arguments))
-
-    return make
 
 
 @pytest.fixture
@@ -58,7 +42,7 @@ def brief(tmp_path):
 
 
 def test_the_epochs_are_those_that_a_search_trains(plan, brief, few_digits, tmp_path, monkeypatch):
-    asked = {"trials": 5, "retrain_recipe": brief}
+    asked = {"trials": 5, "recipe": brief}
     planned = plan(**asked)
     others = len(references(planned.space, planned.limits))
     expected = list(epochs_of(planned, 5, planned.training.epochs, others))
@@ -110,7 +94,7 @@ def test_measured_steps_say_about_what_a_training_takes(plan, measure_a_step, mo
 
 def test_images_that_are_mixed_in_pairs_are_measured_with_large_networks_too(plan, measure_a_step, brief):
     brief.write_text("schema: psvit/recipe/1\nepochs: 12\nbatch_size: 128\nlr: 0.002\nmixup: 0.8\n")
-    planned = plan(retrain_recipe=brief)
+    planned = plan(recipe=brief)
     space = SearchSpace.for_images((96, 96), 1, 10, "390MFLOPs")
     # Of which 13 images would be a step, if they had not to be mixed.
     arch = space.sample(np.random.default_rng(0), 1, Budget.parse("370..400MFLOPs"))[0]
@@ -120,7 +104,7 @@ def test_images_that_are_mixed_in_pairs_are_measured_with_large_networks_too(pla
 
 def test_a_batch_of_a_single_image_is_measured_too(plan, measure_a_step, brief):
     brief.write_text("schema: psvit/recipe/1\nepochs: 12\nbatch_size: 1\nlr: 0.002\n")
-    planned = plan(retrain_recipe=brief)
+    planned = plan(recipe=brief)
     assert 0 < measure_a_step(planned, planned.space.largest, planned.training) < 60
 
 
@@ -152,7 +136,7 @@ def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
 
 def test_what_was_planned_is_frozen(speed, brief, few_digits, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "TimeLimit", still)
-    asked = {"budget": "0.5MFLOPs", "data": few_digits, "retrain_recipe": brief, "seconds": 40.0}
+    asked = {"budget": "0.5MFLOPs", "data": few_digits, "recipe": brief, "seconds": 40.0}
     speed(0.01)
     first = run_search(**asked, out=tmp_path / "run")
     known = read_yaml(tmp_path / "run" / CONFIG, SCHEMA)["planned"]

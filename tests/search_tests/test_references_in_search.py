@@ -87,7 +87,7 @@ def found(patterns, tmp_path_factory):
     """A search in a space that is made for its images."""
     recipe = Recipe.load("digits").override({"epochs": 12, "warmup_epochs": 0, "ema_decay": None})
     space = SearchSpace.for_images((8, 8), 1, 3, "1MFLOPs")
-    options = {"evaluator": hvt_likes, "trials": 12, "control": 0, "finalists": 1, "retrain_recipe": recipe}
+    options = {"evaluator": hvt_likes, "trials": 12, "control": 0, "finalists": 1, "recipe": recipe}
     return run_search(space, budget="1MFLOPs", data=patterns, out=tmp_path_factory.mktemp("run"), **options)
 
 

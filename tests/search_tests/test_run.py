@@ -350,7 +350,7 @@ SHORT = Recipe(epochs=8, batch_size=20, lr=0.002)
 
 
 def test_data_sets_are_searched_for(search, stripes):
-    settings = {"settings": BRIEF, "retrain_recipe": SHORT}
+    settings = {"supernet_settings": BRIEF, "recipe": SHORT}
     result = search("run", data=stripes, evaluator="inherited", trials=8, finalists=2, control=0, **settings)
     assert result.data == "stripes"
     assert result.best.arch.num_classes == 2
@@ -360,7 +360,7 @@ def test_data_sets_are_searched_for(search, stripes):
 
 
 def test_the_shortlist_of_a_score_of_ones_own_is_trained(search, stripes):
-    alone = search("alone", data=stripes, trials=8, finalists=2, retrain_recipe=SHORT)
+    alone = search("alone", data=stripes, trials=8, finalists=2, recipe=SHORT)
     assert len(alone.finalists) == 2
     best = sorted(alone.trials, key=lambda row: -row["score"])[:2]
     assert {one.trial.number for one in alone.finalists} == {row["number"] for row in best}
@@ -378,12 +378,12 @@ def test_the_shortlist_of_a_score_of_ones_own_is_trained(search, stripes):
 def test_workers_score_and_train_with_data_sets_scores_and_operators_of_ones_own(search, stripes, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     # Every training of a finalist is a process of its own, which takes seconds to begin.
-    options = {"data": stripes, "trials": 8, "finalists": 1, "retrain_recipe": SHORT}
+    options = {"data": stripes, "trials": 8, "finalists": 1, "recipe": SHORT}
     here = search("here", **options)
     there = search("there", **options, workers="ray")
     assert there.trials == here.trials
     assert [one.accuracies for one in there.finalists] == [one.accuracies for one in here.finalists]
-    inherited = {"data": stripes, "evaluator": "inherited", "settings": BRIEF, "trials": 8, "finalists": 0}
+    inherited = {"data": stripes, "evaluator": "inherited", "supernet_settings": BRIEF, "trials": 8, "finalists": 0}
     trained = search("trained", **inherited, workers="ray")
     alone = search("trained-here", **inherited)
     assert trained.trials == alone.trials

@@ -61,7 +61,7 @@ def search(few_digits, tmp_path):
         run_search,
         budget="0.2MFLOPs",
         data=few_digits,
-        retrain_recipe=recipe,
+        recipe=recipe,
         seconds=SECONDS,
         out=tmp_path / "run",
     )

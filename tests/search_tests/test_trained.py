@@ -116,7 +116,7 @@ def brief(tmp_path):
 @pytest.fixture
 def search(data, brief):
     def run(out, **changes):
-        given = {"data": data, "budget": "0.2MFLOPs", "trials": 6, "retrain_recipe": brief}
+        given = {"data": data, "budget": "0.2MFLOPs", "trials": 6, "recipe": brief}
         return run_search(**{**given, **changes}, out=out)
 
     return run

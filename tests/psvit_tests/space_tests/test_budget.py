@@ -92,6 +92,11 @@ def test_spaces_do_not_join_two_numbers():
         Budget.parse("2 2 GFLOPs")
 
 
+def test_limits_that_are_no_texts_are_named():
+    with pytest.raises(InputError, match=r"budget: give every limit as a text .*; received \['2GFLOPs', '5Mparams'\]"):
+        Budget.parse(["2GFLOPs", "5Mparams"])
+
+
 def test_a_time_is_asked_on_what():
     with pytest.raises(InputError, match=r"on what\? give 5ms@cpu or 5ms@cuda"):
         Budget.parse("5 ms")
