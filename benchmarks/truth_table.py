@@ -6,6 +6,7 @@
     python benchmarks/truth_table.py tune --data CIFAR10 --supernet runs/truth/supernet-budget-5000000-0-24
                                                                          trains them shortly from its weights
     python benchmarks/truth_table.py figures                             says what the rows so far say
+    python benchmarks/truth_table.py prior                               fits the prior of searches on the rows so far
     python benchmarks/truth_table.py pilot --data CIFAR10                chose the learning rate, before the first row
     python benchmarks/truth_table.py draw                                drew the networks, before the first row
 
@@ -65,6 +66,9 @@ def main() -> None:
     shown.set_defaults(action=figures)
     shown.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
     shown.add_argument("--inherited", type=Path, help="file of inherited scores; default: the committed one")
+    fitted = actions.add_parser("prior", help=(prior.__doc__ or "").splitlines()[0])
+    fitted.set_defaults(action=prior)
+    fitted.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
     actions.add_parser("draw", help=(draw.__doc__ or "").splitlines()[0]).set_defaults(action=draw)
     options = parser.parse_args()
     run_script(parser, options.action, options)
@@ -124,6 +128,18 @@ def figures(options: argparse.Namespace) -> None:
 
     scores = [options.inherited] if options.inherited else []
     print(report(rows.read(options.table or ROWS_FILE), Recipe.load(RECIPE_FILE).digest, *scores))
+
+
+def prior(options: argparse.Namespace) -> None:
+    """Print the weights of `psvit.search.prior`, fitted on the rows so far."""
+    from truth import regression
+    from truth.entries import entries
+
+    known = rows.read(options.table or ROWS_FILE)
+    weights = regression.prior(entries(known, Recipe.load(RECIPE_FILE).digest))
+    print(f"ROWS = {len(known)}")
+    for name, weight in weights.items():
+        print(f'    "{name}": {weight:g},')
 
 
 def draw(options: argparse.Namespace) -> None:

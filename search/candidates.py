@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
 from psvit.search.bounds import Bound, includes, includes_all
 from psvit.search.history import History, Seen
+from psvit.search.prior import promise
 from psvit.search.proposal import Proposal
 from psvit.space.budget import Budget, Limit
 from psvit.space.feasible import FeasibleSet, feasible_set
@@ -37,6 +39,9 @@ LISTED = 2**17
 
 TURNS, TURN = 8, 64
 """Before it counts as settled that a stratum holds no more, so many groups of so many members are drawn from it."""
+
+PROMISING = 128
+"""Of so many candidates of a stratum the most promising one is taken, where that is asked for."""
 
 
 class Candidates:
@@ -144,11 +149,24 @@ class Candidates:
         found = [FeasibleSet(part, self.budget) for part in self.space.strata()]
         return [members for members in found if members.count]
 
-    def draw_stratified(self, n: int, seen: Seen | History, rng: np.random.Generator) -> list[Architecture]:
+    @property
+    def num_strata(self) -> int:
+        """Of how many layouts and stems there are members within the limits on costs."""
+        return len(self._strata)
+
+    def draw_stratified(
+        self, n: int, seen: Seen | History, rng: np.random.Generator, *, promising: bool = False
+    ) -> list[Architecture]:
         """Draw candidates not seen, from every layout and stem in turn, uniformly within each.
 
         Drawing uniformly from all of them instead would nearly always give networks of the layout that has the most
         attention groupings. If `seen` is a `Seen`, they are added to it.
+
+        Args:
+            n: how many.
+            seen: those that are not wanted.
+            rng: of the draw.
+            promising: whether each is the one that the prior (`psvit.search.prior`) ranks first of `PROMISING`.
 
         Returns:
             As `draw_unseen`.
@@ -160,7 +178,7 @@ class Candidates:
             for members in left.copy()[: n - len(drawn)]:
                 turns = (members.sample(rng, min(TURN, members.count)) for _ in range(TURNS))
                 fitting = (arch for turn in turns for arch in self.within(turn) if arch not in seen)
-                if arch := next(fitting, None):
+                if arch := max(islice(fitting, PROMISING if promising else 1), key=promise, default=None):
                     seen.add(arch)
                     drawn.append(arch)
                 else:

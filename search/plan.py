@@ -279,7 +279,9 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     wanted = wanted_space(asked, given_network)
     scored_by = asked.scored_by()
     evaluator = read_evaluator(asked.evaluator) if scored_by == "own" else None
-    searcher = make_searcher(asked.searcher or "evolution", few=scored_by == "trained")
+    few = scored_by == "trained"
+    # The prior was fitted on trainings from random weights.
+    searcher = make_searcher(asked.searcher or "evolution", few=few, prior=few and not asked.inherits)
     names, own = read_objectives(asked.objectives, ACCURACY if evaluator is None else SCORE)
     bounds = asked.bounds()
     if asked.study and not asked.storage:

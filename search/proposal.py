@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-UNIFORM, STRATIFIED, MUTATION, CROSSOVER = "uniform", "stratified", "mutation", "crossover"
+UNIFORM, STRATIFIED, PROMISING, MUTATION, CROSSOVER = "uniform", "stratified", "promising", "mutation", "crossover"
 """Origins of the proposals of our own searchers. The origin of an Optuna sampler's proposal is the sampler's name."""
 
 REFERENCE = "reference"

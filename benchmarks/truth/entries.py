@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,27 +57,6 @@ class Entry:
     def dss(self) -> float:
         """The training-free indicator at one random initialisation; 16 digits of it are computed, far fewer matter."""
         return network_dss(self.arch, DSS_SEED)
-
-    @cached_property
-    def structure(self) -> tuple[float, ...]:
-        """What a regression on structure sees: costs, depth, sharing, widths, MLPs, and how the tokens are pooled."""
-        stages, depth = self.arch.stages, self.arch.depth
-        ratio = sum(stage.mlp_ratio * stage.depth for stage in stages) / depth
-        return (
-            math.log(self.costs["macs"]),
-            math.log(self.costs["num_params"]),
-            math.log(self.costs["activation_bytes"]),
-            float(depth),
-            sum(len(stage.groups) for stage in stages) / depth,
-            math.log(stages[0].embed_dim),
-            math.log(stages[-1].embed_dim),
-            ratio,
-            float(len(stages)),
-            stages[-1].depth / depth,
-            *(float(self.arch.pools.count(pool)) for pool in ("max", "avg", "conv")),
-            float(self.arch.variant == "1d"),
-            float(self.arch.stem == "conv"),
-        )
 
 
 def entries(rows: Sequence[Row], recipe_digest: str) -> list[Entry]:

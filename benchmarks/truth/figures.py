@@ -12,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from psvit.search.fidelity.formatting import value_and_interval
-from psvit.search.fidelity.measures import estimated, kendall_tau
 from psvit.search.fidelity.record import Estimate
 from truth import supernets
 from truth.entries import RANDOM, Entry, entries
-from truth.regression import regression_lines
+from truth.regression import prior_lines, regression_lines
 from truth.rows import Row
 from truth.selection import selection_lines
 from truth.supernets import Inherited
+from truth.taus import advantage, as_cells, strata_of, taus
 
 # --- thresholds
 
@@ -50,6 +49,7 @@ def report(rows: Sequence[Row], recipe_digest: str, scores: Path = supernets.FIL
             continue
         lines += [*_ranking_lines(some), "", *inherited_lines(some, inherited), *tuned_lines(some, rows)]
         lines += [*regression_lines(some, found), "", *selection_lines(some, inherited, rows), ""]
+    lines += prior_lines(found)
     return "\n".join(lines).rstrip()
 
 
@@ -76,22 +76,22 @@ def _ceiling_lines(some: Sequence[Entry]) -> Iterator[str]:
     std = float(np.sqrt(np.mean((first - second) ** 2) / 2))
     yield f"{len(twice)} networks trained twice: standard deviation over seeds {std:.2f} points."
     if len(twice) >= FEWEST:
-        within, over = _taus(second, first, _strata(twice))
-        yield f"Ceiling (tau of a second training): {_cells(within)} within strata, {_cells(over)} over them."
+        within, over = taus(second, first, strata_of(twice))
+        yield f"Ceiling (tau of a second training): {as_cells(within)} within strata, {as_cells(over)} over them."
 
 
 def _ranking_lines(some: Sequence[Entry]) -> Iterator[str]:
     """How well scores rank."""
-    truths, strata = np.array([entry.truth for entry in some]), _strata(some)
+    truths, strata = np.array([entry.truth for entry in some]), strata_of(some)
     scores = {name: np.array([score(entry) for entry in some]) for name, score in SCORES.items()}
     scores["stratum alone"] = stratum_alone(some)
     yield "| score | tau within strata | 95 % | above MACs' | 95 % | tau over strata | 95 % |"
     yield "|---|---|---|---|---|---|---|"
     best = ("", -1.0)
     for name, values in scores.items():
-        within, over = _taus(values, truths, strata)
-        above = _advantage(values, scores["macs"], truths, strata) if name != "macs" else Estimate(value=None)
-        yield f"| {name} | {_cells(within, ' | ')} | {_cells(above, ' | ')} | {_cells(over, ' | ')} |"
+        within, over = taus(values, truths, strata)
+        above = advantage(values, scores["macs"], truths, strata) if name != "macs" else Estimate(value=None)
+        yield f"| {name} | {as_cells(within, ' | ')} | {as_cells(above, ' | ')} | {as_cells(over, ' | ')} |"
         if name in CHEAP and within.value is not None and within.value > best[1]:
             best = name, within.value
     yield ""
@@ -114,12 +114,12 @@ def inherited_lines(some: Sequence[Entry], inherited: Sequence[Inherited]) -> It
         known = [entry for entry in some if entry.arch.digest in by_digest]
         if len(known) < FEWEST:
             continue
-        truths, strata = np.array([entry.truth for entry in known]), _strata(known)
+        truths, strata = np.array([entry.truth for entry in known]), strata_of(known)
         scores = [by_digest[entry.arch.digest] for entry in known]
-        accuracies = _taus(np.array([one.search_accuracy for one in scores]), truths, strata)
-        losses = _taus(np.array([-one.search_loss for one in scores]), truths, strata)
-        own, _ = _taus(np.array([_curve("search_accuracy", 2)(entry) for entry in known]), truths, strata)
-        cells = " | ".join(_cells(estimate, " | ") for estimate in (*accuracies, *losses, own))
+        accuracies = taus(np.array([one.search_accuracy for one in scores]), truths, strata)
+        losses = taus(np.array([-one.search_loss for one in scores]), truths, strata)
+        own, _ = taus(np.array([_curve("search_accuracy", 2)(entry) for entry in known]), truths, strata)
+        cells = " | ".join(as_cells(estimate, " | ") for estimate in (*accuracies, *losses, own))
         yield f"| {of.drawn} | {of.seed} | {of.epochs} | {of.processor_seconds:.0f} | {len(known)} | {cells} |"
     yield ""
 
@@ -142,12 +142,12 @@ def tuned_lines(some: Sequence[Entry], rows: Sequence[Row]) -> Iterator[str]:
         if len(known[name]) < FEWEST:
             continue
         tuned = [mine[entry.arch.digest] for entry in known[name]]
-        truths, strata = np.array([entry.truth for entry in known[name]]), _strata(known[name])
+        truths, strata = np.array([entry.truth for entry in known[name]]), strata_of(known[name])
         seconds = np.mean([row.processor_seconds for row in tuned])
         for epoch in range(1, tuned[0].epochs + 1):
-            after = _taus(np.array([row.search_accuracy[epoch - 1] for row in tuned]), truths, strata)
-            own = _taus(np.array([_curve("search_accuracy", epoch)(entry) for entry in known[name]]), truths, strata)
-            cells = " | ".join(_cells(estimate, " | ") for estimate in (*after, *own))
+            after = taus(np.array([row.search_accuracy[epoch - 1] for row in tuned]), truths, strata)
+            own = taus(np.array([_curve("search_accuracy", epoch)(entry) for entry in known[name]]), truths, strata)
+            cells = " | ".join(as_cells(estimate, " | ") for estimate in (*after, *own))
             yield f"| {name} | {len(tuned)} | {epoch} | {seconds * epoch / tuned[0].epochs:.0f} | {cells} |"
     yield ""
 
@@ -186,25 +186,3 @@ def stratum_alone(some: Sequence[Entry]) -> np.ndarray:
         others = [one.truth for one in some if one is not entry and one.first.stratum == entry.first.stratum]
         values.append(np.mean(others) if others else np.mean([one.truth for one in some if one is not entry]))
     return np.array(values)
-
-
-def _strata(some: Sequence[Entry]) -> list[str]:
-    return [entry.first.stratum for entry in some]
-
-
-def _taus(values: np.ndarray, truths: np.ndarray, strata: Sequence[str]) -> tuple[Estimate, Estimate]:
-    """Kendall's tau within strata and over them."""
-    within = estimated(lambda counts: kendall_tau(values, truths, counts, strata), len(truths))
-    return within, estimated(lambda counts: kendall_tau(values, truths, counts), len(truths))
-
-
-def _advantage(values: np.ndarray, others: np.ndarray, truths: np.ndarray, strata: Sequence[str]) -> Estimate:
-    """By how much a score's tau within strata exceeds another's, on the same resamples."""
-    return estimated(
-        lambda counts: kendall_tau(values, truths, counts, strata) - kendall_tau(others, truths, counts, strata),
-        len(truths),
-    )
-
-
-def _cells(estimate: Estimate, between: str = ", ") -> str:
-    return between.join(value_and_interval(estimate))

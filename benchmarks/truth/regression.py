@@ -1,16 +1,21 @@
-"""Ridge regression from structure to accuracy, fitted on a few trainings: how well it ranks unseen networks."""
+"""Ridge regression from structure to accuracy, fitted on a few trainings: how well it ranks unseen networks.
+
+The prior of a search (`psvit.search.prior`) is this regression, fitted on all networks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from psvit.search.fidelity.measures import kendall_tau
+from psvit.search.prior import structure
 from truth.entries import Entry
+from truth.taus import advantage, as_cells, taus
 
 # --- thresholds
 
@@ -28,6 +33,10 @@ WANTED_TAU = 0.6
 
 PENALTIES = tuple(10.0**power for power in range(-2, 4))
 """Tried by leave-one-out cross-validation on the fitted networks alone."""
+
+PRIOR_PENALTY = 10.0
+"""Of the fit on all budgets. The networks of each budget alone choose this one. With all of them together a weaker one
+would be chosen, because leaving one network out does not tell what holds for a budget that is not there."""
 
 
 def regression_lines(some: Sequence[Entry], everything: Sequence[Entry]) -> Iterator[str]:
@@ -62,11 +71,50 @@ def _within(some: Sequence[Entry]) -> str:
     )
 
 
+def prior_lines(everything: Sequence[Entry]) -> Iterator[str]:
+    """How well the regression ranks each network if it is fitted on the other budgets: what the prior is worth."""
+    budgets = sorted({entry.budget for entry in everything})
+    if len(budgets) < 2:
+        return
+    groups = [[entry for entry in everything if entry.budget == budget] for budget in budgets]
+    ranked = [entry for group in groups for entry in group]
+    predicted = np.concatenate(
+        [_predicted([entry for entry in everything if entry.budget != group[0].budget], group) for group in groups]
+    )
+    macs, truths = (
+        np.array(values) for values in zip(*((one.costs["macs"], one.truth) for one in ranked), strict=True)
+    )
+    strata = [f"{entry.budget} {entry.first.stratum}" for entry in ranked]
+    tau, _ = taus(predicted, truths, strata)
+    above = advantage(predicted, macs, truths, strata)
+    beats = all(one.interval is not None and one.interval[0] > 0 for one in (tau, above))
+    yield (
+        f"Ridge on structure, every network ranked by the fit on the other budgets: tau within budget and stratum "
+        f"{as_cells(tau)}; above that of multiply-accumulates by {as_cells(above)}: "
+        f"{'a prior may be shipped' if beats else 'no prior is shipped'}."
+    )
+
+
+def prior(everything: Sequence[Entry]) -> dict[str, float]:
+    """The weights of the regression on all networks, for values as they are: points of accuracy by name."""
+    model = _fitted(everything, Ridge(PRIOR_PENALTY))
+    names = structure(everything[0].arch)
+    weights = model[-1].coef_ / model[0].scale_
+    return {name: float(f"{weight:.4g}") for name, weight in zip(names, weights, strict=True)}
+
+
 def _predicted(fitted: Sequence[Entry], wanted: Sequence[Entry]) -> np.ndarray:
     """Accuracies of networks, predicted from those of others."""
-    model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
-    model.fit([entry.structure for entry in fitted], [entry.truth for entry in fitted])
-    return np.asarray(model.predict([entry.structure for entry in wanted]))
+    return np.asarray(_fitted(fitted).predict([_values(entry) for entry in wanted]))
+
+
+def _fitted(some: Sequence[Entry], ridge: Ridge | RidgeCV | None = None) -> Pipeline:
+    model = make_pipeline(StandardScaler(), ridge or RidgeCV(PENALTIES))
+    return model.fit([_values(entry) for entry in some], [entry.truth for entry in some])
+
+
+def _values(entry: Entry) -> list[float]:
+    return [*structure(entry.arch).values()]
 
 
 def _tau(predicted: np.ndarray, some: Sequence[Entry]) -> float:

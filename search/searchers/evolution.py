@@ -9,7 +9,8 @@ import numpy as np
 from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
-from psvit.search.proposal import CROSSOVER, MUTATION, STRATIFIED, UNIFORM, Proposal
+from psvit.search.prior import ROWS
+from psvit.search.proposal import CROSSOVER, MUTATION, PROMISING, STRATIFIED, UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
 
 ATTEMPTS = 20
@@ -31,25 +32,36 @@ class Evolution(Searcher):
         first: how many are drawn before any are bred.
         stratified: whether what is drawn comes from every layout and stem in turn. With few candidates, the kinds of
             networks that few members belong to would otherwise be missing.
+        prior: whether the first that is drawn from each layout and stem is one that the prior (`psvit.search.prior`)
+            calls promising; goes with `stratified`.
     """
 
     name = "evolution"
 
     def __init__(
-        self, batch_size: int = 32, parents: int = 10, rate: float = 0.2, first: int = 32, *, stratified: bool = False
+        self,
+        batch_size: int = 32,
+        parents: int = 10,
+        rate: float = 0.2,
+        first: int = 32,
+        *,
+        stratified: bool = False,
+        prior: bool = False,
     ) -> None:
         self.batch_size = batch_size
         self.parents = parents
         self.rate = rate
         self.first = first
         self.stratified = stratified
+        self.prior = prior
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The settings of a generation."""
         settings = {"batch_size": self.batch_size, "parents": self.parents, "rate": self.rate, "first": self.first}
-        # Runs from before there was this setting have not got it, and are continued.
-        return {**settings, "stratified": True} if self.stratified else settings
+        # Runs from before there were these settings have not got them, and are continued.
+        stratified = {"stratified": True} if self.stratified else {}
+        return {**settings, **stratified, **({"prior": ROWS} if self.prior else {})}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """A generation."""
@@ -68,12 +80,21 @@ class Evolution(Searcher):
             if child not in seen and candidates.permits(child):
                 seen.add(child)
                 kind.append(child)
-        draw, origin = candidates.draw_unseen, UNIFORM
-        if self.stratified:
-            draw, origin = candidates.draw_stratified, STRATIFIED
-        drawn = draw(n - len(mutants) - len(children), seen, rng)
         return [
             *candidates.propose(mutants, MUTATION),
             *candidates.propose(children, CROSSOVER),
-            *candidates.propose(drawn, origin),
+            *self._drawn(n - len(mutants) - len(children), history, seen, candidates, rng),
         ]
+
+    def _drawn(
+        self, n: int, history: History, seen: Seen, candidates: Candidates, rng: np.random.Generator
+    ) -> list[Proposal]:
+        """What is not bred."""
+        if not self.stratified:
+            return candidates.propose(candidates.draw_unseen(n, seen, rng), UNIFORM)
+        promising: list[Architecture] = []
+        if self.prior:
+            left = candidates.num_strata - sum(trial.origin == PROMISING for trial in history)
+            promising = candidates.draw_stratified(min(n, max(left, 0)), seen, rng, promising=True)
+        others = candidates.draw_stratified(n - len(promising), seen, rng)
+        return [*candidates.propose(promising, PROMISING), *candidates.propose(others, STRATIFIED)]

@@ -20,7 +20,7 @@ import pytest
 import torch
 import truth_table
 from scipy.stats import kendalltau
-from truth import figures, networks, pilot, rows, runner, selection, supernets
+from truth import figures, networks, pilot, regression, rows, runner, selection, supernets, taus
 from truth.entries import entries
 from truth.networks import GROUPS, Network, job_of, stratum_of
 from truth.rows import Row
@@ -30,6 +30,7 @@ from psvit import Architecture, SearchSpace, cost
 from psvit.data import open_data
 from psvit.errors import InputError
 from psvit.executors.executor import LocalExecutor
+from psvit.search import prior
 from psvit.search.fidelity import measures
 from psvit.supernet import train as training_of_supernets
 from psvit.supernet.provenance import FILE_NAME
@@ -307,7 +308,7 @@ def test_taus_within_strata_leave_out_pairs_of_different_strata():
     truths = np.array([entry.truth for entry in some])
     strata = [entry.first.stratum for entry in some]
     values = np.array([entry.costs["num_params"] for entry in some])
-    within, over = figures._taus(values, truths, strata)
+    within, over = taus.taus(values, truths, strata)
     assert over.value == pytest.approx(kendalltau(values, truths).statistic, abs=1e-4)
     agree = disagree = 0
     for i in range(len(some)):
@@ -472,3 +473,24 @@ def test_figures_of_short_trainings_from_inherited_weights():
     assert [line.split(" | ")[1:3] for line in lines[2:5]] == [["20", "1"], ["20", "2"], ["20", "3"]]
     assert all(line.count("1.00") >= 4 for line in lines[2:5])
     assert list(figures.tuned_lines(entries(table, "r"), table)) == []
+
+
+def test_the_prior_of_searches_is_the_fit_on_the_committed_rows():
+    known = rows.read(truth_table.ROWS_FILE)[: prior.ROWS]
+    fitted = regression.prior(entries(known, Recipe.load(truth_table.RECIPE_FILE).digest))
+    assert pytest.approx(fitted, rel=1e-3) == prior.WEIGHTS
+
+
+def test_a_prior_is_shipped_only_if_it_ranks_another_budget(few_resamples):
+    # Accuracies that follow parameters are found at the other budget too; chance is not.
+    followed = entries(made_up_table(), "r")
+    (said,) = regression.prior_lines(followed)
+    assert "a prior may be shipped" in said
+    rng = np.random.default_rng(0)
+    by_chance = [
+        dataclasses.replace(one, rows=tuple(replace(row, val_accuracy=rng.normal(60, 3)) for row in one.rows))
+        for one in followed
+    ]
+    (said,) = regression.prior_lines(by_chance)
+    assert "no prior is shipped" in said
+    assert not [*regression.prior_lines([one for one in followed if one.budget == 5_000_000])]
