@@ -212,14 +212,17 @@ class Recipe(Value):
         return cls.from_dict(read_yaml(path, SCHEMA), source=str(path))
 
     def with_epochs(self, epochs: int) -> Self:
-        """The same recipe with another number of epochs, and with warm-up and averaging in proportion."""
+        """The same recipe with another number of epochs, and with warm-up and averaging in proportion.
+
+        A half of an epoch of warm-up becomes a whole one: short trainings too are better with some of it.
+        """
         share = epochs / self.epochs
         if share == 1:
             return self
         return self.override(
             {
                 "epochs": epochs,
-                "warmup_epochs": min(round(self.warmup_epochs * share), epochs - 1),
+                "warmup_epochs": min(math.floor(self.warmup_epochs * share + 0.5), epochs - 1),
                 "ema_decay": None if self.ema_decay is None else round(self.ema_decay ** (1 / share), 6),
             }
         )
