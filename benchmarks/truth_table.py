@@ -7,6 +7,7 @@
                                                                          trains them shortly from its weights
     python benchmarks/truth_table.py figures                             says what the rows so far say
     python benchmarks/truth_table.py prior                               fits the prior of searches on the rows so far
+    python benchmarks/truth_table.py favourite --data CIFAR10            trains what a fit on 5 MFLOPs prefers at 10
     python benchmarks/truth_table.py pilot --data CIFAR10                chose the learning rate, before the first row
     python benchmarks/truth_table.py draw                                drew the networks, before the first row
 
@@ -25,13 +26,14 @@ from typing import Any
 
 from command_line import at_least, run_script
 from truth import networks, pilot, rows
-from truth.networks import FOLDER
+from truth.networks import FOLDER, Network
 
 from psvit.train.recipe import Recipe
 from psvit.train.training_job import TrainingJob
 
 ROWS_FILE = FOLDER / "rows.csv"
 PILOT_FILE = FOLDER / "pilot.csv"
+FAVOURITES_FILE = FOLDER / "favourites.csv"
 RECIPE_FILE = FOLDER / "recipe.yaml"
 
 
@@ -39,7 +41,7 @@ def main() -> None:
     """Do what the first word says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    for name, action in (("train", train), ("pilot", run_pilot), ("tune", tune)):
+    for name, action in (("train", train), ("pilot", run_pilot), ("tune", tune), ("favourite", train_favourite)):
         one = actions.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
         one.set_defaults(action=action)
         one.add_argument("--data", required=True, help="the images")
@@ -50,6 +52,9 @@ def main() -> None:
         one.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
         if action is train:
             one.add_argument("--macs", type=int, help="only networks of this budget; default: all, in order")
+        if action is train_favourite:
+            one.add_argument("--macs", type=int, default=10_000_000, help="the budget")
+            one.add_argument("--seeds", type=at_least(1), default=1, help="trainings with other seeds")
         if action is tune:
             one.add_argument("--supernet", type=Path, required=True, help="folder of a supernet of the table")
             one.add_argument("--epochs", type=at_least(1), default=3)
@@ -91,6 +96,17 @@ def tune(options: argparse.Namespace) -> None:
 
     wanted = supernets.tunings(networks.load(), Recipe.load(RECIPE_FILE), options.supernet, options.epochs)
     _run(wanted, options, options.table or ROWS_FILE, initial=partial(supernets.inherited, options.supernet))
+
+
+def train_favourite(options: argparse.Namespace) -> None:
+    """Train the network that a fit on the rows of the other budgets prefers, and add its rows."""
+    from truth import regression
+    from truth.entries import entries
+
+    recipe = Recipe.load(RECIPE_FILE)
+    network = regression.favourite(entries(rows.read(ROWS_FILE), recipe.digest), options.macs)
+    wanted = [networks.job_of(network, recipe, seed) for seed in range(options.seeds)]
+    _run(wanted, options, options.table or FAVOURITES_FILE, [network])
 
 
 def run_pilot(options: argparse.Namespace) -> None:
@@ -147,14 +163,20 @@ def draw(options: argparse.Namespace) -> None:
     networks.save(networks.draw())
 
 
-def _run(wanted: list[TrainingJob], options: argparse.Namespace, table: Path, **how: Any) -> None:
-    """Train what has no row; `how` is for the runner."""
+def _run(
+    wanted: list[TrainingJob],
+    options: argparse.Namespace,
+    table: Path,
+    listed: list[Network] | None = None,
+    **how: Any,
+) -> None:
+    """Train what has no row; `listed` are its networks, by default those of the table, and `how` is for the runner."""
     # One thread a training: before PyTorch is loaded, here and in the processes that train.
     os.environ["OMP_NUM_THREADS"] = "1"
     from truth.runner import run
     from truth.training import runner_of
 
-    runner = runner_of(options.data, options.device, options.work, networks.load(), **how)
+    runner = runner_of(options.data, options.device, options.work, listed or networks.load(), **how)
     left = run(wanted, runner, table, options.jobs, options.hours)
     print(f"{left} trainings are still without rows")
 

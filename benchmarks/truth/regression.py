@@ -12,9 +12,11 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from psvit import Budget, SearchSpace
 from psvit.search.fidelity.measures import kendall_tau
 from psvit.search.prior import structure
 from truth.entries import Entry
+from truth.networks import Network
 from truth.taus import advantage, as_cells, taus
 
 # --- thresholds
@@ -33,6 +35,9 @@ WANTED_TAU = 0.6
 
 PENALTIES = tuple(10.0**power for power in range(-2, 4))
 """Tried by leave-one-out cross-validation on the fitted networks alone."""
+
+DRAWS, TOLERANCE = 1500, 0.02
+"""Members drawn of every kind to find the favourite among, within which share of the budget."""
 
 PRIOR_PENALTY = 10.0
 """Of the fit on all budgets. The networks of each budget alone choose this one. With all of them together a weaker one
@@ -101,6 +106,18 @@ def prior(everything: Sequence[Entry]) -> dict[str, float]:
     names = structure(everything[0].arch)
     weights = model[-1].coef_ / model[0].scale_
     return {name: float(f"{weight:.4g}") for name, weight in zip(names, weights, strict=True)}
+
+
+def favourite(everything: Sequence[Entry], macs: int) -> Network:
+    """Of members drawn from every kind at a budget, the one that the regression on the other budgets prefers."""
+    model = _fitted([entry for entry in everything if entry.budget != macs])
+    low, high = ((1 + sign * TOLERANCE) * macs / 1e6 for sign in (-1, 1))
+    limits, rng = Budget.parse(f"{low:g}..{high:g}MFLOPs"), np.random.default_rng(0)
+    space = SearchSpace.for_images((32, 32), 3, 10, f"{macs / 1e6:g}MFLOPs")
+    drawn = [arch for part in space.strata() for arch in part.sample(rng, DRAWS, limits)]
+    predicted = model.predict([[*structure(arch).values()] for arch in drawn])
+    arch = drawn[int(np.argmax(predicted))]
+    return Network(name=f"{macs / 1e6:g}M-favourite", macs=macs, origin="favourite", seeds=(0, 1, 2), arch=arch)
 
 
 def _predicted(fitted: Sequence[Entry], wanted: Sequence[Entry]) -> np.ndarray:

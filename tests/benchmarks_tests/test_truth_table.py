@@ -26,7 +26,7 @@ from truth.networks import GROUPS, Network, job_of, stratum_of
 from truth.rows import Row
 from truth.training import TableStore, runner_of
 
-from psvit import Architecture, SearchSpace, cost
+from psvit import Architecture, Budget, SearchSpace, cost
 from psvit.data import open_data
 from psvit.errors import InputError
 from psvit.executors.executor import LocalExecutor
@@ -494,3 +494,19 @@ def test_a_prior_is_shipped_only_if_it_ranks_another_budget(few_resamples):
     (said,) = regression.prior_lines(by_chance)
     assert "no prior is shipped" in said
     assert not [*regression.prior_lines([one for one in followed if one.budget == 5_000_000])]
+
+
+def test_the_favourite_is_within_the_budget_and_what_the_other_budget_speaks_for(few_resamples):
+    found = regression.favourite(entries(made_up_table(), "r"), 10_000_000)
+    assert 9.8e6 <= cost(found.arch).macs <= 10.2e6
+    # There accuracy follows parameters, and 2d networks behind a conv stem are ahead.
+    assert (found.arch.variant, found.arch.stem) == ("2d", "conv")
+    space = SearchSpace.for_images((32, 32), 3, 10, "10MFLOPs")
+    drawn = space.sample(np.random.default_rng(0), 200, Budget.parse("9.8..10.2MFLOPs"))
+    assert cost(found.arch).num_params > np.quantile(drawn.num_params, 0.8)
+
+
+def test_committed_favourites_were_trained_as_the_table_is():
+    recipe = Recipe.load(truth_table.RECIPE_FILE)
+    for row in rows.read(truth_table.FAVOURITES_FILE):
+        assert (row.recipe_digest, row.epochs, row.images, row.origin) == (recipe.digest, 12, 45000, "favourite")
