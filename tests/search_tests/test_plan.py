@@ -20,7 +20,10 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("recipe", [None, "cifar"])
+OWN = Recipe(epochs=12, batch_size=32, lr=0.004, warmup_epochs=3, drop_path_rate=0.2, auto_augment=None)
+
+
+@pytest.mark.parametrize("recipe", [None, "cifar", OWN])
 def test_the_next_command_trains_by_the_recipe_and_the_settings(plan, recipe):
     from psvit.cli import read_settings
     from psvit.retrain.cli import command
