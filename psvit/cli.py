@@ -338,11 +338,18 @@ def read_settings(settings: tuple[str, ...], option: str = "--set") -> dict[str,
             values[key] = parse_yaml(text)
         except ValueError:
             raise InputError(f"{option} {setting!r}: the value is not valid YAML") from None
-        # YAML reads 1e-3 as text, because it wants a point in it.
-        if isinstance(values[key], str):
-            with contextlib.suppress(ValueError):
-                values[key] = float(values[key])
+        values[key] = _with_numbers(values[key])
     return values
+
+
+def _with_numbers(value: Any) -> Any:
+    """A value with the numbers that YAML takes for texts: for 1e-3 it wants a point in it."""
+    if isinstance(value, list):
+        return [_with_numbers(one) for one in value]
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def read_duration(option: str, text: str) -> float:

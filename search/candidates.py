@@ -38,10 +38,10 @@ LISTED = 2**17
 
 
 TURNS, TURN = 8, 64
-"""Before it counts as settled that a stratum holds no more, so many groups of so many members are drawn from it."""
+"""Before it counts as settled that a kind holds no more, so many groups of so many members are drawn from it."""
 
 PROMISING = 128
-"""Of so many candidates of a stratum the most promising one is taken, where that is asked for."""
+"""Of so many candidates of a kind the most promising one is taken, where that is asked for."""
 
 
 class Candidates:
@@ -144,18 +144,13 @@ class Candidates:
         return drawn
 
     @cached_property
-    def _strata(self) -> list[FeasibleSet]:
-        """What keeps the limits on costs, by layout and stem."""
-        found = [FeasibleSet(part, self.budget) for part in self.space.strata()]
-        return [members for members in found if members.count]
-
-    @property
-    def num_strata(self) -> int:
-        """Of how many layouts and stems there are members within the limits on costs."""
-        return len(self._strata)
+    def _kinds(self) -> list[tuple[SearchSpace, FeasibleSet]]:
+        """The parts of the space of one layout and stem each that hold any members within the limits on costs."""
+        found = [(part, FeasibleSet(part, self.budget)) for part in self.space.strata()]
+        return [(part, members) for part, members in found if members.count]
 
     def draw_stratified(
-        self, n: int, seen: Seen | History, rng: np.random.Generator, *, promising: bool = False
+        self, n: int, seen: Seen | History, rng: np.random.Generator, *, last: Sequence[Architecture] = ()
     ) -> list[Architecture]:
         """Draw candidates not seen, from every layout and stem in turn, uniformly within each.
 
@@ -166,24 +161,59 @@ class Candidates:
             n: how many.
             seen: those that are not wanted.
             rng: of the draw.
-            promising: whether each is the one that the prior (`psvit.search.prior`) ranks first of `PROMISING`.
+            last: architectures whose kinds have had their turn.
 
         Returns:
             As `draw_unseen`.
         """
         seen = Seen(seen) if isinstance(seen, History) else seen
         drawn: list[Architecture] = []
-        left = [self._strata[int(number)] for number in rng.permutation(len(self._strata))]
+        left = self._in_turn(rng, last)
         while left and len(drawn) < n:
-            for members in left.copy()[: n - len(drawn)]:
-                turns = (members.sample(rng, min(TURN, members.count)) for _ in range(TURNS))
-                fitting = (arch for turn in turns for arch in self.within(turn) if arch not in seen)
-                if arch := max(islice(fitting, PROMISING if promising else 1), key=promise, default=None):
+            for kind in left.copy()[: n - len(drawn)]:
+                if arch := next(self._fitting(kind[1], seen, rng), None):
                     seen.add(arch)
                     drawn.append(arch)
                 else:
-                    left.remove(members)
+                    left.remove(kind)
         return [*drawn, *self.draw_unseen(n - len(drawn), seen, rng)]
+
+    def draw_promising(
+        self, n: int, seen: Seen, rng: np.random.Generator, known: Sequence[Architecture]
+    ) -> list[Architecture]:
+        """Draw `PROMISING` members of a kind (layout and stem), and take the one that the prior ranks first.
+
+        Args:
+            n: of how many kinds, at most.
+            seen: those that are not wanted; what is drawn is added.
+            rng: of the draw.
+            known: architectures whose kinds have had their turn.
+
+        Returns:
+            One of each kind; fewer than `n` if no more kinds are left.
+        """
+        drawn = []
+        for part, members in self._in_turn(rng):
+            if len(drawn) == n:
+                break
+            if any(part.contains(arch) for arch in known):
+                continue
+            if arch := max(islice(self._fitting(members, seen, rng), PROMISING), key=promise, default=None):
+                seen.add(arch)
+                drawn.append(arch)
+        return drawn
+
+    def _in_turn(
+        self, rng: np.random.Generator, last: Sequence[Architecture] = ()
+    ) -> list[tuple[SearchSpace, FeasibleSet]]:
+        """All kinds in a random order, those of some architectures last."""
+        order = [self._kinds[int(number)] for number in rng.permutation(len(self._kinds))]
+        return sorted(order, key=lambda kind: any(kind[0].contains(arch) for arch in last))
+
+    def _fitting(self, members: FeasibleSet, seen: Seen, rng: np.random.Generator) -> Iterator[Architecture]:
+        """Some random members of a kind that keep the bounds and were not seen."""
+        turns = (members.sample(rng, min(TURN, members.count)) for _ in range(TURNS))
+        return (arch for turn in turns for arch in self.within(turn) if arch not in seen)
 
     def within(self, batch: Batch) -> Iterator[Architecture]:
         """Those of some members that keep the bounds, decoded one by one."""

@@ -189,8 +189,12 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
     default=None,
     help="Score and train on a Ray cluster: ray, or ray://host:port. With ray:gpus=0.25, four workers share a GPU.",
 )
-@recipe_options("the supernet, if one is trained first,", "supernet")
-@recipe_options("the winner", more=" Candidates are trained by it for a quarter of its epochs, or fewer with --time.")
+@recipe_options("a supernet that is trained first", "supernet")
+@recipe_options(
+    "the winner",
+    more=" Candidates begin such a training, with a quarter of its epochs or what fits into --time; the worse leave "
+    "early.",
+)
 @run_options
 def command(
     budgets: tuple[str, ...],

@@ -205,24 +205,16 @@ class SearchPlan:
             file: its architecture file.
         """
         data = shlex.quote(self.data.name) if self.data else "DATA"
-        recipe = self.asked.recipe
+        recipe, settings = self.asked.recipe, self.asked.settings or {}
         given = [f"--recipe {shlex.quote(str(recipe))}"] if isinstance(recipe, str | Path) else []
-        settings = self._unusual if isinstance(recipe, Recipe) else self.asked.settings or {}
+        if isinstance(recipe, Recipe):
+            assert self.data is not None, "a recipe without images is refused"
+            settings = self.asked.unusual(self.space, self.data, self.scoring_device)
         for key, value in settings.items():
             written = value if isinstance(value, str) else json.dumps(value)  # which is YAML too
             given.append(f"--set {shlex.quote(f'{key}={written}')}")
         given += {None: [], True: ["--inherit"], False: ["--from-scratch"]}[self.asked.inherit]
         return " ".join(["psvit-retrain", shlex.quote(str(file)), "--data", data, *given])
-
-    @property
-    def _unusual(self) -> dict[str, Any]:
-        """The values of the final training that the default recipe has otherwise."""
-        assert self.data is not None
-        asked, where = self.asked, (self.space, self.data, self.scoring_device)
-        wanted, usual = (one.final_recipe(*where) for one in (asked, replace(asked, recipe=None, settings=None)))
-        changed = [name for name in Recipe.model_fields if getattr(wanted, name) != getattr(usual, name)]
-        names = [*changed, "warmup_epochs"] if changed else []  # which other epochs alone would change
-        return {name: getattr(wanted, name) for name in names}
 
     def references(self, limits: Budget) -> tuple[Reference, ...]:
         """Hand-made members within limits on costs: made of the original, or without one after DeiT, PiT and HVT."""
@@ -291,8 +283,8 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     wanted = wanted_space(asked, given_network)
     scored_by = asked.scored_by()
     evaluator = read_evaluator(asked.evaluator) if scored_by == "own" else None
-    few = scored_by == "trained"
-    searcher = make_searcher(asked.searcher or "evolution", few=few, prior=few and not asked.inherits)
+    few, asks_one = scored_by == "trained", len(asked.objectives) == 1
+    searcher = make_searcher(asked.searcher or "evolution", few=few, prior=few and asks_one and not asked.inherits)
     names, own = read_objectives(asked.objectives, ACCURACY if evaluator is None else SCORE)
     bounds = asked.bounds()
     if asked.study and not asked.storage:

@@ -108,7 +108,7 @@ def run_search(
             architectures to a list of numbers, more being better; a `ScoringFunction`, which has a version; or an
             `Evaluator`.
         searcher: `evolution`, the default, which breeds the best so far; with short trainings, the first come from
-            every kind of network in turn, a half of them chosen by a prior (`psvit.search.prior`). Or `stratified`,
+            every kind of network in turn, one of each chosen by a prior (`psvit.search.prior`). Or `stratified`,
             where all come from every kind in turn; `random`, `enumerate`, `optuna-tpe`, `optuna-nsga2` or `optuna-gp`;
             a sampler of Optuna's; or a `Searcher` of your own.
         objectives: what is improved. The first is `accuracy` or `score`, two names for what candidates are scored with.
@@ -123,8 +123,8 @@ def run_search(
             rungs of successive halving. With them enter the best of every variant and stem, and hand-made networks
             within the budget (`psvit.space.references`). With short trainings, the best third enters. 0 trains none;
             then the best score wins.
-        recipe: how the network will be retrained; candidates and finalists train by it, for a quarter of its epochs.
-            By default, the recipe goes by the images.
+        recipe: how the network will be retrained; candidates and finalists begin such a training, with a quarter of
+            its epochs, and the worse leave early. By default, the recipe goes by the images.
         settings: values of this recipe to replace, such as `{"epochs": 60}`.
         inherit: whether trainings of the selection begin with the supernet's weights. By default, they do so with
             `init`.

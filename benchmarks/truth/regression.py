@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from psvit import Budget, SearchSpace
 from psvit.search.fidelity.measures import kendall_tau
 from psvit.search.prior import structure
-from truth.entries import Entry
+from truth.entries import RANDOM, Entry
 from truth.networks import Network
 from truth.taus import advantage, as_cells, taus
 
@@ -86,18 +86,18 @@ def prior_lines(everything: Sequence[Entry]) -> Iterator[str]:
     predicted = np.concatenate(
         [_predicted([entry for entry in everything if entry.budget != group[0].budget], group) for group in groups]
     )
-    macs, truths = (
-        np.array(values) for values in zip(*((one.costs["macs"], one.truth) for one in ranked), strict=True)
-    )
+    macs, truths = np.array([(entry.costs["macs"], entry.truth) for entry in ranked]).T
     strata = [f"{entry.budget} {entry.first.stratum}" for entry in ranked]
-    tau, _ = taus(predicted, truths, strata)
-    above = advantage(predicted, macs, truths, strata)
-    beats = all(one.interval is not None and one.interval[0] > 0 for one in (tau, above))
-    yield (
-        f"Ridge on structure, every network ranked by the fit on the other budgets: tau within budget and stratum "
-        f"{as_cells(tau)}; above that of multiply-accumulates by {as_cells(above)}: "
-        f"{'a prior may be shipped' if beats else 'no prior is shipped'}."
-    )
+    random = np.array([entry.first.origin == RANDOM for entry in ranked])
+    yield "Ridge on structure, every network ranked by the fit on the other budgets, within budget and stratum:"
+    yield ""
+    yield "| networks | number | tau | 95 % | above MACs' | 95 % |"
+    yield "|---|---|---|---|---|---|"
+    for name, chosen in (("all", np.ones_like(random)), ("random ones", random)):
+        kinds = [stratum for stratum, is_in in zip(strata, chosen, strict=True) if is_in]
+        tau, _ = taus(predicted[chosen], truths[chosen], kinds)
+        above = advantage(predicted[chosen], macs[chosen], truths[chosen], kinds)
+        yield f"| {name} | {chosen.sum()} | {as_cells(tau, ' | ')} | {as_cells(above, ' | ')} |"
 
 
 def prior(everything: Sequence[Entry]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from psvit.io.escaping import shortened
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace, shipped_for
 from psvit.train.device_checks import with_precision
-from psvit.train.recipe import Begin, Recipe, SupernetRecipe, default_recipe
+from psvit.train.recipe import Begin, Recipe, SupernetRecipe, default_recipe, in_proportion, shipped_recipes
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -128,17 +128,27 @@ def choose_recipe(
     """
     if recipe is None:
         chosen = default_recipe(min(image_size), len(data.all_train), data.in_chans, supernet=supernet, begin=begin)
+    elif not supernet and (isinstance(recipe, SupernetRecipe) or str(recipe) in shipped_recipes(of_supernets=True)):
+        name = "the recipe" if isinstance(recipe, Recipe) else f"recipe {recipe}"
+        raise InputError(
+            f"{name}: is for supernets; a search takes it as --supernet-recipe, and psvit-supernet as --recipe"
+        )
     elif isinstance(recipe, Recipe):
         chosen = SupernetRecipe.of(recipe) if supernet else recipe
     else:
         chosen = (SupernetRecipe if supernet else Recipe).load(recipe)
     changes = dict(settings or {})
+    for_supernets = sorted({*changes} & SupernetRecipe.model_fields.keys() - Recipe.model_fields.keys())
+    if for_supernets and not supernet:
+        raise InputError(
+            f"{for_supernets[0]}: unknown key; it is one of a supernet's recipe, which a search takes as --supernet-set"
+        )
     epochs = changes.get("epochs")
     if isinstance(epochs, int) and 0 < epochs < chosen.epochs:
         # Who asks for fewer need not know that there is a warm-up. Short trainings too are better with some of it.
-        shorter = max(round(chosen.warmup_epochs * epochs / chosen.epochs), 1)
+        shorter = max(in_proportion(chosen.warmup_epochs, epochs, chosen.epochs), 1)
         changes.setdefault("warmup_epochs", min(shorter, epochs - 1, chosen.warmup_epochs))
-    chosen = chosen.override(changes)
+    chosen = chosen.override(changes, "supernet recipe" if supernet else "recipe")
     if teacher is not None:
         chosen.check_teacher(teacher)
     return with_precision(chosen, device)

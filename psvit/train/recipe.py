@@ -214,7 +214,7 @@ class Recipe(Value):
     def with_epochs(self, epochs: int) -> Self:
         """The same recipe with another number of epochs, and with warm-up and averaging in proportion.
 
-        A half of an epoch of warm-up becomes a whole one: short trainings too are better with some of it.
+        Short trainings too are better with some warm-up, so a half of an epoch of it becomes a whole one.
         """
         share = epochs / self.epochs
         if share == 1:
@@ -222,18 +222,22 @@ class Recipe(Value):
         return self.override(
             {
                 "epochs": epochs,
-                "warmup_epochs": min(math.floor(self.warmup_epochs * share + 0.5), epochs - 1),
+                "warmup_epochs": min(in_proportion(self.warmup_epochs, epochs, self.epochs), epochs - 1),
                 "ema_decay": None if self.ema_decay is None else round(self.ema_decay ** (1 / share), 6),
             }
         )
 
-    def override(self, settings: dict[str, Any]) -> Self:
+    def override(self, settings: dict[str, Any], source: str = "recipe") -> Self:
         """The same recipe with some values replaced.
+
+        Args:
+            settings: the values, by key.
+            source: what to call them in an error.
 
         Raises:
             InputError: an unknown key or an impossible value.
         """
-        return type(self).from_dict({**self.to_dict(), **settings}, source="recipe")
+        return type(self).from_dict({**self.to_dict(), **settings}, source=source)
 
 
 class SupernetRecipe(Recipe):
@@ -280,9 +284,14 @@ def _check_opt(opt: str, betas: bool, eps: bool) -> None:
             raise ValueError(f"{name} must be null for {opt}, which has none")
 
 
-def shipped_recipes() -> list[str]:
-    """The names of the recipes that come with the package."""
-    return shipped("recipe")
+def in_proportion(warmup_epochs: int, epochs: int, whole: int) -> int:
+    """The warm-up of a schedule of `epochs` instead of `whole` ones; a half of an epoch becomes a whole one."""
+    return (2 * warmup_epochs * epochs + whole) // (2 * whole)
+
+
+def shipped_recipes(*, of_supernets: bool = False) -> list[str]:
+    """The names of the recipes that come with the package, or of those for supernets alone."""
+    return [name for name in shipped("recipe") if not of_supernets or name.startswith("supernet-")]
 
 
 USUAL_IMAGES = 50_000

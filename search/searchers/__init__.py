@@ -32,8 +32,8 @@ def make_searcher(given: str | Searcher | BaseSampler, *, few: bool = False, pri
         given: the name, the searcher or the sampler.
         few: whether candidates are few because scores cost much. Evolution then has small generations, and the first
             candidates are drawn from every kind of network.
-        prior: whether a half of these are what the prior (`psvit.search.prior`) calls promising. It was fitted on
-            trainings from random weights.
+        prior: whether some of these are what the prior (`psvit.search.prior`) calls promising. It was fitted on the
+            accuracy of trainings from random weights.
 
     Raises:
         InputError: it is none of these.

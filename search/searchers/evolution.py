@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
-from psvit.search.prior import ROWS
+from psvit.search.prior import VERSION
 from psvit.search.proposal import CROSSOVER, MUTATION, PROMISING, STRATIFIED, UNIFORM, Proposal
 from psvit.search.searchers.base import Searcher
 
@@ -32,8 +33,11 @@ class Evolution(Searcher):
         first: how many are drawn before any are bred.
         stratified: whether what is drawn comes from every layout and stem in turn. With few candidates, the kinds of
             networks that few members belong to would otherwise be missing.
-        prior: whether the first that is drawn from each layout and stem is one that the prior (`psvit.search.prior`)
-            calls promising; goes with `stratified`.
+        prior: whether one of each layout and stem is what the prior (`psvit.search.prior`) calls promising: at most a
+            half of a batch. Goes with `stratified`.
+
+    Raises:
+        ValueError: `prior` without `stratified`.
     """
 
     name = "evolution"
@@ -52,6 +56,8 @@ class Evolution(Searcher):
         self.parents = parents
         self.rate = rate
         self.first = first
+        if prior and not stratified:
+            raise ValueError("prior: goes with stratified")
         self.stratified = stratified
         self.prior = prior
 
@@ -59,9 +65,9 @@ class Evolution(Searcher):
     def parameters(self) -> dict[str, Any]:
         """The settings of a generation."""
         settings = {"batch_size": self.batch_size, "parents": self.parents, "rate": self.rate, "first": self.first}
-        # Runs from before there were these settings have not got them, and are continued.
+        # Runs from before there were these settings have not got them.
         stratified = {"stratified": True} if self.stratified else {}
-        return {**settings, **stratified, **({"prior": ROWS} if self.prior else {})}
+        return {**settings, **stratified, **({"prior": VERSION} if self.prior else {})}
 
     def propose(self, n: int, history: History, candidates: Candidates, rng: np.random.Generator) -> list[Proposal]:
         """A generation."""
@@ -94,7 +100,8 @@ class Evolution(Searcher):
             return candidates.propose(candidates.draw_unseen(n, seen, rng), UNIFORM)
         promising: list[Architecture] = []
         if self.prior:
-            left = candidates.num_strata - sum(trial.origin == PROMISING for trial in history)
-            promising = candidates.draw_stratified(min(n, max(left, 0)), seen, rng, promising=True)
-        others = candidates.draw_stratified(n - len(promising), seen, rng)
+            # What other processes hold may be promising too.
+            known = [*(trial.arch for trial in history if trial.origin == PROMISING), *history.held]
+            promising = candidates.draw_promising(math.ceil(n / 2), seen, rng, known)
+        others = candidates.draw_stratified(n - len(promising), seen, rng, last=promising)
         return [*candidates.propose(promising, PROMISING), *candidates.propose(others, STRATIFIED)]

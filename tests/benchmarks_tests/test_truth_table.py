@@ -481,18 +481,20 @@ def test_the_prior_of_searches_is_the_fit_on_the_committed_rows():
     assert pytest.approx(fitted, rel=1e-3) == prior.WEIGHTS
 
 
-def test_a_prior_is_shipped_only_if_it_ranks_another_budget(few_resamples):
-    # Accuracies that follow parameters are found at the other budget too; chance is not.
-    followed = entries(made_up_table(), "r")
-    (said,) = regression.prior_lines(followed)
-    assert "a prior may be shipped" in said
-    rng = np.random.default_rng(0)
-    by_chance = [
-        dataclasses.replace(one, rows=tuple(replace(row, val_accuracy=rng.normal(60, 3)) for row in one.rows))
-        for one in followed
-    ]
-    (said,) = regression.prior_lines(by_chance)
-    assert "no prior is shipped" in said
+def test_a_prior_is_judged_on_budgets_that_it_was_not_fitted_on(few_resamples):
+    def with_truths(truth):
+        rows_of = ((one, tuple(replace(row, val_accuracy=truth(one)) for row in one.rows)) for one in made_up)
+        return [dataclasses.replace(one, rows=rows) for one, rows in rows_of]
+
+    # What depth says of accuracy holds at the other budget too; chance does not.
+    made_up, rng = entries(made_up_table(), "r"), np.random.default_rng(0)
+    followed = with_truths(lambda one: 60.0 - one.arch.depth)
+    *_, everything, random = regression.prior_lines(followed)
+    assert float(everything.split("|")[3]) > 0.7
+    assert float(random.split("|")[3]) > 0.7
+    assert (int(everything.split("|")[2]), int(random.split("|")[2])) == (64, 52)
+    *_, everything, _ = regression.prior_lines(with_truths(lambda one: rng.normal(60, 3)))
+    assert abs(float(everything.split("|")[3])) < 0.3
     assert not [*regression.prior_lines([one for one in followed if one.budget == 5_000_000])]
 
 

@@ -6,9 +6,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
+from psvit.data import open_data
+from psvit.errors import InputError
 from psvit.train.choices import choose_recipe
-from psvit.train.recipe import Recipe
+from psvit.train.recipe import Recipe, SupernetRecipe
+
+CPU = torch.device("cpu")
 
 SETTINGS = {
     "lr": 1e-7,
@@ -62,3 +67,27 @@ def test_a_supernet_has_settings_of_its_own(plan):
 def test_a_recipe_of_ones_own_with_settings(plan):
     planned = plan(recipe=Recipe(epochs=40, batch_size=64, lr=0.001), settings={"lr": 0.002})
     assert (planned.training.epochs, planned.training.lr) == (10, 0.002)
+
+
+def test_a_precision_that_is_asked_for_is_repeated_wherever_it_is_usual(plan):
+    assert "precision=float32" in plan(recipe=OWN.override({"precision": "float32"})).next_command(Path("best.yaml"))
+    assert "precision=auto" in plan(recipe=OWN.override({"precision": "auto"})).next_command(Path("best.yaml"))
+
+
+@pytest.mark.parametrize("recipe", ["supernet-digits", SupernetRecipe.load("supernet-digits")])
+def test_a_supernets_recipe_trains_no_network(plan, recipe):
+    with pytest.raises(InputError, match="is for supernets; a search takes it as --supernet-recipe"):
+        plan(recipe=recipe)
+    assert plan(evaluator="inherited", supernet_recipe=recipe).supernet_recipe
+
+
+def test_a_supernets_value_is_no_networks():
+    with pytest.raises(InputError, match=r"sampling: unknown key; .* --supernet-set"):
+        choose_recipe(None, {"sampling": "sandwich"}, open_data("digits"), (8, 8), supernet=False, device=CPU)
+
+
+def test_an_error_says_whose_recipe_is_wrong(plan):
+    with pytest.raises(InputError, match=r"^supernet recipe: lr"):
+        plan(evaluator="inherited", supernet_settings={"lr": -1})
+    with pytest.raises(InputError, match=r"^recipe: lr"):
+        plan(evaluator="inherited", settings={"lr": -1})

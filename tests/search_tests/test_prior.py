@@ -11,10 +11,10 @@ import pytest
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
 from psvit.search.candidates import Candidates
-from psvit.search.history import History
+from psvit.search.history import History, Seen
 from psvit.search.prior import WEIGHTS, promise, structure
 from psvit.search.proposal import CROSSOVER, MUTATION, PROMISING, STRATIFIED
-from psvit.search.searchers import make_searcher
+from psvit.search.searchers.evolution import Evolution
 from psvit.space.budget import Budget
 from psvit.space.search_space import SearchSpace
 
@@ -61,33 +61,74 @@ def test_the_order_of_poolings_counts():
     assert promise(network("max", "conv")) > promise(network("conv", "max")) > promise(network("avg", "avg"))
 
 
+def kind(arch):
+    return arch.variant, arch.stem, len(arch.stages)
+
+
 def test_the_most_promising_of_many_is_drawn_from_every_kind(candidates):
-    drawn = candidates.draw_stratified(12, History(), np.random.default_rng(0), promising=True)
-    assert len({(arch.variant, arch.stem, len(arch.stages)) for arch in drawn}) == candidates.num_strata == 12
+    drawn = candidates.draw_promising(20, Seen(History()), np.random.default_rng(0), ())
+    assert len({kind(arch) for arch in drawn}) == len(drawn) == 12
     others = candidates.draw_stratified(600, History(), np.random.default_rng(1))
     for arch in drawn:
-        alike = [
-            promise(other)
-            for other in others
-            if (other.variant, other.stem, len(other.stages)) == (arch.variant, arch.stem, len(arch.stages))
-        ]
+        alike = [promise(other) for other in others if kind(other) == kind(arch)]
         assert promise(arch) >= np.quantile(alike, 0.9)
         assert LIMITS.satisfied_by(cost(arch))
 
 
-def test_a_search_by_trainings_begins_with_the_promising_of_every_kind(candidates, evaluated):
-    searcher = make_searcher("evolution", few=True, prior=True)
-    history, proposals, origins = History(), [], []
-    for batch in range(4):
-        proposals += searcher.propose(searcher.batch_size, history, candidates, np.random.default_rng(batch))
-        origins.append({proposal.origin for proposal in proposals[-searcher.batch_size :]})
+def test_kinds_that_have_a_promising_one_are_passed_over(candidates):
+    known = candidates.draw_promising(5, Seen(History()), np.random.default_rng(0), ())
+    drawn = candidates.draw_promising(12, Seen(History()), np.random.default_rng(1), known)
+    assert len(drawn) == 7
+    assert not {kind(arch) for arch in drawn} & {kind(arch) for arch in known}
+
+
+def searched(candidates, evaluated, batch_size, batches, held=()):
+    """The proposals of a search, batch by batch."""
+    searcher = Evolution(batch_size, first=24, stratified=True, prior=True)
+    history, proposals, found = History(), [], []
+    for number in range(batches):
+        history.held = frozenset(held)
+        found.append(searcher.propose(batch_size, history, candidates, np.random.default_rng(number)))
+        proposals += found[-1]
         trials = zip(evaluated(candidates, proposals), proposals, strict=True)
         history = History([replace(trial, origin=proposal.origin) for trial, proposal in trials])
-    assert origins[:2] == [{PROMISING}, {STRATIFIED}]
-    assert {MUTATION, CROSSOVER} <= origins[2] & origins[3]
+    return found
 
 
-def test_only_trainings_from_random_weights_go_by_the_prior(plan):
+@pytest.mark.parametrize("batch_size", [5, 8, 12, 24])
+def test_a_search_draws_one_promising_network_of_every_kind_and_as_many_others(candidates, evaluated, batch_size):
+    batches = searched(candidates, evaluated, batch_size, 24 // batch_size + 1)
+    for batch in batches:
+        assert sum(one.origin == PROMISING for one in batch) <= math.ceil(batch_size / 2)
+    first = [one for batch in batches for one in batch if one.origin in (PROMISING, STRATIFIED)]
+    kinds = [kind(candidates.space.decode(one.row)) for one in first if one.origin == PROMISING]
+    assert len(kinds) == len(set(kinds)) == 12
+    others = {kind(candidates.space.decode(one.row)) for one in first if one.origin == STRATIFIED}
+    assert len(others) >= (12 if batch_size in (12, 24) else 6)
+
+
+def test_after_the_first_batches_networks_are_bred(candidates, evaluated):
+    batches = searched(candidates, evaluated, 12, 4)
+    origins = [{one.origin for one in batch} for batch in batches]
+    assert origins[:2] == [{PROMISING, STRATIFIED}] * 2
+    assert {MUTATION, CROSSOVER} <= origins[2] | origins[3]
+
+
+def test_processes_that_share_a_study_do_not_draw_the_same_kinds(candidates, evaluated):
+    ((*one,),) = searched(candidates, evaluated, 12, 1)
+    held = [candidates.space.decode(proposal.row) for proposal in one]
+    ((*other,),) = searched(candidates, evaluated, 12, 1, held)
+    # Which of the held ones are promising is not known, so none of their kinds has another.
+    assert {proposal.origin for proposal in other} == {STRATIFIED}
+
+
+def test_a_prior_without_kinds_is_refused():
+    with pytest.raises(ValueError, match="prior"):
+        Evolution(prior=True)
+
+
+def test_only_searches_for_accuracy_by_trainings_from_random_weights_go_by_the_prior(plan):
     assert plan().searcher.prior
     assert not plan(evaluator="inherited").searcher.prior
     assert not plan(evaluator="dss").searcher.prior
+    assert not plan(objectives=("accuracy", "macs")).searcher.prior

@@ -135,7 +135,7 @@ def test_a_search_trains_every_candidate_once_and_the_best_third_goes_on(search,
     references = [row for row in trials if row["origin"] == "reference"]
     assert len(trials) == 6 + len(references)
     # Two of these six are of each variant, at least.
-    assert {row["origin"] for row in trials} == {"reference", "promising"}
+    assert {row["origin"] for row in trials} == {"reference", "promising", "stratified"}
     scored = begun[: len(trials)]
     assert {(seed, until) for _, seed, until in scored} == {(0, 1)}
     assert len({arch for arch, _, _ in scored}) == len(trials)

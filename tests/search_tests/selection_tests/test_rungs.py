@@ -57,6 +57,7 @@ def test_the_schedule_is_a_quarter_of_the_recipes_with_all_its_parts(name):
 
 def test_half_an_epoch_of_warm_up_becomes_a_whole_one():
     assert Recipe.load("cifar").override({"epochs": 60}).with_epochs(15).warmup_epochs == 1
+    assert Recipe.load("cifar").override({"epochs": 26, "warmup_epochs": 13}).with_epochs(15).warmup_epochs == 8
 
 
 def test_the_shortest_schedule_has_no_warm_up():
