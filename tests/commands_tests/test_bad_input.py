@@ -623,7 +623,7 @@ def test_what_a_supernet_cannot_be_trained_by_is_named(refused, setting, expecte
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("sampling=sandwich", ["sampling", "unknown key", "epochs"]),
+        ("sampling=sandwich", ["sampling", "unknown key", "--supernet-set"]),
         ("target=inplace", ["target", "labels, soft or hard", "supernets"]),
     ],
 )
