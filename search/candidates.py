@@ -192,7 +192,7 @@ class Candidates:
         Returns:
             One of each kind; fewer than `n` if no more kinds are left.
         """
-        drawn = []
+        drawn: list[Architecture] = []
         for part, members in self._in_turn(rng):
             if len(drawn) == n:
                 break
