@@ -290,10 +290,12 @@ def briefly(module, name, **instead):
 
     @functools.wraps(whole)
     def call(*args, **given):
-        scored = any(given.get(key) for key in ("data", "supernet", "evaluator", "searcher"))
+        has_images = any(given.get(key) for key in ("data", "supernet"))
+        scored = has_images or any(given.get(key) for key in ("evaluator", "searcher"))
+        # Where nothing scores candidates, there are no trials, and without images nothing is trained.
+        fits = {"trials": scored or len(given.get("objectives", ())) > 1, "recipe": has_images}
         for key, value in instead.items():
-            # Where nothing scores candidates, there are no trials.
-            if given.get(key) in (None, (), {}) and (key != "trials" or scored or len(given.get("objectives", ())) > 1):
+            if given.get(key) in (None, (), {}) and fits.get(key, True):
                 given[key] = value
         if "seconds" in given:
             given["seconds"] = None
