@@ -321,6 +321,17 @@ def training_options(function: Function) -> Function:
     return function
 
 
+def check_budgets(budgets: Sequence[str]) -> None:
+    """Tell a slip in a budget before PyTorch is loaded; what a share is of is not known yet.
+
+    Raises:
+        InputError: not a budget.
+    """
+    from psvit.space.budget import Budget
+
+    Budget.parse(*(text for text in budgets if "%" not in text))
+
+
 def read_settings(settings: tuple[str, ...], option: str = "--set") -> dict[str, Any]:
     """The values of an option, by key.
 

@@ -12,6 +12,7 @@ import click
 from psvit.cli import (
     DATA_HELP,
     Command,
+    check_budgets,
     completing,
     completing_shipped,
     image_size_option,
@@ -241,9 +242,7 @@ def command(
     set_up_logging(verbose)
     if not budgets:
         raise InputError(_asking_for_a_budget(data, init, image_size))
-    from psvit.space.budget import Budget
-
-    Budget.parse(*(text for text in budgets if "%" not in text))  # a slip is told before PyTorch is loaded
+    check_budgets(budgets)
     given: dict[str, Any] = dict(
         space=space_name,
         budget=budgets,

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from psvit import Budget, SearchSpace
+from psvit import Architecture, Budget, SearchSpace
 from psvit.search.fidelity.measures import kendall_tau
 from psvit.search.prior import structure
 from truth.entries import RANDOM, Entry
@@ -115,23 +115,23 @@ def favourite(everything: Sequence[Entry], macs: int) -> Network:
     limits, rng = Budget.parse(f"{low:g}..{high:g}MFLOPs"), np.random.default_rng(0)
     space = SearchSpace.for_images((32, 32), 3, 10, f"{macs / 1e6:g}MFLOPs")
     drawn = [arch for part in space.strata() for arch in part.sample(rng, DRAWS, limits)]
-    predicted = model.predict([[*structure(arch).values()] for arch in drawn])
+    predicted = model.predict([_values(arch) for arch in drawn])
     arch = drawn[int(np.argmax(predicted))]
     return Network(name=f"{macs / 1e6:g}M-favourite", macs=macs, origin="favourite", seeds=(0, 1, 2), arch=arch)
 
 
 def _predicted(fitted: Sequence[Entry], wanted: Sequence[Entry]) -> np.ndarray:
     """Accuracies of networks, predicted from those of others."""
-    return np.asarray(_fitted(fitted).predict([_values(entry) for entry in wanted]))
+    return np.asarray(_fitted(fitted).predict([_values(entry.arch) for entry in wanted]))
 
 
 def _fitted(some: Sequence[Entry], ridge: Ridge | RidgeCV | None = None) -> Pipeline:
     model = make_pipeline(StandardScaler(), ridge or RidgeCV(PENALTIES))
-    return model.fit([_values(entry) for entry in some], [entry.truth for entry in some])
+    return model.fit([_values(entry.arch) for entry in some], [entry.truth for entry in some])
 
 
-def _values(entry: Entry) -> list[float]:
-    return [*structure(entry.arch).values()]
+def _values(arch: Architecture) -> list[float]:
+    return [*structure(arch).values()]
 
 
 def _tau(predicted: np.ndarray, some: Sequence[Entry]) -> float:

@@ -11,6 +11,7 @@ import click
 from psvit.cli import (
     DATA_HELP,
     Command,
+    check_budgets,
     read_settings,
     recipe_options,
     run,
@@ -99,9 +100,7 @@ def command(
     --supernet contains it. FLOPs are multiply-accumulates. Validation images are not used.
     """
     set_up_logging(verbose)
-    from psvit.space.budget import Budget
-
-    Budget.parse(*(text for text in budgets if "%" not in text))  # a slip is told before PyTorch is loaded
+    check_budgets(budgets)
     from psvit.search.fidelity.formatting import HEADER, rows
     from psvit.search.fidelity.run import measure_fidelity
 
