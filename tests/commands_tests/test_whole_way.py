@@ -37,6 +37,7 @@ from psvit.train.job_runner import JobRunner
 BRIEFLY = ("--set", "epochs=2", "--set", "warmup_epochs=0", "--set", "batch_size=128")
 SUPERNET_BRIEFLY = tuple(word.replace("--set", "--supernet-set") for word in BRIEFLY)
 SPACE = ("--space", "psvit-2d-digits")
+BY_SUPERNET = ("--evaluator", "inherited", *SPACE, *SUPERNET_BRIEFLY)
 SHORT = ("--recipe", str(Path(__file__).with_name("short.yaml")))
 SEARCH = ("--budget", "1MFLOPs", "--trials", "8", "--finalists", "2", "--control", "2", *SHORT)
 FIGURES = {"report.html"}
@@ -155,18 +156,7 @@ def test_the_same_command_on_a_finished_search_trains_and_evaluates_nothing(
     before = contents(tmp_path / "run")
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     monkeypatch.setattr(InheritedAccuracy, "evaluate", lambda *args: pytest.fail("evaluated again"))
-    done = call(
-        "psvit-search",
-        "--data",
-        few_digits,
-        "--evaluator",
-        "inherited",
-        *SPACE,
-        *SEARCH,
-        *SUPERNET_BRIEFLY,
-        "--out",
-        "run",
-    )
+    done = call("psvit-search", "--data", few_digits, *BY_SUPERNET, *SEARCH, "--out", "run")
     assert done.status == 0
     # The journal may note that it was opened, but holds the same trials; everything else is the same.
     after = contents(tmp_path / "run")
@@ -558,18 +548,7 @@ def test_more_trials_continue_a_finished_search_with_its_finalists(searched, cal
     monkeypatch.setattr(job_runner, "train", remember)
     monkeypatch.setattr(supernet_module, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     more = ("--budget", "1MFLOPs", "--trials", 16, "--finalists", 2, *SHORT)  # and a control that is longer by default
-    done = call(
-        "psvit-search",
-        "--data",
-        few_digits,
-        "--evaluator",
-        "inherited",
-        *SPACE,
-        *more,
-        *SUPERNET_BRIEFLY,
-        "--out",
-        "run",
-    )
+    done = call("psvit-search", "--data", few_digits, *BY_SUPERNET, *more, "--out", "run")
     assert (done.status, done.err) == (0, "")
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 16
