@@ -209,7 +209,7 @@ class SearchPlan:
         given = [f"--recipe {shlex.quote(str(recipe))}"] if isinstance(recipe, str | Path) else []
         if isinstance(recipe, Recipe):
             assert self.data is not None, "a recipe without images is refused"
-            settings = self.asked.unusual(self.space, self.data, self.scoring_device)
+            settings = self.asked.unusual(recipe, self.space, self.data, self.scoring_device)
         for key, value in settings.items():
             written = value if isinstance(value, str) else json.dumps(value)  # which is YAML too
             given.append(f"--set {shlex.quote(f'{key}={written}')}")

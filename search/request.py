@@ -185,15 +185,13 @@ class SearchRequest:
             begin=("original" if self.init else "inherited") if self.inherits else "random",
         )
 
-    def unusual(self, space: SearchSpace, data: ImageData, device: torch.device) -> dict[str, Any]:
-        """The values of `final_recipe` that another recipe would have that is not named, by key."""
+    def unusual(self, recipe: Recipe, space: SearchSpace, data: ImageData, device: torch.device) -> dict[str, Any]:
+        """The values of `final_recipe` that the default recipe has otherwise, by key; `recipe` is the one asked for."""
         asked, usual = (
             one.final_recipe(space, data, device) for one in (self, replace(self, recipe=None, settings=None))
         )
         changed = [name for name in Recipe.model_fields if getattr(asked, name) != getattr(usual, name)]
         # Other epochs alone would change the warm-up.
         found = {name: getattr(asked, name) for name in [*changed, "warmup_epochs"]}
-        if isinstance(self.recipe, Recipe):
-            # What `auto` came to here need not hold where the command is called.
-            found["precision"] = (self.settings or {}).get("precision", self.recipe.precision)
-        return found
+        # What `auto` came to here need not hold where the command is called.
+        return {**found, "precision": (self.settings or {}).get("precision", recipe.precision)}
