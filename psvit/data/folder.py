@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from psvit.data.pixels import ENDINGS, unreadable
+from psvit.data.pixels import HIDDEN, is_image_name, unreadable
 from psvit.errors import InputError
 
 MOST_LEVELS = 40
@@ -75,7 +75,7 @@ def _is_part(folder: Path) -> bool:
 
 def _folders_in(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return [Path(entry.path) for entry in entries if entry.is_dir()]
+        return [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(HIDDEN)]
     return []
 
 
@@ -87,7 +87,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in ENDINGS and not entry.is_dir()
+    return is_image_name(entry.name) and not entry.is_dir()
 
 
 def images_in(
@@ -95,7 +95,8 @@ def images_in(
 ) -> tuple[list[ImageFile], tuple[str, ...]]:
     """All images below a folder and the names of their classes, both in natural order.
 
-    Links are followed, but not into a folder that they lie in. A file that is found twice counts once.
+    Links are followed, but not into a folder that they lie in. A file that is found twice counts once. Hidden files and
+    folders are left out; otherwise images and classes are those that timm finds.
 
     Args:
         folder: the folder.
@@ -164,6 +165,8 @@ def _files(
         except UnicodeEncodeError:
             shown = os.fsencode(entry.path).decode(errors="backslashreplace")
             raise InputError(f"{shown}: has a name that is no UTF-8; rename it") from None
+        if entry.name.startswith(HIDDEN):
+            continue
         if entry.is_dir():
             yield from _files(entry.path, entry.name, (*above, here), seen)
         elif _is_image(entry):

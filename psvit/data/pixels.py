@@ -18,6 +18,9 @@ Mode = Literal["L", "RGB"]
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """How the names of images in folders end; a file that is named by itself may have any name."""
 
+HIDDEN = "."
+"""How the names of files and folders begin that are left out of folders, such as `.ipynb_checkpoints` and `._1.jpg`."""
+
 _BITS_PER_SAMPLE = next(number for number, tag in TAGS_V2.items() if tag.name == "BitsPerSample")
 
 _REMEDY = "save it with 8 or 16 bits a channel"
@@ -51,6 +54,11 @@ class Look(NamedTuple):
 
     mode: str
     size: tuple[int, int]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of a folder is taken for an image."""
+    return not name.startswith(HIDDEN) and name.lower().endswith(ENDINGS)
 
 
 def look_at(path: str) -> Look:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from psvit.data.pixels import ENDINGS
+from psvit.data.pixels import ENDINGS, HIDDEN, is_image_name
 from psvit.errors import InputError
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, and all images in folders and below them, in the order of their names.
+    """Files as they are, and all images in folders and below them but hidden ones, in the order of their names.
 
     Raises:
         InputError: a path that does not exist, or a folder without images.
@@ -18,7 +18,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS and one.is_file())
+            found = sorted(one for one in path.rglob("*") if _is_image(one, path))
             if not found:
                 raise InputError(f"{path}: no images in it; their names end in {', '.join(ENDINGS)}")
             files += found
@@ -27,3 +27,8 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
         else:
             raise InputError(f"{path}: no such file or folder")
     return files
+
+
+def _is_image(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(HIDDEN) for part in file.relative_to(folder).parts)
+    return not hidden and is_image_name(file.name) and file.is_file()

@@ -18,7 +18,7 @@ def root(tmp_path):
     """Files in folders, nested ones and empty ones among them; nobody looks into the files."""
     for name in (
         *("cat/10.png", "cat/9.PNG", "cat/a.jpeg", "dog/1.png", "dog/deeper/wolf/2.tiff", "dog/deeper/3.webp"),
-        *("dog/notes.txt", "fish/README", ".hidden/4.png"),
+        *("dog/notes.txt", "fish/README"),
     ):
         path = tmp_path / "train" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +38,19 @@ def test_images_and_classes_are_timms(root, classes):
     assert found == tuple(numbers)
     assert [(image.path, image.label) for image in images] == expected
     assert all(image.size == os.path.getsize(image.path) for image in images)
+
+
+def test_hidden_files_and_folders_are_left_out(root):
+    before = images_in(root)
+    place(root, ".ipynb_checkpoints/4.png", "cat/._9.PNG", "dog/.thumbnails/1.png", "__MACOSX/cat/._a.jpeg", ".5.png")
+    assert images_in(root) == before
+    assert parts_of(root.parent) == (root, None)
+
+
+def test_a_folder_may_lie_in_a_hidden_one(tmp_path):
+    root = place(tmp_path / ".cache", "cat/0.png", "dog/1.png")
+    assert parts_of(root) == (root, None)
+    assert len(images_in(root)[0]) == 2
 
 
 def test_numbers_are_in_their_natural_order(root):
