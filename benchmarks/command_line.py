@@ -27,7 +27,7 @@ def chosen_recipe(name: str | None, epochs: int | None, space: SearchSpace) -> R
     Args:
         name: of the recipe; by the size of the images where not given.
         epochs: in place of the recipe's; warm-up becomes shorter where it is as long, and is not left out, which costs
-            short trainings several points (`docs/benchmarks.md`).
+            short trainings several points (`docs/benchmarks-older.md`).
         space: of the networks.
     """
     size = min(space.image_size)

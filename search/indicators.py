@@ -33,7 +33,7 @@ class DSS:
 
     The paper knows neither pooling nor shared maps. Layers that share a map have fewer attention matrices to sum
     over, so the indicator tends to prefer their having maps of their own. On few networks within one budget its ranking
-    could not be told from that of their MACs; see docs/benchmarks.md.
+    could not be told from that of their MACs; see docs/benchmarks-older.md.
 
     Args:
         space: the space whose members are scored.
