@@ -38,9 +38,9 @@ def choose_sharing(batch: int, tokens: int, num_heads: int, device_type: str) ->
 
     On a CPU handing the map on is as fast or faster until it outgrows the caches; from there on a fused kernel computes
     it again in less time than memory takes to give it back, by 5 to 50 % of a whole group, whatever its length and in
-    training as in inference (`docs/benchmarks-parts.md`). On other devices queries and keys are handed on, because fused
-    kernels are further ahead there; that was not measured. A network that is exported or traced by `torch.fx` may meet
-    any batch: it keeps the map, which is also what runtimes without fused attention compute fastest.
+    training as in inference (`docs/benchmarks-parts.md`). On other devices queries and keys are handed on, because
+    fused kernels are further ahead there; that was not measured. A network that is exported or traced by `torch.fx` may
+    meet any batch: it keeps the map, which is also what runtimes without fused attention compute fastest.
 
     Args:
         batch: images B.
