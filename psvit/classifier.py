@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from psvit.arch.architecture import ArchitectureFile
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
+from psvit.io.arguments import whole
 from psvit.io.bounded import read_text
 from psvit.io.documents import Place, path_of, replacing
 
@@ -120,16 +120,18 @@ class Classifier:
         logits: Tensor = self.network(images.to(self.device))
         return logits.float().softmax(dim=1).cpu()
 
-    def predict(self, image: str | Path | Image.Image, top: int = 5) -> list[tuple[str, float]]:
+    def predict(self, image: Any, top: int = 5) -> list[tuple[str, float]]:
         """The most probable classes of an image with their probabilities, the most probable first.
 
         Args:
-            image: the image or its file.
+            image: a file; or an image of Pillow's, an array (height, width) or (height, width, channels) or a tensor
+                (height, width) or (channels, height, width) of unsigned bytes.
             top: how many classes; all of them if there are fewer.
 
         Raises:
-            InputError: not a readable image.
+            InputError: not a readable image, or `top` is less than 1.
         """
+        top = whole("top", top, 1)
         return self._top(self.probabilities(self.preprocessing.read(image)[None])[0], top)
 
     def predict_all(

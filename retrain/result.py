@@ -46,13 +46,17 @@ class RetrainedNetwork:
     def load(cls, folder: str | Path, name: str | None = None) -> RetrainedNetwork:
         """The network of a finished run, called as its folder by default.
 
+        Args:
+            folder: of the run, or the network's file in it.
+            name: what to call it.
+
         Raises:
             InputError: there is none, or its file breaks a rule.
         """
-        file = Path(folder) / NETWORK_FILE
+        file = Path(folder) if Path(folder).is_file() else Path(folder) / NETWORK_FILE
         about = ArchitectureFile.load(file)
-        name = name or Path(folder).resolve().name
-        return cls(name=name, folder=Path(folder), file=file, about=about, cost=cost(about.arch))
+        name = name or file.resolve().parent.name
+        return cls(name=name, folder=file.parent, file=file, about=about, cost=cost(about.arch))
 
     @property
     def arch(self) -> Architecture:

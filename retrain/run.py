@@ -21,6 +21,7 @@ from psvit.executors.choose_executor import executor_for
 from psvit.executors.executor import Portable
 from psvit.executors.workers import Workers
 from psvit.io.announcements import announce
+from psvit.io.arguments import whole
 from psvit.io.documents import Place, path_of, write_atomic
 from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
 from psvit.retrain.result import RetrainedNetwork, RetrainedNetworks
@@ -164,7 +165,7 @@ def retrain_networks(
                 teacher=Portable(taught) if teacher else None,
                 inherit=inherit,
                 compare=compare,
-                seed=seed,
+                seed=whole("seed", seed),
                 device=str(there),
                 checkpointing=checkpointing,
                 world=world,

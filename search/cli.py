@@ -300,7 +300,8 @@ def command(
 
 def _asking_for_a_budget(data: str | None, init: str | None, image_size: str | None) -> str:
     """What is said where no budget is given, with some that suit the images."""
-    from psvit.data import found_data, read_image_size, seen_size
+    from psvit.data import found_data, seen_size
+    from psvit.io.arguments import read_image_size
     from psvit.space.for_images import usual_budgets
 
     asked = "--budget: what may the network cost? give it as "

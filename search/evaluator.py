@@ -74,13 +74,24 @@ class ScoringFunction:
     meaning: str = ""
     unit: str = ""
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InputError(f"scoring function {self.name!r}: must be a function, received {self.function!r}")
+
     def evaluate(self, archs: Sequence[Architecture], best: Sequence[float] = (), parts: int = 1) -> list[Score]:
         """See `Evaluator`; nothing is raced.
 
         Raises:
             InputError: the function does not return one number for each architecture.
         """
-        values = list(self.function(list(archs)))
+        found = self.function(list(archs))
+        try:
+            values = list(found)
+        except TypeError:
+            raise InputError(
+                f"scoring function {self.name!r}: must return a list of scores, one for each architecture, received "
+                f"{found!r}"
+            ) from None
         if len(values) != len(archs):
             raise InputError(
                 f"scoring function {self.name!r}: must return one score for each architecture, received {len(values)} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from numbers import Real
 from typing import Any, Literal
 
 from psvit.arch.architecture import Architecture
@@ -18,6 +19,9 @@ ACCURACY, SCORE, LATENCY = "accuracy", "score", "latency"
 
 COSTS = {"macs": "macs", "params": "num_params", "memory": "activation_bytes"}
 """Names of objectives that are costs, and which cost each is."""
+
+OF_TRIALS = ("number", "state", "images", "hypervolume", "origin", "index", "arch", f"{LATENCY}_ms")
+"""What else is said of a trial, each in a column of that name, so that no objective may be called so."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,17 @@ class Objective:
             InputError: the name is no identifier or is taken, the direction is unknown, or the ends do not ascend.
         """
         what = f"objective {self.name!r}"
-        taken = (ACCURACY, SCORE, LATENCY, *COSTS, *COSTS.values())
-        if not self.name.isidentifier() or self.name in taken:
+        taken = dict.fromkeys((ACCURACY, SCORE, LATENCY, *COSTS, *COSTS.values(), *OF_TRIALS))
+        if not isinstance(self.name, str) or not self.name.isidentifier() or self.name in taken:
             raise InputError(f"{what}: its name must be an identifier, and none of {', '.join(taken)}")
+        if not callable(self.function):
+            raise InputError(
+                f"{what}: must have a function from an architecture to a number, received {self.function!r}"
+            )
         if self.direction not in ("minimize", "maximize"):
             raise InputError(f"{what}: direction {self.direction!r}: permitted are minimize and maximize")
         ends = [end for end in (self.lower, self.upper) if end is not None]
-        if not all(map(math.isfinite, ends)) or ends != sorted(ends):
+        if not all(isinstance(end, Real) and math.isfinite(end) for end in ends) or ends != sorted(ends):
             raise InputError(f"{what}: its ends must be numbers that ascend, received {self.lower} and {self.upper}")
 
     def to_dict(self) -> dict[str, Any]:

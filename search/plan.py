@@ -199,21 +199,25 @@ class SearchPlan:
         }
 
     def next_command(self, file: Path) -> str:
-        """The shell line that goes on from the winner.
+        """What goes on from the winner: a shell line, or a call in Python where no command can open the images.
 
         Args:
             file: its architecture file.
         """
-        data = shlex.quote(self.data.name) if self.data else "DATA"
         recipe, settings = self.asked.recipe, self.asked.settings or {}
         given = [f"--recipe {shlex.quote(str(recipe))}"] if isinstance(recipe, str | Path) else []
         if isinstance(recipe, Recipe):
             assert self.data is not None, "a recipe without images is refused"
             settings = self.asked.unusual(recipe, self.space, self.data, self.scoring_device)
+        if self.data and not self.data.has_source:
+            named = {"recipe": str(recipe) if given else None, "settings": {**settings}, "inherit": self.asked.inherit}
+            said = "".join(f", {key}={value!r}" for key, value in named.items() if value not in (None, {}))
+            return f"psvit.retrain_network({str(file)!r}, data{said})"
         for key, value in settings.items():
             written = value if isinstance(value, str) else json.dumps(value)  # which is YAML too
             given.append(f"--set {shlex.quote(f'{key}={written}')}")
         given += {None: [], True: ["--inherit"], False: ["--from-scratch"]}[self.asked.inherit]
+        data = shlex.quote(self.data.name) if self.data else "DATA"
         return " ".join(["psvit-retrain", shlex.quote(str(file)), "--data", data, *given])
 
     def references(self, limits: Budget) -> tuple[Reference, ...]:

@@ -86,18 +86,8 @@ class SearchRequest:
         return bool(self.init) if self.inherit is None else self.inherit
 
     def check(self) -> None:
-        """Refuse what cannot be together, numbers that cannot be, and an objective in the budget that has no end."""
+        """Refuse what cannot be together, and an objective in the budget that has no end."""
         self._check_init()
-        for name, value, least in (
-            ("trials", self.trials, 1),
-            ("finalists", self.finalists, 0),
-            ("control", self.control, 0),
-            ("seed", self.seed, 0),
-        ):
-            if value is not None and value < least:
-                raise InputError(f"{name} must be at least {least}, received {value}")
-        if self.seconds is not None and not self.seconds > 0:
-            raise InputError(f"seconds must be more than 0, received {self.seconds}")
         for one in self.budget:
             if isinstance(one, Objective) and not one.is_limited:
                 raise InputError(f"budget: objective {one.name!r} has no end; give it lower=... or upper=...")

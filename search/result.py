@@ -18,7 +18,8 @@ from psvit.arch.costs import METRICS
 from psvit.data import Baseline
 from psvit.errors import InputError, LostWorkersError
 from psvit.io.bounded import read_text
-from psvit.io.documents import write_atomic
+from psvit.io.documents import path_of, write_atomic
+from psvit.io.run_folder import CONFIG
 from psvit.io.tables import Table, html_table
 from psvit.report.page import HtmlFile
 from psvit.search.compression.table import Compression
@@ -58,7 +59,8 @@ class SearchResult:
         wanted: how many architectures were to be evaluated.
         passed_over: how many trials with better scores were measured beyond a limit on latency.
         data: the name of the images; `None` if there were none.
-        next_command: the shell line that goes on from the winner.
+        next_command: what goes on from the winner: a shell line, or a call in Python where no command can open the
+            images.
         next_seconds: how long that line will take on this machine, as far as trainings of the winner in the search say;
             `None` if none was timed.
         next_epochs: how many epochs it trains by default; `None` if the search trained nothing.
@@ -98,11 +100,14 @@ class SearchResult:
         Raises:
             InputError: it has not come to its end, or a file of it is damaged.
         """
-        folder = Path(folder)
+        folder = path_of(folder)
+        if not (folder / CONFIG).exists():
+            raise InputError(f"{folder}: is not the folder of a run; name that of a search")
         if not (folder / FILE).exists():
             raise InputError(
-                f"{folder}: holds no search that has come to its end (there is no {FILE}); the same command goes on "
-                "with it"
+                f"{folder}: holds no finished search (there is no {FILE}); if it is one that was stopped, the same "
+                "call goes on with it; one in a storage of its own, which others may go on with, is read by the same "
+                "call"
             )
         return _read(folder)[0]
 

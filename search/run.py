@@ -15,9 +15,10 @@ from optuna.samplers import BaseSampler
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import ADDITIVE, cost
-from psvit.data import ImageData, describe_images, read_image_size
+from psvit.data import ImageData, describe_images
 from psvit.errors import InputError
 from psvit.io.announcements import announce
+from psvit.io.arguments import positive, read_image_size, several, whole
 from psvit.io.documents import Place, digest_of_file, path_of, read_yaml
 from psvit.io.progress import in_time
 from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
@@ -32,7 +33,7 @@ from psvit.search.searchers import Searcher
 from psvit.search.selection.rungs import after_scores, rungs_of
 from psvit.search.storage import check_storage
 from psvit.search.time_limit import TimeLimit
-from psvit.space.budget import Budget, as_usual, format_cost
+from psvit.space.budget import Budget, as_texts, format_cost
 from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
 
@@ -48,7 +49,7 @@ FINALISTS = 5
 def run_search(
     space: SearchSpace | str | Path | None = None,
     *,
-    budget: str | Objective | Sequence[str | Objective],
+    budget: str | Budget | Objective | Sequence[str | Budget | Objective],
     data: ImageData | str | Path | None = None,
     supernet: Place | None = None,
     init: str | Path | None = None,
@@ -56,7 +57,7 @@ def run_search(
     depths: Sequence[int] | None = None,
     evaluator: Any = None,
     searcher: str | Searcher | BaseSampler | None = None,
-    objectives: Sequence[str | Objective] = (ACCURACY,),
+    objectives: str | Sequence[str | Objective] = (ACCURACY,),
     trials: int | None = None,
     seconds: float | None = None,
     finalists: int = FINALISTS,
@@ -67,7 +68,7 @@ def run_search(
     supernet_recipe: Recipe | str | Path | None = None,
     supernet_settings: Mapping[str, Any] | None = None,
     image_size: int | str | tuple[int, int] | None = None,
-    latency: Sequence[str | Path] = (),
+    latency: str | Path | Sequence[str | Path] = (),
     share_prefixes: bool = True,
     race: bool = True,
     storage: str | Path | None = None,
@@ -201,20 +202,48 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
 
 def _request(given: Mapping[str, Any]) -> SearchRequest:
     """The request of a call of `run_search`, by the names of its arguments."""
-    budget, supernet, image_size, storage = (given[name] for name in ("budget", "supernet", "image_size", "storage"))
-    given_budgets = (budget,) if isinstance(budget, str | Objective) else budget
+    supernet, image_size, storage = (given[name] for name in ("supernet", "image_size", "storage"))
     changed = {
-        "budget": tuple(as_usual(one) if isinstance(one, str) else one for one in given_budgets),
+        "budget": tuple(_limits(given["budget"])),
         "supernet": None if supernet is None else str(path_of(supernet)),
         "init": None if given["init"] is None else str(path_of(given["init"])),
         "init_weights": None if given["init_weights"] is None else str(given["init_weights"]),
         "depths": None if given["depths"] is None else tuple(given["depths"]),
         "image_size": None if image_size is None else read_image_size(image_size),
-        "objectives": tuple(given["objectives"]),
-        "latency": tuple(map(Path, given["latency"])),
+        "objectives": _objectives(given["objectives"]),
+        "latency": tuple(map(Path, several("latency", given["latency"], (str, Path), "a file"))),
         "storage": None if storage is None else str(storage),
+        "seconds": None if given["seconds"] is None else positive("seconds", given["seconds"]),
+        "finalists": whole("finalists", given["finalists"]),
+        "seed": whole("seed", given["seed"]),
+        **{
+            name: None if given[name] is None else whole(name, given[name], least)
+            for name, least in (("trials", 1), ("control", 0))
+        },
     }
     return SearchRequest(**{field.name: {**given, **changed}[field.name] for field in fields(SearchRequest)})
+
+
+def _limits(given: Any) -> Iterator[str | Objective]:
+    """The limits of a call, those that are text as they are usually written.
+
+    Raises:
+        InputError: something else is among them, or there are none.
+    """
+    limits = several("budget", given, (str, Budget, Objective), "a text such as '2GFLOPs', a Budget or an Objective")
+    if not limits:
+        raise InputError("budget: name at least one limit, such as '2GFLOPs'")
+    for limit in limits:
+        if isinstance(limit, Objective):
+            yield limit
+        else:
+            yield from as_texts(limit)
+
+
+def _objectives(given: Any) -> tuple[str | Objective, ...]:
+    """The objectives of a call; a text may hold several, as on the command line."""
+    found = several("objectives", given, (str, Objective), "a name such as 'accuracy' or an Objective")
+    return tuple(part for one in found for part in (one.split(",") if isinstance(one, str) else (one,)))
 
 
 def _place(plan: SearchPlan, out: str | Path | None) -> Path:

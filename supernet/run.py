@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from psvit.data import ImageData, Inputs, describe_images, found_data, read_image_size
+from psvit.data import ImageData, Inputs, describe_images, found_data
 from psvit.io.announcements import announce
+from psvit.io.arguments import read_image_size, whole
 from psvit.io.run_folder import RunFolder, check_folder, default_folder
 from psvit.io.tables import html_table
 from psvit.space.budget import Budget
@@ -207,7 +208,7 @@ def train_supernet(
             recipe=chosen,
             init=begin_with,
             teacher=taught_by,
-            seed=seed,
+            seed=whole("seed", seed),
             device=place,
         )
         folder = Path(out) if out else default_folder(f"supernet-{space.name}", made.config)

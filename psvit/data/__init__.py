@@ -21,7 +21,6 @@ from psvit.data.images import Decoded as Decoded
 from psvit.data.images import Files as Files
 from psvit.data.images import Labelled as Labelled
 from psvit.data.images import Pictures as Pictures
-from psvit.data.sizes import read_image_size as read_image_size
 from psvit.data.sizes import seen_size as seen_size
 from psvit.data.split import parts as parts
 from psvit.data.split import stratified_split as stratified_split

@@ -37,6 +37,7 @@ class ImageData:
             Empty if there are too few images.
         val: for the final report.
         val_is_held_out: whether these are a part of the images that were given, because there were no others.
+        has_source: whether `open` finds the images by their name, so that a command can be given it.
         reopen: opens the same images in another process; it can be pickled if their data sets can.
     """
 
@@ -44,13 +45,14 @@ class ImageData:
     digest: str
     classes: tuple[str, ...]
     in_chans: int
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, int], ...] = field(repr=False)
     statistics: Callable[[], tuple[tuple[float, ...], tuple[float, ...]]] = field(compare=False, repr=False)
-    train: Labelled
-    search: Labelled
-    verdict: Labelled
-    val: Labelled
+    train: Labelled = field(repr=False)
+    search: Labelled = field(repr=False)
+    verdict: Labelled = field(repr=False)
+    val: Labelled = field(repr=False)
     val_is_held_out: bool = False
+    has_source: bool = field(default=True, compare=False, repr=False)
     reopen: Callable[[], ImageData] = field(compare=False, repr=False)
 
     @property
@@ -159,10 +161,10 @@ class ImageData:
             InputError: something in them cannot be used; the message says what.
         """
         reopen = partial(cls.from_datasets, train, val, classes, name)
-        return cls._split(name, of_datasets(train, val, classes, name), reopen)
+        return cls._split(name, of_datasets(train, val, classes, name), reopen, has_source=False)
 
     @classmethod
-    def _split(cls, name: str, source: Source, reopen: Callable[[], ImageData]) -> Self:
+    def _split(cls, name: str, source: Source, reopen: Callable[[], ImageData], has_source: bool = True) -> Self:
         """The four parts."""
         classes, train = source.classes, source.train
         if len(classes) < 2:
@@ -183,6 +185,7 @@ class ImageData:
             verdict=train.take(verdict),
             val=source.val,
             val_is_held_out=source.val_is_held_out,
+            has_source=has_source,
             reopen=reopen,
         )
 

@@ -142,7 +142,7 @@ def as_picture(image: Any, source: str) -> Image.Image:
         received = type(image).__name__
     raise InputError(
         f"{source}: must be an image of Pillow's, an array (height, width, channels) or a tensor (channels, height, "
-        f"width) of unsigned bytes, received {received}; leave normalisation and augmentation to the recipe"
+        f"width) of unsigned bytes, received {received}; leave normalisation and augmentation to psvit"
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from psvit.arch.architecture import ArchitectureFile
 from psvit.data import CROP_PCT, INTERPOLATION, Inputs, evaluation_transform
+from psvit.data.images import as_picture
 from psvit.data.pixels import Mode, read_image, to_eight_bits
 from psvit.errors import InputError
 from psvit.io.documents import Value
@@ -95,15 +96,20 @@ class Preprocessing(Value):
         inputs = Inputs(image_size=self.image_size, in_chans=self.in_chans, mean=self.mean, std=self.std)
         return evaluation_transform(inputs, self.crop_pct, self.interpolation)
 
-    def read(self, image: str | Path | Image.Image) -> Tensor:
+    def read(self, image: Any) -> Tensor:
         """The network's input (C, height, width) for an image or its file.
+
+        Args:
+            image: a file; or an image of Pillow's, an array (height, width) or (height, width, channels) or a tensor
+                (height, width) or (channels, height, width) of unsigned bytes.
 
         Raises:
             InputError: not a readable image, or one whose range is not known.
         """
-        if isinstance(image, Image.Image):
-            return self.transform(to_eight_bits(image, self.mode, str(getattr(image, "filename", "") or "image")))
-        return self.transform(read_image(str(image), self.mode))
+        if isinstance(image, str | Path):
+            return self.transform(read_image(str(image), self.mode))
+        source = str(getattr(image, "filename", "") or "image")
+        return self.transform(to_eight_bits(as_picture(image, source), self.mode, source))
 
     @property
     def steps(self) -> list[str]:

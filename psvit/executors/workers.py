@@ -31,7 +31,7 @@ class Workers:
         Raises:
             InputError: not such a text.
         """
-        found = _FORM.fullmatch(text)
+        found = _FORM.fullmatch(str(text))
         if not found:
             raise InputError(
                 f"--workers {text!r}: permitted are ray and ray://host:port, and behind them :gpus=, such as "

@@ -45,8 +45,15 @@ Place = str | Path | HasFile
 
 
 def path_of(place: Place) -> Path:
-    """The path that is named."""
-    return Path(place) if isinstance(place, str | Path) else place.file
+    """The path that is named.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    found = place if isinstance(place, str | Path) else getattr(place, "file", None)
+    if not isinstance(found, str | Path):
+        raise InputError(f"expected a file, a folder or the result of a run, received {place!r:.80}")
+    return Path(found)
 
 
 class Value(BaseModel):

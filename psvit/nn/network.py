@@ -7,7 +7,7 @@ DeiT's. In 2d there is no class token: the final norm comes before the mean over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -388,6 +388,10 @@ def resolve(
     """
     if isinstance(arch, str | Path):
         arch = Architecture.load(arch)
+    if not isinstance(arch, Architecture | Mapping):
+        raise InputError(
+            f"arch: must be an Architecture, its dict, its file or a name; received a {type(arch).__name__}"
+        )
     data = arch.to_dict() if isinstance(arch, Architecture) else dict(arch)
     if num_classes is not None:
         data["num_classes"] = num_classes

@@ -20,6 +20,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from psvit.arch.architecture import Architecture, stage_grids
 from psvit.arch.costs import has_class_token
 from psvit.arch.stem import KERNEL, convolutions
+from psvit.errors import InputError
 from psvit.nn.picture_svg import (
     AMBER,
     FONT,
@@ -80,12 +81,16 @@ def draw(*archs: Architecture, titles: Sequence[str] = (), width: float | None =
         An SVG document; equal arguments give equal text.
 
     Raises:
-        ValueError: no architecture, or another number of titles than of architectures.
+        InputError: no architecture, something else, or another number of titles than of architectures.
     """
     if not archs:
-        raise ValueError("a picture needs at least one architecture, received none")
+        raise InputError("a picture needs at least one architecture, received none")
+    if strange := [arch for arch in archs if not isinstance(arch, Architecture)]:
+        raise InputError(
+            f"a picture is of architectures, received {strange[0]!r}; Architecture.load reads the file or name of one"
+        )
     if titles and len(titles) != len(archs):
-        raise ValueError(f"titles must be one for each of {len(archs)} architectures, received {len(titles)}")
+        raise InputError(f"titles must be one for each of {len(archs)} architectures, received {len(titles)}")
     names = [printable(title) for title in titles] or [f"PSViT-{arch.variant.upper()}" for arch in archs]
     rows = [_columns(arch) for arch in archs]
     # The first stages of networks below each other begin at one place.

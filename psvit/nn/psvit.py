@@ -12,7 +12,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
 from torch import nn
 
-from psvit.arch.architecture import Architecture
+from psvit.arch.architecture import Architecture, ArchitectureFile
 from psvit.nn.checkpoint_filter import checkpoint_filter_fn
 from psvit.nn.layers import STEM_MODULES
 from psvit.nn.network import PSViT, resolve
@@ -78,12 +78,30 @@ def _is_own_cfg(variant: str, cfg: Any) -> bool:
     return own is not None and as_dict == own.to_dict()
 
 
+def _trained_on(arch_file: Any, arch: Architecture) -> dict[str, Any]:
+    """How images are prepared for the weights beside an architecture's file, if that says what they were trained on.
+
+    Args:
+        arch_file: the file, or an architecture in another form.
+        arch: what is in it.
+    """
+    if not isinstance(arch_file, str | Path):
+        return {}
+    data = ArchitectureFile.load(arch_file).provenance.get("data")
+    if not isinstance(data, dict) or len(data.get("mean") or ()) != arch.in_chans:
+        return {}
+    return {"mean": tuple(data["mean"]), "std": tuple(data["std"]), "crop_pct": 1.0}
+
+
 def _create_psvit(variant: str, pretrained: bool, arch: Any, **kwargs: Any) -> PSViT:
-    given = resolve(arch)
+    given, arch_file = resolve(arch), arch
     arch = resolve(given, *(kwargs.pop(name, None) for name in ("num_classes", "in_chans", "img_size")))
     if kwargs.get("features_only") and arch.variant == "1d":
         # What timm raises where a family gives no feature maps.
-        raise RuntimeError("features_only: a pooled sequence has no grid, so 1d networks give no feature maps")
+        raise RuntimeError(
+            "features_only: 1d networks give no feature maps, because pooled along the sequence, tokens have no grid; "
+            "forward_intermediates gives tokens"
+        )
     if _is_own_cfg(variant, kwargs.get("pretrained_cfg")):
         # What the network is made for says how to prepare images; a file's weights are for the architecture as given.
         described = given if pretrained else arch
@@ -93,6 +111,7 @@ def _create_psvit(variant: str, pretrained: bool, arch: Any, **kwargs: Any) -> P
             "input_size": (described.in_chans, *described.image_size),
             "first_conv": _first_conv(described),
             **({"mean": other, "std": other} if described.in_chans != 3 else {}),
+            **_trained_on(arch_file, described),
             **(kwargs.get("pretrained_cfg_overlay") or {}),
         }
     feature_cfg = {"out_indices": kwargs.pop("out_indices", tuple(range(len(arch.stages)))), "feature_cls": "getter"}
@@ -171,6 +190,6 @@ def create_model(arch: Architecture | dict[str, Any] | str | Path, **kwargs: Any
     """
     import timm
 
-    model = timm.create_model("psvit", arch=resolve(arch).to_dict(), **kwargs)
+    model = timm.create_model("psvit", arch=arch if isinstance(arch, str | Path) else resolve(arch).to_dict(), **kwargs)
     assert isinstance(model, PSViT)
     return model

@@ -51,6 +51,7 @@ def register_pooling(name: str, module: Callable[[Variant, int], nn.Module]) -> 
         ValueError: the name is no identifier or is taken, or the module breaks one of these rules; the message says
             which.
     """
+    _check_callable("pooling", name, module)
     if name in RESERVED:
         raise ValueError(f"a pooling must not be called {' or '.join(RESERVED)}; choose another name")
     for variant in get_args(Variant):
@@ -94,6 +95,7 @@ def register_stem(
         ValueError: the name is no identifier or is taken, or the module breaks one of these rules; the message says
             which.
     """
+    _check_callable("stem", name, module)
     accepts = check or (lambda patch_size, patch_stride: None)
     patches = _accepted(name, accepts)
     made = [module(3, width, patches.size, patches.stride) for width in WIDTHS]
@@ -167,8 +169,16 @@ def _counted(module: Callable[[], nn.Module], shape: tuple[int, ...]) -> Terms:
     return Terms(counter.get_total_flops() // 2, sum(parameter.numel() for parameter in made.parameters()))
 
 
+def _check_callable(kind: str, name: str, module: Any) -> None:
+    """Make sure that an operator is made by a function."""
+    if not callable(module):
+        raise ValueError(f"{kind} {name!r}: must be a function that makes its module, received {module!r}")
+
+
 def _check_parameters(what: str, narrow: nn.Module, wide: nn.Module) -> None:
-    """Make sure that the narrower module's parameters are a part of the wider one's."""
+    """Make sure that these are modules, and that the narrower one's parameters are a part of the wider one's."""
+    if strange := [one for one in (narrow, wide) if not isinstance(one, nn.Module)]:
+        raise ValueError(f"{what}: must make a module of PyTorch's, and makes a {type(strange[0]).__name__}")
     if buffers := [name for name, _ in wide.named_buffers()]:
         raise ValueError(f"{what}: its module must have no buffers, and has {', '.join(buffers)}")
     shapes, wider = ({name: tuple(p.shape) for name, p in one.named_parameters()} for one in (narrow, wide))

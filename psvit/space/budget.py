@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, Pos
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import ADDITIVE, Cost, cost
 from psvit.errors import InputError
+from psvit.io.arguments import several
 from psvit.io.documents import Value
 from psvit.io.shipped import shipped
 from psvit.space.members import Members
@@ -72,6 +74,8 @@ _EXAMPLES = (
     "2GFLOPs, 2GMACs (the same: FLOPs are multiply-accumulates), 22Mparams, 5MB (of activations), 1.2..1.4GFLOPs, "
     "60% (of the space's largest MACs), 60%ofdeit-small, 5ms@cpu, 5ms@cuda:batch=32"
 )
+_PERMITTED = "a text such as '2GFLOPs'"
+_LARGEST_FIRST = (("G", 10**9), ("M", 10**6), ("k", 10**3))
 _SHOWN = {"macs": ("FLOPs", 10**9, "G"), "num_params": ("params", 10**6, "M"), "activation_bytes": ("B", 10**9, "G")}
 
 
@@ -147,6 +151,15 @@ class Limit(Value):
         return cls(metric=metric, lower=lower, upper=upper)
 
     @property
+    def text(self) -> str:
+        """The limit as `parse` reads it, to the last digit."""
+        ends = [end for end in self.ends if end is not None]
+        prefix, scale = next(
+            ((prefix, scale) for prefix, scale in _LARGEST_FIRST if not any(end % scale for end in ends)), ("", 1)
+        )
+        return "..".join(str(end // scale) for end in ends) + prefix + _SHOWN[self.metric][0]
+
+    @property
     def subject(self) -> str:
         """What is limited."""
         return self.metric
@@ -218,6 +231,12 @@ class LatencyLimit(Value):
         return cls.from_dict(data, source=f"budget {text!r}")
 
     @property
+    def text(self) -> str:
+        """The limit as `parse` reads it, to the last digit."""
+        ends = [format(Decimal(repr(end)), "f") for end in self.ends if end is not None]
+        return f"{'..'.join(ends)}ms@{self.setting}"
+
+    @property
     def setting(self) -> str:
         """Where and how it is measured, as it is written after the `@`; settings at their defaults are left out."""
         fields = type(self).model_fields
@@ -256,7 +275,7 @@ def read_setting(text: str, source: str) -> dict[str, Any]:
     Raises:
         InputError: it is not written so.
     """
-    match = _SETTING.fullmatch(text.strip())
+    match = _SETTING.fullmatch(str(text).strip())
     if match is None:
         raise InputError(f"{source}: not understood; permitted are forms like cpu, cpu:batch=8,threads=1 and cuda:1")
     data: dict[str, Any] = {"device": match["device"].lower()}
@@ -326,9 +345,7 @@ class Budget(Value):
         Raises:
             InputError: a text is not a limit, two limit the same, or a share has no space.
         """
-        for text in texts:
-            if not isinstance(text, str):
-                raise InputError(f"budget: give every limit as a text of its own, such as '2GFLOPs'; received {text!r}")
+        several("budget", texts, (str,), _PERMITTED)
         limits = [LatencyLimit.parse(text) if _is_latency(text) else Limit.parse(text, space) for text in texts]
         subjects = [limit.subject for limit in limits]
         for subject in subjects:
@@ -339,6 +356,20 @@ class Budget(Value):
             limits=tuple(limit for limit in limits if isinstance(limit, Limit)),
             latencies=tuple(limit for limit in limits if isinstance(limit, LatencyLimit)),
         )
+
+    @classmethod
+    def of(cls, given: Limits) -> Budget:
+        """A budget as functions take it: itself, a limit such as `2GFLOPs`, or several.
+
+        Raises:
+            InputError: it is none of these, or a limit is not understood.
+        """
+        return given if isinstance(given, Budget) else cls.parse(*several("budget", given, (str,), _PERMITTED))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The limits as `parse` reads them, to the last digit."""
+        return tuple(limit.text for limit in self._all)
 
     @property
     def _all(self) -> tuple[Limit | LatencyLimit, ...]:
@@ -395,6 +426,15 @@ class Budget(Value):
 
     def __str__(self) -> str:
         return " and ".join(str(limit) for limit in self._all) or "no limit"
+
+
+Limits = Budget | str | Sequence[str]
+"""A budget, a limit as it reads it, or several."""
+
+
+def as_texts(limit: str | Budget) -> list[str]:
+    """What is limited, each as it is usually written."""
+    return [as_usual(text) for text in (limit.texts if isinstance(limit, Budget) else (limit,))]
 
 
 def _is_latency(text: str) -> bool:

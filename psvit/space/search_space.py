@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psvit.arch.architecture import Architecture
-from psvit.arch.costs import ADDITIVE, cost
+from psvit.arch.costs import ADDITIVE, METRICS, cost
 from psvit.errors import InputError
+from psvit.io.arguments import read_image_size, whole
 from psvit.io.shipped import shipped
 from psvit.space import feasible, variation
 from psvit.space.around import space_around
-from psvit.space.budget import Budget, format_cost
+from psvit.space.budget import Budget, Limits, format_cost
 from psvit.space.feasible import feasible_set
 from psvit.space.for_images import space_for
 from psvit.space.layout import PATCH_STEM
@@ -39,7 +40,7 @@ class SearchSpace(Members):
 
     @classmethod
     def for_images(
-        cls, image_size: tuple[int, int], in_chans: int, num_classes: int, budget: str | Sequence[str] | Budget
+        cls, image_size: int | str | tuple[int, int], in_chans: int, num_classes: int, budget: Limits
     ) -> Self:
         """A space for images and a budget; the same for equal arguments, on every machine.
 
@@ -54,18 +55,24 @@ class SearchSpace(Members):
         size that one divides: see its `image_size`.
 
         Args:
-            image_size: height and width in pixels, 8 to 512 each.
+            image_size: height and width in pixels, 8 to 512 each: a pair, a text such as `96x64`, or one number for
+                both.
             in_chans: channels of the images.
             num_classes: outputs of the classifier.
-            budget: limits, as `Budget.parse` reads them. Limits on multiply-accumulates and parameters decide; with
+            budget: a `Budget`, or limits as it reads them. Limits on multiply-accumulates and parameters decide; with
                 several, the tightest. Without any, it is 40,000 multiply-accumulates a pixel: 2 GFLOPs for 224 x 224.
 
         Raises:
             InputError: no sensible network for such images can meet the budget, or spend it; says what is possible.
         """
-        if not isinstance(budget, Budget):
-            budget = Budget.parse(*([budget] if isinstance(budget, str) else budget))
-        space = space_for(cls, image_size, in_chans, num_classes, budget)
+        budget = Budget.of(budget)
+        space = space_for(
+            cls,
+            read_image_size(image_size),
+            whole("in_chans", in_chans, 1),
+            whole("num_classes", num_classes, 1),
+            budget,
+        )
         space.check(budget)
         return space
 
@@ -98,36 +105,52 @@ class SearchSpace(Members):
 
     # --- budgets
 
-    def count(self, budget: Budget) -> int:
+    def count(self, budget: Limits) -> int:
         """The exact number of members within a budget's limits on costs.
 
         Raises:
-            InputError: the space has so many choices that counting would fill the memory; says what to make smaller.
+            InputError: it is no budget; or the space has so many choices that counting would fill the memory: says
+                what to make smaller.
         """
+        budget = Budget.of(budget)
         for limit in budget.limits:
             least, greatest = self.reach(limit.metric)
             if limit.upper < least or (limit.lower or 0) > greatest:
                 return 0  # known without listing anything
         return feasible_set(self, budget).count
 
-    def sample(self, rng: np.random.Generator, n: int, budget: Budget | None = None) -> Batch:
+    def sample(self, rng: np.random.Generator, n: int, budget: Limits | None = None) -> Batch:
         """Draw `n` members within the budget, exactly uniformly and with replacement.
 
         Raises:
-            InputError: no member is within the budget; names the reachable range and the nearest member's costs.
+            InputError: an argument cannot be used, or no member is within the budget: names the reachable range and
+                the nearest member's costs.
         """
-        self._check_met(budget or Budget())
-        return feasible_set(self, budget or Budget()).sample(rng, n)
+        if not isinstance(rng, np.random.Generator):
+            raise InputError(f"rng: must be a NumPy generator, such as np.random.default_rng(0); received {rng!r}")
+        budget, n = Budget.of(budget or ()), whole("n", n)
+        self._check_met(budget)
+        return feasible_set(self, budget).sample(rng, n)
 
     def reach(self, metric: str) -> tuple[int, int]:
-        """The smallest and the largest value of a cost in the space."""
+        """The smallest and the largest value of a cost in the space.
+
+        Raises:
+            InputError: there is no such cost.
+        """
+        if metric not in METRICS:
+            raise InputError(f"metric {metric!r}: permitted are {', '.join(METRICS)}")
         return feasible.reach(self)[metric]
 
-    def nearest(self, budget: Budget) -> Architecture:
-        """A member that deviates least from a budget, by `Budget.deviation`: one within it, if there is any."""
-        return feasible.nearest(self, budget)
+    def nearest(self, budget: Limits) -> Architecture:
+        """A member that deviates least from a budget, by `Budget.deviation`: one within it, if there is any.
 
-    def check(self, budget: Budget) -> None:
+        Raises:
+            InputError: it is no budget.
+        """
+        return feasible.nearest(self, Budget.of(budget))
+
+    def check(self, budget: Limits) -> None:
         """Make sure that a member is within the budget's limits on costs, and that these limit anything.
 
         Raises:
@@ -135,6 +158,7 @@ class SearchSpace(Members):
                 limit has a lower end and all upper ends are beyond what any member costs, so that the budget cannot be
                 spent. Or the space has too many choices to be counted.
         """
+        budget = Budget.of(budget)
         check_countable(self, sorts_params=budget.limit("num_params") is not None)
         if not budget.limits:
             return
@@ -177,7 +201,7 @@ class SearchSpace(Members):
     # --- variation
 
     def mutate(
-        self, arch: Architecture, rng: np.random.Generator, budget: Budget | None = None, rate: float = 0.2
+        self, arch: Architecture, rng: np.random.Generator, budget: Limits | None = None, rate: float = 0.2
     ) -> Architecture:
         """A member within the budget that differs from `arch` in a few choices.
 
@@ -188,7 +212,7 @@ class SearchSpace(Members):
         Raises:
             InputError: no member is within the budget.
         """
-        budget = budget or Budget()
+        budget = Budget.of(budget or ())
         for _ in range(MUTATION_ATTEMPTS):
             if len(self.layouts) > 1 and rng.random() < rate / 4:
                 return self.sample(rng, 1, budget)[0]
@@ -198,7 +222,7 @@ class SearchSpace(Members):
         return self.sample(rng, 1, budget)[0]
 
     def crossover(
-        self, one: Architecture, other: Architecture, rng: np.random.Generator, budget: Budget | None = None
+        self, one: Architecture, other: Architecture, rng: np.random.Generator, budget: Limits | None = None
     ) -> Architecture:
         """A member within the budget that takes each stage's choices from one of two parents.
 
@@ -207,7 +231,7 @@ class SearchSpace(Members):
         Raises:
             InputError: no member is within the budget.
         """
-        budget = budget or Budget()
+        budget = Budget.of(budget or ())
         for _ in range(MUTATION_ATTEMPTS):
             child = variation.child(self, one, other, rng)
             if budget.satisfied_by(cost(child)):

@@ -137,6 +137,8 @@ def choose_recipe(
         chosen = SupernetRecipe.of(recipe) if supernet else recipe
     else:
         chosen = (SupernetRecipe if supernet else Recipe).load(recipe)
+    if not isinstance(settings or {}, Mapping):
+        raise InputError(f"settings: must be values by key, such as {{'epochs': 60}}, received {settings!r}")
     changes = dict(settings or {})
     for_supernets = sorted({*changes} & SupernetRecipe.model_fields.keys() - Recipe.model_fields.keys())
     if for_supernets and not supernet:

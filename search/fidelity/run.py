@@ -19,6 +19,7 @@ from psvit.errors import InputError, RunError
 from psvit.executors.choose_executor import check_workers, executor_for
 from psvit.executors.executor import Portable
 from psvit.io.announcements import announce
+from psvit.io.arguments import several, whole
 from psvit.io.documents import Place, path_of, write_atomic
 from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
@@ -42,7 +43,7 @@ from psvit.search.fidelity.trainings import Trainings, check_numbers
 from psvit.search.indicators import INDICATORS
 from psvit.search.scoring import Scoring, batch_size, portable_supernet
 from psvit.search.spaces import choose_space
-from psvit.space.budget import Budget, as_usual
+from psvit.space.budget import Budget, Limits, as_texts
 from psvit.space.search_space import SearchSpace
 from psvit.supernet.provenance import read_provenance, read_space, supernet_digest, supernet_file
 from psvit.train.choices import choose_devices, choose_recipe
@@ -113,7 +114,7 @@ class MeasuredFidelity:
 
 def measure_fidelity(
     supernet: Place,
-    budget: str | Sequence[str],
+    budget: Limits,
     *,
     data: ImageData | str | Path | None = None,
     recipe: Recipe | str | Path | None = None,
@@ -159,18 +160,19 @@ def measure_fidelity(
         InputError: an argument cannot be used, or the folder belongs to another run; nothing is written.
         RunError: fewer than two networks around the budget could be trained; the message says why the last was not.
     """
-    budgets = tuple(map(as_usual, (budget,) if isinstance(budget, str) else budget))
+    given = several("budget", budget, (str, Budget), "a text such as '2GFLOPs' or a Budget")
+    budgets, seed = tuple(text for limit in given for text in as_texts(limit)), whole("seed", seed)
     # What is quick to check first.
     space = read_space(supernet)
     space.check(around(Budget.parse(*budgets, space=space)))
     second_seeds = check_numbers(within, spread, second_seeds)
     check_workers(workers)
     read_fidelities(file_beside(supernet))
-    given = data or read_provenance(supernet).get("data")
-    if not given:
+    images = data or read_provenance(supernet).get("data")
+    if not images:
         raise InputError(f"supernet {str(path_of(supernet))!r}: does not say what it was trained on; give --data")
     here, there = choose_devices(device, workers)
-    opened = open_data(given)
+    opened = open_data(images)
     opened.check_search()
     chosen = choose_recipe(recipe, settings, opened, space.image_size, supernet=False, device=there)
     trainings = Trainings(

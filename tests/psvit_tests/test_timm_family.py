@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import psvit.model  # registers the family
-from psvit import Architecture, InputError, SearchSpace, Stage, cost
+from psvit import Architecture, InputError, SearchSpace, Stage, cost, create_model
+from psvit.arch.architecture import ArchitectureFile
 
 NAMED = [f"psvit_{variant}_{size}" for variant in ("1d", "2d") for size in ("tiny", "small", "base")]
 PARTNERS = {"tiny": "deit-tiny", "small": "deit-small", "base": "deit-base"}
@@ -152,6 +154,16 @@ def test_images_of_other_channels_have_statistics_of_as_many():
     assert data["input_size"][0] == len(data["mean"]) == 1
 
 
+def test_images_are_prepared_as_those_that_a_file_says_it_was_trained_on(tmp_path):
+    seen = {"mean": [0.1, 0.2], "std": [0.3, 0.4], "classes": ["a", "b"]}
+    ArchitectureFile(arch=SHARING_2D, provenance={"data": seen}).save(tmp_path / "network.yaml")
+    for arch in (str(tmp_path / "network.yaml"), tmp_path / "network.yaml"):
+        for build in (partial(timm.create_model, "psvit", arch=arch), partial(create_model, arch)):
+            data = timm.data.resolve_model_data_config(build())
+            assert (data["mean"], data["std"], data["crop_pct"]) == ((0.1, 0.2), (0.3, 0.4), 1.0)
+            assert timm.data.resolve_model_data_config(build(in_chans=1))["mean"] == (0.5,)
+
+
 @every_network
 def test_forward_and_heads(case):
     model = case.build().eval()
@@ -250,7 +262,7 @@ def test_pruning_leaves_the_network_of_a_shorter_architecture(case):
 @every_network
 def test_feature_maps(case):
     if case.arch.variant == "1d":
-        with pytest.raises(RuntimeError, match="features_only: a pooled sequence has no grid"):
+        with pytest.raises(RuntimeError, match="features_only: 1d networks give no feature maps"):
             timm.create_model(*case.args, **case.kwargs, features_only=True)
         return
     whole = case.build().eval()

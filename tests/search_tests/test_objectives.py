@@ -90,6 +90,10 @@ def test_a_function_is_asked_once_for_an_architecture(tiny_space):
         ({"direction": "less"}, "permitted are minimize and maximize"),
         ({"lower": 2.0, "upper": 1.0}, "must be numbers that ascend"),
         ({"upper": float("nan")}, "must be numbers that ascend"),
+        ({"upper": "1"}, "must be numbers that ascend"),
+        ({"name": 5}, "must be an identifier"),
+        ({"name": "hypervolume"}, "must be an identifier, and none of"),
+        ({"function": 5}, "must have a function from an architecture to a number, received 5"),
     ],
 )
 def test_an_objective_that_cannot_be_is_refused(options, expected):

@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +181,7 @@ def test_an_evaluator_says_what_its_scores_are(search):
         ("accuracy", "'accuracy': unknown; permitted are trained, inherited, dss"),
         (7, "must be an evaluator"),
         (ScoringFunction(lambda archs: [1.0], name="one"), "must return one score for each architecture"),
+        (ScoringFunction(lambda archs: 1.0, name="one"), "must return a list of scores"),
         (ScoringFunction(lambda archs: ["high"] * len(archs), name="words"), "must return numbers, received 'high'"),
     ],
 )
@@ -294,6 +296,51 @@ def test_numbers_that_cannot_be_are_refused(search, options):
         search("run", **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"budget": 1_000_000},
+        {"budget": (1e6, 2e6)},
+        {"budget": ["1MFLOPs", 5]},
+        {"budget": None},
+        {"budget": []},
+        {"trials": 4.0},
+        {"seed": None},
+        {"seconds": "2h"},
+        {"objectives": None},
+        {"latency": 5},
+        {"workers": 4},
+        {"settings": ["epochs=3"], "data": "digits"},
+    ],
+    ids=str,
+)
+def test_arguments_of_another_type_are_refused_before_anything_is_written(search, tmp_path, options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        search("run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_and_numbers_of_numpys_are_what_text_and_pythons_are(search, tmp_path):
+    parsed = psvit.Budget.parse("0.9..1.1MFLOPs", "200kparams")
+    one = search("one", budget=parsed, trials=np.int64(6), seed=np.int32(1))
+    other = search("other", budget=["900..1100kFLOPs", "200kparams"], trials=6, seed=1)
+    assert (one.best.arch, list(one.trials)) == (other.best.arch, list(other.trials))
+    configs = [(tmp_path / name / "config.yaml").read_text() for name in ("one", "other")]
+    assert configs[0] == configs[1]
+    assert parsed.satisfied_by(one.best.cost)
+
+
+def test_objectives_may_be_one_text(search):
+    assert search("run", objectives="score,macs", trials=4).objectives == ("score", "macs")
+
+
+def test_no_objective_is_called_as_a_column_of_trials(search):
+    columns = search("run", objectives=["score", "macs"], trials=4).trials[0]
+    for name in {*columns} - {"score", "macs"}:
+        with pytest.raises(InputError, match="its name must be"):
+            Objective(name, fewest_maps).check()
+
+
 def test_an_objective_that_gives_nothing_is_named(search):
     with pytest.raises(InputError, match="'empty': must return a number, received None"):
         search("run", objectives=["score", Objective("empty", lambda arch: None)])
@@ -353,6 +400,13 @@ def test_data_sets_are_searched_for(search, stripes):
     settings = {"supernet_settings": BRIEF, "recipe": SHORT}
     result = search("run", data=stripes, evaluator="inherited", trials=8, finalists=2, control=0, **settings)
     assert result.data == "stripes"
+    # No command can open them, so what goes on is a call.
+    called = eval(
+        result.next_command, {"psvit": SimpleNamespace(retrain_network=lambda *a, **k: (a, k)), "data": stripes}
+    )
+    changed = {"epochs": 8, "batch_size": 20}
+    assert called[0] == (str(result.file), stripes)
+    assert {key: called[1]["settings"][key] for key in changed} == changed
     assert result.best.arch.num_classes == 2
     assert result.best.accuracy is not None
     assert (result.folder / "best.safetensors").exists()

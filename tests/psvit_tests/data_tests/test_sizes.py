@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from psvit.data import ImageData, read_image_size, seen_size
+from psvit.data import ImageData, seen_size
 from psvit.errors import InputError
+from psvit.io.arguments import read_image_size
 
 
 @pytest.mark.parametrize("size", [(96, 64), (8, 8), (512, 512), (400, 500)])

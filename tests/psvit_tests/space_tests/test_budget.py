@@ -92,8 +92,31 @@ def test_spaces_do_not_join_two_numbers():
         Budget.parse("2 2 GFLOPs")
 
 
+WHOLE = st.integers(1, 10**15)
+RANGES = st.tuples(st.none() | st.integers(0, 10**15), WHOLE).map(lambda ends: {"lower": ends[0], "upper": ends[1]})
+TIMES = st.floats(1e-6, 1e6).map(lambda upper: {"upper_ms": upper})
+
+
+@given(
+    macs=RANGES.filter(lambda ends: (ends["lower"] or 0) <= ends["upper"]),
+    num_params=st.none() | WHOLE,
+    latency=st.none() | TIMES,
+)
+def test_a_budget_as_texts_is_read_as_itself(macs, num_params, latency):
+    limits = [Limit(metric="macs", **macs)]
+    limits += [Limit(metric="num_params", upper=num_params)] if num_params else []
+    latencies = [LatencyLimit(device="cpu", batch_size=8, **latency)] if latency else []
+    budget = Budget(limits=tuple(limits), latencies=tuple(latencies))
+    assert Budget.parse(*budget.texts) == Budget.of(budget.texts) == Budget.of(budget) == budget
+    assert [as_usual(text) for text in budget.texts] == [*budget.texts]
+
+
+def test_a_budget_as_text_is_short():
+    assert Budget.parse("1.5..2GFLOPs", "22Mparams", "5MB").texts == ("1500..2000MFLOPs", "22Mparams", "5MB")
+
+
 def test_limits_that_are_no_texts_are_named():
-    with pytest.raises(InputError, match=r"budget: give every limit as a text .*; received \['2GFLOPs', '5Mparams'\]"):
+    with pytest.raises(InputError, match=r"budget: must be a text .*; received \['2GFLOPs', '5Mparams'\]"):
         Budget.parse(["2GFLOPs", "5Mparams"])
 
 
