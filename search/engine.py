@@ -138,6 +138,8 @@ def execute(plan: SearchPlan, folder: RunFolder, command: str, limit: TimeLimit)
     if selected is None:
         best, passed_over = _best(prepared, searched.study, None)
         selected = Selected(finalists=best)
+    if isinstance(stopped, KeyboardInterrupt) and not stopped.args:
+        stopped.args = ("Ctrl-C",)  # so that it says something where it is printed
     searched = replace(searched, stopped=stopped)
     report = _report(prepared, searched, trials, command, selected, passed_over)
     from psvit.search.report.document import write_report  # it loads plotly

@@ -84,7 +84,7 @@ class Objective:
             )
         if self.direction not in ("minimize", "maximize"):
             raise InputError(f"{what}: direction {self.direction!r}: permitted are minimize and maximize")
-        ends = [end for end in (self.lower, self.upper) if end is not None]
+        ends: list[Any] = [end for end in (self.lower, self.upper) if end is not None]
         if not all(isinstance(end, Real) and math.isfinite(end) for end in ends) or ends != sorted(ends):
             raise InputError(f"{what}: its ends must be numbers that ascend, received {self.lower} and {self.upper}")
 

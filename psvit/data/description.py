@@ -14,7 +14,7 @@ from psvit.data.batches import Inputs, evaluation_transform
 from psvit.data.image_data import ImageData
 from psvit.data.images import Decoded, Files, Labelled
 
-FREQUENT, TIMES_AS_FREQUENT = 0.65, 2.0
+FREQUENT, TIMES_AS_FREQUENT = 0.6, 2.0
 """A class is frequent from this share of the images on, or if it has this many times the images of the average one."""
 
 COMPARED_FILES = 20_000

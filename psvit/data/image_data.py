@@ -146,8 +146,8 @@ class ImageData:
         """Images of one or two data sets of PyTorch's, or of anything else that has a length and can be indexed.
 
         An item is a pair of an image and its class, a whole number from 0. An image is one of Pillow's, an array
-        (height, width, channels) or a tensor (channels, height, width), in unsigned bytes. It is not normalised and not
-        augmented, because recipes do that.
+        (height, width, channels) or a tensor (channels, height, width), in unsigned bytes. A fourth channel is taken
+        for transparency and left out. It is not normalised and not augmented, because recipes do that.
         Labels are read from an attribute `targets` if there is one, otherwise image by image.
 
         Args:

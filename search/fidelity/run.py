@@ -168,11 +168,11 @@ def measure_fidelity(
     second_seeds = check_numbers(within, spread, second_seeds)
     check_workers(workers)
     read_fidelities(file_beside(supernet))
-    images = data or read_provenance(supernet).get("data")
-    if not images:
+    source = data or read_provenance(supernet).get("data")
+    if not source:
         raise InputError(f"supernet {str(path_of(supernet))!r}: does not say what it was trained on; give --data")
     here, there = choose_devices(device, workers)
-    opened = open_data(images)
+    opened = open_data(source)
     opened.check_search()
     chosen = choose_recipe(recipe, settings, opened, space.image_size, supernet=False, device=there)
     trainings = Trainings(

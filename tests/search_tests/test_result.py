@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_keeps_no_result(search, monkeypatch, tmp_path):
 
     stop.__name__ = stop.__qualname__ = deep.__name__
     stopped = search("stopped", evaluator=stop, trials=400)
-    assert stopped.stopped
+    assert str(stopped.stopped) == "Ctrl-C"
     with pytest.raises(InputError, match="holds no finished search"):
         SearchResult.load(tmp_path / "stopped")
     with pytest.raises(InputError, match="not the folder of a run"):
