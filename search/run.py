@@ -156,7 +156,8 @@ def run_search(
         UnmetBudgetError: no architecture was found or measured within the limits.
         RunError: every evaluation failed; the message says why the last did.
     """
-    asked, limit = _request(locals()), TimeLimit(seconds)
+    asked = _request(locals())
+    limit = TimeLimit(asked.seconds)
     plan, place, estimated = _planned(asked, out, limit)
     was_begun = check_folder(place, COMMAND, plan.config)
     if was_begun and not plan.asked.storage and (found := found_before(place, _told(plan, place))):
@@ -186,8 +187,8 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
     bound = inspect.signature(run_search).bind(*args, **given)
     bound.apply_defaults()
     out = bound.arguments["out"]
-    limit = TimeLimit(bound.arguments["seconds"])
-    plan, place, estimated = _planned(_request(bound.arguments), out, limit)
+    asked = _request(bound.arguments)
+    plan, place, estimated = _planned(asked, out, TimeLimit(asked.seconds))
     check_folder(place, COMMAND, plan.config)
     _read_images(plan)
     for line in _introduction(plan):
