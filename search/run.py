@@ -89,9 +89,9 @@ def run_search(
             for the images and the budget (`SearchSpace.for_images`). A supernet that is trained first, and the
             indicator, prefer the smallest shipped 2d space for images of just this size that holds the budget. Without
             images, they are taken to be ImageNet's.
-        budget: limits such as `2GFLOPs` (multiply-accumulates), `22Mparams`, `1.2..1.4GFLOPs`, `60%` or `5ms@cpu`, and
-            `Objective`s of your own that have an end. `2GFLOPs` alone searches 1.8 to 2, `0..2GFLOPs` everything up to
-            2.
+        budget: limits such as `2GFLOPs` (multiply-accumulates), `22Mparams`, `1.2..1.4GFLOPs`, `60%` or `5ms@cpu`, a
+            `Budget`, and `Objective`s of your own that have an end. `2GFLOPs` alone searches 1.8 to 2, `0..2GFLOPs`
+            everything up to 2.
         data: images: an `ImageData`, a folder, or a name.
         supernet: a trained supernet, whose weights score candidates: its folder, its file, or what `train_supernet`
             returned.
