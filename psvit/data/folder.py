@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from psvit.data.pixels import HIDDEN, is_image_name, unreadable
+from psvit.data.pixels import is_hidden, is_image_name, unreadable
 from psvit.errors import InputError
 
 MOST_LEVELS = 40
@@ -75,7 +75,7 @@ def _is_part(folder: Path) -> bool:
 
 def _folders_in(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(HIDDEN)]
+        return [Path(entry.path) for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
     return []
 
 
@@ -165,7 +165,7 @@ def _files(
         except UnicodeEncodeError:
             shown = os.fsencode(entry.path).decode(errors="backslashreplace")
             raise InputError(f"{shown}: has a name that is no UTF-8; rename it") from None
-        if entry.name.startswith(HIDDEN):
+        if is_hidden(entry.name):
             continue
         if entry.is_dir():
             yield from _files(entry.path, entry.name, (*above, here), seen)

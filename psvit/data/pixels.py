@@ -56,9 +56,14 @@ class Look(NamedTuple):
     size: tuple[int, int]
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is left out of folders."""
+    return name.startswith(HIDDEN)
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file of a folder is taken for an image."""
-    return not name.startswith(HIDDEN) and name.lower().endswith(ENDINGS)
+    return not is_hidden(name) and name.lower().endswith(ENDINGS)
 
 
 def look_at(path: str) -> Look:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from psvit.data.pixels import ENDINGS, HIDDEN, is_image_name
+from psvit.data.pixels import ENDINGS, is_hidden, is_image_name
 from psvit.errors import InputError
 
 
@@ -30,5 +30,5 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_image(file: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(HIDDEN) for part in file.relative_to(folder).parts)
+    hidden = any(map(is_hidden, file.relative_to(folder).parts))
     return not hidden and is_image_name(file.name) and file.is_file()
