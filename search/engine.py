@@ -250,8 +250,9 @@ def _evaluator(prepared: Prepared, study: Study) -> AbstractContextManager[Evalu
     plan = prepared.plan
     if plan.is_trained:
         assert plan.data is not None
-        trials = plan.trials + len(prepared.references)
-        return nullcontext(Selection.of(prepared, study).evaluator(len(plan.data.search), trials, scoring_share(plan)))
+        selection, trials = Selection.of(prepared, study), plan.trials + len(prepared.references)
+        share = scoring_share(plan, selection.executor.at_once())
+        return nullcontext(selection.evaluator(len(plan.data.search), trials, share))
     if plan.asked.workers is None:
         return nullcontext(prepared.scoring())
     from psvit.search.prefix_tree import cut

@@ -6,7 +6,8 @@ import itertools
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import torch
 
 from psvit.arch.architecture import Architecture
 from psvit.arch.costs import cost
+from psvit.executors.choose_executor import executor_for
 from psvit.io.progress import in_time
 from psvit.nn.network import PSViT
 from psvit.search.latency.waiting import answered
 from psvit.search.plan import SearchPlan
 from psvit.search.scoring import batch_size
 from psvit.search.selection.rungs import after_scores, going_on, rungs_of
-from psvit.search.time_limit import TimeLimit
+from psvit.search.time_limit import TimeLimit, elapsed
 from psvit.supernet.sampling import architectures
 from psvit.train.job_runner import initial_network, inputs_for, train_job
 from psvit.train.recipe import Recipe, SupernetRecipe
@@ -52,17 +54,19 @@ FEWEST_EPOCHS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The seconds that the steps of a search will take, in one process.
+    """The seconds that the steps of a search will take.
 
     Attributes:
-        supernet: to train a supernet.
+        supernet: to train a supernet, in this process.
         scoring: to score candidates, at most.
         selection: to train finalists.
+        at_once: how many networks are trained at the same time.
     """
 
     supernet: float = 0.0
     scoring: float = 0.0
     selection: float = 0.0
+    at_once: int = 1
 
     @property
     def total(self) -> float:
@@ -70,8 +74,10 @@ class Estimate:
         return self.supernet + self.scoring + self.selection
 
     def __str__(self) -> str:
-        steps = [f"{name} {in_time(value)}" for name, value in vars(self).items() if value]
-        return f"{in_time(self.total)} ({', '.join(steps)})"
+        named = {"supernet": self.supernet, "scoring": self.scoring, "selection": self.selection}
+        steps = [f"{name} {in_time(value)}" for name, value in named.items() if value]
+        at_once = f", {self.at_once} networks at once" if self.at_once > 1 else ""
+        return f"{in_time(self.total)} ({', '.join(steps)}{at_once})"
 
 
 def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
@@ -79,24 +85,29 @@ def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
 
     Args:
         plan: the plan.
-        seconds: to train on an image, if that was measured before.
+        seconds: that a worker trains on an image, if that was measured before.
+
+    Raises:
+        InputError: there is no cluster where it was said to be.
     """
     if plan.training is None:
         return None
     assert plan.data is not None
+    at_once = _at_once(plan)
     seconds = _seconds_an_image(plan) if seconds is None else seconds
-    epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan)))
+    epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan), at_once))
     an_epoch = seconds * len(plan.data.train)
     scoring = epochs[0] * an_epoch if plan.is_trained else 0.0
     if plan.scored_by == "inherited":
         # None is scored twice.
         trials = min(plan.trials, plan.space.count(plan.limits))
         scored = trials + min(plan.control_of(plan.trials), trials)
-        scoring = _seconds_to_score(plan) * scored * len(plan.data.search)
+        scoring = _seconds_to_score(plan) * scored * len(plan.data.search) / at_once
     return Estimate(
         supernet=_supernet_seconds(plan) if plan.supernet_recipe else 0.0,
         scoring=scoring,
         selection=sum(epochs[1:] if plan.is_trained else epochs) * an_epoch,
+        at_once=at_once,
     )
 
 
@@ -108,11 +119,11 @@ def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate 
     """
     assert plan.data is not None
     assert plan.training is not None
-    an_image, others = _seconds_an_image(plan), _references(plan)
+    an_image, others, at_once = _seconds_an_image(plan), _references(plan), _at_once(plan)
     an_epoch, seconds = an_image * len(plan.data.train), limit.left
 
     def fits(trials: int, epochs: int) -> bool:
-        return sum(epochs_of(plan, trials, epochs, others)) * an_epoch <= seconds
+        return sum(epochs_of(plan, trials, epochs, others, at_once)) * an_epoch <= seconds
 
     trials, epochs = plan.trials, plan.training.epochs
     while epochs > FEWEST_EPOCHS and not fits(trials, epochs):
@@ -126,33 +137,39 @@ def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate 
     return planned, estimate(planned, an_image)
 
 
-def scoring_share(plan: SearchPlan) -> float:
-    """The part of a search by short trainings that scores candidates."""
+def scoring_share(plan: SearchPlan, at_once: int) -> float:
+    """The part of the time of a search by short trainings in which candidates are scored."""
     assert plan.training is not None
-    epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan)))
+    epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan), at_once))
     return epochs[0] / sum(epochs)
 
 
-def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int) -> Iterator[int]:
-    """The epochs, over all networks, that are trained at each step: to score candidates, then for each rung.
+def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int, at_once: int) -> Iterator[float]:
+    """The epochs that pass at each step: to score candidates, then for each rung.
 
     Args:
         plan: the plan.
         trials: how many candidates there are, besides references.
         epochs: of the selection's schedule.
         references: how many there are.
+        at_once: how many networks are trained at the same time.
     """
     if not plan.is_trained and not plan.selects:
         return
     networks = references + (trials if plan.is_trained else plan.asked.finalists)
-    rungs = rungs_of(epochs)
+    rungs, before = rungs_of(epochs), 0
     if plan.is_trained:
-        rungs = (replace(rungs[0], seeds=1), *after_scores(epochs))
-    before = 0
-    for number, rung in enumerate(rungs, start=1):
-        yield networks * (rung.epoch - before + (rung.seeds - 1) * rung.epoch)
+        scored_at, size = rungs[0].epoch, plan.searcher.batch_size
+        # References are a population of their own, and no population begins before the last has ended.
+        populations = [min(size, of - begun) for of in (references, trials) for begun in range(0, of, size)]
+        yield sum(elapsed(population * [scored_at], at_once) for population in populations)
         if not plan.selects:
             return
+        networks, before = going_on(networks, to_last=len(rungs) <= 2), scored_at
+        rungs = after_scores(epochs)
+    for number, rung in enumerate(rungs, start=1):
+        trainings = networks * [rung.epoch - before] + (rung.seeds - 1) * networks * [rung.epoch]
+        yield elapsed(trainings, at_once)
         networks, before = going_on(networks, to_last=number == len(rungs) - 1), rung.epoch
 
 
@@ -160,11 +177,28 @@ def _references(plan: SearchPlan) -> int:
     return len(plan.references(plan.limits))
 
 
+def _at_once(plan: SearchPlan) -> int:
+    return executor_for(plan.asked.workers, plan.scoring_device).at_once()
+
+
 def _seconds_an_image(plan: SearchPlan) -> float:
-    """Seconds to train on an image, the mean over some candidates."""
+    """Seconds in which a worker trains on an image, the mean over some candidates."""
     assert plan.training is not None
     archs = plan.space.sample(np.random.default_rng(0), MEASURED, plan.limits)
-    return float(np.mean([_measured(plan, arch, plan.training) for arch in archs]))
+    with _as_a_worker(plan):
+        return float(np.mean([_measured(plan, arch, plan.training) for arch in archs]))
+
+
+@contextmanager
+def _as_a_worker(plan: SearchPlan) -> Iterator[None]:
+    """Compute as a worker does in a block, if there are any: with one thread."""
+    threads = torch.get_num_threads()
+    if plan.asked.workers:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds_to_score(plan: SearchPlan) -> float:
@@ -176,7 +210,7 @@ def _seconds_to_score(plan: SearchPlan) -> float:
     size = batch_size(device, space.image_size)
     images = torch.zeros(size, space.in_chans, *space.image_size, device=device)
     seconds = []
-    with torch.inference_mode():
+    with torch.inference_mode(), _as_a_worker(plan):
         for arch in space.sample(np.random.default_rng(0), MEASURED, plan.limits):
             network = PSViT(arch).to(device).eval()
             run = answered(partial(network, images), device)

@@ -17,6 +17,7 @@ from psvit.arch.architecture import Architecture
 from psvit.arch.costs import ADDITIVE, cost
 from psvit.data import ImageData, describe_images
 from psvit.errors import InputError
+from psvit.executors.choose_executor import reached
 from psvit.io.announcements import announce
 from psvit.io.arguments import positive, read_image_size, several, whole
 from psvit.io.documents import Place, digest_of_file, path_of, read_yaml
@@ -168,7 +169,8 @@ def run_search(
     from psvit.search.engine import execute  # it loads timm
 
     forget(place)
-    result = execute(plan, folder, repeated_by, limit)
+    with reached(asked.workers):
+        result = execute(plan, folder, repeated_by, limit)
     # What others have in a shared storage, they may go on with.
     if not result.stopped and not result.left_out and not plan.asked.storage:
         keep(result, _told(plan, place))
@@ -327,8 +329,7 @@ def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
 
     found = estimated or estimate(plan)
     if found:
-        shared = "; workers share it" if plan.asked.workers else ""
-        announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}{shared}")
+        announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}")
     seconds = plan.asked.seconds
     if found and seconds and plan.is_trained and found.total > seconds:
         fewer = ", or fewer --trials" if plan.asked.trials else ""

@@ -7,10 +7,11 @@ said, and the same command does it later.
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 
 from psvit.search.trial import Score
 
@@ -19,7 +20,7 @@ ALLOWED = 1.1
 """
 
 RECENT = 6
-"""By so many trainings, the last ones, the others are judged."""
+"""By so many trainings, the last ones of each worker, the others are judged."""
 
 
 class TimeIsUpError(Exception):
@@ -32,6 +33,19 @@ class TimeIsUpError(Exception):
     def __init__(self, scores: list[Score]) -> None:
         super().__init__("time is up")
         self.scores = scores
+
+
+def elapsed(trainings: Iterable[float], at_once: int) -> float:
+    """The epochs that pass until the last of several trainings ends.
+
+    Args:
+        trainings: the epochs of each. They begin in this order, each as soon as a worker is free.
+        at_once: how many workers there are.
+    """
+    ends = [0.0] * at_once
+    for epochs in trainings:
+        heapq.heapreplace(ends, ends[0] + epochs)
+    return max(ends)
 
 
 class TimeLimit:
@@ -53,6 +67,8 @@ class TimeLimit:
         self._clock = clock
         self._began = self._last = clock()
         self._planning: float | None = None
+        self._at_once = 1
+        self._running: dict[Hashable, float] = {}
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
 
     @property
@@ -60,30 +76,42 @@ class TimeLimit:
         """The seconds that are left; infinite without a limit."""
         return self._seconds - (self._clock() - self._began)
 
-    def begin(self) -> None:
-        """Trainings begin now."""
+    def begin(self, at_once: int = 1) -> None:
+        """Trainings begin now, on so many workers; none is running."""
         self._last = self._clock()
         if self._planning is None:
             self._planning = self._last - self._began
+        self._at_once = at_once
+        self._running.clear()
+        self._recent = deque(self._recent, maxlen=RECENT * at_once)
 
-    def trained(self, epochs: float) -> None:
-        """So many epochs of a network were trained since trainings began or the last time that this was said."""
+    def begins(self, training: Hashable, epochs: float) -> None:
+        """A training of so many epochs begins now, or as soon as a worker is free."""
+        self._running[training] = epochs
+
+    def ended(self, training: Hashable, *, failed: bool = False) -> None:
+        """A training that has begun has ended. One that failed says nothing of how long others take."""
+        workers = min(self._at_once, len(self._running))
+        epochs = self._running.pop(training)
+        if failed:
+            return
         now = self._clock()
-        self._recent.append((now - self._last, epochs))
+        self._recent.append((workers * (now - self._last), epochs))
         self._last = now
 
-    def permits(self, epochs: float, share: float = 1.0) -> bool:
-        """Whether so many epochs, of one network or over several, may begin now.
+    def permits(self, *trainings: float, share: float = 1.0) -> bool:
+        """Whether trainings may begin now.
 
-        As long as no training was timed they take no time.
+        As long as none was timed they take no time.
 
         Args:
-            epochs: how many.
+            trainings: the epochs of each. They come after those that have begun.
             share: of the time since the first trainings began, within which they shall end.
         """
         if math.isinf(self._seconds):
             return True
         seconds, trained = (sum(values) for values in zip(*self._recent, strict=True)) if self._recent else (0.0, 1.0)
+        epochs = elapsed([*self._running.values(), *trainings], self._at_once)
         end = self._clock() - self._began + epochs * seconds / trained
         before = self._planning or 0.0
         is_late = end > ALLOWED * (before + share * max(0.0, self._seconds - before))

@@ -16,7 +16,7 @@ from psvit.report.formatting import count
 from psvit.search.selection.halving import Trainings
 from psvit.search.time_limit import TimeIsUpError, TimeLimit
 from psvit.search.trial import Score
-from psvit.train.job_runner import JobRunner, run_jobs
+from psvit.train.job_runner import JobRunner, is_done, run_jobs
 from psvit.train.result_store import ResultStore
 from psvit.train.training_job import RANDOM, TrainingJob
 
@@ -71,24 +71,25 @@ class TrainedAccuracy:
             TimeIsUpError: there is no time for all of them.
         """
         jobs: list[TrainingJob] = []
-        epochs = self._trainings.rungs[0].epoch
+        limit, epochs = self._limit, self._trainings.rungs[0].epoch
 
         def permitted() -> Iterator[TrainingJob]:
-            for arch in archs:
-                if not self._limit.permits(epochs, self._share):
-                    return
-                jobs.append(self.job(arch))
-                yield jobs[-1]
+            for job in map(self.job, archs):
+                if not is_done(job, self._store, self._runner.parts):
+                    if not limit.permits(epochs, share=self._share):
+                        return
+                    limit.begins(job, epochs)
+                jobs.append(job)
+                yield job
 
         failures: dict[TrainingJob, str] = {}
-        self._limit.begin()
+        limit.begin(self._executor.at_once())
         with progress_bar("scoring", len(archs), "candidates") as advance:
             for job, outcome in run_jobs(permitted(), self._runner, self._executor, self._store, keep=True):
                 advance(1, "")
+                limit.ended(job, failed=bool(outcome.failure))
                 if outcome.failure:
                     failures[job] = outcome.failure
-                else:
-                    self._limit.trained(epochs)
         scores = [self._score(job, failures.get(job, "")) for job in jobs]
         self._tidy(best)
         if len(scores) < len(archs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from psvit.executors.executor import Executor, LocalExecutor
@@ -24,6 +26,22 @@ def executor_for(workers: str | None, device: torch.device) -> Executor:
 
     named = Workers.parse(workers)
     return RayExecutor(named.address, gpus=named.gpus if device.type == "cuda" else 0)
+
+
+@contextmanager
+def reached(workers: str | None) -> Iterator[None]:
+    """Be connected to the Ray cluster that is named in a block, so that one that is started here is started once.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    if workers is None:
+        yield
+        return
+    from psvit.executors.ray_cluster import connected
+
+    with connected(Workers.parse(workers).address):
+        yield
 
 
 def check_workers(workers: str | None) -> None:

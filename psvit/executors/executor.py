@@ -33,6 +33,10 @@ class Outcome(Generic[Result]):
 class Executor(Protocol):
     """Does work on items."""
 
+    def at_once(self) -> int:
+        """On how many items it works at the same time."""
+        ...
+
     def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
         """Do the work on every item.
 
@@ -51,6 +55,10 @@ class Executor(Protocol):
 
 class LocalExecutor:
     """Works in this process, on one item after the other."""
+
+    def at_once(self) -> int:
+        """One."""
+        return 1
 
     def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
         """See `Executor`."""

@@ -16,6 +16,7 @@ from ray import cloudpickle
 
 from psvit.errors import InputError
 from psvit.executors.openmp import waiting_settings
+from psvit.io.cores import usable_cores
 
 ANSWER_S = 10.0
 """Seconds within which a cluster has to answer before it counts as gone."""
@@ -76,6 +77,7 @@ def connect(address: str) -> None:
         elif target == "local":
             ray.init(
                 target,
+                num_cpus=usable_cores(),
                 runtime_env=environment,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -118,6 +120,14 @@ def room(resources: Mapping[str, float]) -> int:
     """How many workers with such resources the nodes that are alive hold."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(min(int(node.get(name, 0) / amount) for name, amount in resources.items()) for node in nodes)
+
+
+def room_here(resources: Mapping[str, float]) -> int:
+    """How many workers with such resources a cluster will hold that is started here; one, if it will hold none."""
+    import torch  # who starts workers need not compute
+
+    has = {"CPU": usable_cores(), "GPU": torch.cuda.device_count()}
+    return max(1, min(int(has[name] / amount) for name, amount in resources.items()))
 
 
 def check_room(resources: Mapping[str, float]) -> int:

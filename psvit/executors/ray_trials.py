@@ -1,7 +1,7 @@
 """The executor on a Ray cluster: every item is a trial of Ray Tune.
 
-Tune finds each item room and a process of its own, and starts it anew when that is lost. It neither chooses what is
-done nor restores anything: work goes on from what it keeps itself.
+Tune finds each item room and a process, in which others were done before, and starts it anew when that is lost. It
+neither chooses what is done nor restores anything: work goes on from what it keeps itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import queue
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from psvit.errors import LostWorkersError
 from psvit.executors.executor import Item, Outcome, Result, attempt
-from psvit.executors.ray_cluster import check_room, connected, first_line, packed, room
+from psvit.executors.ray_cluster import check_room, connected, first_line, is_elsewhere, packed, room, room_here
 
 RETRIES = 3
 """How often an item is begun anew whose process was lost."""
@@ -65,6 +66,17 @@ class RayExecutor:
         self._address = address
         self._resources = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
         self._retries = retries
+
+    def at_once(self) -> int:
+        """How many workers the cluster holds, now or when it is started here.
+
+        Raises:
+            InputError: there is no cluster at the address, or no node of it holds a worker.
+        """
+        if not ray.is_initialized() and not is_elsewhere(self._address):
+            return room_here(self._resources)
+        with connected(self._address):
+            return check_room(self._resources)
 
     def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
         """See `Executor`.
@@ -166,6 +178,8 @@ class Trials:
                 found = tune.Tuner(
                     tune.with_resources(tune.with_parameters(do_one, trials=this, what=what, place=place), resources),
                     param_space={"position": tune.grid_search(list(range(self._number)))},
+                    # To start a process and to load PyTorch takes as long as a short training.
+                    tune_config=tune.TuneConfig(reuse_actors=True),
                     run_config=tune.RunConfig(
                         name="tune",
                         storage_path=temporary,
@@ -200,8 +214,14 @@ def do_one(config: dict[str, Any], trials: Any, what: bytes, place: str) -> None
         os.chdir(place)
     outcome: Outcome[Any] | bytes
     try:
-        work, items = pickle.loads(what)
+        work, items = _unpickled(what)
         outcome = attempt(work, items[config["position"]])
     except Exception as error:  # all of it is raised again, where the work was asked for
         outcome = packed(error)
     ray.get(trials.tell.remote(config["position"], outcome))
+
+
+@lru_cache(maxsize=1)
+def _unpickled(what: bytes) -> Any:
+    """The work and the items. A process does several items, and what the work has loaded stays."""
+    return pickle.loads(what)

@@ -109,7 +109,7 @@ def select(
                 for one in remaining
             },
             epochs=rung.epoch - (rungs[number - 2].epoch if number > 1 else 0),
-            reserve=0 if is_last else LEAST * (rungs[-1].epoch - rung.epoch),
+            reserve=() if is_last else LEAST * (rungs[-1].epoch - rung.epoch,),
         )
         told = _compared(remaining, stage, runner if is_last else early, executor, store, limit)
         failed += [one for one in told if one.failure]
@@ -138,13 +138,13 @@ class _Stage:
         rung: the rung.
         jobs: the trainings of each finalist, by the number of its trial.
         epochs: that the first training of each takes; others take all of the rung.
-        reserve: epochs for which there shall be time afterwards.
+        reserve: the epochs of trainings for which there shall be time afterwards.
     """
 
     rung: Rung
     jobs: dict[int, list[TrainingJob]]
     epochs: int
-    reserve: int
+    reserve: tuple[int, ...]
 
     def epochs_of(self, job: TrainingJob, number: int) -> int:
         """The epochs that a training of a finalist takes."""
@@ -159,13 +159,13 @@ class _Stage:
         for one in finalists:
             if one in waiting:
                 waiting.remove(one)
-                needed = self.epochs
+                needed: tuple[int, ...] = (self.epochs,)
             else:
-                needed = self.epochs * (1 + len(waiting)) + self.reserve
-            if limit.permits(needed):
+                needed = (1 + len(waiting)) * (self.epochs,) + self.reserve
+            if limit.permits(*needed):
                 yield self.jobs[one.trial.number][0]
         for seed in range(1, self.rung.seeds):
-            if not limit.permits(self.rung.epoch * sum(one.trial.number not in failures for one in finalists)):
+            if not limit.permits(*(self.rung.epoch for one in finalists if one.trial.number not in failures)):
                 break
             # Whether a training has failed shows meanwhile.
             yield from (self.jobs[one.trial.number][seed] for one in finalists if one.trial.number not in failures)
@@ -184,15 +184,20 @@ def _compared(
     number_of = {job: number for number, some in stage.jobs.items() for job in some}
     epochs = {job: stage.epochs_of(job, number) for job, number in number_of.items()}
     before = sum(epochs[job] for job in epochs if is_done(job, store, runner.parts))
-    permitted = stage.permitted(finalists, failures, limit)
-    limit.begin()
+    limit.begin(executor.at_once())
+
+    def begun() -> Iterator[TrainingJob]:
+        for job in stage.permitted(finalists, failures, limit):
+            if not is_done(job, store, runner.parts):
+                limit.begins(job, epochs[job])
+            yield job
+
     with progress_bar(f"training to epoch {stage.rung.epoch}", sum(epochs.values()), "epochs", before) as advance:
-        for job, outcome in run_jobs(permitted, runner, executor, store, keep=True):
+        for job, outcome in run_jobs(begun(), runner, executor, store, keep=True):
             advance(epochs[job], "")
+            limit.ended(job, failed=bool(outcome.failure))
             if outcome.failure:
                 failures.setdefault(number_of[job], outcome.failure)
-            else:
-                limit.trained(epochs[job])
     known = {number: [result for job in some if (result := store.get(job))] for number, some in stage.jobs.items()}
     # All are compared after equally many trainings.
     seeds = min((len(some) for number, some in known.items() if some and number not in failures), default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import html
 import pickle
@@ -288,6 +289,9 @@ def test_workers_may_have_gpus_where_the_search_has_none(
         def __init__(self, address, gpus):
             self.gpus = gpus
 
+        def at_once(self):
+            return 2
+
         def run(self, work, items):
             made.append((type(work), work.device, self.gpus))
             jobs = pickle.loads(pickle.dumps(list(items)))
@@ -296,6 +300,7 @@ def test_workers_may_have_gpus_where_the_search_has_none(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("psvit.executors.ray_cluster.check_cluster", lambda address: None)
+    monkeypatch.setattr("psvit.executors.ray_cluster.connected", contextlib.nullcontext)
     monkeypatch.setattr("psvit.search.ray_backend.RayEvaluator", Workers)
     monkeypatch.setattr("psvit.executors.ray_trials.RayExecutor", Trials)
     options = ("--workers", "ray://head:10001", *(("--device", device) if device else ()))

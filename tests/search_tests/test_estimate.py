@@ -8,11 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 import psvit.search.estimate as estimating
 import psvit.search.run as running
 from psvit import estimate_search, run_search
 from psvit.arch.costs import cost
+from psvit.executors.ray_trials import RayExecutor
 from psvit.io.announcements import ANNOUNCEMENTS
 from psvit.io.documents import read_yaml
 from psvit.io.run_folder import CONFIG, SCHEMA
@@ -45,7 +47,7 @@ def test_the_epochs_are_those_that_a_search_trains(plan, brief, few_digits, tmp_
     asked = {"trials": 5, "recipe": brief}
     planned = plan(**asked)
     others = len(references(planned.space, planned.limits))
-    expected = list(epochs_of(planned, 5, planned.training.epochs, others))
+    expected = list(epochs_of(planned, 5, planned.training.epochs, others, 1))
     seen, train = [], job_runner.train
 
     def remember(task, loader, recipe, *, folder, until, **kwargs):
@@ -67,7 +69,7 @@ def test_an_estimate_is_epochs_times_images_times_what_an_image_takes(plan, spee
     speed(0.001)
     planned = plan()
     found = estimating.estimate(planned)
-    epochs = list(epochs_of(planned, 48, planned.training.epochs, len(references(planned.space, planned.limits))))
+    epochs = list(epochs_of(planned, 48, planned.training.epochs, len(references(planned.space, planned.limits)), 1))
     an_epoch = 0.001 * len(planned.data.train)
     assert (found.supernet, found.scoring) == (0, pytest.approx(epochs[0] * an_epoch))
     assert found.selection == pytest.approx(sum(epochs[1:]) * an_epoch)
@@ -132,6 +134,57 @@ def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
     assert [told for _, told in planned_into] == [estimating.estimate(one) for one in found]
     # What is asked for stays.
     assert into_time(plan(trials=20), still(1000 * usual))[0].trials == 20
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """Sets how many workers there are of the cluster that is named."""
+
+    def use(number):
+        monkeypatch.setattr(RayExecutor, "at_once", lambda self: number)
+
+    return use
+
+
+def test_workers_shorten_a_search_and_make_room_for_more(plan, speed, workers):
+    speed(0.001)
+    alone = plan()
+    usual = estimating.estimate(alone).total
+    trials, totals = [], []
+    for number in (1, 2, 7, 1000):
+        workers(number)
+        planned = plan(workers="ray")
+        found = estimating.estimate(planned)
+        assert found.at_once == number
+        totals.append(found.total)
+        trials.append(into_time(planned, still(usual))[0].trials)
+    assert totals[0] == pytest.approx(usual)
+    assert all(more / 7 < fewer for more, fewer in pairwise(totals))
+    assert totals[1] == pytest.approx(usual / 2, rel=0.15)
+    assert trials[0] == 48
+    assert trials == sorted(trials)
+    assert trials[1] > 90
+    # No population begins before the last has ended, and the selection has three rungs.
+    an_epoch = 0.001 * len(planned.data.train)
+    others = len(references(planned.space, planned.limits))
+    assert others < 12
+    assert totals[-1] == pytest.approx((5 * 1 + (4 - 1) + 11) * an_epoch)
+
+
+def test_what_a_worker_takes_is_measured_with_one_thread(plan, monkeypatch, workers):
+    threads = []
+    monkeypatch.setattr(estimating, "_measured", lambda *args: threads.append(torch.get_num_threads()) or 0.001)
+    workers(4)
+    shared, alone, before = plan(workers="ray"), plan(), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        estimating.estimate(shared)
+        estimating.estimate(alone)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert {*threads[: len(threads) // 2]} == {1}
+    assert {*threads[len(threads) // 2 :]} == {3}
 
 
 def test_what_was_planned_is_frozen(speed, brief, few_digits, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from optuna.samplers import CmaEsSampler, NSGAIISampler, RandomSampler, TPESampl
 import psvit
 from psvit import Architecture, ImageData, InputError, Objective, ScoringFunction, Searcher, cost, run_search
 from psvit.data import Batches, Inputs, accuracy
+from psvit.executors import ray_cluster
 from psvit.io.announcements import ANNOUNCEMENTS
 from psvit.search.spaces import choose_space
 from psvit.search.trial import Score
@@ -431,7 +432,8 @@ def test_the_shortlist_of_a_score_of_ones_own_is_trained(search, stripes):
 @pytest.mark.xdist_group("ray")
 def test_workers_score_and_train_with_data_sets_scores_and_operators_of_ones_own(search, stripes, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    # Every training of a finalist is a process of its own, which takes seconds to begin.
+    connect, begun = ray_cluster.connect, []
+    monkeypatch.setattr(ray_cluster, "connect", lambda address: begun.append(address) or connect(address))
     options = {"data": stripes, "trials": 8, "finalists": 1, "recipe": SHORT}
     here = search("here", **options)
     there = search("there", **options, workers="ray")
@@ -441,6 +443,7 @@ def test_workers_score_and_train_with_data_sets_scores_and_operators_of_ones_own
     trained = search("trained", **inherited, workers="ray")
     alone = search("trained-here", **inherited)
     assert trained.trials == alone.trials
+    assert begun == ["ray", "ray"], "each search starts one cluster"
 
 
 # --- spaces that are made for images

@@ -5,11 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import psvit.search.estimate as estimating
 import psvit.search.run as running
+import psvit.search.selection.selection as selecting
 from psvit import run_search
-from psvit.search.time_limit import ALLOWED, TimeLimit
+from psvit.executors.executor import attempt
+from psvit.search.time_limit import ALLOWED, TimeLimit, elapsed
 from psvit.train import job_runner
 
 EPOCH = 10.0
@@ -97,12 +101,50 @@ def test_a_search_is_over_in_time_and_the_same_call_does_what_is_missing(search,
     assert clock.seconds == 0.0
 
 
+class Several:
+    """An executor that works on several items at the same time, by a clock that work moves."""
+
+    def __init__(self, clock, number):
+        self.clock, self.number = clock, number
+
+    def at_once(self):
+        return self.number
+
+    def run(self, work, items):
+        began = self.clock.seconds
+        free, done = [began] * self.number, []
+        for item in list(items):  # as Ray's: all are asked for at the beginning
+            self.clock.seconds = began
+            outcome = attempt(work, item)
+            free[0] += self.clock.seconds - began
+            done.append((free[0], len(done), item, outcome))
+            free.sort()
+        for end, _, item, outcome in sorted(done):
+            self.clock.seconds = end
+            yield item, outcome
+
+
+@pytest.mark.parametrize("slower", [1.0, 2.5, pytest.param(8.0, marks=pytest.mark.slow)])
+def test_a_search_on_several_workers_is_over_in_time_too(search, clock, monkeypatch, slower):
+    clock.an_epoch = slower * EPOCH
+    for module in (selecting, estimating):
+        monkeypatch.setattr(module, "executor_for", lambda *args: Several(clock, 3))
+    first = search()
+    assert 0.6 * SECONDS < clock.seconds <= 1.2 * SECONDS
+    if slower == 1.0:
+        assert not first.left_out
+        assert clock.seconds > 0.8 * SECONDS
+        assert first.wanted == len(first.trials) > 48
+    else:
+        assert first.left_out
+
+
 def test_a_machine_that_gets_slower_meanwhile_is_noticed(search, clock, monkeypatch):
     begin = TimeLimit.begin
 
-    def slowing(limit):
+    def slowing(limit, at_once):
         clock.an_epoch *= 1.5
-        begin(limit)
+        begin(limit, at_once)
 
     monkeypatch.setattr(TimeLimit, "begin", slowing)
     result = search()
@@ -113,7 +155,8 @@ def test_a_machine_that_gets_slower_meanwhile_is_noticed(search, clock, monkeypa
 def test_without_a_number_everything_is_permitted():
     limit = TimeLimit()
     limit.begin()
-    limit.trained(1)
+    limit.begins("one", 1)
+    limit.ended("one")
     assert limit.permits(1e12)
     assert not limit.is_up
 
@@ -123,10 +166,49 @@ def test_what_would_end_too_late_by_the_last_trainings_is_not_permitted():
     limit = TimeLimit(100.0, clock=lambda: now[0])
     assert limit.permits(1e12)  # nothing is known
     limit.begin()
+    limit.begins("one", 2)
     now[0] = 20.0
-    limit.trained(2)
+    limit.ended("one")
     assert limit.permits(ALLOWED * 100 / 10 - 2)
+    assert limit.permits(*[(ALLOWED * 100 / 10 - 2) / 4] * 4)
     assert not limit.is_up
     assert not limit.permits(ALLOWED * 100 / 10 - 1)
     assert limit.is_up
     assert limit.left == 80.0
+
+
+def test_what_has_begun_comes_first_and_workers_share_it():
+    now = [0.0]
+    limit = TimeLimit(100.0, clock=lambda: now[0])
+    limit.begin(2)
+    for name in "abc":
+        limit.begins(name, 1)
+    # An epoch takes 10 s: two trainings end together, and then the third.
+    now[0] = 10.0
+    limit.ended("a")
+    limit.ended("b")
+    now[0] = 20.0
+    limit.ended("c")
+    assert limit.permits(9)
+    assert not limit.permits(9.1)
+    assert limit.permits(9, 9)
+    assert not limit.permits(9, 9, 0.1)
+    limit.begins("d", 5)
+    limit.begins("e", 5)
+    assert limit.permits(4)
+    assert not limit.permits(4.1)
+    limit.ended("d", failed=True)
+    assert limit.permits(9)
+
+
+@given(st.lists(st.integers(1, 20), max_size=12), st.integers(1, 5))
+def test_what_passes_until_all_have_ended(trainings, at_once):
+    found = elapsed(trainings, at_once)
+    # By looking at every moment.
+    waiting, running, passed = list(trainings), [], 0
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            running.append(waiting.pop(0))
+        passed += 1
+        running = [left - 1 for left in running if left > 1]
+    assert found == passed

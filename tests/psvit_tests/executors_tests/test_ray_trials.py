@@ -9,7 +9,8 @@ import sys
 import textwrap
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import torch
 from ray import cloudpickle
 
 from psvit.errors import DivergedError, InputError
-from psvit.executors.executor import Outcome
+from psvit.executors.executor import Outcome, Portable
 from psvit.executors.ray_trials import RayExecutor
 
 # One cluster at a time, on however many processes the tests run.
@@ -92,6 +93,24 @@ def test_outcomes_come_when_they_are_known(joined, work):
     assert len(told) == 6, "each was done once"
     assert {tuple(line[1:3]) for line in told} == {("1", str(Path.cwd()))}
     assert not ray.is_initialized()
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Work that loads something, and says by which process and how often it was loaded there."""
+
+    loaded: Portable[list[int]] = field(default_factory=lambda: Portable(partial(list, [0])))
+
+    def __call__(self, number):
+        self.loaded.get()[0] += 1
+        return os.getpid(), self.loaded.get()[0]
+
+
+def test_a_process_does_several_items_and_keeps_what_it_has_loaded(joined):
+    executor = joined()
+    found = [outcome.value for _, outcome in executor.run(Loads(), range(12))]
+    assert len({process for process, _ in found}) <= executor.at_once() < 12
+    assert max(times for _, times in found) > 1
 
 
 def test_nothing_to_do_starts_nothing(monkeypatch, work):
