@@ -20,6 +20,7 @@ from psvit.errors import InputError
 from psvit.executors.choose_executor import reached
 from psvit.io.announcements import announce
 from psvit.io.arguments import positive, read_image_size, several, whole
+from psvit.io.cores import usable_cores
 from psvit.io.documents import Place, digest_of_file, path_of, read_yaml
 from psvit.io.progress import in_time
 from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
@@ -45,6 +46,9 @@ COMMAND = "psvit-search"
 
 FINALISTS = 5
 """How many of the best by score enter the selection by default, besides the references."""
+
+LONG_S = 600.0
+"""Seconds of a search from which it is worth starting workers."""
 
 
 def run_search(
@@ -330,6 +334,9 @@ def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
     found = estimated or estimate(plan)
     if found:
         announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}")
+        cores = usable_cores() if plan.scoring_device.type == "cpu" and not plan.asked.workers else 1
+        if cores > 1 and found.total > LONG_S:
+            announce(f"time: with --workers ray, {cores} networks are trained at once, each on a core of its own")
     seconds = plan.asked.seconds
     if found and seconds and plan.is_trained and found.total > seconds:
         fewer = ", or fewer --trials" if plan.asked.trials else ""

@@ -171,6 +171,27 @@ def test_workers_shorten_a_search_and_make_room_for_more(plan, speed, workers):
     assert totals[-1] == pytest.approx((5 * 1 + (4 - 1) + 11) * an_epoch)
 
 
+@pytest.mark.parametrize(
+    ("cores", "an_image", "changes", "is_said"),
+    [
+        (8, 1.0, {}, True),
+        (8, 1.0, {"evaluator": "inherited"}, True),
+        (1, 1.0, {}, False),
+        (8, 1e-6, {}, False),
+        (8, 1.0, {"workers": "ray"}, False),
+    ],
+)
+def test_long_searches_that_use_one_process_are_told_of_workers(
+    speed, workers, monkeypatch, tmp_path, caplog, cores, an_image, changes, is_said
+):
+    caplog.set_level(logging.INFO, ANNOUNCEMENTS)
+    speed(an_image)
+    workers(8)
+    monkeypatch.setattr(running, "usable_cores", lambda: cores)
+    estimate_search(budget="0.5MFLOPs", data="digits", out=tmp_path / "run", **changes)
+    assert ("with --workers ray, 8 networks are trained at once" in caplog.text) is is_said
+
+
 def test_what_a_worker_takes_is_measured_with_one_thread(plan, monkeypatch, workers):
     threads = []
     monkeypatch.setattr(estimating, "_measured", lambda *args: threads.append(torch.get_num_threads()) or 0.001)
