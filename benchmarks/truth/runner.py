@@ -32,6 +32,10 @@ class ProcessExecutor:
     def __init__(self, processes: int) -> None:
         self._processes = processes
 
+    def at_once(self) -> int:
+        """One in each process."""
+        return self._processes
+
     def run(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[tuple[Item, Outcome[Result]]]:
         """See `psvit.executors.executor.Executor`; folders that other processes are at work in are outcomes as well."""
         waiting = iter(items)
