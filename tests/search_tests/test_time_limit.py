@@ -16,7 +16,7 @@ from psvit.executors.executor import attempt
 from psvit.search.time_limit import ALLOWED, TimeLimit, elapsed
 from psvit.train import job_runner
 
-EPOCH = 10.0
+EPOCH = 20.0
 """Seconds that an epoch of a network is planned with."""
 
 SECONDS = 800.0
@@ -129,12 +129,13 @@ def test_a_search_on_several_workers_is_over_in_time_too(search, clock, monkeypa
     clock.an_epoch = slower * EPOCH
     for module in (selecting, estimating):
         monkeypatch.setattr(module, "executor_for", lambda *args: Several(clock, 3))
-    first = search()
-    assert 0.6 * SECONDS < clock.seconds <= 1.2 * SECONDS
+    seconds = SECONDS / 2
+    first = search(seconds=seconds)
+    assert 0.6 * seconds < clock.seconds <= 1.2 * seconds
     if slower == 1.0:
         assert not first.left_out
-        assert clock.seconds > 0.8 * SECONDS
-        assert first.wanted == len(first.trials) > 48
+        assert clock.seconds > 0.8 * seconds
+        assert first.wanted == len(first.trials)
     else:
         assert first.left_out
 
