@@ -147,8 +147,9 @@ def run_search(
         storage: where the study is kept, so that several processes can work on it: a journal file or a URL. By default,
             a journal in the run's folder.
         study: the name of the study in the storage. By default, it follows from the configuration.
-        workers: a Ray cluster that scores candidates and trains finalists: `ray`, or `ray://host:port`; behind it the
-            share of a GPU that each worker takes, as in `ray:gpus=0.25`.
+        workers: a Ray cluster that scores candidates and trains finalists, a network on each core or GPU: `ray`, which
+            starts one on this machine if there is none, or `ray://host:port`; behind it the share of a GPU that each
+            worker takes, as in `ray:gpus=0.25`.
         out: the run's folder. By default, one below `runs/`, which is announced.
         seed: the seed of everything random. On a CPU, the same seed gives the same result.
         device: where to compute. By default, a GPU if there is one.
