@@ -188,8 +188,8 @@ SEARCHERS = ("evolution", "stratified", "random", "enumerate", "optuna-tpe", "op
 @click.option(
     "--workers",
     default=None,
-    help="Score and train on a Ray cluster, a network on each core or GPU: ray, which starts one on this machine if there "
-    "is none, or ray://host:port. With ray:gpus=0.25, four workers share a GPU.",
+    help="Score and train on a Ray cluster, a network on each core or GPU: ray, which starts one on this machine if "
+    "there is none, or ray://host:port. With ray:gpus=0.25, four workers share a GPU.",
 )
 @recipe_options("a supernet that is trained first", "supernet")
 @recipe_options(
