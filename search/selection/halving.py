@@ -166,9 +166,13 @@ class _Stage:
                 yield self.jobs[one.trial.number][0]
         for seed in range(1, self.rung.seeds):
             if not limit.permits(*(self.rung.epoch for one in finalists if one.trial.number not in failures)):
-                break
-            # Whether a training has failed shows meanwhile.
-            yield from (self.jobs[one.trial.number][seed] for one in finalists if one.trial.number not in failures)
+                return
+            for one in finalists:
+                # Whether a training has failed, and how long the first takes, shows meanwhile.
+                if one.trial.number not in failures:
+                    if not limit.permits(self.rung.epoch):
+                        return
+                    yield self.jobs[one.trial.number][seed]
 
 
 def _compared(
