@@ -80,12 +80,13 @@ class Estimate:
         return f"{in_time(self.total)} ({', '.join(steps)}{at_once})"
 
 
-def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
+def estimate(plan: SearchPlan, seconds: float | None = None, at_once: int | None = None) -> Estimate | None:
     """How long a search will take; `None` if nothing of it can be told, as no network is trained.
 
     Args:
         plan: the plan.
         seconds: that a worker trains on an image, if that was measured before.
+        at_once: how many networks are trained at the same time, if the cluster was asked before.
 
     Raises:
         InputError: there is no cluster where it was said to be.
@@ -93,7 +94,7 @@ def estimate(plan: SearchPlan, seconds: float | None = None) -> Estimate | None:
     if plan.training is None:
         return None
     assert plan.data is not None
-    at_once = _at_once(plan)
+    at_once = _at_once(plan) if at_once is None else at_once
     seconds = _seconds_an_image(plan) if seconds is None else seconds
     epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan), at_once))
     an_epoch = seconds * len(plan.data.train)
@@ -134,7 +135,7 @@ def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate 
         while epochs == plan.training.epochs and trials < MOST_TRIALS and fits(trials + 1, epochs):
             trials += 1
     planned = plan.planned_with(trials, plan.training.with_epochs(epochs))
-    return planned, estimate(planned, an_image)
+    return planned, estimate(planned, an_image, at_once)
 
 
 def scoring_share(plan: SearchPlan, at_once: int) -> float:

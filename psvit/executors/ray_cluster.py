@@ -118,8 +118,7 @@ def connected(address: str) -> Iterator[None]:
 
 def room(resources: Mapping[str, float]) -> int:
     """How many workers with such resources the nodes that are alive hold."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(min(int(node.get(name, 0) / amount) for name, amount in resources.items()) for node in nodes)
+    return sum(_held(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
 
 
 def room_here(resources: Mapping[str, float]) -> int:
@@ -127,7 +126,12 @@ def room_here(resources: Mapping[str, float]) -> int:
     import torch  # who starts workers need not compute
 
     has = {"CPU": usable_cores(), "GPU": torch.cuda.device_count()}
-    return max(1, min(int(has[name] / amount) for name, amount in resources.items()))
+    return max(1, _held(has, resources))
+
+
+def _held(has: Mapping[str, float], resources: Mapping[str, float]) -> int:
+    """How many workers with such resources fit into what a machine has."""
+    return min(int(has.get(name, 0) / amount) for name, amount in resources.items())
 
 
 def check_room(resources: Mapping[str, float]) -> int:
