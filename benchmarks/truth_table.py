@@ -5,6 +5,7 @@
                                                                          trains a supernet, scores networks with it
     python benchmarks/truth_table.py tune --data CIFAR10 --supernet runs/truth/supernet-budget-5000000-0-24
                                                                          trains them shortly from its weights
+    python benchmarks/truth_table.py look --data CIFAR10                 trains all for an epoch with less warm-up
     python benchmarks/truth_table.py figures                             says what the rows so far say
     python benchmarks/truth_table.py prior                               fits the prior of searches on the rows so far
     python benchmarks/truth_table.py favourite --data CIFAR10            trains what a fit on 5 MFLOPs prefers at 10
@@ -34,6 +35,7 @@ from psvit.train.training_job import TrainingJob
 ROWS_FILE = FOLDER / "rows.csv"
 PILOT_FILE = FOLDER / "pilot.csv"
 FAVOURITES_FILE = FOLDER / "favourites.csv"
+LOOKS_FILE = FOLDER / "looks.csv"
 RECIPE_FILE = FOLDER / "recipe.yaml"
 
 
@@ -41,7 +43,8 @@ def main() -> None:
     """Do what the first word says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    for name, action in (("train", train), ("pilot", run_pilot), ("tune", tune), ("favourite", train_favourite)):
+    trainings = {"train": train, "pilot": run_pilot, "tune": tune, "favourite": train_favourite, "look": look}
+    for name, action in trainings.items():
         one = actions.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
         one.set_defaults(action=action)
         one.add_argument("--data", required=True, help="the images")
@@ -50,7 +53,7 @@ def main() -> None:
         one.add_argument("--device", default="cpu")
         one.add_argument("--work", type=Path, default=Path("runs/truth"), help="what unfinished trainings need")
         one.add_argument("--table", type=Path, help="file of the rows; default: the committed one")
-        if action is train:
+        if action in (train, look):
             one.add_argument("--macs", type=int, help="only networks of this budget; default: all, in order")
         if action is train_favourite:
             one.add_argument("--macs", type=int, default=10_000_000, help="the budget")
@@ -107,6 +110,15 @@ def train_favourite(options: argparse.Namespace) -> None:
     network = regression.favourite(entries(rows.read(ROWS_FILE), recipe.digest), options.macs)
     wanted = [networks.job_of(network, recipe, seed) for seed in range(options.seeds)]
     _run(wanted, options, options.table or FAVOURITES_FILE, [network])
+
+
+def look(options: argparse.Namespace) -> None:
+    """Train all networks for an epoch, with a shorter warm-up than the table's recipe has."""
+    from truth import looks
+
+    listed = [network for network in networks.load() if options.macs in (None, network.macs)]
+    for warmup in looks.WARMUPS:
+        _run(looks.jobs(listed, Recipe.load(RECIPE_FILE), warmup), options, options.table or LOOKS_FILE)
 
 
 def run_pilot(options: argparse.Namespace) -> None:

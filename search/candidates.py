@@ -8,7 +8,7 @@ those on latency keep what has to be left out small.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -20,7 +20,6 @@ from psvit.arch.architecture import Architecture
 from psvit.errors import InputError
 from psvit.search.bounds import Bound, includes, includes_all
 from psvit.search.history import History, Seen
-from psvit.search.prior import promise
 from psvit.search.proposal import Proposal
 from psvit.space.budget import Budget, Limit
 from psvit.space.feasible import FeasibleSet, feasible_set
@@ -42,6 +41,9 @@ TURNS, TURN = 8, 64
 
 PROMISING = 128
 """Of so many candidates of a kind the most promising one is taken, where that is asked for."""
+
+Predict = Callable[[Sequence[Architecture]], NDArray[np.float64]]
+"""From architectures to numbers that rank them, (n,); more is better."""
 
 
 class Candidates:
@@ -179,15 +181,16 @@ class Candidates:
         return [*drawn, *self.draw_unseen(n - len(drawn), seen, rng)]
 
     def draw_promising(
-        self, n: int, seen: Seen, rng: np.random.Generator, known: Sequence[Architecture]
+        self, n: int, seen: Seen, rng: np.random.Generator, known: Sequence[Architecture], predict: Predict
     ) -> list[Architecture]:
-        """Draw `PROMISING` members of a kind (layout and stem), and take the one that the prior ranks first.
+        """Draw `PROMISING` members of a kind (layout and stem), and take the one that is predicted to be the best.
 
         Args:
             n: of how many kinds, at most.
             seen: those that are not wanted; what is drawn is added.
             rng: of the draw.
             known: architectures whose kinds have had their turn.
+            predict: ranks architectures, see `psvit.search.prediction`.
 
         Returns:
             One of each kind; fewer than `n` if no more kinds are left.
@@ -198,9 +201,10 @@ class Candidates:
                 break
             if any(part.contains(arch) for arch in known):
                 continue
-            if arch := max(islice(self._fitting(members, seen, rng), PROMISING), key=promise, default=None):
-                seen.add(arch)
-                drawn.append(arch)
+            if some := [*islice(self._fitting(members, seen, rng), PROMISING)]:
+                best = some[int(np.argmax(predict(some)))]
+                seen.add(best)
+                drawn.append(best)
         return drawn
 
     def _in_turn(

@@ -288,7 +288,7 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     scored_by = asked.scored_by()
     evaluator = read_evaluator(asked.evaluator) if scored_by == "own" else None
     few, asks_one = scored_by == "trained", len(asked.objectives) == 1
-    searcher = make_searcher(asked.searcher or "evolution", few=few, prior=few and asks_one and not asked.inherits)
+    searcher = make_searcher(asked.searcher or "evolution", few=few, predicts=few and asks_one and not asked.inherits)
     names, own = read_objectives(asked.objectives, ACCURACY if evaluator is None else SCORE)
     bounds = asked.bounds()
     if asked.study and not asked.storage:

@@ -2,13 +2,12 @@
 
 It is a linear function of a network's structure, fitted by ridge regression on small networks that were trained alone
 on CIFAR-10 (`benchmarks/truth`; `docs/benchmarks.md` says what it is worth). There it ranks networks of a cost that it
-was not fitted on better than chance. For other images nobody knows, so a search draws one candidate of each kind by
-it, and at least as many without it.
+was not fitted on better than chance. For other images nobody knows, so what a search's own trainings tell takes its
+place as they become more (`psvit.search.prediction`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 from psvit.arch.architecture import Architecture
@@ -73,10 +72,6 @@ WEIGHTS = {
 
 ROWS = 76
 """Rows of `benchmarks/truth/rows.csv` that the weights are fitted on, from the first on."""
-
-
-VERSION = hashlib.sha256(repr(WEIGHTS).encode()).hexdigest()[:8]
-"""Of the prior. A search is continued only with the same."""
 
 
 def promise(arch: Architecture) -> float:

@@ -113,10 +113,10 @@ def run_search(
             the budget and scores nothing. Or one of your own: a function from a list of
             architectures to a list of numbers, more being better; a `ScoringFunction`, which has a version; or an
             `Evaluator`.
-        searcher: `evolution`, the default, which breeds the best so far; with short trainings, the first come from
-            every kind of network in turn, one of each chosen by a prior (`psvit.search.prior`). Or `stratified`,
-            where all come from every kind in turn; `random`, `enumerate`, `optuna-tpe`, `optuna-nsga2` or `optuna-gp`;
-            a sampler of Optuna's; or a `Searcher` of your own.
+        searcher: `evolution`, the default, which breeds the best so far, references first; with short trainings, it
+            chooses by a prediction (`psvit.search.prediction`). Or `stratified`, where candidates come from every kind
+            of network in turn; `random`, `enumerate`, `optuna-tpe`, `optuna-nsga2` or `optuna-gp`; a sampler of
+            Optuna's; or a `Searcher` of your own.
         objectives: what is improved. The first is `accuracy` or `score`, two names for what candidates are scored with.
             Then any of `macs`, `params`, `memory`, `latency` and `Objective`s of your own. Several give a Pareto front.
         trials: how many architectures the searcher proposes, after the references. By default 256, 48 with short

@@ -147,9 +147,8 @@ def choose_recipe(
         )
     epochs = changes.get("epochs")
     if isinstance(epochs, int) and 0 < epochs < chosen.epochs:
-        # Who asks for fewer need not know that there is a warm-up. Short trainings too are better with some of it.
-        shorter = max(in_proportion(chosen.warmup_epochs, epochs, chosen.epochs), 1)
-        changes.setdefault("warmup_epochs", min(shorter, epochs - 1, chosen.warmup_epochs))
+        # Who asks for fewer need not know that there is a warm-up.
+        changes.setdefault("warmup_epochs", in_proportion(chosen.warmup_epochs, epochs, chosen.epochs))
     chosen = chosen.override(changes, "supernet recipe" if supernet else "recipe")
     if teacher is not None:
         chosen.check_teacher(teacher)

@@ -42,7 +42,7 @@ class Recipe(Value):
         opt_eps: what the optimiser adds to a denominator. Null: the optimiser's default.
         lr: peak learning rate for this batch size.
         min_lr: learning rate at the end of the cosine.
-        warmup_epochs: epochs of linear warm-up.
+        warmup_epochs: epochs of linear warm-up, also parts of one, such as 0.5.
         warmup_lr: learning rate that warm-up begins with. Null: `min_lr`.
         weight_decay: for all parameters but norms, biases and positions.
         layer_decay: learning rate of each layer relative to the one after it; for networks only. Null: all have one.
@@ -79,7 +79,7 @@ class Recipe(Value):
     opt_eps: PositiveFloat | None = None
     lr: PositiveFloat
     min_lr: NonNegativeFloat = 1e-5
-    warmup_epochs: NonNegativeInt = 0
+    warmup_epochs: NonNegativeInt | NonNegativeFloat = 0
     warmup_lr: NonNegativeFloat | None = None
     weight_decay: NonNegativeFloat = 0.05
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -212,17 +212,14 @@ class Recipe(Value):
         return cls.from_dict(read_yaml(path, SCHEMA), source=str(path))
 
     def with_epochs(self, epochs: int) -> Self:
-        """The same recipe with another number of epochs, and with warm-up and averaging in proportion.
-
-        Short trainings too are better with some warm-up, so a half of an epoch of it becomes a whole one.
-        """
+        """The same recipe with another number of epochs, and with warm-up and averaging in proportion."""
         share = epochs / self.epochs
         if share == 1:
             return self
         return self.override(
             {
                 "epochs": epochs,
-                "warmup_epochs": min(in_proportion(self.warmup_epochs, epochs, self.epochs), epochs - 1),
+                "warmup_epochs": in_proportion(self.warmup_epochs, epochs, self.epochs),
                 "ema_decay": None if self.ema_decay is None else round(self.ema_decay ** (1 / share), 6),
             }
         )
@@ -284,9 +281,13 @@ def _check_opt(opt: str, betas: bool, eps: bool) -> None:
             raise ValueError(f"{name} must be null for {opt}, which has none")
 
 
-def in_proportion(warmup_epochs: int, epochs: int, whole: int) -> int:
-    """The warm-up of a schedule of `epochs` instead of `whole` ones; a half of an epoch becomes a whole one."""
-    return (2 * warmup_epochs * epochs + whole) // (2 * whole)
+def in_proportion(warmup_epochs: float, epochs: int, whole: int) -> float:
+    """The warm-up of a schedule of `epochs` instead of `whole` ones, in hundredths of an epoch.
+
+    Where it is a whole number it is an `int`, so that the recipe has the digest that a person's has.
+    """
+    hundredths = math.floor(100 * warmup_epochs * epochs / whole)
+    return hundredths / 100 if hundredths % 100 else hundredths // 100
 
 
 def shipped_recipes(*, of_supernets: bool = False) -> list[str]:

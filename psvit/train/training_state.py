@@ -149,7 +149,7 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch:
         optimizer,
         t_initial=recipe.epochs * steps_per_epoch,
         lr_min=min(recipe.min_lr, recipe.lr),
-        warmup_t=recipe.warmup_epochs * steps_per_epoch,
+        warmup_t=round(recipe.warmup_epochs * steps_per_epoch),
         warmup_lr_init=min(warmup_lr, recipe.lr),
         t_in_epochs=False,
     )

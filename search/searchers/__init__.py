@@ -25,15 +25,15 @@ SEARCHERS: dict[str, Callable[[], Searcher]] = {
 }
 
 
-def make_searcher(given: str | Searcher | BaseSampler, *, few: bool = False, prior: bool = False) -> Searcher:
+def make_searcher(given: str | Searcher | BaseSampler, *, few: bool = False, predicts: bool = False) -> Searcher:
     """The searcher of a name, one of a user's own, or one that asks a sampler of Optuna's.
 
     Args:
         given: the name, the searcher or the sampler.
         few: whether candidates are few because scores cost much. Evolution then has small generations, and the first
             candidates are drawn from every kind of network.
-        prior: whether some of these are what the prior (`psvit.search.prior`) calls promising. It was fitted on the
-            accuracy of trainings from random weights.
+        predicts: whether evolution then chooses candidates by `psvit.search.prediction`, which knows trainings from
+            random weights.
 
     Raises:
         InputError: it is none of these.
@@ -48,5 +48,5 @@ def make_searcher(given: str | Searcher | BaseSampler, *, few: bool = False, pri
             "or a sampler of Optuna's"
         )
     if few and given == Evolution.name:
-        return Evolution(batch_size=12, first=24, stratified=True, prior=prior)
+        return Evolution(batch_size=12, first=24, stratified=True, predicts=predicts)
     return SEARCHERS[given]()

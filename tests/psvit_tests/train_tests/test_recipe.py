@@ -43,7 +43,7 @@ def recipes(draw) -> Recipe:
         opt=draw(st.sampled_from(["adamw", "sgd", "lamb"])),
         lr=draw(positive),
         min_lr=draw(st.floats(0, 1)),
-        warmup_epochs=draw(st.integers(0, epochs - 1)),
+        warmup_epochs=draw(st.integers(0, epochs - 1) | st.floats(0, epochs, exclude_max=True)),
         warmup_lr=draw(st.none() | st.floats(0, 1)),
         clip_grad=draw(st.none() | positive),
         smoothing=draw(fractions),
@@ -154,11 +154,22 @@ def test_grey_images_are_changed_less_by_default(image_size, images, begin):
         assert grey.override(same) == colour
 
 
+@given(epochs=st.integers(1, 60), shorter=st.integers(1, 60), hundredths=st.integers(0, 6000))
+def test_warm_up_keeps_its_share_of_the_epochs(epochs, shorter, hundredths):
+    warmup = min(hundredths / 100, epochs - 0.01)
+    recipe = Recipe(epochs=epochs, batch_size=8, lr=0.01, warmup_epochs=warmup)
+    short = recipe.with_epochs(shorter)
+    assert 0 <= short.warmup_epochs < short.epochs
+    assert short.warmup_epochs == pytest.approx(warmup * shorter / epochs, abs=0.0101)
+    # A whole number is one in the file as well, so that the recipe has the digest that a person's has.
+    assert isinstance(short.warmup_epochs, int) or short.epochs == epochs or short.warmup_epochs % 1
+
+
 def test_of_fewer_images_there_are_more_epochs_and_fewer_steps():
     usual = Recipe.load("cifar")
     few = default_recipe(28, 5000, 3, supernet=False)
     assert few.epochs == round(usual.epochs * 10**0.5)
-    assert few.warmup_epochs == round(usual.warmup_epochs * few.epochs / usual.epochs)
+    assert few.warmup_epochs == pytest.approx(usual.warmup_epochs * few.epochs / usual.epochs, abs=0.01)
     assert few.override({"epochs": 30, "warmup_epochs": 2}) == usual
     assert default_recipe(224, 2, 3, supernet=False).epochs == 500
 
@@ -186,9 +197,9 @@ def test_automatic_precision_is_decided_by_the_device(monkeypatch, device, has_g
 @pytest.mark.parametrize(
     ("settings", "epochs", "warmup"),
     [
-        ({"epochs": 1}, 1, 0),
-        ({"epochs": 2}, 2, 1),
-        ({"epochs": 9}, 9, 1),
+        ({"epochs": 1}, 1, 0.06),
+        ({"epochs": 2}, 2, 0.13),
+        ({"epochs": 15}, 15, 1),
         ({"epochs": 45}, 45, 2),
         ({"epochs": 2, "warmup_epochs": 0}, 2, 0),
     ],

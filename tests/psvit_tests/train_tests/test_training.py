@@ -337,14 +337,15 @@ def test_one_step_of_sgd_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(("warmup_lr", "begin"), [(None, 0.0001), (0.0, 0.0), (1.0, 0.01)])
-def test_the_learning_rate_warms_up_and_follows_a_cosine(tmp_path, warmup_lr, begin):
-    recipe = Recipe(epochs=5, batch_size=4, lr=0.01, min_lr=0.0001, warmup_epochs=2, warmup_lr=warmup_lr)
+@pytest.mark.parametrize(("warmup_epochs", "steps"), [(2, 10), (1.4, 7), (0.4, 2)])
+def test_the_learning_rate_warms_up_and_follows_a_cosine(tmp_path, warmup_epochs, steps, warmup_lr, begin):
+    recipe = Recipe(epochs=5, batch_size=4, lr=0.01, min_lr=0.0001, warmup_epochs=warmup_epochs, warmup_lr=warmup_lr)
     log = run(tmp_path, recipe).log
     rates = []
     for epoch in range(5):
         last = 5 * epoch + 4  # the last of an epoch's five steps
-        if last < 10:
-            rates.append(begin + (0.01 - begin) * last / 10)
+        if last < steps:
+            rates.append(begin + (0.01 - begin) * last / steps)
         else:
             rates.append(0.0001 + (0.01 - 0.0001) * (1 + math.cos(math.pi * last / 25)) / 2)
     assert [row["lr"] for row in log] == pytest.approx(rates, rel=1e-6)
