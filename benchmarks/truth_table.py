@@ -155,7 +155,8 @@ def figures(options: argparse.Namespace) -> None:
     from truth.figures import report
 
     scores = [options.inherited] if options.inherited else []
-    print(report(rows.read(options.table or ROWS_FILE), Recipe.load(RECIPE_FILE).digest, *scores))
+    table = options.table or ROWS_FILE
+    print(report(rows.read(table), Recipe.load(RECIPE_FILE), *scores, looks=rows.read(LOOKS_FILE)))
 
 
 def prior(options: argparse.Namespace) -> None:

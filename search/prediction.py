@@ -8,7 +8,7 @@ trainings it follows the prior, and with many what it has seen: on images of ano
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from psvit.arch.architecture import Architecture
 from psvit.search.candidates import Predict
 from psvit.search.prior import WEIGHTS, promise, structure
 from psvit.search.trial import Trial
-
-Floats = NDArray[np.float64]
 
 PENALTY = 30.0
 """Of the regression, for columns of unit variance."""
@@ -36,23 +34,23 @@ VERSION = hashlib.sha256(repr((WEIGHTS, PENALTY, TRUST)).encode()).hexdigest()[:
 """Of the prediction. A search is continued only with the same."""
 
 
-def predictor(trials: Sequence[Trial]) -> Predict:
+def predictor(trials: Sequence[Trial], prior: Callable[[Architecture], float] = promise) -> Predict:
     """What ranks architectures that were not trained, (n,): more is better, and only differences count.
 
     Args:
         trials: those with a score; they are what is known.
+        prior: what is thought of architectures before anything is known.
     """
     if len(trials) < FEWEST:
-        return lambda archs: np.array([promise(arch) for arch in archs])
-    columns, scores = _columns([trial.arch for trial in trials]), np.array([trial.score.value for trial in trials])
+        return lambda archs: np.array([prior(arch) for arch in archs])
+
+    def columns_of(archs: Sequence[Architecture]) -> NDArray[np.float64]:
+        return np.array([[*structure(arch).values(), prior(arch)] for arch in archs]).reshape(len(archs), -1)
+
+    columns, scores = columns_of([trial.arch for trial in trials]), np.array([trial.score.value for trial in trials])
     middle, spread = columns.mean(axis=0), columns.std(axis=0)
     spread[spread < ALIKE * (1 + np.abs(middle))] = np.inf  # what is alike in all tells nothing
     spread[-1] /= TRUST
     known = (columns - middle) / spread
     weights = np.linalg.solve(known.T @ known + PENALTY * np.eye(len(middle)), known.T @ (scores - scores.mean()))
-    return lambda archs: np.asarray((_columns(archs) - middle) / spread @ weights)
-
-
-def _columns(archs: Sequence[Architecture]) -> Floats:
-    """The structure and what the prior says of it, (n, columns)."""
-    return np.array([[*structure(arch).values(), promise(arch)] for arch in archs]).reshape(len(archs), -1)
+    return lambda archs: np.asarray((columns_of(archs) - middle) / spread @ weights)

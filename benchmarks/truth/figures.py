@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from psvit.search.fidelity.record import Estimate
+from psvit.train.recipe import Recipe
 from truth import supernets
 from truth.entries import RANDOM, Entry, entries
-from truth.regression import prior_lines, regression_lines
+from truth.looks import look_lines
+from truth.regression import prior_lines, prior_of, regression_lines
 from truth.rows import Row
 from truth.selection import selection_lines
 from truth.supernets import Inherited
@@ -36,9 +38,16 @@ LOOKS = (1, 2, 3, 4, 6)
 # scores that cannot be told apart the simplest is used: the earlier in the table, which begins with the cheapest.
 
 
-def report(rows: Sequence[Row], recipe_digest: str, scores: Path = supernets.FILE) -> str:
-    """Everything, as Markdown; `scores` is the file of inherited ones."""
-    found, inherited = entries(rows, recipe_digest), supernets.read(scores)
+def report(rows: Sequence[Row], recipe: Recipe, scores: Path = supernets.FILE, looks: Sequence[Row] = ()) -> str:
+    """Everything, as Markdown.
+
+    Args:
+        rows: of the table.
+        recipe: of the table.
+        scores: the file of inherited scores.
+        looks: rows of looks, see `truth.looks`.
+    """
+    found, inherited = entries(rows, recipe.digest), supernets.read(scores)
     lines = [f"{sum(len(entry.rows) for entry in found)} trainings of {len(found)} networks", ""]
     for budget in sorted({entry.budget for entry in found}):
         some = [entry for entry in found if entry.budget == budget]
@@ -47,7 +56,9 @@ def report(rows: Sequence[Row], recipe_digest: str, scores: Path = supernets.FIL
         if len(some) < FEWEST:
             lines += [f"Fewer than {FEWEST} networks: no figures about ranking yet.", ""]
             continue
-        lines += [*_ranking_lines(some), "", *inherited_lines(some, inherited), *tuned_lines(some, rows)]
+        others = [entry for entry in found if entry.budget != budget]
+        lines += [*_ranking_lines(some), "", *look_lines(some, looks, recipe, prior_of(others))]
+        lines += [*inherited_lines(some, inherited), *tuned_lines(some, rows)]
         lines += [*regression_lines(some, found), "", *selection_lines(some, inherited, rows), ""]
     lines += prior_lines(found)
     return "\n".join(lines).rstrip()

@@ -1,15 +1,20 @@
 """Looks: the networks of the table after their first epoch, with a shorter warm-up than the table's recipe has.
 
 What a search by short trainings begins with is such a look. The table's own rows say what a network has after an epoch
-that is all warm-up; these rows say what it has if the warm-up ends earlier, and all else is equal.
+that is all warm-up; these rows say what it has if the warm-up ends earlier, and all else is equal. They also tell what
+`psvit.search.prediction` is worth, which a search fits on such looks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from psvit import Architecture, cost
+from psvit.search.fidelity.measures import kendall_tau
+from psvit.search.prediction import predictor
+from psvit.search.trial import Score, Trial
 from psvit.train.recipe import Recipe
 from psvit.train.training_job import TrainingJob
 from truth.entries import Entry
@@ -26,6 +31,9 @@ EPOCH = 1
 FEWEST = 8
 """Networks below which nothing is said."""
 
+FITTED, DIVISIONS = (9, 15, 21, 30), 100
+"""Numbers of networks that the prediction is fitted on, and random divisions into these and those that are ranked."""
+
 
 def with_warmup(recipe: Recipe, warmup: float) -> Recipe:
     """The table's recipe with another warm-up."""
@@ -38,8 +46,17 @@ def jobs(networks: Sequence[Network], recipe: Recipe, warmup: float) -> list[Tra
     return [TrainingJob(**{**vars(job), "until": EPOCH}) for job in some]
 
 
-def look_lines(some: Sequence[Entry], looks: Sequence[Row], recipe: Recipe) -> Iterator[str]:
-    """How well a look ranks networks of a budget, beside the table's own first epoch."""
+def look_lines(
+    some: Sequence[Entry], looks: Sequence[Row], recipe: Recipe, prior: Callable[[Architecture], float] | None
+) -> Iterator[str]:
+    """How well a look ranks networks of a budget, beside the table's own first epoch, and what a fit on looks is worth.
+
+    Args:
+        some: the networks.
+        looks: rows of looks.
+        recipe: of the table.
+        prior: fitted on the networks of other budgets, if there are any.
+    """
     for warmup in WARMUPS:
         digest = with_warmup(recipe, warmup).digest
         by_arch = {row.arch_digest: row for row in looks if row.recipe_digest == digest}
@@ -60,3 +77,32 @@ def look_lines(some: Sequence[Entry], looks: Sequence[Row], recipe: Recipe) -> I
         yield ""
         yield f"Within strata, {warmup:g} is ahead by {as_cells(advantage(mine, own, truths, strata))}."
         yield ""
+        yield "| predicted after looks at so many others | prior | tau within strata | tau over them |"
+        yield "|---|---|---|---|"
+        for number in FITTED:
+            if number > len(known) - FEWEST:
+                break
+            for name, one in (("none", lambda arch: 0.0), ("of the other budgets", prior)):
+                if one:
+                    within, over = _predicted(known, mine, number, one)
+                    yield f"| {number} | {name} | {within:.2f} | {over:.2f} |"
+        yield ""
+
+
+def _predicted(
+    some: Sequence[Entry], scores: np.ndarray, number: int, prior: Callable[[Architecture], float]
+) -> tuple[float, float]:
+    """How well the prediction ranks the networks that it was not fitted on: mean taus within strata and over them."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(DIVISIONS):
+        order = rng.permutation(len(some))
+        fitted, left = order[:number].tolist(), [some[place] for place in order[number:].tolist()]
+        trials = [
+            Trial(number=place, arch=some[place].arch, cost=cost(some[place].arch), score=Score(value=scores[place]))
+            for place in fitted
+        ]
+        predicted = predictor(trials, prior)([entry.arch for entry in left])
+        truths = np.array([entry.truth for entry in left])
+        found.append([float(kendall_tau(predicted, truths, strata=strata)[0]) for strata in (strata_of(left), None)])
+    within, over = np.nanmean(found, axis=0)
+    return float(within), float(over)

@@ -5,7 +5,8 @@ The prior of a search (`psvit.search.prior`) is this regression, fitted on all n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 from sklearn.linear_model import Ridge, RidgeCV
@@ -106,6 +107,14 @@ def prior(everything: Sequence[Entry]) -> dict[str, float]:
     names = structure(everything[0].arch)
     weights = model[-1].coef_ / model[0].scale_
     return {name: float(f"{weight:.4g}") for name, weight in zip(names, weights, strict=True)}
+
+
+def prior_of(others: Sequence[Entry]) -> Callable[[Architecture], float] | None:
+    """A prior that is fitted on some networks alone; `None` if there are too few."""
+    if len(others) < LEAST_LEFT:
+        return None
+    model = _fitted(others, Ridge(PRIOR_PENALTY))
+    return cache(lambda arch: float(model.predict([_values(arch)])[0]))
 
 
 def favourite(everything: Sequence[Entry], macs: int) -> Network:

@@ -20,7 +20,7 @@ import pytest
 import torch
 import truth_table
 from scipy.stats import kendalltau
-from truth import figures, networks, pilot, regression, rows, runner, selection, supernets, taus
+from truth import figures, looks, networks, pilot, regression, rows, runner, selection, supernets, taus
 from truth.entries import entries
 from truth.networks import GROUPS, Network, job_of, stratum_of
 from truth.rows import Row
@@ -273,6 +273,7 @@ def few_resamples(monkeypatch):
     """How wide intervals are is asked of other tests."""
     monkeypatch.setattr(measures, "resamples", partial(measures.resamples, number=60))
     monkeypatch.setattr(selection, "RESAMPLES", 20)
+    monkeypatch.setattr(looks, "DIVISIONS", 3)
 
 
 def test_the_committed_rows_are_of_listed_trainings(few_resamples):
@@ -288,7 +289,17 @@ def test_the_committed_rows_are_of_listed_trainings(few_resamples):
         assert row.network.digest == row.arch_digest
         assert row.images == 45000
         assert len(row.search_accuracy) == row.epochs == (12 if row.initial == "random" else 3)
-    assert figures.report(found, recipe.digest)
+    assert figures.report(found, recipe)
+
+
+def test_the_committed_looks_are_at_listed_networks_of_the_table():
+    some, recipe = networks.load(), Recipe.load(truth_table.RECIPE_FILE)
+    listed = {rows.key_of(job) for warmup in looks.WARMUPS for job in looks.jobs(some, recipe, warmup)}
+    found = rows.read(truth_table.LOOKS_FILE)
+    assert found
+    for row in found:
+        assert row.job_key in listed
+        assert (len(row.search_accuracy), row.images) == (looks.EPOCH, 45000)
 
 
 def made_up_table() -> list[Row]:
@@ -391,7 +402,14 @@ def test_the_stratum_alone_does_not_know_the_network_itself():
 @pytest.mark.runs_benchmark("truth_table")
 def test_a_whole_table_gives_every_figure(capsys, monkeypatch, few_resamples):
     monkeypatch.setattr(sys, "argv", ["truth_table.py", "figures"])
-    text = figures.report(made_up_table(), "r")
+    recipe = Recipe.load(truth_table.RECIPE_FILE)
+    table = [replace(row, recipe_digest=recipe.digest) for row in made_up_table()]
+    # Looks that know what networks come to.
+    digest = looks.with_warmup(recipe, looks.WARMUPS[0]).digest
+    perfect = [replace(row, recipe_digest=digest, search_accuracy=(row.val_accuracy,)) for row in table]
+    text = figures.report(table, recipe, looks=[row for row in perfect if row.seed == 0])
+    assert text.count(" epochs of warm-up | ") == 4
+    assert text.count("| 30 | of the other budgets |") == 1  # 26 networks of the other budget are too few for that
     assert text.count("| DSS |") == 2
     assert "Fitted on the 26 networks of the other budgets" in text
     assert "| halving of 27 random networks |" in text
