@@ -26,6 +26,9 @@ network that shall become cheaper."""
 MOST_EPOCHS_GIVEN, MOST_IMAGES_A_STEP, MOST_REPEATS = 100_000, 2**20, 1000
 """More is taken for a slip of the pen."""
 
+SOME_WARMUP = 0.5
+"""Epochs of warm-up that a short training keeps. With fewer it ends worse (`docs/benchmarks.md`)."""
+
 
 class Recipe(Value):
     """Optimiser, schedule, augmentation and regularisation; the parts are timm's.
@@ -212,7 +215,7 @@ class Recipe(Value):
         return cls.from_dict(read_yaml(path, SCHEMA), source=str(path))
 
     def with_epochs(self, epochs: int) -> Self:
-        """The same recipe with another number of epochs, and with warm-up and averaging in proportion."""
+        """The same recipe with another number of epochs, and with warm-up (`in_proportion`) and averaging to match."""
         share = epochs / self.epochs
         if share == 1:
             return self
@@ -284,9 +287,11 @@ def _check_opt(opt: str, betas: bool, eps: bool) -> None:
 def in_proportion(warmup_epochs: float, epochs: int, whole: int) -> float:
     """The warm-up of a schedule of `epochs` instead of `whole` ones, in hundredths of an epoch.
 
-    Where it is a whole number it is an `int`, so that the recipe has the digest that a person's has.
+    It is at least `SOME_WARMUP`, as far as there was as much. Where it is a whole number it is an `int`, so that the
+    recipe has the digest that a person's has.
     """
-    hundredths = math.floor(100 * warmup_epochs * epochs / whole)
+    some = min(warmup_epochs, SOME_WARMUP)
+    hundredths = math.floor(100 * max(warmup_epochs * epochs / whole, some))
     return hundredths / 100 if hundredths % 100 else hundredths // 100
 
 
