@@ -115,8 +115,9 @@ def estimate(plan: SearchPlan, seconds: float | None = None, at_once: int | None
 def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate | None]:
     """The plan of a search by short trainings, changed so that it fits into what is left of its time, and its estimate.
 
-    If there is too little time, the schedule gets shorter first, and then there are fewer candidates. If there is more
-    than enough, there are more candidates.
+    If there is too little time, the schedule gets shorter and there are fewer candidates, both in proportion: many
+    candidates on a short schedule are compared by trainings that have hardly begun. If there is more than enough time,
+    there are more candidates.
     """
     assert plan.data is not None
     assert plan.training is not None
@@ -126,13 +127,21 @@ def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate 
     def fits(trials: int, epochs: int) -> bool:
         return sum(epochs_of(plan, trials, epochs, others, at_once)) * an_epoch <= seconds
 
-    trials, epochs = plan.trials, plan.training.epochs
-    while epochs > FEWEST_EPOCHS and not fits(trials, epochs):
+    usual = plan.training.epochs
+
+    def in_proportion(epochs: int) -> int:
+        """The trials that go with a schedule."""
+        return plan.trials if plan.asked.trials else max(FEWEST_TRIALS, round(plan.trials * epochs / usual))
+
+    epochs = usual
+    while epochs > FEWEST_EPOCHS and not fits(in_proportion(epochs), epochs):
         epochs -= 1
+    trials = in_proportion(epochs)
     if plan.asked.trials is None:
+        most = MOST_TRIALS if epochs == usual else in_proportion(epochs + 1)
         while trials > FEWEST_TRIALS and not fits(trials, epochs):
             trials -= 1
-        while epochs == plan.training.epochs and trials < MOST_TRIALS and fits(trials + 1, epochs):
+        while trials < most and fits(trials + 1, epochs):
             trials += 1
     planned = plan.planned_with(trials, plan.training.with_epochs(epochs))
     return planned, estimate(planned, an_image, at_once)

@@ -123,6 +123,9 @@ def test_more_time_gives_longer_schedules_and_then_more_candidates(plan, speed):
     for (fewer, shorter), (more, longer) in pairwise(numbers):
         assert fewer <= more
         assert shorter <= longer
+    trials, epochs = numbers[2]
+    assert 3 < epochs < 11
+    assert round(48 * epochs / 11) <= trials <= round(48 * (epochs + 1) / 11)  # both in proportion
     assert numbers[0][1] == 3
     assert 6 <= numbers[0][0] < 48
     assert numbers[-1][0] == 480
