@@ -53,7 +53,10 @@ class Verdict(Difference):
         """The verdict, JSON-serialisable."""
         return {
             "text": str(self),
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()},
+            **{
+                name: [round(one, 4) for one in value] if isinstance(value, tuple) else value
+                for name, value in vars(self).items()
+            },
         }
 
 
