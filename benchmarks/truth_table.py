@@ -152,11 +152,11 @@ def run_supernet(options: argparse.Namespace) -> None:
 
 def figures(options: argparse.Namespace) -> None:
     """Print what the rows so far say, as Markdown."""
+    from truth import supernets
     from truth.figures import report
 
-    scores = [options.inherited] if options.inherited else []
-    table = options.table or ROWS_FILE
-    print(report(rows.read(table), Recipe.load(RECIPE_FILE), *scores, looks=rows.read(LOOKS_FILE)))
+    scores, table = options.inherited or supernets.FILE, options.table or ROWS_FILE
+    print(report(rows.read(table), Recipe.load(RECIPE_FILE), scores, rows.read(LOOKS_FILE)))
 
 
 def prior(options: argparse.Namespace) -> None:

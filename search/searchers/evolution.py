@@ -136,6 +136,8 @@ class Evolution(Searcher):
 def _leading(bred: Mapping[str, Sequence[Architecture]], n: int, predict: Predict) -> dict[str, list[Architecture]]:
     """Of architectures by origin those `n` that are predicted to be the best."""
     ranked = [(origin, child) for origin, some in bred.items() for child in some]
-    order = np.argsort(-predict([child for _, child in ranked]), kind="stable")[:n] if ranked else []
-    chosen = [ranked[int(place)] for place in order]
+    if not ranked:
+        return {origin: [] for origin in bred}
+    order = np.argsort(-predict([child for _, child in ranked]), kind="stable")
+    chosen = [ranked[int(place)] for place in order[:n]]
     return {origin: [child for other, child in chosen if other == origin] for origin in bred}
