@@ -8,6 +8,7 @@ that is all warm-up; these rows say what it has if the warm-up ends earlier, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def with_warmup(recipe: Recipe, warmup: float) -> Recipe:
 def jobs(networks: Sequence[Network], recipe: Recipe, warmup: float) -> list[TrainingJob]:
     """One look at every network of some, with the first seed."""
     some = (job_of(network, with_warmup(recipe, warmup), network.seeds[0]) for network in networks)
-    return [TrainingJob(**{**vars(job), "until": EPOCH}) for job in some]
+    return [replace(job, until=EPOCH) for job in some]
 
 
 def look_lines(

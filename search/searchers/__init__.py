@@ -30,8 +30,8 @@ def make_searcher(given: str | Searcher | BaseSampler, *, few: bool = False, pre
 
     Args:
         given: the name, the searcher or the sampler.
-        few: whether candidates are few because scores cost much. Evolution then has small generations, and the first
-            candidates are drawn from every kind of network.
+        few: whether candidates are few because scores cost much. Evolution then has small generations, and draws from
+            every kind of network in turn.
         predicts: whether evolution then chooses candidates by `psvit.search.prediction`, which knows trainings from
             random weights.
 

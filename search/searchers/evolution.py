@@ -81,20 +81,21 @@ class Evolution(Searcher):
         seen = Seen(history)
         predict = predictor(history.complete) if self.predicts else None
         draws = sum(trial.origin != REFERENCE for trial in history) < self.first
-        bred = self._bred(n // 2 if draws else n, history, seen, candidates, rng, predict)
+        best = history.best(min(self.parents, math.ceil(len(history) * PARENTS)))
+        parents = [trial.arch for trial in best]
+        bred = self._bred(n // 2 if draws else n, parents, seen, candidates, rng, predict)
         return [*bred, *self._drawn(n - len(bred), history, seen, candidates, rng, predict)]
 
     def _bred(
         self,
         n: int,
-        history: History,
+        parents: Sequence[Architecture],
         seen: Seen,
         candidates: Candidates,
         rng: np.random.Generator,
         predict: Predict | None,
     ) -> list[Proposal]:
-        """Mutants and children of the best so far; none if there is nothing to breed."""
-        parents = [trial.arch for trial in history.best(min(self.parents, math.ceil(len(history) * PARENTS)))]
+        """Mutants and children of some; none without parents."""
         bred: dict[str, list[Architecture]] = {MUTATION: [], CROSSOVER: []}
         wanted = n * OFFSPRING if predict else n
         for attempt in range(n * OFFSPRING if parents else 0):
