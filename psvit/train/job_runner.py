@@ -233,7 +233,8 @@ def run_jobs(
 ) -> Iterator[tuple[TrainingJob, Outcome[TrainingResult]]]:
     """Run the jobs whose results are not known, and store each result as soon as it is there.
 
-    Failures are not stored, because the machine may have caused them; the next call tries again.
+    Failures are not stored, because the machine may have caused them; the next call tries again. The folder that the
+    runner's is in is made here, where the run is: a worker takes it for a sign that it sees the run.
 
     Args:
         jobs: all jobs that are wanted. Each is asked for only when an executor can begin with it.
@@ -251,6 +252,7 @@ def run_jobs(
         for job in jobs:
             # The store is asked only now, because other processes may have run the job meanwhile.
             if job not in begun and not is_done(job, store, runner.parts):
+                runner.folder.parent.mkdir(parents=True, exist_ok=True)
                 begun.add(job)
                 yield job
 
