@@ -126,6 +126,7 @@ def open_comparison(
         data: the images.
         device: where to train.
     """
+    options.work.mkdir(parents=True, exist_ok=True)  # by which workers see that they are where the run is
     runner = JobRunner(
         data=Portable(data.reopen, data),
         device=str(device),

@@ -217,7 +217,8 @@ class Candidates:
     def _fitting(self, members: FeasibleSet, seen: Seen, rng: np.random.Generator) -> Iterator[Architecture]:
         """Some random members of a kind that keep the bounds and were not seen."""
         turns = (members.sample(rng, min(TURN, members.count)) for _ in range(TURNS))
-        return (arch for turn in turns for arch in self.within(turn) if arch not in seen)
+        # One by one: a kind is a space of its own, whose rows mean other networks than those of the whole space.
+        return (arch for turn in turns for arch in turn if arch not in seen and self.permits(arch))
 
     def within(self, batch: Batch) -> Iterator[Architecture]:
         """Those of some members that keep the bounds, decoded one by one."""

@@ -324,7 +324,7 @@ def _verdict(result: SearchResult, *, is_expected: bool) -> str:
         return f"verdict: {result.verdict}"
     was_compared = bool(result.best.looks)
     if was_compared and not any(finalist.is_reference for finalist in result.finalists):
-        return "no verdict: no hand-made network is in the space and the budget"
+        return "no verdict: no hand-made network was compared"
     if result.left_out and is_expected:
         return "no verdict: there was no time to compare the finalists to the end"
     return "no verdict: there was nothing to compare it on" if was_compared else ""

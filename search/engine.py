@@ -47,16 +47,10 @@ from psvit.search.selection.verdict import Verdict
 from psvit.search.storage import open_storage
 from psvit.search.study import CONTROL, STUDY_NAME, Study
 from psvit.search.time_limit import TimeLimit
+from psvit.search.trained import TrainedAccuracy
 from psvit.search.trial import Trial
 from psvit.search.trial_table import trial_table
-from psvit.search.winner import (
-    Evidence,
-    delivered_images,
-    delivered_weights,
-    inherited,
-    write_front,
-    write_winner,
-)
+from psvit.search.winner import Evidence, delivered_images, delivered_weights, inherited, write_front, write_winner
 from psvit.space.search_space import SearchSpace
 
 JOURNAL = "study.journal"
@@ -190,22 +184,25 @@ def _search(prepared: Prepared) -> Searched:
                 trials=plan.trials + len(prepared.references),
                 seed=plan.asked.seed,
                 references=[reference.arch for reference in prepared.references],
-                seconds=plan.search_seconds,
+                seconds=prepared.limit.left if plan.is_trained else plan.search_seconds,
                 keep=plan.keep,
             ):
                 pass
-            if prepared.limit.is_up and (left := _wanted(prepared) - len(study.history)) > 0:
+            if prepared.limit.is_over and (left := _wanted(prepared) - len(study.history)) > 0:
                 prepared.limit.left_out.append(f"{left} of {_wanted(prepared)} networks were not scored")
             if control is not None:
-                draw_control(
+                wanted = plan.control_of(len(study.history))
+                missing = draw_control(
                     prepared.candidates,
-                    evaluator,
+                    evaluator.apart() if isinstance(evaluator, TrainedAccuracy) else evaluator,
                     control,
                     study.history,
-                    trials=plan.control_of(len(study.history)),
+                    trials=wanted,
                     seed=plan.asked.seed,
                     seconds=plan.asked.seconds and plan.asked.seconds - (time.monotonic() - began),
                 )
+                if prepared.limit.is_over and missing:
+                    prepared.limit.left_out.append(f"{missing} of {wanted} networks for comparison were not scored")
             if not plan.is_trained:  # which would train networks beyond the budget
                 references = _scored(references, plan.space, evaluator)
         except (KeyboardInterrupt, LostWorkersError) as error:
@@ -250,9 +247,10 @@ def _evaluator(prepared: Prepared, study: Study) -> AbstractContextManager[Evalu
     plan = prepared.plan
     if plan.is_trained:
         assert plan.data is not None
-        selection, trials = Selection.of(prepared, study), plan.trials + len(prepared.references)
+        selection, references = Selection.of(prepared, study), [one.arch for one in prepared.references]
         share = scoring_share(plan, selection.executor.at_once())
-        return nullcontext(selection.evaluator(len(plan.data.search), trials, share))
+        trials = plan.trials + len(references)
+        return nullcontext(selection.evaluator(len(plan.data.search), trials, references, share))
     if plan.asked.workers is None:
         return nullcontext(prepared.scoring())
     from psvit.search.prefix_tree import cut

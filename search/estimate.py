@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import tempfile
 import time
@@ -36,6 +37,9 @@ BATCH, FEWEST_IMAGES = 64, 8
 """The most images in a measured step, enough to tell what an image costs. On a processor, a large network tells it with
 fewer images, down to the second number."""
 
+CONTROLS = 32
+"""Networks for comparison that are scored together, see `psvit.search.search.draw_control`."""
+
 STEPS, WORK = (2, 12), 10e9
 """Fewest and most steps of a measured epoch, and how many multiply-accumulates of passes forward are wanted in it, so
 that it takes about a second on a processor and what an epoch begins with matters little."""
@@ -43,6 +47,9 @@ that it takes about a second on a processor and what an epoch begins with matter
 EPOCHS = 3
 """Measured epochs. The first warms up, and of the others the faster counts, because something else may have run
 beside the slower."""
+
+GENTLE = 1e-6
+"""The greatest learning rate of measured steps."""
 
 FORWARD = 1 / 3
 """What a teacher's pass costs relative to training on an image, which is a pass forward and about two backward."""
@@ -91,7 +98,7 @@ def estimate(plan: SearchPlan, seconds: float | None = None, at_once: int | None
     Raises:
         InputError: there is no cluster where it was said to be.
     """
-    if plan.training is None:
+    if plan.training is None or not (plan.is_trained or plan.selects or plan.scored_by == "inherited"):
         return None
     assert plan.data is not None
     at_once = _at_once(plan) if at_once is None else at_once
@@ -127,11 +134,11 @@ def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate 
     def fits(trials: int, epochs: int) -> bool:
         return sum(epochs_of(plan, trials, epochs, others, at_once)) * an_epoch <= seconds
 
-    usual = plan.training.epochs
+    usual, few = plan.training.epochs, min(FEWEST_TRIALS, plan.trials)
 
     def in_proportion(epochs: int) -> int:
         """The trials that go with a schedule."""
-        return plan.trials if plan.asked.trials else max(FEWEST_TRIALS, round(plan.trials * epochs / usual))
+        return plan.trials if plan.asked.trials else max(few, round(plan.trials * epochs / usual))
 
     epochs = usual
     while epochs > FEWEST_EPOCHS and not fits(in_proportion(epochs), epochs):
@@ -139,10 +146,9 @@ def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate 
     trials = in_proportion(epochs)
     if plan.asked.trials is None:
         most = MOST_TRIALS if epochs == usual else in_proportion(epochs + 1)
-        while trials > FEWEST_TRIALS and not fits(trials, epochs):
-            trials -= 1
-        while trials < most and fits(trials + 1, epochs):
-            trials += 1
+        most = min(most, plan.space.count(plan.limits) - others)
+        numbers = range(few, max(most, trials) + 1)
+        trials = numbers[max(0, bisect.bisect_left(numbers, True, key=lambda number: not fits(number, epochs)) - 1)]
     planned = plan.planned_with(trials, plan.training.with_epochs(epochs))
     return planned, estimate(planned, an_image, at_once)
 
@@ -166,21 +172,27 @@ def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int, at_on
     """
     if not plan.is_trained and not plan.selects:
         return
+    # Of references and of the others the best goes on in any case, so there may be one more than the rule says.
+    besides = 1 if references else 0
     networks = references + (trials if plan.is_trained else plan.asked.finalists)
     rungs, before = rungs_of(epochs), 0
     if plan.is_trained:
         scored_at, size = rungs[0].epoch, plan.searcher.batch_size
         # References are a population of their own, and no population begins before the last has ended.
         populations = [min(size, of - begun) for of in (references, trials) for begun in range(0, of, size)]
+        populations += [
+            min(CONTROLS, of - begun) for of in [plan.control_of(trials)] for begun in range(0, of, CONTROLS)
+        ]
         yield sum(elapsed(population * [scored_at], at_once) for population in populations)
         if not plan.selects:
             return
-        networks, before = going_on(networks, to_last=len(rungs) <= 2), scored_at
+        networks, before = min(networks, going_on(networks, to_last=len(rungs) <= 2) + besides), scored_at
         rungs = after_scores(epochs)
     for number, rung in enumerate(rungs, start=1):
         trainings = networks * [rung.epoch - before] + (rung.seeds - 1) * networks * [rung.epoch]
         yield elapsed(trainings, at_once)
-        networks, before = going_on(networks, to_last=number == len(rungs) - 1), rung.epoch
+        left = going_on(networks, to_last=number == len(rungs) - 1) + besides
+        networks, before = min(networks, left), rung.epoch
 
 
 def _references(plan: SearchPlan) -> int:
@@ -254,6 +266,8 @@ def _measured(plan: SearchPlan, arch: Architecture, recipe: Recipe) -> float:
         {
             **{name: getattr(recipe, name) for name in Recipe.model_fields},
             **{"epochs": EPOCHS, "warmup_epochs": 0, "batch_size": size, "accumulate": 1, "target": "labels"},
+            # Without a warm-up the recipe's rate may be too large; how long a step takes does not depend on it.
+            "lr": min(recipe.lr, GENTLE),
         }
     )
     steps = min(max(round(wanted / size), STEPS[0]), STEPS[1])

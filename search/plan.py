@@ -310,7 +310,8 @@ def plan_search(asked: SearchRequest) -> SearchPlan:
     models = [LatencyModel.load(path) for path in asked.latency]
     by_setting = models_by_setting(asked.latency, models, space, limits, is_improved=LATENCY in names)
     for_supernet = _supernet_recipe(asked, space, data, original, device) if scored_by == "inherited" else None
-    trials, control = _numbers(asked, searcher, space.count(limits), scored_by)
+    known = evenly_pooled(space, original.arch, limits) if original else references(space, limits)
+    trials, control = _numbers(asked, searcher, space.count(limits) - len(known), scored_by)
     training = _training(asked, space, data, scored_by, scoring_device) if data else None
     races = asked.race and scored_by == "inherited" and len(names) == 1
     return SearchPlan(
@@ -436,11 +437,11 @@ def _measured(device: torch.device) -> Setting:
 
 
 def _numbers(asked: SearchRequest, searcher: Searcher, members: int, scored_by: ScoredBy) -> tuple[int, int | None]:
-    """How many architectures are evaluated, and how many are drawn for comparison."""
+    """How many of the members besides references are evaluated, and how many are drawn for comparison."""
     enumerates = isinstance(searcher, Enumerate)
     if enumerates:
         check_enumerable(members)
-    trials = asked.trials or (members if enumerates else TRIALS[scored_by])
+    trials = max(1, min(members, asked.trials or (members if enumerates else TRIALS[scored_by])))
     # What the searcher draws itself is a comparison, and trainings take long.
     needs_none = isinstance(searcher, Enumerate | Random) or scored_by == "trained"
     return trials, 0 if asked.control is None and needs_none else asked.control

@@ -59,6 +59,12 @@ class ResultCache:
                 known = computed
         return known
 
+    def add(self, name: str, found: dict[str, Any]) -> None:
+        """Keep what was found; of what is known of this name already, nothing is changed."""
+        known = self.get(name) or {}
+        if not found.keys() <= known.keys():
+            self._study.set_user_attr(name, {**found, **known})
+
 
 def packed(right: NDArray[np.bool_]) -> list[Any]:
     """Which images a network recognises, (images,), JSON-serialisable: their number, and their bits as text."""
@@ -111,7 +117,7 @@ class StudyStore:
         found: dict[str, Any] = {"accuracy": result.accuracies["search"], "seconds": result.seconds}
         if "verdict" in result.right:
             found["verdict"] = packed(result.right["verdict"])
-        self._cache.get_or_compute(self._name(job), lambda: found)
+        self._cache.add(self._name(job), found)
 
     @staticmethod
     def _name(job: TrainingJob) -> str:

@@ -271,7 +271,8 @@ def _planned(
     place = _place(plan, out)
     if not _is_there(place / CONFIG):
         plan.check()
-        if not plan.is_trained or not asked.seconds:
+        # Processes that share a study have to plan the same, and would measure different times.
+        if not plan.is_trained or not asked.seconds or asked.storage:
             return plan, place, None
         from psvit.search.estimate import into_time
 
@@ -280,7 +281,8 @@ def _planned(
     known = read_yaml(place / CONFIG, CONFIG_SCHEMA).get("planned") if plan.is_trained else None
     if known:
         assert plan.training is not None
-        plan = plan.planned_with(asked.trials or known["trials"], plan.training.with_epochs(known["epochs"]))
+        plan = plan.planned_with(known["trials"], plan.training.with_epochs(known["epochs"]))
+        plan = replace(plan, trials=asked.trials or plan.trials)
     return plan, place, None
 
 

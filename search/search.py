@@ -121,7 +121,7 @@ def draw_control(
     seconds: float | None = None,
     batch_size: int = 32,
     pause: Callable[[float], object] = time.sleep,
-) -> None:
+) -> int:
     """Score architectures drawn uniformly, to compare the search with random search.
 
     They are drawn as if there had been no search. All of them are scored on all images, because the report shows all
@@ -137,6 +137,9 @@ def draw_control(
         seconds: time after which no further batch is begun.
         batch_size: how many are scored together.
         pause: waits for some seconds.
+
+    Returns:
+        How many there was no time for.
     """
     began = time.monotonic()
     study.sync()
@@ -144,14 +147,18 @@ def draw_control(
 
     def scores(archs: Sequence[Architecture]) -> list[Score]:
         new = [arch for arch in archs if arch not in known]
-        found = known | dict(zip(new, evaluator.evaluate(new) if new else [], strict=True))
+        try:
+            found = known | dict(zip(new, evaluator.evaluate(new) if new else [], strict=True))
+        except TimeIsUpError as error:
+            found = known | dict(zip(new, error.scores, strict=False))
+            raise TimeIsUpError([found[arch] for arch in itertools.takewhile(found.__contains__, archs)]) from None
         return [found[arch] for arch in archs]
 
     drawn = candidates.draw_unseen(trials, Seen(History()), np.random.default_rng([seed, crc32(b"control")]))
     with progress_bar("random control", len(drawn), "trials", done=len(study.history)) as advance:
         while (left := len(drawn) - len(study.history)) > 0:
             if seconds is not None and time.monotonic() - began >= seconds:
-                return
+                break
             batch = _continued(study)
             if batch is None:
                 new = [arch for arch in drawn if arch not in study.history and arch not in study.history.held]
@@ -164,9 +171,11 @@ def draw_control(
             before = len(study.history)
             try:
                 _evaluate(batch, study, scores)
-            except TimeIsUpError:
-                return
+            except TimeIsUpError as error:
+                _first_of(batch, study, error.scores)
+                break
             advance(len(study.history) - before, "")
+    return len(drawn) - len(study.history)
 
 
 def _continued(study: Study) -> Batch | None:

@@ -76,6 +76,11 @@ class TimeLimit:
         """The seconds that are left; infinite without a limit."""
         return self._seconds - (self._clock() - self._began)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether anything was not permitted, or no time is left."""
+        return self.is_up or self.left <= 0
+
     def begin(self, at_once: int = 1) -> None:
         """Trainings begin now, on so many workers; none is running."""
         self._last = self._clock()

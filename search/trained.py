@@ -6,7 +6,8 @@ that enters the selection goes on where it paused, and scores cost nothing twice
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from psvit.arch.architecture import Architecture
@@ -33,7 +34,9 @@ class TrainedAccuracy:
         executor: decides where.
         store: keeps the results.
         images: how many search images there are.
-        keep: how many of the best can go on from the rung. What the trainings of others need to go on is removed.
+        keep: how many of the best go on from the rung; besides, the best reference and the best of the others do. What
+            the trainings of all others need to go on is removed. 0: none goes on.
+        references: those among the candidates.
         limit: says which trainings may still begin; without one, all may.
         share: of the time, for all scores.
     """
@@ -47,6 +50,7 @@ class TrainedAccuracy:
         *,
         images: int,
         keep: int,
+        references: Collection[Architecture] = (),
         limit: TimeLimit | None = None,
         share: float = 1.0,
     ) -> None:
@@ -56,9 +60,23 @@ class TrainedAccuracy:
         self._store = store
         self._images = images
         self._keep = keep
+        self._references = references
         self._limit = limit or TimeLimit()
         self._share = share
         self._paused: list[tuple[float, TrainingJob]] = []
+
+    def apart(self) -> TrainedAccuracy:
+        """The same scores for architectures that only serve for comparison: none goes on."""
+        return TrainedAccuracy(
+            self._trainings,
+            self._runner,
+            self._executor,
+            self._store,
+            images=self._images,
+            keep=0,
+            limit=self._limit,
+            share=self._share,
+        )
 
     def job(self, arch: Architecture) -> TrainingJob:
         """The training that scores an architecture."""
@@ -85,7 +103,7 @@ class TrainedAccuracy:
         failures: dict[TrainingJob, str] = {}
         limit.begin(self._executor.at_once())
         with progress_bar("scoring", len(archs), "candidates") as advance:
-            for job, outcome in run_jobs(permitted(), self._runner, self._executor, self._store, keep=True):
+            for job, outcome in run_jobs(permitted(), self._runner, self._executor, self._store, keep=self._keep > 0):
                 advance(1, "")
                 limit.ended(job, failed=bool(outcome.failure))
                 if outcome.failure:
@@ -102,7 +120,8 @@ class TrainedAccuracy:
             self._runner.forget([job])
             return Score(value=None, state="failed", reason=failure or "its result was lost")
         value = known.accuracies["search"]
-        self._paused.append((value, job))
+        if self._keep:
+            self._paused.append((value, job))
         return Score(value=value, images=self._images)
 
     def _tidy(self, best: Sequence[float]) -> None:
@@ -110,9 +129,17 @@ class TrainedAccuracy:
         known = {value for value, _ in self._paused}
         others = [value for value in best if value not in known]
         ranked = sorted([*others, *(value for value, _ in self._paused)], reverse=True)
-        least = ranked[self._keep - 1] if len(ranked) >= self._keep else float("-inf")
-        self._runner.forget(job for value, job in self._paused if value < least)
-        self._paused = [(value, job) for value, job in self._paused if value >= least]
+        # Of references and of the others the best goes on whatever its rank.
+        least = dict.fromkeys((False, True), ranked[self._keep - 1] if len(ranked) >= self._keep > 0 else -math.inf)
+        for kind in least:
+            of_kind = [value for value, job in self._paused if self._is_reference(job) == kind]
+            least[kind] = min(least[kind], max(of_kind, default=math.inf))
+        going_on = [(value, job) for value, job in self._paused if value >= least[self._is_reference(job)]]
+        self._runner.forget(job for value, job in self._paused if (value, job) not in going_on)
+        self._paused = going_on
+
+    def _is_reference(self, job: TrainingJob) -> bool:
+        return job.arch in self._references
 
     def describe(self) -> dict[str, Any]:
         """What the training is."""

@@ -141,7 +141,8 @@ class JobRunner:
         data: the images.
         device: where to compute.
         folder: a folder in the run, for the checkpoints of unfinished trainings. On a machine that does not see the
-            run, a temporary folder is used, and an interrupted training begins anew.
+            run, which is where there is not even the folder that it is in, a temporary folder is used, and an
+            interrupted training begins anew.
         initial: makes the network of a job, with the weights that it begins with.
         parts: the images that networks are scored on after the last epoch.
         watched: the images that they are scored on after every epoch. The log then says how long each epoch took, with
@@ -233,8 +234,7 @@ def run_jobs(
 ) -> Iterator[tuple[TrainingJob, Outcome[TrainingResult]]]:
     """Run the jobs whose results are not known, and store each result as soon as it is there.
 
-    Failures are not stored, because the machine may have caused them; the next call tries again. The folder that the
-    runner's is in is made here, where the run is: a worker takes it for a sign that it sees the run.
+    Failures are not stored, because the machine may have caused them; the next call tries again.
 
     Args:
         jobs: all jobs that are wanted. Each is asked for only when an executor can begin with it.
@@ -252,7 +252,6 @@ def run_jobs(
         for job in jobs:
             # The store is asked only now, because other processes may have run the job meanwhile.
             if job not in begun and not is_done(job, store, runner.parts):
-                runner.folder.parent.mkdir(parents=True, exist_ok=True)
                 begun.add(job)
                 yield job
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
 
+from psvit.arch.architecture import Architecture
 from psvit.executors.choose_executor import executor_for
 from psvit.executors.executor import Executor, Portable
 from psvit.nn.network import PSViT
@@ -80,24 +81,26 @@ class Selection:
             limit=prepared.limit if plan.is_trained else TimeLimit(),
         )
 
-    def evaluator(self, images: int, trials: int, share: float) -> TrainedAccuracy:
+    def evaluator(
+        self, images: int, trials: int, references: Collection[Architecture], share: float
+    ) -> TrainedAccuracy:
         """Scores candidates at the first rung.
 
         Args:
             images: how many search images there are.
-            trials: how many candidates will be scored.
+            trials: how many candidates will be scored, references included.
+            references: these.
             share: of the time, for all scores.
         """
         early = replace(self.runner, parts=("search",))
-        # Two more, because the best reference and the best of the others advance in any case.
-        keep = going_on(trials, to_last=self._leads_to_last) + 2
         return TrainedAccuracy(
             self.trainings,
             early,
             self.executor,
             self.store,
             images=images,
-            keep=keep,
+            keep=going_on(trials, to_last=self._leads_to_last),
+            references=references,
             limit=self.limit,
             share=share,
         )

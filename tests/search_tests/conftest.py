@@ -340,7 +340,7 @@ def plan() -> Callable[..., SearchPlan]:
     """Plans a search of digits by short trainings."""
 
     def make(**changes: Any) -> SearchPlan:
-        bound = inspect.signature(run_search).bind(budget="0.5MFLOPs", data="digits", **changes)
+        bound = inspect.signature(run_search).bind(**{"budget": "0.5MFLOPs", "data": "digits", **changes})
         bound.apply_defaults()
         return plan_search(_request(bound.arguments))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 
@@ -59,6 +60,19 @@ def test_a_journal_adds_what_is_known_of_other_images(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "some.journal").read_text().splitlines()]
     assert lines[0] == CONFIG
     assert [(line["training"], line["part"]) for line in lines[1:]] == [(JOB.digest, "search"), (JOB.digest, "val")]
+
+
+def test_a_study_adds_what_is_known_of_other_images():
+    cache = ResultCache(optuna.create_study())
+    store, right = StudyStore(cache), np.array([True, False, True, True])
+    store.put(JOB, TrainingResult(accuracies={"search": 12.5}, seconds=3.0))
+    found = TrainingResult(accuracies={"search": 50.0, "verdict": 75.0}, right={"verdict": right}, seconds=9.0)
+    for _ in range(2):
+        store.put(JOB, found)
+        known = store.get(JOB)
+        assert known.accuracies == {"search": 12.5, "verdict": 75.0}, "who was first is believed"
+        assert known.right["verdict"].tolist() == right.tolist()
+        assert known.seconds == 3.0
 
 
 def test_a_journal_of_something_else_is_refused(tmp_path):

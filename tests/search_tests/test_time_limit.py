@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ import psvit.search.run as running
 import psvit.search.selection.selection as selecting
 from psvit import run_search
 from psvit.executors.executor import attempt
+from psvit.search.storage import open_storage
 from psvit.search.time_limit import ALLOWED, TimeLimit, elapsed
 from psvit.train import job_runner
 
@@ -151,6 +153,24 @@ def test_a_machine_that_gets_slower_meanwhile_is_noticed(search, clock, monkeypa
     result = search()
     assert result.left_out
     assert clock.seconds <= 1.2 * SECONDS
+
+
+def test_networks_for_comparison_that_had_no_time_are_told_and_come_later(search, clock):
+    clock.an_epoch = 2 * EPOCH
+    first = search(control=40)
+    assert clock.seconds <= 1.2 * SECONDS
+    assert any("networks for comparison" in line for line in first.left_out)
+    again = first
+    for _ in range(8):
+        if not again.left_out:
+            break
+        clock.seconds = 0.0
+        again = search(control=40)
+        assert clock.seconds <= 1.2 * SECONDS
+    assert not again.left_out
+    control = optuna.load_study(study_name="psvit-control", storage=open_storage(again.folder / "study.journal"))
+    assert len(control.trials) == 40
+    assert again.verdict is not None
 
 
 def test_without_a_number_everything_is_permitted():

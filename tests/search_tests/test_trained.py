@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import optuna
 import pytest
@@ -91,6 +93,39 @@ def test_only_what_may_go_on_is_kept(evaluator, archs, runner):
         assert kept == {runner.place(evaluator.job(arch)).name for arch, score in found if score.value >= ranked[1]}
 
 
+def test_the_best_reference_and_the_best_of_the_others_are_kept_in_any_case(evaluator, runner, archs, data):
+    scores = dict(zip(archs, (score.value for score in evaluator.evaluate(archs)), strict=True))
+    ranked = sorted(archs, key=scores.get, reverse=True)
+    assert scores[ranked[0]] > scores[ranked[1]] > scores[ranked[-2]], "or nothing is shown"
+    for references in (ranked[-2:], ranked[:-1]):
+        runner = replace(runner, folder=runner.folder / "again")
+        again = TrainedAccuracy(
+            Trainings(recipe=RECIPE, init=RANDOM, seed=3),
+            runner,
+            LocalExecutor(),
+            StudyStore(ResultCache(optuna.create_study())),
+            images=64,
+            keep=1,
+            references=references,
+        )
+        for some in (archs[:2], archs[2:]):
+            again.evaluate(some, best=sorted(scores.values(), reverse=True))
+        others = [arch for arch in ranked if arch not in references]
+        leading = {max(references, key=scores.get), max(others, key=scores.get), ranked[0]}
+        kept = {path.name for path in runner.folder.iterdir()}
+        assert {runner.place(again.job(arch)).name for arch in leading} <= kept
+        assert len(kept) <= len(leading) + sum(scores[arch] in map(scores.get, leading) for arch in archs)
+
+
+def test_networks_for_comparison_keep_nothing_and_take_no_place(evaluator, archs, runner):
+    first = evaluator.evaluate(archs[:2])
+    kept = sorted(path.name for path in runner.folder.iterdir())
+    assert len(kept) == 2
+    drawn = evaluator.apart().evaluate(archs)
+    assert drawn[:2] == first
+    assert sorted(path.name for path in runner.folder.iterdir()) == kept
+
+
 def test_a_training_that_fails_gives_no_score_and_the_others_theirs(evaluator, archs, monkeypatch):
     train = job_runner.train
 
@@ -111,6 +146,14 @@ def brief(tmp_path):
     path = tmp_path / "brief.yaml"
     path.write_text("schema: psvit/recipe/1\nepochs: 12\nbatch_size: 64\nlr: 0.002\n")
     return path
+
+
+def test_a_schedule_of_a_single_epoch_has_a_verdict_too(data, brief, tmp_path):
+    brief.write_text("schema: psvit/recipe/1\nepochs: 4\nbatch_size: 64\nlr: 0.002\n")
+    result = run_search(budget="0.2MFLOPs", data=data, trials=2, recipe=brief, out=tmp_path / "run")
+    assert result.finalists[0].looks[-1].epoch == 1
+    assert result.verdict is not None
+    assert result.verdict.seeds == 3
 
 
 @pytest.fixture

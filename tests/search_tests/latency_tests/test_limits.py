@@ -10,12 +10,13 @@ import pytest
 from psvit.arch.costs import cost
 from psvit.errors import InputError, NoisyMachineError, UnmetBudgetError
 from psvit.search import candidates as candidates_module
-from psvit.search.bounds import includes_all
+from psvit.search.bounds import ObjectiveBound, includes_all
 from psvit.search.candidates import Candidates
 from psvit.search.history import History, Seen
 from psvit.search.latency import limits as limits_module
 from psvit.search.latency.limits import PredictedLimit, check_hopeful, first_within
 from psvit.search.latency.measure import fingerprint
+from psvit.search.objectives import Objective
 from psvit.search.pareto import front
 from psvit.search.search import search
 from psvit.search.searchers import SEARCHERS, make_searcher
@@ -24,6 +25,7 @@ from psvit.search.storage import open_storage
 from psvit.search.study import Study
 from psvit.search.trial import Score, Trial
 from psvit.space.budget import Budget, LatencyLimit
+from psvit.space.search_space import SearchSpace
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,36 @@ def keeping(members, budget, *limits):
         for arch, costs, latency in members
         if budget.satisfied_by(costs) and all(between(limit, latency) for limit in limits)
     }
+
+
+@pytest.mark.parametrize("kind", ["latency", "own"])
+@pytest.mark.parametrize("name", ["psvit-nano", "images-32x32-5MFLOPs"])
+def test_what_is_drawn_of_every_kind_keeps_the_bounds(name, kind, made_up_model):
+    """A kind is a space of its own, whose genes mean something else."""
+    rng, budget = np.random.default_rng(0), Budget.parse("4.5..5MFLOPs")
+    space = SearchSpace.for_images(32, 3, 10, budget) if name.startswith("images") else SearchSpace.load(name)
+    model, some = made_up_model(space), list(space.sample(rng, 400, budget))
+
+    def number(arch):
+        return model.predict(arch) if kind == "latency" else float(sum(len(stage.groups) for stage in arch.stages))
+
+    most = float(np.median([number(arch) for arch in some]))
+    bound = (
+        PredictedLimit(LatencyLimit(device="cpu", upper_ms=most), model)
+        if kind == "latency"
+        else ObjectiveBound(Objective("maps", number, upper=most))
+    )
+    candidates, seen = Candidates(space, budget, [bound]), Seen(History())
+    drawn = candidates.draw_stratified(60, seen, rng)
+    promising = candidates.draw_promising(20, seen, rng, (), lambda archs: np.arange(len(archs)))
+    assert len({*drawn, *promising}) == len(drawn) + len(promising)
+    assert len(drawn) == 60
+    assert all(number(arch) <= most * (1 + 1e-9) for arch in (*drawn, *promising))
+    kinds = {(arch.variant, arch.stem, len(arch.stages)) for arch in drawn}
+    assert len(kinds) > 3
+    assert {(arch.variant, arch.stem, len(arch.stages)) for arch in promising} <= kinds
+    proposals = candidates.propose(drawn, "uniform")
+    assert all(proposal.is_feasible for proposal in proposals)
 
 
 @pytest.fixture(params=[name for name in SEARCHERS if name != "optuna-gp"])
