@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -17,6 +18,13 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+
+with contextlib.suppress(ImportError):  # tests on a GPU do without
+    from hypothesis import HealthCheck, settings
+
+    # Nothing is judged by the time that it takes: something else may keep the machine busy.
+    settings.register_profile("psvit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("psvit")
 
 # The suite runs in several processes, and threads of theirs that wait for one another slow each other down many times
 # over. Set before PyTorch is loaded, and inherited by the commands that tests call.

@@ -191,7 +191,7 @@ def test_fused_and_visible_attention_agree(arch, fused_attention):
     torch.testing.assert_close(fused(images), visible(images), atol=1e-5, rtol=0)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data())
 def test_every_network_answers_finitely_and_gives_every_parameter_a_gradient(generated_spaces, data):
     space = data.draw(generated_spaces)

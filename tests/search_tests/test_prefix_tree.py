@@ -110,7 +110,7 @@ def assert_equal_to_each_alone(supernet, archs, images):
 # --- the same numbers
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     variant=st.sampled_from(sorted(SPACES)), seed=st.integers(0, 2**32 - 1), related=st.booleans(), n=st.integers(1, 12)
 )
@@ -311,7 +311,7 @@ def test_memory_is_that_of_one_network_and_of_the_activations_that_wait(space, p
     assert alone <= together < alone + len(archs) * largest_activation(archs, 4) / 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), rate=st.sampled_from([0.02, 0.1, 0.3]))
 def test_at_most_log2_activations_wait(seed, n, rate):
     space = SPACES["2d"]
@@ -382,7 +382,7 @@ def distinct_macs(space, archs):
     return PrefixTree(space, archs).macs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 24), k=st.integers(1, 8), related=st.booleans())
 def test_a_cut_is_a_balanced_partition_that_computes_little_twice(seed, n, k, related):
     space = SPACES["1d"]
@@ -397,7 +397,7 @@ def test_a_cut_is_a_balanced_partition_that_computes_little_twice(seed, n, k, re
     assert max(costs) <= whole / k + 2 * costliest
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 7), k=st.integers(2, 4))
 def test_no_cut_of_the_trees_order_has_a_cheaper_largest_part(seed, n, k):
     space = SPACES["2d"]

@@ -166,7 +166,7 @@ proposals = st.builds(
     sizes=st.tuples(*[st.integers(0, 600)] * 3),
     killed_after=st.integers(0, 12),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_batch_of_any_size_is_there_whole_or_not_at_all_in_short_records(tiny_space, few, sizes, killed_after):
     storage = Narrow()
     study = Study(tiny_space, storage, process="a" * 32)

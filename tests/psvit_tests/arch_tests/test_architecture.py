@@ -92,7 +92,6 @@ sections = st.dictionaries(st.text("abc", min_size=1), json_values, max_size=3)
 # --- round trips
 
 
-@settings(deadline=None)
 @given(architectures())
 def test_dict_round_trip(arch):
     data = arch.to_dict()
@@ -102,7 +101,7 @@ def test_dict_round_trip(arch):
     assert Architecture.from_dict(data).digest == arch.digest
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(architectures(), sections, sections, sections, st.lists(st.text("12GM."), max_size=2))
 def test_file_round_trip(tmp_path_factory, arch, score, latency, provenance, budget):
     path = tmp_path_factory.mktemp("round") / "arch.yaml"
@@ -184,7 +183,6 @@ def test_grids_halve_upwards(variant, image_size, patch_size, patch_stride, grid
     assert list(arch.grids) == grids
 
 
-@settings(deadline=None)
 @given(architectures())
 def test_every_pooling_finds_two_tokens_and_more_and_leaves_half(arch):
     tokens = [math.prod(grid) for grid in arch.grids]

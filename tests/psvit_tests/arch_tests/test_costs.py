@@ -159,7 +159,7 @@ def test_deits_cost_what_is_known_of_them(size, width, num_params, gmacs):
     assert round(cost(arch).macs / 1e9, 2) == gmacs
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_sharer_saves_queries_keys_and_one_product(generated_spaces, data):
     space = data.draw(generated_spaces)
@@ -207,7 +207,7 @@ def test_members_all_over_a_small_space_cost_what_is_measured(small_space, measu
         assert cost(small_space[number]) == measured(small_space[number])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.data())
 def test_odd_and_rectangular_grids_cost_what_is_measured(generated_spaces, measured, data):
     space = data.draw(generated_spaces)

@@ -81,7 +81,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plain)
 def test_what_was_written_is_read(value):
     assert parse_yaml(yaml.safe_dump(value, allow_unicode=True)) == value

@@ -122,7 +122,7 @@ scalars |= st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]))
 documents = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text("abcde1~ :"), inner))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.dictionaries(st.text("abcde1~ :", min_size=1), documents, max_size=4))
 def test_what_is_dumped_is_read_back(data):
     assert yaml.safe_load(dump_yaml(data)) == data

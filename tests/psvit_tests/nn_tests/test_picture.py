@@ -218,7 +218,7 @@ def test_shipped_architectures_are_right(name):
     check(Architecture.load(name))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_network_is_drawn_right(generated_spaces, data):
     space = data.draw(generated_spaces)

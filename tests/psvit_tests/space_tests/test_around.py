@@ -63,7 +63,7 @@ def members_around(depths):
 small = st.lists(st.integers(1, 4), min_size=1, max_size=2)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(depths=small, variant=st.sampled_from(["1d", "2d"]), stem=st.sampled_from(["patch", "conv"]))
 def test_a_space_holds_the_poolings_and_sharings_of_its_network(depths, variant, stem):
     arch = network(depths, variant=variant, stem=stem, image_size=(64, 64))
@@ -132,7 +132,7 @@ def test_a_network_with_few_tokens_is_pooled_as_often_as_they_permit():
     assert SearchSpace.around(network([3], image_size=(4, 4))).size == groupings(3)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(layers=st.integers(2, 12), percent=st.integers(30, 95))
 def test_by_hand_one_pools_evenly_within_the_limits(layers, percent):
     arch = network([layers])

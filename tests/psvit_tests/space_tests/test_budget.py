@@ -6,7 +6,7 @@ import math
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from psvit.arch.architecture import Architecture
@@ -406,7 +406,6 @@ def test_limits_are_inclusive(macs, within):
     assert len(budget.violations(cost)) == (not within)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**15), st.integers(1, 10**15), st.integers(0, 10**15), st.integers(0, 10**15))
 def test_satisfied_means_that_every_limit_holds(macs_limit, params_limit, macs, num_params):
     budget = Budget.parse(f"{macs_limit}FLOPs", f"{params_limit}params")
@@ -471,7 +470,6 @@ def test_without_limits_nothing_deviates():
     assert Budget().deviation(Cost(macs=1, num_params=1, activation_bytes=1)) == 0
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**12), st.integers(1, 10**12), st.integers(1, 10**12))
 def test_a_budget_relaxed_by_its_deviation_holds(one, other, macs):
     budget = Budget.parse(f"{min(one, other)}..{max(one, other)}FLOPs")
@@ -511,7 +509,6 @@ def test_an_empty_budget_stays_empty():
     assert Budget().spent(0.9) == Budget()
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**12), st.floats(0, 1))
 def test_a_spent_budget_contains_its_upper_end_and_nothing_beyond(upper, fraction):
     (limit,) = Budget.parse(f"{upper}FLOPs").spent(fraction).limits

@@ -120,7 +120,7 @@ def test_counts_within_limits_on_every_cost(small_space, priced):
     assert len(set(counted)) > 20
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_counts_in_generated_spaces(generated_spaces, brute_force, data):
     space = data.draw(generated_spaces)
@@ -358,7 +358,7 @@ def test_the_nearest_to_a_budget_in_a_gap_or_against_itself(small_space, priced)
             assert float(budget.deviation(cost(nearest))) == least_deviation(priced, budget)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data())
 def test_the_nearest_in_generated_spaces(generated_spaces, brute_force, data):
     space = data.draw(generated_spaces)

@@ -34,7 +34,7 @@ def possible(image_size, in_chans, num_classes, unit) -> tuple[float, float]:
     return 1.001 * float(least[0]) * SCALES[least[1]], 0.999 * float(most[0]) * SCALES[most[1]]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     images, st.sampled_from([1, 3]), st.sampled_from([2, 10, 1000]), st.sampled_from(sorted(METRICS)), st.floats(0, 1)
 )
@@ -67,7 +67,7 @@ def test_images_are_not_changed_for_the_sake_of_a_family():
     assert SearchSpace.for_images((64, 96), 3, 10, "1.763MFLOPs").image_size == (64, 96)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(images, st.floats(0, 1))
 def test_patches_give_7_to_16_tokens_a_side_or_about_as_many_in_all(image_size, share):
     least, most = possible(image_size, 3, 10, "FLOPs")

@@ -43,7 +43,7 @@ def test_all_members_of_a_small_space(small_space):
     assert_priced(small_space, np.stack([small_space.encode(small_space[n]) for n in range(small_space.size)]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_members_of_generated_spaces(generated_spaces, data):
     space = data.draw(generated_spaces)

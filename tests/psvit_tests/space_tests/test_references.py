@@ -61,7 +61,7 @@ def families(found):
     return {reference.name.split(",")[0] for reference in found}
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     st.integers(8, 320),
     st.floats(0.6, 1.6),

@@ -80,7 +80,7 @@ def test_index_inverts_getitem_everywhere(small_space):
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_generated_spaces_equal_their_enumeration(generated_spaces, brute_force, data):
     space = data.draw(generated_spaces)
@@ -92,7 +92,7 @@ def test_generated_spaces_equal_their_enumeration(generated_spaces, brute_force,
     assert [space.index(arch) for arch in found] == list(range(space.size))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_numbers_and_members_correspond(generated_spaces, data):
     space = data.draw(shipped | generated_spaces)
@@ -103,7 +103,7 @@ def test_numbers_and_members_correspond(generated_spaces, data):
     assert space.index(arch) == number
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_encoded_rows_and_members_correspond(generated_spaces, data):
     space = data.draw(shipped | generated_spaces)
@@ -187,7 +187,7 @@ def test_all_members_of_a_small_space_build_different_networks(small_space):
     assert len(built) == small_space.size
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_two_members_build_one_network_only_when_they_are_equal(generated_spaces, data):
     space = draw_space(data, generated_spaces)
@@ -201,7 +201,7 @@ def test_two_members_build_one_network_only_when_they_are_equal(generated_spaces
 # --- sampling and variation keep to the space and the budget
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_samples_are_members_within_the_budget(generated_spaces, data):
     space = draw_space(data, generated_spaces)
@@ -213,7 +213,7 @@ def test_samples_are_members_within_the_budget(generated_spaces, data):
         assert budget.satisfied_by(cost(arch))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_mutants_are_members_within_the_budget(generated_spaces, data):
     space = draw_space(data, generated_spaces)
@@ -226,7 +226,7 @@ def test_mutants_are_members_within_the_budget(generated_spaces, data):
         assert budget.satisfied_by(cost(mutant))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_children_are_members_within_the_budget(generated_spaces, data):
     space = draw_space(data, generated_spaces)
@@ -352,7 +352,7 @@ def test_extremes_of_a_small_space_are_those_of_the_enumeration(small_space, bru
     assert cost(small_space.largest).macs == small_space.reach("macs")[1]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_reach_is_that_of_the_enumeration(generated_spaces, brute_force, data):
     space = data.draw(generated_spaces)
@@ -472,7 +472,7 @@ def test_a_budget_that_limits_anything_can_be_spent():
 # --- files
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_space_files_round_trip(tmp_path_factory, generated_spaces, data):
     space = draw_space(data, generated_spaces)

@@ -57,7 +57,7 @@ def recipes(draw) -> Recipe:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(recipes())
 def test_round_trips(tmp_path_factory, recipe):
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
@@ -67,7 +67,7 @@ def test_round_trips(tmp_path_factory, recipe):
     assert Recipe.from_dict(recipe.to_dict()).digest == recipe.digest
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(recipes())
 def test_one_that_was_stored_before_warm_up_had_a_rate_of_its_own_means_what_it_meant(recipe):
     stored = recipe.override({"warmup_lr": None}).to_dict()

@@ -47,7 +47,7 @@ def merged_slowly(x, size, keys, number, prefix):
     return sorted((patches, (total / patches).tolist()) for total, patches in kept)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(patches=st.integers(2, 11), prefix=st.integers(0, 1), number=st.integers(0, 5), seed=st.integers(0, 99))
 def test_tokens_are_merged_as_the_paper_says(patches, prefix, number, seed):
     number = min(number, patches // 2)
@@ -93,7 +93,7 @@ def test_costs_are_those_of_products_that_torch_counts():
     assert merging_macs(arch, (0, 0, 0)) == cost(arch).macs
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(percent=st.integers(20, 100), layers=st.integers(1, 5))
 def test_as_few_tokens_are_merged_as_a_limit_demands(percent, layers):
     arch = network(layers=layers)

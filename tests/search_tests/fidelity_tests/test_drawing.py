@@ -62,7 +62,7 @@ def test_a_budget_that_networks_cannot_be_drawn_around_is_refused(given_):
 
 
 @given(seed=st.integers(0, 2**32), fewer=st.integers(0, 12), more=st.integers(0, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_more_networks_begin_with_those_that_fewer_are(seed, fewer, more):
     budget = around(parse("1MFLOPs"))
     for draw in (lambda n: draw_within(DIGITS, budget, n, seed), lambda n: draw_spread(DIGITS, n, seed)):
