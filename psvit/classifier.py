@@ -17,7 +17,7 @@ from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError
 from psvit.io.arguments import whole
 from psvit.io.bounded import read_text
-from psvit.io.documents import Place, path_of, replacing
+from psvit.io.documents import Place, is_there, path_of, replacing
 
 NETWORK_FILE = "network.yaml"
 BEST_FILE = "best.yaml"
@@ -68,7 +68,7 @@ class Classifier:
             InputError: there is no trained network, or it does not say what it was trained on.
         """
         place = path_of(place)
-        if (place / TIMM_CONFIG).is_file():
+        if is_there(place) and (place / TIMM_CONFIG).is_file():
             return cls._of_timm(place, device)
         path = architecture_file(place)
         file = ArchitectureFile.load(path)

@@ -47,13 +47,13 @@ def weights_beside(file: Path | None, found: ArchitectureFile, data: ImageData, 
             raise InputError("--inherit: an architecture without a file has no weights beside it; name its file")
         return None
     weights = file.with_suffix(".safetensors")
-    classes, channels = len(data.classes), data.in_chans
-    if weights.exists() and (found.arch.num_classes, found.arch.in_chans) == (classes, channels):
+    if weights.exists() and data.fits(found):
         return weights
     if required and weights.exists():
         raise InputError(
-            f"--inherit: {weights} is for {found.arch.num_classes} classes and {found.arch.in_chans} channels, "
-            f"but {data.name!r} has {classes} and {channels}"
+            f"{weights}: is for {found.arch.num_classes} classes and {found.arch.in_chans} channels, and "
+            f"{data.name!r} has {len(data.classes)} and {data.in_chans}, or the classes have other names or another "
+            "order; no training can begin with it; give --from-scratch"
         )
     if required:
         raise InputError(f"--inherit: {weights} does not exist")

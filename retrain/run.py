@@ -25,7 +25,7 @@ from psvit.io.arguments import whole
 from psvit.io.documents import Place, path_of, write_atomic
 from psvit.io.run_folder import CONFIG, RunFolder, check_folder, default_folder
 from psvit.retrain.result import RetrainedNetwork, RetrainedNetworks
-from psvit.retrain.several import COMMAND, Network, Retraining, open_teacher
+from psvit.retrain.several import COMMAND, Network, Retraining, inherits, open_teacher
 from psvit.train.accuracies import LABELS
 from psvit.train.checkpoints import EVERY_SECONDS, CheckpointConfig
 from psvit.train.choices import choose_devices, choose_recipe
@@ -134,8 +134,6 @@ def retrain_networks(
     """
     _check(networks, workers, teacher, teacher_weights)
     read = [_read(network) for network in networks]
-    if inherit is None:
-        inherit = all(found.is_made_of_another for _, found in read)
     checkpointing = CheckpointConfig(every_seconds=checkpoint_seconds, number=keep)
     here, there = choose_devices(device, workers)
     with joined(here) as world:
@@ -154,7 +152,7 @@ def retrain_networks(
                     supernet=False,
                     device=there,
                     teacher=bool(teacher),
-                    begin=_begin(found, inherit),
+                    begin=_begin(found, inherits(found, inherit)),
                 )
                 for _, found in read
             ]

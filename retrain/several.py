@@ -62,7 +62,8 @@ class Retraining:
     Attributes:
         images: the images.
         teacher: a network to learn from besides the labels; `None` if there is none.
-        inherit: whether to start from the weights that a supernet left beside the architecture file.
+        inherit: whether to start from the weights that a search left beside the architecture file; `None`: where a
+            search made the network of a trained one.
         compare: whether to train the network the other way as well, so that both accuracies can be shown.
         seed: of everything random.
         device: where to train.
@@ -73,7 +74,7 @@ class Retraining:
 
     images: Portable[ImageData]
     teacher: Portable[Teacher] | None = None
-    inherit: bool
+    inherit: bool | None
     compare: bool
     seed: int
     device: str
@@ -94,7 +95,8 @@ class Retraining:
         """
         images = self.images.get()
         teacher = self.teacher.get() if self.teacher else None
-        inherited = weights_beside(file, found, images, required=self.inherit)
+        inherit = inherits(found, self.inherit)
+        inherited = weights_beside(file, found, images, required=inherit)
         if self.compare and inherited is None:
             where = file.with_suffix(".safetensors") if file else "an architecture without a file"
             raise InputError(f"--compare: {where} holds no weights of a supernet for these images")
@@ -103,7 +105,7 @@ class Retraining:
             "weights": digest_of_file(inherited) if inherited else None,
             "data": images.name,
             "data_digest": images.digest,
-            "inherit": self.inherit,
+            "inherit": inherit,
             # Only where it is asked for, so that runs from before the question was there go on.
             **({"compare": True} if self.compare else {}),
             "teacher": {"name": teacher.name, "digest": teacher.digest} if teacher else None,
@@ -129,7 +131,7 @@ class Retraining:
 
         check_memory(found.arch)
         check_device(torch.device(self.device), recipe)
-        inherited_network(file, found, self.images.get(), required=self.inherit)
+        inherited_network(file, found, self.images.get(), required=inherits(found, self.inherit))
         images = self.images.get().read()
         inputs = Inputs.of(images, found.arch.image_size)
         training_loader(images.all_train, inputs, recipe).check(self.world.size * recipe.accumulate, recipe.mixes)
@@ -151,11 +153,11 @@ class Retraining:
         from psvit.nn.registration import register_missing  # it loads timm, as all that trains does
 
         register_missing(self.operators)
-        known = {}
+        known, inherit = {}, inherits(network.found, self.inherit)
         if self.compare:
-            other = self._train(network, not self.inherit, network.folder / COMPARISON_FOLDER, known={})
+            other = self._train(network, not inherit, network.folder / COMPARISON_FOLDER, known={})
             known = {trained_as(other): other.score["value"]}
-        result = self._train(network, self.inherit, network.folder, known)
+        result = self._train(network, inherit, network.folder, known)
         del held
         return result
 
@@ -164,7 +166,7 @@ class Retraining:
         from psvit.train.original import original_of
 
         recipe, images = network.recipe, self.images.get()
-        if not inherit and recipe.layer_decay is not None and self.inherit:
+        if not inherit and recipe.layer_decay is not None and inherits(network.found, self.inherit):
             # Of the two, only what is inherited has early layers that shall change less.
             recipe = recipe.override({"layer_decay": None})
         return retrain(
@@ -176,12 +178,17 @@ class Retraining:
             seed=self.seed,
             device=torch.device(self.device),
             folder=folder,
-            original=original_of(network.file, network.found),
+            original=original_of(network.file, network.found, images),
             teacher=self.teacher.get() if self.teacher else None,
             known=known,
             checkpointing=self.checkpointing,
             world=self.world,
         )
+
+
+def inherits(found: ArchitectureFile, asked: bool | None) -> bool:
+    """Whether a network begins with the weights beside its file: as asked, or else if it was made of another."""
+    return found.is_made_of_another if asked is None else asked
 
 
 def open_teacher(name: str, weights: str | Path | None, images: Portable[ImageData]) -> Teacher:

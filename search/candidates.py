@@ -36,6 +36,9 @@ LISTED = 2**17
 """Sets of at most this many architectures are looked through one by one instead."""
 
 
+BEYOND = 1e6
+"""The greatest share by which it is said that a value is beyond a range."""
+
 TURNS, TURN = 8, 64
 """Before it counts as settled that a kind holds no more, so many groups of so many members are drawn from it."""
 
@@ -233,14 +236,19 @@ class Candidates:
 
 
 def _excess(value: float, lower: float | None, upper: float) -> float:
-    """By which share a value is beyond the nearer end of a range, to four digits; at most 0 inside."""
+    """By which share a value is beyond the nearer end of a range, to four digits; at most 0 inside.
+
+    A value that is no number is beyond every range, and one that is infinite where the range has an end there.
+    """
+    if not math.isfinite(value):
+        return -1.0 if (lower is None or lower <= value) and value <= upper else BEYOND
     above = value / upper - 1 if upper > 0 else (value - upper) / (-upper or 1)
     below = -1.0
     if lower:
         below = 1 - value / lower if lower > 0 else (lower - value) / -lower
     elif lower is not None:
         below = -value if value < 0 else -1.0
-    excess = max(above, below)
+    excess = min(max(above, below), BEYOND)
     # Rounded away from the limit, so that a limit that is exceeded never seems to be kept.
     return math.ceil(1e4 * excess) / 1e4 if excess > 0 else math.floor(1e4 * excess) / 1e4
 

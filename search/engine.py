@@ -212,7 +212,8 @@ def _search(prepared: Prepared) -> Searched:
             study, control = _studies(prepared)
             if not study.history.complete:
                 raise stopped
-        description = evaluator.describe()
+        # If none was scored, which is told later, there may be nobody who can describe scores.
+        description = evaluator.describe() if study.history.complete else {}
     return Searched(study=study, control=control, description=description, references=references, stopped=stopped)
 
 

@@ -20,8 +20,8 @@ ACCURACY, SCORE, LATENCY = "accuracy", "score", "latency"
 COSTS = {"macs": "macs", "params": "num_params", "memory": "activation_bytes"}
 """Names of objectives that are costs, and which cost each is."""
 
-OF_TRIALS = ("number", "state", "images", "hypervolume", "origin", "index", "arch", f"{LATENCY}_ms")
-"""What else is said of a trial, each in a column of that name, so that no objective may be called so."""
+OF_TRIALS = ("number", "state", "images", "hypervolume", "origin", "index", "arch", f"{LATENCY}_ms", "space")
+"""What else is said of a trial, mostly in a column of that name, so that no objective may be called so."""
 
 
 @dataclass(frozen=True)

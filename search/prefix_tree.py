@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from psvit.arch import costs
 from psvit.arch.architecture import Architecture, Stage
-from psvit.arch.operators import Pool, Stem, Variant
+from psvit.arch.operators import Pool, Stem, Variant, until_operators_change
 from psvit.executors.failures import out_of_memory
 from psvit.nn.filled import Module, filled
 from psvit.nn.layers import Layer, Shared, TokenPool, choose_sharing
@@ -343,6 +343,7 @@ def _bare_layer(embed_dim: int, num_heads: int, hidden_dim: int, shares: bool) -
     return Layer(embed_dim, num_heads, hidden_dim, shares, device="meta")
 
 
+@until_operators_change
 @lru_cache(maxsize=1024)
 def _bare_pooling(variant: Variant, pool: Pool, grid: tuple[int, int], dim_in: int, dim_out: int) -> TokenPool:
     return TokenPool(variant, pool, grid, dim_in, dim_out, device="meta")
@@ -354,6 +355,7 @@ def _of_one_layer(arch: Architecture, embed_dim: int) -> Architecture:
     return Architecture(**{**dict(arch), "stages": (stage,), "pools": ()})
 
 
+@until_operators_change
 @lru_cache(maxsize=1024)
 def _bare_ends(arch: Architecture) -> tuple[PSViT, PSViT]:
     """A network that can only embed, and one that can only classify."""

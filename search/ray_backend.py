@@ -242,7 +242,8 @@ class RayEvaluator:
         scores: dict[int, Score] = {}
         wanted = sum(len(part.positions) for part in parts)
         try:
-            while len(scores) < wanted or self._description is None:
+            # Nobody describes the scores of a population over which all workers died.
+            while len(scores) < wanted or (not wanted and self._description is None):
                 self._hand_out(waiting)
                 for asked, answer in self._answers():
                     if not isinstance(answer, Outcome):

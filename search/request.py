@@ -139,6 +139,9 @@ class SearchRequest:
             found = next(name for name in NAMED if name == self.evaluator)
             if found in ("trained", "inherited") and not has_images:
                 raise InputError(f"--evaluator {found}: needs images; give --data")
+            for name in ("searcher", "trials", "control"):
+                if found == "rule" and getattr(self, name) is not None:
+                    raise InputError(f"--{name}: there is no search with --evaluator rule; leave one of them out")
         elif self.evaluator is not None:
             found = "own"
         if (self.supernet_recipe or self.supernet_settings) and (self.supernet or found != "inherited"):

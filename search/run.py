@@ -216,7 +216,7 @@ def _request(given: Mapping[str, Any]) -> SearchRequest:
         "supernet": None if supernet is None else str(path_of(supernet)),
         "init": None if given["init"] is None else str(path_of(given["init"])),
         "init_weights": None if given["init_weights"] is None else str(given["init_weights"]),
-        "depths": None if given["depths"] is None else tuple(given["depths"]),
+        "depths": None if given["depths"] is None else several("depths", given["depths"], (int,), "a number of layers"),
         "image_size": None if image_size is None else read_image_size(image_size),
         "objectives": _objectives(given["objectives"]),
         "latency": tuple(map(Path, several("latency", given["latency"], (str, Path), "a file"))),
@@ -369,9 +369,10 @@ def _introduction(plan: SearchPlan) -> Iterator[str]:
             )
     yield from _what_is_done(plan)
     if plan.scored_by == "rule":
+        to_search = "leave --evaluator rule out" if plan.data else "give --data"
         yield (
-            "nothing is compared: a rule takes the hand-made network that did best elsewhere; give --data to search on "
-            "your images"
+            "nothing is compared: a rule takes the hand-made network that did best elsewhere; "
+            f"{to_search} to search on your images"
         )
     if plan.scored_by == "dss":
         yield (

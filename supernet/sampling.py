@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from psvit.arch.architecture import Architecture
+from psvit.arch.operators import until_operators_change
 from psvit.space.budget import Budget, Limit
 from psvit.space.dimensions import EMBED_DIM, Dimension, places
 from psvit.space.feasible import FeasibleSet
@@ -74,6 +75,7 @@ def draw_over_macs(space: SearchSpace, rng: np.random.Generator) -> Architecture
             return members.sample(rng, 1)[0]
 
 
+@until_operators_change
 @lru_cache(maxsize=2 * BINS)
 def macs_bin(space: SearchSpace, number: int) -> FeasibleSet:
     """The members of a space in one of `BINS` parts, of equal width, of its reach of MACs; kept once it was made."""

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from psvit.arch.architecture import Architecture
-from psvit.arch.operators import Pool, Stem, Variant
+from psvit.arch.operators import Pool, Stem, Variant, until_operators_change
 from psvit.errors import InputError
 from psvit.io.documents import Place, replacing
 from psvit.nn.filled import filled
@@ -215,6 +215,7 @@ class _Member(NamedTuple):
     parts: tuple[tuple[str, Slice, torch.Size], ...]
 
 
+@until_operators_change
 @lru_cache(maxsize=256)
 def _member(space: SearchSpace, arch: Architecture, drop_path_rate: float) -> _Member:
     """A member of the space; kept, because a search runs each on many batches."""

@@ -9,7 +9,9 @@ from pydantic import Field
 Width = Annotated[int, Field(gt=0, le=16_384)]
 """Channels of a token or of a head."""
 
-Channels = Annotated[int, Field(gt=0, le=4_096)]
+MOST_CHANNELS = 4_096
+
+Channels = Annotated[int, Field(gt=0, le=MOST_CHANNELS)]
 """Channels of an image."""
 
 Side = Annotated[int, Field(gt=0, le=4_096)]

@@ -194,13 +194,13 @@ def group_elements(n: int, d: Count, h: Count, heads: Count, shares: bool) -> Co
     Where attention is fused: while the output is projected, that, the input, the norm's output, queries, keys, values
     and attention's output; or while the MLP's activation is computed, the input, attention's branch, their sum, its
     norm, and the hidden layer twice. Where a map is shared: in the producer, the map beside its logits, or beside
-    attention's output in two layouts while that is projected; or in a sharer the MLP again, with the group's input and
-    the map.
+    attention's output in two layouts (of one head they are the same) while that is projected; or in a sharer the MLP
+    again, with the group's input and the map.
     """
     x, hidden, attention_map = n * d, n * h, heads * n * n
     if not shares:
         return x + _larger(6 * x, 3 * x + 2 * hidden)
-    producer = _larger(4 * x + 2 * attention_map, 7 * x + attention_map)
+    producer = _larger(4 * x + 2 * attention_map, (6 + (heads > 1)) * x + attention_map)
     return x + _larger(producer, 4 * x + 2 * hidden + attention_map)
 
 

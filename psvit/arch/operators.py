@@ -10,11 +10,14 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator
 
 from psvit.arch import stem
+
+if TYPE_CHECKING:
+    from functools import _lru_cache_wrapper
 
 Variant = Literal["1d", "2d"]
 
@@ -64,6 +67,18 @@ class Patches(NamedTuple):
         return rows, columns
 
 
+_FORGETTING: list[Callable[[], None]] = []
+"""What empties the caches of what was made with operators."""
+
+Cached = TypeVar("Cached", bound="_lru_cache_wrapper[Any]")
+
+
+def until_operators_change(cached: Cached) -> Cached:
+    """A cache that is emptied when an operator is replaced, because costs and modules in it may be of the old one."""
+    _FORGETTING.append(cached.cache_clear)
+    return cached
+
+
 class Registry(Generic[Entry]):
     """Entries by name.
 
@@ -89,11 +104,14 @@ class Registry(Generic[Entry]):
         Raises:
             ValueError: the name is no identifier, or is taken.
         """
-        if not name.isidentifier():
+        if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"the name of a {self._what} must be an identifier, received {name!r}")
         if name in self._entries and not again:
             raise ValueError(f"a {self._what} {name!r} is registered already; choose another name")
         self._entries[name] = entry
+        if again:
+            for forget in _FORGETTING:
+                forget()
 
     def check(self, name: str) -> str:
         """The name, if something is known by it.

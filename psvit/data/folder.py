@@ -41,7 +41,7 @@ class ImageFile(NamedTuple):
 
 def natural_key(text: str) -> list[int | str]:
     """A key of a sort that has `class 2` before `class 10`; timm numbers the classes of a folder in this order."""
-    return [int(part) if part.isdigit() else part for part in _DIGITS.split(text.lower())]
+    return [int(part) if part.isdecimal() else part for part in _DIGITS.split(text.lower())]
 
 
 def parts_of(root: Path) -> tuple[Path, Path | None]:
@@ -57,6 +57,12 @@ def parts_of(root: Path) -> tuple[Path, Path | None]:
         found = " and ".join(f"{folder.name}/" for folder in named)
         raise InputError(f"data '{root}': expected one folder of validation images, found {found}; keep one")
     if _is_part(root / TRAIN):
+        for flat in (root / name for name in VAL):
+            if flat not in named and _has_images(flat):
+                raise InputError(
+                    f"data '{root}': the images in {flat.name}/ lie in no folders of classes, as those in "
+                    f"{TRAIN}/ do; move them into some, or remove {flat.name}/"
+                )
         return root / TRAIN, named[0] if named else None
     hint = ""
     if root.name in (TRAIN, *VAL) and (root.parent / TRAIN).is_dir():
@@ -75,7 +81,7 @@ def _is_part(folder: Path) -> bool:
 
 def _folders_in(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return [Path(entry.path) for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
+        return [Path(entry.path) for entry in entries if _is_folder(entry) and not is_hidden(entry.name)]
     return []
 
 
@@ -87,7 +93,14 @@ def _has_images(folder: Path) -> bool:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    return is_image_name(entry.name) and not entry.is_dir()
+    return is_image_name(entry.name) and not _is_folder(entry)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself
+        return False
 
 
 def images_in(
@@ -167,7 +180,7 @@ def _files(
             raise InputError(f"{shown}: has a name that is no UTF-8; rename it") from None
         if is_hidden(entry.name):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _files(entry.path, entry.name, (*above, here), seen)
         elif _is_image(entry):
             yield entry.path, label

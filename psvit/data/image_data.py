@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from psvit.arch.architecture import ArchitectureFile
 from psvit.data.images import Decoded, Labelled
 from psvit.data.sources import Source, by_name, of_datasets
 from psvit.data.split import held_out, parts
@@ -17,6 +19,9 @@ from psvit.errors import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of every channel of ImageNet's photographs, which are usual for others as well."""
+
+COUNTED = 2**22
+"""Values of pixels that are counted at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +135,14 @@ class ImageData:
         """
         return cls.find(name).read()
 
+    def fits(self, file: ArchitectureFile) -> bool:
+        """Whether a network is for these channels and classes, in this order; by their number if it knows no names."""
+        if (file.arch.num_classes, file.arch.in_chans) != (len(self.classes), self.in_chans):
+            return False
+        about = file.provenance.get("data")
+        classes = about.get("classes") if isinstance(about, dict) else None
+        return not isinstance(classes, list) or tuple(map(str, classes)) == self.classes
+
     @classmethod
     def find(cls, name: str) -> Self:
         """An image set as `open` opens it, but the images of a folder are read when they are first needed.
@@ -137,7 +150,10 @@ class ImageData:
         Raises:
             InputError: as `open`; of a corrupt image, when images are read.
         """
-        return cls._split(name, by_name(name), partial(cls.open, name))
+        source = by_name(name)
+        if os.path.isdir(name):
+            name = str(Path(name))  # `images/` is `images`
+        return cls._split(name, source, partial(cls.open, name))
 
     @classmethod
     def from_datasets(
@@ -203,11 +219,19 @@ def found_data(data: ImageData | str | Path) -> ImageData:
 def _statistics(images: Labelled, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel of pixels from 0 to 1, to four digits.
 
-    For images that are not in memory, they are usual ones.
+    For images that are not in memory, they are usual ones. Where all pixels of a channel are the same, its deviation is
+    that of one step of 8 bits, because it is divided by.
     """
     if not isinstance(images.pictures, Decoded):
         return (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,), (0.5,))
-    pixels = images.pictures.pixels[images.rows]
-    flat = pixels.reshape(-1, in_chans)
-    mean, std = flat.mean(axis=0) / 255, flat.std(axis=0) / 255
-    return tuple(round(float(value), 4) for value in mean), tuple(round(float(value), 4) for value in std)
+    # Counted in parts, because numbers take eight times the memory of pixels.
+    seen, levels = np.zeros((in_chans, 256), dtype=np.int64), np.arange(256)
+    size = max(1, COUNTED // int(np.prod(images.pictures.pixels.shape[1:])))
+    for begin in range(0, len(images.rows), size):
+        pixels = images.pictures.pixels[images.rows[begin : begin + size]].reshape(-1, in_chans)
+        for channel in range(in_chans):
+            seen[channel] += np.bincount(pixels[:, channel], minlength=256)
+    mean = seen @ levels / seen.sum(axis=1)
+    std = np.sqrt((seen * (levels - mean[:, None]) ** 2).sum(axis=1) / seen.sum(axis=1))
+    std = np.maximum(std, 1.0)
+    return tuple(round(float(value), 4) for value in mean / 255), tuple(round(float(value), 4) for value in std / 255)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -101,7 +102,9 @@ def to_eight_bits(picture: Image.Image, mode: Mode, source: str) -> Image.Image:
             raise InputError(f"{source}: its pixels are floating-point numbers, whose range is not known; {_REMEDY}")
         if picture.mode.startswith("I"):
             picture = _upper_bits(picture, source)
-        return picture.convert(mode)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Palette images with Transparency")  # which is left out
+            return picture.convert(mode)
 
 
 def unreadable(source: str) -> str:
@@ -133,5 +136,7 @@ def _named(source: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        raise InputError(f"{source}: has too many pixels; make it smaller, or remove it") from None
+    except (OSError, SyntaxError, ValueError):
         raise InputError(unreadable(source)) from None

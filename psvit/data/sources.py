@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from psvit.data.images import Decoded, Files, Labelled, OfDataset, Pictures, Unr
 from psvit.data.pixels import ENDINGS, Mode, is_grey, look_at, read_image
 from psvit.data.split import held_out_for_validation
 from psvit.errors import InputError
+from psvit.io.documents import is_there
 from psvit.io.progress import progress_bar
 
 DIGEST_DIGITS = 16
@@ -68,7 +70,7 @@ def by_name(name: str) -> Source:
     """
     if name == "digits":
         return _digits()
-    if Path(name).is_dir():
+    if is_there(name) and Path(name).is_dir():
         return _folder(Path(name))
     if name.split("/")[0] in ("torch", "hfds"):
         return _timm(name)
@@ -261,9 +263,9 @@ def _digest(classes: tuple[str, ...], *parts: Labelled) -> str:
 def _digest_of_files(root: Path, classes: tuple[str, ...], samples: Sequence[ImageFile]) -> str:
     """A digest of the files of a folder. It does not depend on where the folder lies."""
     digest = hashlib.sha256("\n".join(classes).encode())
-    begin = len(str(root))
+    begin = 0 if root == Path() else len(str(root))
     for path, label, size in samples:
-        digest.update(f"{path[begin:]}\0{size}\0{label}\n".encode())
+        digest.update(f"/{path[begin:].lstrip(os.sep)}\0{size}\0{label}\n".encode())
     return digest.hexdigest()[:DIGEST_DIGITS]
 
 

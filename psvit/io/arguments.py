@@ -10,16 +10,17 @@ from typing import Any
 from psvit.errors import InputError
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
+def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """A whole number, NumPy's among them.
 
     Args:
         name: of the argument.
         value: of the argument.
         least: the smallest that is permitted.
+        most: the largest; without one, all are.
 
     Raises:
-        InputError: it is none, or too small.
+        InputError: it is none, or too small or too large.
     """
     try:
         number = operator.index(value)
@@ -27,6 +28,8 @@ def whole(name: str, value: Any, least: int = 0) -> int:
         raise InputError(f"{name} must be a whole number, received {value!r}") from None
     if number < least:
         raise InputError(f"{name} must be at least {least}, received {number}")
+    if most is not None and number > most:
+        raise InputError(f"{name} must be at most {most:,}, received {number}")
     return number
 
 

@@ -56,6 +56,21 @@ def path_of(place: Place) -> Path:
     return Path(found)
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises:
+        InputError: that cannot be known, because a folder that it would lie in cannot be read.
+    """
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, ValueError):  # no such file, or no name that a file can have
+        return False
+    return True
+
+
 class Value(BaseModel):
     """A frozen domain value, validated at construction and compared by content."""
 

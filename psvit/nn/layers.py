@@ -85,7 +85,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, hand_on: Form | None) -> tuple[Tensor, Shared | None]:
         """From x (B, N, D) to the output (B, N, D) and what is handed on, if anything."""
         B, N, D = x.shape
-        q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
         shared: Shared | None = None
         if hand_on == "map":
             shared = attention_map(q, k)
@@ -114,7 +114,7 @@ class SharedAttention(nn.Module):
     def forward(self, x: Tensor, shared: Shared) -> Tensor:
         """From x (B, N, D) and what the producer handed on to the output (B, N, D)."""
         B, N, D = x.shape
-        v = self.v(x).reshape(B, N, self.num_heads, -1).transpose(1, 2)
+        v = self.v(x).reshape(B, N, self.num_heads, D // self.num_heads).transpose(1, 2)
         x = attend(*shared, v, self.fused_attn) if isinstance(shared, tuple) else shared @ v
         return self.proj(x.transpose(1, 2).reshape(B, N, D))
 

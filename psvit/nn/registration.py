@@ -20,7 +20,8 @@ from psvit.nn.layers import POOLING_MODULES, STEM_MODULES
 from psvit.nn.live_tensors import LiveTensors
 
 RESERVED = ("proj", "cls_proj")
-"""Names of the linear layers beside a pooling operator, which no operator may have."""
+"""Names of the linear layers beside a pooling operator, which no operator may have; nor the name of anything that a
+module has."""
 
 WIDTHS = (8, 16)
 """Channels at which an operator is tried before it is accepted."""
@@ -52,8 +53,8 @@ def register_pooling(name: str, module: Callable[[Variant, int], nn.Module]) -> 
             which.
     """
     _check_callable("pooling", name, module)
-    if name in RESERVED:
-        raise ValueError(f"a pooling must not be called {' or '.join(RESERVED)}; choose another name")
+    if name in RESERVED or hasattr(nn.ModuleDict(), str(name)):
+        raise ValueError(f"a pooling must not be called {name}, for which modules have another use; name it otherwise")
     for variant in get_args(Variant):
         grid = (1, 7) if variant == "1d" else (5, 4)
         shape = grid[1:] if variant == "1d" else grid

@@ -16,6 +16,7 @@ from psvit.arch.architecture import Architecture, Stage, stage_grids
 from psvit.arch.costs import cost
 from psvit.arch.operators import Pool
 from psvit.errors import InputError
+from psvit.io.arguments import several
 from psvit.space.budget import Budget
 from psvit.space.layout import Layout, StageChoices
 from psvit.space.listing import check_countable
@@ -48,7 +49,7 @@ def space_around(kind: type[Space], arch: Architecture, depths: Sequence[int] | 
         raise InputError(f"a space around a network is made for at most {MOST_LAYERS} layers, received {layers}")
     if any(max(stage.groups) > 1 for stage in arch.stages):
         raise InputError("a space around a network is made for networks whose layers share no attention map")
-    allowed = sorted({*(depths or ()), layers})
+    allowed = sorted({*several("depths", depths or (), (int,), "a number of layers"), layers})
     if allowed[0] < 1 or allowed[-1] > layers:
         raise InputError(f"depths must be numbers of layers from 1 to the network's {layers}, received {allowed}")
     made = (_space(kind, arch, allowed, max_group) for max_group in range(MAX_GROUP, 0, -1))

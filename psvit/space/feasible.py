@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from psvit.arch import costs
 from psvit.arch.architecture import Architecture
+from psvit.arch.operators import until_operators_change
 from psvit.space.budget import Budget
 from psvit.space.encoding import write_stages
 from psvit.space.listing import check_countable
@@ -172,6 +173,7 @@ class _Part(NamedTuple):
     second: _Half
 
 
+@until_operators_change
 @lru_cache(maxsize=8)
 def _parts(space: Members) -> tuple[_Part, ...]:
     """The halves of every layout; they do not depend on the budget."""
@@ -186,6 +188,7 @@ def _parts(space: Members) -> tuple[_Part, ...]:
     return tuple(parts)
 
 
+@until_operators_change
 @lru_cache(maxsize=32)
 def reach(space: Members) -> dict[str, tuple[int, int]]:
     """The smallest and the largest value of every cost in a space, stage by stage without joining any rows."""
@@ -338,6 +341,7 @@ class FeasibleSet:
         return stages
 
 
+@until_operators_change
 @lru_cache(maxsize=8)
 def feasible_set(space: Members, budget: Budget) -> FeasibleSet:
     """The members of `space` within `budget`; kept, because searches ask again and again."""

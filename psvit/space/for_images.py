@@ -123,20 +123,22 @@ def space_for(kind: type[Space], image_size: tuple[int, int], in_chans: int, num
     limits = limits or [Limit(metric="macs", upper=MACS_A_PIXEL * image_size[0] * image_size[1])]
     spent = "-".join(format_cost(limit.metric, limit.upper).replace(" ", "") for limit in limits)
     name = f"images-{image_size[0]}x{image_size[1]}-{spent}"
-    wanted = Budget(limits=tuple(limits)).spent(SPENT)
-    best, suited = None, (0, False)
-    for patches in _patches(images, limits):
-        for space in _candidates(kind, name, images, limits, patches):
-            members, families = min(feasible_set(space, wanted).count, ENOUGH), num_families(space, wanted)
-            if members == ENOUGH and families == len(FAMILIES):
-                return space
-            if members and (members, families > 0) > suited:
-                best, suited = space, (members, families > 0)
-        if suited == (ENOUGH, True):
-            break  # rather a family less than other patches
-    if best is None:
-        raise InputError(_what_is_possible(images, limits))
-    return best
+    whole = Budget(limits=tuple(limits))
+    # Of several limits the first need not be the tightest, and then cannot be spent.
+    for wanted in (whole.spent(SPENT), whole)[: len(limits)]:
+        best, suited = None, (0, False)
+        for patches in _patches(images, limits):
+            for space in _candidates(kind, name, images, limits, patches):
+                members, families = min(feasible_set(space, wanted).count, ENOUGH), num_families(space, wanted)
+                if members == ENOUGH and families == len(FAMILIES):
+                    return space
+                if members and (members, families > 0) > suited:
+                    best, suited = space, (members, families > 0)
+            if suited == (ENOUGH, True):
+                break  # rather a family less than other patches
+        if best is not None:
+            return best
+    raise InputError(_what_is_possible(images, limits))
 
 
 def usual_budgets(image_size: tuple[int, int]) -> tuple[str, str]:
@@ -184,7 +186,7 @@ def _what_is_possible(images: _Images, limits: Sequence[Limit]) -> str:
         ranges.append(f"{format_cost(limit.metric, least)} to {format_cost(limit.metric, most)}")
     return (
         f"budget: {' and '.join(map(str, limits))} does not suit images of {images.height} x {images.width} pixels; "
-        f"networks for them are searched for budgets of {' and '.join(ranges)}"
+        f"networks for them are searched for budgets of {' and '.join(ranges)}{' (each alone)' * (len(limits) > 1)}"
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from psvit.arch import costs
 from psvit.arch.architecture import Architecture, stage_grids
-from psvit.arch.operators import STEMS
+from psvit.arch.operators import STEMS, until_operators_change
 from psvit.space import compositions
 from psvit.space.dimensions import ENTRY
 from psvit.space.encoding import by_layout, stage_genes
@@ -92,6 +92,7 @@ class StageTable(NamedTuple):
         return rows
 
 
+@until_operators_change
 @lru_cache(maxsize=32)
 def stage_tables(space: Members) -> tuple[tuple[StageTable, ...], ...]:
     """For every layout the tables of its stages.

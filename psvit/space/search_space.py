@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psvit.arch.architecture import Architecture
+from psvit.arch.bounds import MOST_CHANNELS, MOST_CLASSES
 from psvit.arch.costs import ADDITIVE, METRICS, cost
 from psvit.errors import InputError
 from psvit.io.arguments import read_image_size, whole
@@ -69,8 +70,8 @@ class SearchSpace(Members):
         space = space_for(
             cls,
             read_image_size(image_size),
-            whole("in_chans", in_chans, 1),
-            whole("num_classes", num_classes, 1),
+            whole("in_chans", in_chans, 1, MOST_CHANNELS),
+            whole("num_classes", num_classes, 1, MOST_CLASSES),
             budget,
         )
         space.check(budget)
@@ -99,8 +100,10 @@ class SearchSpace(Members):
         """Members in encoded form, (n, genes), with their costs: a million takes a fraction of a second.
 
         Raises:
-            ValueError: a row encodes a network whose width shrinks.
+            ValueError: a row encodes a network whose width shrinks, or a gene is out of its range.
         """
+        if ((rows < 0) | (rows >= np.array(list(self.genes.values())))).any():
+            raise ValueError(f"rows: a gene is out of its range; see genes of {self.name}")
         return Batch(self, rows)
 
     # --- budgets

@@ -150,12 +150,13 @@ class Original:
         ]
 
 
-def original_of(file: Path | None, about: ArchitectureFile) -> PSViT | None:
-    """The network that a search made another of, from its run; `None` if it is not there or knows no classes.
+def original_of(file: Path | None, about: ArchitectureFile, data: ImageData) -> PSViT | None:
+    """The network that a search made another of, from its run; `None` if it is not there or not for these images.
 
     Args:
         file: the other's architecture file.
         about: what is in it.
+        data: images, whose classes and channels it has to have.
 
     Raises:
         InputError: the weights are damaged.
@@ -166,7 +167,10 @@ def original_of(file: Path | None, about: ArchitectureFile) -> PSViT | None:
     place = next(
         (folder / ORIGINAL_FILE for folder in file.absolute().parents[:2] if (folder / ORIGINAL_FILE).is_file()), None
     )
-    if place is None or not ArchitectureFile.load(place).provenance.get("original", {}).get("keeps_head"):
+    if place is None:
+        return None
+    original = ArchitectureFile.load(place)
+    if not original.provenance.get("original", {}).get("keeps_head") or not data.fits(original):
         return None
     network = Classifier.load(place).network
     assert isinstance(network, PSViT)

@@ -46,9 +46,13 @@ def read_original(name: str | Path, weights: str | Path | None = None) -> Origin
     text, path = str(name), Path(name)
     if weights is not None and not Path(weights).is_file():
         raise InputError(f"--init-weights {weights}: no such file")
-    if weights is None and path.is_dir() and not (path / TIMM_CONFIG).is_file():
-        return _ours(Classifier.load(path), text)
-    if path.suffix in ARCHITECTURES:
+    is_ours = path.suffix in ARCHITECTURES or (path.is_dir() and not (path / TIMM_CONFIG).is_file())
+    if weights is not None and (is_ours or path.suffix in WEIGHTS):
+        raise InputError(
+            f"--init-weights {weights}: goes with the name of a model of timm, and --init {name} has weights of its "
+            "own; leave one of them out"
+        )
+    if is_ours:
         return _ours(Classifier.load(path), text)
     if path.is_dir():
         text = f"local-dir:{path}"

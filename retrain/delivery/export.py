@@ -89,7 +89,8 @@ def export_network(
         on_cpu = copy.deepcopy(classifier.network).cpu()
         classifier = Classifier(on_cpu, classifier.preprocessing, classifier.file, classifier.source)
     source = classifier.source
-    return export(classifier, to, Path(out or source.parent / f"{source.resolve().stem}-{to}"), license)
+    name = source.resolve().name if source.is_dir() else source.resolve().stem
+    return export(classifier, to, Path(out or source.parent / f"{name}-{to}"), license)
 
 
 def _check_form(name: str) -> None:

@@ -242,7 +242,10 @@ def _prepared(preprocessing: Preprocessing) -> str:
         ratio = f"ratio = min(image.height / {sides[0]}, image.width / {sides[1]})\n"
     axes = "[None, None]" if preprocessing.in_chans == 1 else ".transpose(2, 0, 1)[None]"
     return f"""\
-image = Image.open("image.png").convert("{preprocessing.mode}")
+image = Image.open("image.png")
+if image.mode.startswith("I"):  # 16 bits, of which the upper 8 count
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+image = image.convert("{preprocessing.mode}")
 {ratio}image = image.resize({size}, Image.Resampling.{preprocessing.interpolation.upper()})
 left, top = round((image.width - {width}) / 2), round((image.height - {height}) / 2)
 image = image.crop((left, top, left + {width}, top + {height}))

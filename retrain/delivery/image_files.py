@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from psvit.data.pixels import ENDINGS, is_hidden, is_image_name
 from psvit.errors import InputError
+from psvit.io.documents import is_there
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
@@ -17,18 +19,30 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found = sorted(one for one in path.rglob("*") if _is_image(one, path))
+        if is_there(path) and path.is_dir():
+            found = sorted(_images_in(path))
             if not found:
                 raise InputError(f"{path}: no images in it; their names end in {', '.join(ENDINGS)}")
             files += found
-        elif path.exists():
+        elif is_there(path):
             files.append(path)
         else:
             raise InputError(f"{path}: no such file or folder")
     return files
 
 
-def _is_image(file: Path, folder: Path) -> bool:
-    hidden = any(map(is_hidden, file.relative_to(folder).parts))
-    return not hidden and is_image_name(file.name) and file.is_file()
+def _images_in(folder: Path) -> Iterator[Path]:
+    """The images in a folder and below it, also behind links, but none twice."""
+    seen: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}")
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        about = os.stat(place)
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(place, name) for name in files if is_image_name(name) and os.path.isfile(Path(place, name)))

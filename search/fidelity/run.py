@@ -180,7 +180,7 @@ def measure_fidelity(
         data=opened,
         budget=budgets,
         recipe=chosen,
-        images=images,
+        images=None if images is None else whole("images", images, 2),
         seed=seed,
         device=here,
         training_device=there,
@@ -189,6 +189,10 @@ def measure_fidelity(
         second_seeds=second_seeds,
         workers=workers,
     )
+    if len(trainings.networks.within) < 2:
+        raise InputError(
+            f"budget: a single architecture is within {trainings.limits}; two are needed to rank; name a wider range"
+        )
     config = {**trainings.config, "supernet": supernet_digest(supernet)}
     folder = RunFolder(Path(out or default_folder(f"fidelity-{'-'.join(budgets)}", config)), COMMAND, config)
     announce(f"run: {folder.path}")

@@ -39,6 +39,9 @@ PRIOR = 0.003
 LEAST = 4
 """Architectures of a space that can have a model: half of them for the calibration, half for the validation."""
 
+MOST_PARTS = 2000
+"""Parts of a space. The file of a model with many more could not be read again, see `psvit.io.bounded`."""
+
 PATIENCE = 4
 """Measurements in a row for which the machine may be too noisy, so that a build outlasts a busy minute."""
 
@@ -68,12 +71,17 @@ class LatencyPlan:
         """The usual plan. Where each network has to be exported or compiled, that is what takes the time.
 
         Raises:
-            InputError: the space is too small to fit a model and to validate it.
+            InputError: the space is too small to fit a model and to validate it, or has too many parts.
         """
         if space.size < LEAST:
             raise InputError(
                 f"space {space.name}: has {space.size} architectures, and a latency model needs {LEAST} to be fitted "
                 "and validated; measure them one by one"
+            )
+        if (parts := len(parts_in(space))) > MOST_PARTS:
+            raise InputError(
+                f"space {space.name}: networks have {parts:,} different parts, and a latency model holds at most "
+                f"{MOST_PARTS:,}; give the space fewer widths, MLP ratios or layouts"
             )
         if setting.runtime == "eager":
             return cls(space=space, setting=setting, seed=seed, rounds=3)

@@ -213,10 +213,11 @@ def first_within(
         for limit, ms in zip(limits, times, strict=True)
         if ms
     )
+    is_above = any(max(ms) > limit.limit.upper_ms for limit, ms in zip(limits, times, strict=True) if ms)
     raise UnmetBudgetError(
         f"budget: of the best architectures {passed_over} were measured and none keeps "
         f"{' and '.join(str(limit.limit) for limit in limits)}; they take {' and '.join(taken)}; "
-        "name a slightly lower limit, or more trials in another folder"
+        f"name a {'slightly lower' if is_above else 'wider'} limit, or more trials in another folder"
     )
 
 

@@ -66,7 +66,8 @@ def look_cells(finalist: Finalist, epochs: Sequence[int]) -> list[str]:
             text += f" ± {finalist.spread:.2f}"
         cells.append(text)
     if finalist.failure and epochs:
-        cells[len(finalist.looks)] = "failed"
+        # Where all failed at one comparison, none was looked at there, and it has no column.
+        cells[min(len(finalist.looks), len(cells) - 1)] = "failed"
     return cells
 
 

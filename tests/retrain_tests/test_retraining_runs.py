@@ -225,3 +225,28 @@ def test_a_network_is_exported_in_whatever_form_it_is_at_hand(found, retrained, 
 )
 def test_names_of_networks_stay_in_the_run_and_are_no_file_of_it(files, names):
     assert _named([Path(file) for file in files]) == names
+
+
+def test_each_of_several_begins_as_it_would_alone(found, retrained, weights):
+    made, plain = weights.with_suffix(".yaml"), weights.with_name("plain.yaml")
+    original = {"original": {"name": "x", "digest": "0"}}
+    of_another = found.model_copy(update={"provenance": {**found.provenance, **original}})
+    assert of_another.is_made_of_another
+    of_another.save(made)
+    found.save(plain)
+    both = retrained([made, plain], "both")
+    assert [one.how for one in both] == ["fine_tuned", "from_scratch"]
+    assert [one.how for one in retrained([made, plain], "none", inherit=False)] == ["from_scratch"] * 2
+
+
+def test_weights_for_other_classes_are_neither_trained_on_nor_compared(found, make_data, weights, tmp_path):
+    file, data = weights.with_suffix(".yaml"), make_data()
+    for names in (["x", "y", "z"], list(data.classes[::-1])):
+        about = {**found.provenance, "data": {"classes": names}}
+        found.model_copy(update={"provenance": about}).save(file)
+        asked = {"settings": BRIEF, "other_classes": True, "device": "cpu"}
+        network = psvit.retrain_network(file, data, out=tmp_path / f"run-{names[0]}", **asked)
+        assert "inherited" not in network.accuracies
+        with pytest.raises(InputError, match=r"other names or another order.*--from-scratch"):
+            psvit.retrain_network(file, data, out=tmp_path / "refused", inherit=True, **asked)
+    assert not (tmp_path / "refused").exists()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from psvit.arch.costs import cost
 from psvit.errors import InputError
+from psvit.search.bounds import ObjectiveBound
+from psvit.search.candidates import Candidates
 from psvit.search.objectives import Objective, Objectives, read_objectives
+from psvit.space.budget import Budget
 
 
 def width(arch):
@@ -100,3 +105,24 @@ def test_an_objective_that_cannot_be_is_refused(options, expected):
     objective = Objective(**{"name": "width", "function": width, **options})
     with pytest.raises(InputError, match=expected):
         objective.check()
+
+
+def test_a_value_that_is_no_number_is_beyond_every_limit(digits_space):
+    arch = digits_space[0]
+
+    def excess(value, **ends):
+        bound = ObjectiveBound(Objective("own", lambda one: value if one == arch else 2.0, **ends))
+        (proposal,) = Candidates(digits_space, Budget.parse("1MFLOPs"), [bound]).propose([arch], "uniform")
+        return proposal.constraints["own"]
+
+    for value in (math.inf, math.nan, 1e300):
+        assert 1 < excess(value, upper=2.0) < math.inf
+    assert 1 < excess(math.nan, lower=2.0) < math.inf
+    assert excess(math.inf, lower=2.0) < 0
+    assert excess(-math.inf, upper=2.0) < 0
+    assert 1 < excess(-math.inf, lower=2.0) < math.inf
+
+
+def test_an_objective_is_not_called_space(digits_space):
+    with pytest.raises(InputError, match="space"):
+        Objective("space", width).check()

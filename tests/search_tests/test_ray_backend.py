@@ -571,3 +571,9 @@ def test_a_local_cluster_ends_with_the_search_that_was_interrupted(tmp_path, mar
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert marked(mark) == []
+
+
+def test_where_every_architecture_kills_its_worker_all_fail_and_the_call_ends(nearby, alone, digits_space):
+    archs = draw(digits_space, 3)
+    scores = nearby(Nearby(alone, deaths=10**6), retries=2).evaluate(archs)
+    assert [score.state for score in scores] == ["failed"] * 3

@@ -342,3 +342,24 @@ def test_the_default_form_of_sharing_of_one_image_is_the_one_that_is_counted():
         update={"stages": tuple(stage.model_copy(update={"groups": (2,)}) for stage in arch.stages)}
     )
     assert peak_of(build(sharing, sharing="auto")) == peak_of(build(sharing)) == cost(sharing).activation_bytes
+
+
+@pytest.mark.parametrize("head_dim", [8, 4])
+def test_the_memory_of_a_shared_map_of_one_head_or_two(measured, head_dim):
+    arch = Architecture(
+        variant="2d",
+        image_size=(8, 8),
+        in_chans=1,
+        num_classes=2,
+        patch_size=4,
+        patch_stride=4,
+        head_dim=head_dim,
+        stages=(Stage(embed_dim=8, groups=(2,), mlp_ratio=0.5),),
+        pools=(),
+    )
+    assert cost(arch) == measured(arch)
+
+
+def test_no_images_are_a_batch_too():
+    arch = SearchSpace.load("psvit-2d-digits")[0]
+    assert PSViT(arch).eval()(torch.zeros(0, 1, 8, 8)).shape == (0, 10)

@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 
 import psvit
 from psvit import Architecture
+from psvit.arch.architecture import ArchitectureFile
 from psvit.data import (
     Batches,
     Decoded,
@@ -35,6 +36,7 @@ from psvit.data import images as images_module
 from psvit.data.sources import read_digits
 from psvit.errors import InputError
 from psvit.nn.seeding import seeded
+from psvit.space.search_space import SearchSpace
 from psvit.train.recipe import Recipe
 from psvit.train.training_loader import training_loader
 
@@ -389,7 +391,9 @@ def test_statistics_of_kept_colour_images_are_by_channel(tmp_path):
     images = data.train.union(data.verdict)
     pixels = np.stack([np.asarray(images[index][0]) for index in range(len(images))]) / 255
     assert data.mean == pytest.approx(tuple(pixels.mean(axis=(0, 1, 2))), abs=1e-4)
-    assert data.std == pytest.approx(tuple(pixels.std(axis=(0, 1, 2))), abs=1e-4)
+    red, green, blue = pixels.std(axis=(0, 1, 2))
+    assert blue < 1e-6, "it is the same everywhere, and the deviation is divided by"
+    assert data.std == pytest.approx((red, green, 1 / 255), abs=1e-4)
 
 
 def one_class(root):
@@ -893,3 +897,37 @@ def test_what_cannot_be_used_of_a_data_set_is_named(make, labels, options, messa
 def test_a_data_set_without_a_length_or_images_is_refused(dataset):
     with pytest.raises(InputError, match="validation: must be a data set with a length that can be indexed, not empty"):
         ImageData.from_datasets(Own(RGB, LABELS), dataset)
+
+
+def test_images_are_called_and_known_the_same_however_their_folder_is_named(tmp_path, monkeypatch):
+    data = open_data(str(make_folder(tmp_path / "images")))
+    monkeypatch.chdir(tmp_path / "images")
+    here = ImageData.find(".")
+    monkeypatch.chdir(tmp_path)
+    named = [ImageData.find(name) for name in ("images", "images/", "./images")]
+    assert {one.name for one in named} == {"images"}
+    assert {one.digest for one in (here, *named)} == {data.digest}
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_statistics_are_counted_in_parts(tmp_path, monkeypatch, colour):
+    folder = str(make_folder(tmp_path, mode="RGB" if colour else "L"))
+    whole = open_data(folder)
+    expected = whole.mean, whole.std
+    monkeypatch.setattr("psvit.data.image_data.COUNTED", 8 * 8 * 3 * 2)
+    again = open_data(folder)
+    assert (again.mean, again.std) == expected
+
+
+def test_an_image_set_knows_which_networks_are_for_it(digits):
+    arch = SearchSpace.load("psvit-2d-digits")[0]
+
+    def known(classes, arch=arch):
+        return ArchitectureFile(arch=arch, provenance={"data": {"classes": classes}})
+
+    names = list(digits.classes)
+    assert digits.fits(known(names))
+    assert digits.fits(ArchitectureFile(arch=arch)), "their number is all that is known"
+    assert not digits.fits(known(names[::-1]))
+    assert not digits.fits(known(list("abcdefghij")))
+    assert not digits.fits(known(names, arch.model_copy(update={"in_chans": 3})))

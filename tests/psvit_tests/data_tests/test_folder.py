@@ -168,3 +168,27 @@ def test_a_folder_without_such_parts_is_told_what_was_expected(tmp_path, files, 
         parts_of(root / folder)
     assert str(root / folder) in str(error.value)
     assert expected.format(root) in str(error.value)
+
+
+def test_names_may_have_digits_that_are_no_numbers(root):
+    for name in ("①", "10²", "2", "٣"):
+        (root / name).mkdir()
+        (root / name / "1.png").touch()
+    _, found = images_in(root)
+    assert {*found} == {"①", "10²", "2", "٣", "cat", "dog", "deeper", "wolf"}
+    assert found.index("2") < found.index("٣") < found.index("10²")
+
+
+def test_a_link_to_itself_is_no_folder_and_hides_none(root):
+    before = images_in(root)
+    (root / "cat" / "loop").symlink_to("loop")
+    (root / "loop").symlink_to("loop")
+    assert images_in(root) == before
+    assert parts_of(root.parent) == (root, None)
+
+
+def test_validation_images_without_classes_are_refused(root):
+    (root.parent / "val").mkdir()
+    (root.parent / "val/1.png").touch()
+    with pytest.raises(InputError, match=r"images in val/ lie in no folders of classes"):
+        parts_of(root.parent)

@@ -323,3 +323,10 @@ def test_a_trained_network_sees_16_bits_as_8(tmp_path, in_chans):
     float_tiff(tmp_path / "image.tiff")
     with pytest.raises(InputError, match=r"image\.tiff: its pixels are"):
         wants.read(Image.open(tmp_path / "image.tiff"))
+
+
+def test_an_image_that_is_too_large_is_told_so(tmp_path, monkeypatch):
+    Image.new("L", (30, 30)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=r"large\.png: has too many pixels"):
+        read_image(str(tmp_path / "large.png"), "L")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 
 import pytest
 import yaml
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from psvit.errors import InputError
-from psvit.io.documents import Value, digest_of_file, dump_yaml, read_yaml, replacing, replacing_folder, write_atomic
+from psvit.io.documents import (
+    Value,
+    digest_of_file,
+    dump_yaml,
+    is_there,
+    read_yaml,
+    replacing,
+    replacing_folder,
+    write_atomic,
+)
 
 
 class Inner(Value):
@@ -294,3 +304,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="below: cannot be written"), replacing_folder(tmp_path / "file/below"):
         pytest.fail("lent")
+
+
+def test_whether_a_file_is_there_is_told_or_why_not(tmp_path, monkeypatch):
+    (tmp_path / "one").touch()
+    assert is_there(tmp_path / "one")
+    assert not any(is_there(tmp_path / name) for name in ("other", "one/below", "x" * 300, "null\0"))
+    (tmp_path / "loop").symlink_to("loop")
+    assert not is_there(tmp_path / "loop")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(InputError, match="one: cannot be read: Permission denied"):
+        is_there("one")

@@ -254,3 +254,40 @@ def test_what_a_stem_needs_of_patches_is_checked_in_networks_and_spaces():
     with pytest.raises(InputError, match="patch_size must be a multiple of 4, received 2"):
         Architecture.from_dict({**own_space()[0].to_dict(), "patch_size": 2, "patch_stride": 2})
     assert math.prod(own_space().largest.grids[0]) == 15
+
+
+@pytest.mark.parametrize("name", ["keys", "update", "training", "forward", "half"])
+def test_a_pooling_is_not_called_as_what_a_module_has(name):
+    with pytest.raises(ValueError, match=f"must not be called {name}"):
+        psvit.register_pooling(name, Mixing)
+    with pytest.raises(ValueError, match="must be an identifier, received 3"):
+        psvit.register_pooling(3, Mixing)
+
+
+def test_what_is_registered_again_is_priced_and_built_anew(registered):
+    space = own_space()
+    arch = next(space[i] for i in range(space.size) if len(space[i].stages) == 2 and space[i].pools == ("mixing",))
+
+    def known():
+        space = own_space()
+        row = space.encode(arch)[None]
+        return int(space.price(row).macs[0]), space.reach("macs"), shapes(Supernet(space).structure(arch))
+
+    def shapes(network):
+        return {name: tuple(one.shape) for name, one in network.named_parameters(remove_duplicate=False)}
+
+    before = known()
+    assert before[0] == cost(arch).macs
+
+    class Cheaper(Mixing):
+        def __init__(self, variant, channels):
+            super().__init__(variant, channels)
+            conv = nn.Conv1d if variant == "1d" else nn.Conv2d
+            self.conv = conv(channels, channels, kernel_size=3, stride=2, padding=1, groups=channels)
+
+    Cheaper.__qualname__ = Mixing.__qualname__  # as if the cell of a notebook was changed and run again
+    psvit.register_pooling("mixing", Cheaper)
+    after = known()
+    assert after[0] == cost(arch).macs < before[0]
+    assert after[1] != before[1]
+    assert after[2] == shapes(PSViT(arch, device="meta")) != before[2]

@@ -184,7 +184,7 @@ def test_of_several_limits_the_tightest_decides(texts):
     [
         (["1kFLOPs"], r"at most 1 kFLOPs does not suit images of 28 x 28 pixels; .*FLOPs to .*FLOPs$"),
         (["10TFLOPs"], r"at most 1e\+04 GFLOPs does not suit images of 28 x 28 pixels; .*FLOPs to .*FLOPs$"),
-        (["10TFLOPs", "1kparams"], r"does not suit images .*FLOPs to .*FLOPs and .*params to .*params$"),
+        (["10TFLOPs", "1kparams"], r"does not suit images .*FLOPs to .*FLOPs and .*params to .*params \(each alone\)$"),
         (["10MFLOPs", "1kB"], r"no architecture of images-28x28-10MFLOPs costs .*the nearest costs"),
         (["60%"], "60%ofdeit-small"),
     ],
@@ -200,3 +200,22 @@ def test_sides_are_8_to_512_pixels(image_size):
     rule = rf"sides of 8 to 512 pixels, received {image_size[0]} x {image_size[1]}$"
     with pytest.raises(InputError, match=rule):
         SearchSpace.for_images(image_size, 3, 10, "10MFLOPs")
+
+
+@pytest.mark.parametrize(
+    ("image_size", "texts"),
+    [(28, ("1MFLOPs", "30kparams")), (224, ("2GFLOPs", "5Mparams")), (32, ("40MFLOPs", "200kparams"))],
+)
+def test_two_limits_are_met_in_either_order(image_size, texts):
+    for limits in (texts, texts[::-1]):
+        space = SearchSpace.for_images(image_size, 3, 10, limits)
+        budget = Budget.parse(*limits)
+        assert space.count(budget) > 1000
+        assert all(budget.satisfied_by(cost(arch)) for arch in space.sample(np.random.default_rng(0), 20, budget))
+
+
+@pytest.mark.parametrize(("in_chans", "num_classes"), [(5000, 10), (3, 20_000_000), (0, 10)])
+def test_channels_and_classes_have_ends(in_chans, num_classes):
+    with pytest.raises(InputError, match=r"in_chans|num_classes") as refused:
+        SearchSpace.for_images(32, in_chans, num_classes, "10MFLOPs")
+    assert "\n" not in str(refused.value)

@@ -102,3 +102,14 @@ def test_a_width_that_shrinks_has_no_price(small_space):
     row[0, 0], row[0, 2] = 1, 1
     with pytest.raises(ValueError, match="embed_dim never shrinks"):
         small_space.price(row)
+
+
+@pytest.mark.parametrize("value", [-1, 10**6])
+def test_genes_out_of_range_have_no_price(value):
+    digits_space = SearchSpace.load("psvit-2d-digits")
+    row = digits_space.encode(digits_space[5])
+    for gene in range(len(row)):
+        wrong = row.copy()
+        wrong[gene] = value
+        with pytest.raises(ValueError, match="out of its range"):
+            digits_space.price(wrong[None])

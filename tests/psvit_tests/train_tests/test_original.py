@@ -18,6 +18,7 @@ from psvit.data import ImageData
 from psvit.errors import InputError
 from psvit.model import create_model
 from psvit.space.search_space import SearchSpace
+from psvit.train.original import original_of
 from psvit.train.read_original import read_original
 from psvit.train.teacher import load_teacher
 
@@ -192,3 +193,23 @@ def test_a_network_whose_layers_share_maps_is_no_start(folder, tmp_path):
     save_file(network.state_dict(), file.with_suffix(".safetensors"))
     with pytest.raises(InputError, match="share"):
         read_original(file)
+
+
+def test_weights_beside_what_has_weights_are_refused(folder, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({"head.weight": torch.zeros(3, 24)}, other)
+    for name in (folder / "model.safetensors", tmp_path / "network.yaml", tmp_path.parent):
+        with pytest.raises(InputError, match="goes with the name of a model of timm"):
+            read_original(name, other)
+
+
+def test_an_original_stands_beside_networks_for_the_same_images_alone(folder, tmp_path):
+    data = images()
+    original = read_original(folder).fitted(data)
+    run = tmp_path / "run"
+    original.save(run / "original.yaml", data)
+    about = ArchitectureFile(arch=original.arch, provenance={"original": {"name": "x", "digest": "0"}})
+    assert about.is_made_of_another
+    assert original_of(run / "best.yaml", about, data) is not None
+    for other in (images(("bee", "ant", "cat")), images(("ant", "bee")), images(channels=1)):
+        assert original_of(run / "best.yaml", about, other) is None

@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 
 import psvit.model
 from psvit.arch.architecture import ArchitectureFile
@@ -24,8 +25,8 @@ from psvit.classifier import Classifier
 from psvit.data.preprocessing import Preprocessing
 from psvit.errors import InputError, MismatchError, RunError
 from psvit.retrain.delivery import formats
-from psvit.retrain.delivery.export import CHECKED_BATCHES, export
-from psvit.retrain.delivery.formats import FORMATS, example
+from psvit.retrain.delivery.export import CHECKED_BATCHES, export, export_network
+from psvit.retrain.delivery.formats import FORMATS, _prepared, example
 
 FILES = {
     "onnx": {"network.onnx"},
@@ -412,3 +413,21 @@ def test_the_noise_that_outputs_are_compared_on_is_the_same_every_time(classifie
     assert torch.equal(first, second)
     assert first.shape == (3, 1, 8, 8)
     assert formats.FORMATS.keys() == {"onnx", "torch-export", "timm"}
+
+
+def test_lines_of_a_card_prepare_16_bits_as_psvit_does(make_run, tmp_path, monkeypatch):
+    about = Classifier.load(make_run("run", "2d", 1, (8, 8))).preprocessing
+    values = np.random.default_rng(0).integers(0, 2**16, (12, 10)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    names = {"np": np, "Image": Image, "about": {"mean": list(about.mean), "std": list(about.std)}}
+    exec(_prepared(about), names)
+    expected = about.read(tmp_path / "image.png").numpy()
+    assert names["images"].reshape(expected.shape) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_folder_gives_an_export_its_whole_name(make_run, tmp_path):
+    run = make_run("run", "2d", 1, (8, 8))
+    for name in ("net-1.2", "net-1.5"):
+        folder = export_network(run, "timm", out=tmp_path / name).folder
+        assert export_network(folder, "timm").folder == tmp_path / f"{name}-timm"

@@ -464,6 +464,8 @@ def test_a_fidelity_is_measured_from_python_and_found_measured(supernet, tmp_pat
         ({"second_seeds": 4}, "--second-seeds 4: there are --within 3"),
         ({"within": 1, "second_seeds": 0}, "at least 2"),
         ({"spread": -1}, "at least 0"),
+        ({"images": 1}, "images"),
+        ({"images": -3}, "images"),
         ({"workers": "many"}, "--workers 'many'"),
         ({"seed": 6}, "seed: 5 there, 6 here"),
     ]:
@@ -471,3 +473,7 @@ def test_a_fidelity_is_measured_from_python_and_found_measured(supernet, tmp_pat
             psvit.measure_fidelity(supernet, "1MFLOPs", **{**options, **changes})
     with pytest.raises(InputError, match="latency"):
         psvit.measure_fidelity(supernet, "5ms@cpu", **options)
+    alone = {**options, "out": tmp_path / "alone"}
+    with pytest.raises(InputError, match="a single architecture is within"):
+        psvit.measure_fidelity(supernet, "3.211456..3.211456MFLOPs", **alone)
+    assert not (tmp_path / "alone").exists()

@@ -15,7 +15,7 @@ import pytest
 from psvit.errors import InputError, NoisyMachineError
 from psvit.model import PSViT
 from psvit.search.latency import build
-from psvit.search.latency.build import LatencyPlan, build_model, calibrate, figures
+from psvit.search.latency.build import MOST_PARTS, LatencyPlan, build_model, calibrate, figures
 from psvit.search.latency.measure import Setting
 from psvit.search.latency.parts import parts_in
 from psvit.space.search_space import SearchSpace
@@ -329,3 +329,37 @@ def test_calibration_leaves_a_part_that_no_architecture_has_at_its_own_time():
     _, factor, unknown = calibrate(sums, 2 * np.arange(1.0, 10))
     assert factor == pytest.approx(2, abs=0.1)
     assert unknown == pytest.approx(1)
+
+
+def test_a_space_with_more_parts_than_a_file_can_hold_is_refused():
+    space = SearchSpace.load("psvit-nano")
+    assert len(parts_in(space)) < MOST_PARTS
+    LatencyPlan.of(space, Setting(), 0)
+    many = list(range(32, 32 + 8 * 24, 8))
+    wide = {
+        **space.to_dict(),
+        "name": "many",
+        "layouts": [
+            {
+                "variant": variant,
+                "head_dim": 8,
+                "stem": ["patch", "conv"],
+                "stages": [
+                    {
+                        "begin": 3 * i,
+                        "embed_dim": many,
+                        "depth": [1, 2, 3],
+                        "max_group": 3,
+                        "mlp_ratio": [1, 2, 3, 4, 5],
+                    }
+                    for i in range(3)
+                ],
+                "pools": [["max", "avg", "conv"]] * 2,
+            }
+            for variant in ("1d", "2d")
+        ],
+    }
+    wide = SearchSpace.from_dict(wide, source="here")
+    assert len(parts_in(wide)) > MOST_PARTS
+    with pytest.raises(InputError, match="different parts"):
+        LatencyPlan.of(wide, Setting(), 0)

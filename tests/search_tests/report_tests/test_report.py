@@ -29,6 +29,7 @@ from psvit.search.report.best_of_draws import best_of_draws
 from psvit.search.report.document import render, write_report
 from psvit.search.report.figures import best_so_far
 from psvit.search.report.references import Reference, deit_references
+from psvit.search.report.selection import look_cells
 from psvit.search.report.shared_choices import Group, shared_choices
 from psvit.search.selection.finalist import Finalist, Look
 from psvit.search.selection.verdict import Verdict
@@ -728,3 +729,11 @@ def test_where_a_space_mixes_variants_and_stems_a_row_says_them():
     assert said == f"{arch.variant}, stem {arch.stem}"
     assert stages == in_words(arch)
     assert len(stages) == len(arch.stages)
+
+
+def test_where_all_failed_at_a_comparison_the_last_cell_says_so():
+    looks = (Look(epoch=1, accuracies=(50.0,)),)
+    trial = Trial(number=1, arch=None, cost=None, score=Score(value=50.0))
+    finalist = Finalist(trial=trial, looks=looks, failure="training diverged")
+    assert look_cells(finalist, [1]) == ["failed"]
+    assert look_cells(finalist, [1, 3]) == ["50.00", "failed"]
