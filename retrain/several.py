@@ -193,7 +193,6 @@ def inherits(found: ArchitectureFile, asked: bool | None) -> bool:
 
 def open_teacher(name: str, weights: str | Path | None, images: Portable[ImageData]) -> Teacher:
     """A teacher of networks for these images; see `psvit.train.teacher.load_teacher`."""
-    from psvit.train.teacher import load_teacher
+    from psvit.train import teacher
 
-    data = images.get()
-    return load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes))
+    return teacher.open_teacher(name, weights, images.get())

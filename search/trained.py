@@ -94,7 +94,9 @@ class TrainedAccuracy:
         def permitted() -> Iterator[TrainingJob]:
             for job in map(self.job, archs):
                 if not is_done(job, self._store, self._runner.parts):
-                    if not limit.permits(epochs, share=self._share):
+                    # Of fewer than two nothing can be selected, so that is what comes first.
+                    share = self._share if len(best) + len(jobs) >= 2 else 1.0
+                    if not limit.permits(epochs, share=share):
                         return
                     limit.begins(job, epochs)
                 jobs.append(job)

@@ -116,7 +116,25 @@ def choose_teacher(name: str | None, weights: str | Path | None, data: ImageData
     """
     if weights and not name:
         raise InputError(f"--teacher-weights {weights}: of which network? name it with --teacher")
-    return load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes)) if name else None
+    return open_teacher(name, weights, data) if name else None
+
+
+def open_teacher(name: str, weights: str | Path | None, data: ImageData) -> Teacher:
+    """A teacher for images, see `load_teacher`.
+
+    Raises:
+        InputError: as there; or it is ours and knows other classes, or in another order.
+    """
+    teacher = load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes))
+    if Path(name).suffix in ARCHITECTURE_SUFFIXES:
+        about = ArchitectureFile.load(Path(name)).provenance.get("data")
+        classes = about.get("classes") if isinstance(about, dict) else None
+        if isinstance(classes, list) and tuple(map(str, classes)) != data.classes:
+            raise InputError(
+                f"--teacher {name}: knows other classes than the images have, or in another order; give a network that "
+                "was trained on these classes"
+            )
+    return teacher
 
 
 def load_teacher(name: str, weights: Path | None, in_chans: int, num_classes: int) -> Teacher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -11,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from psvit.arch.architecture import Architecture, Stage
+from psvit.arch.architecture import Architecture, ArchitectureFile, Stage
 from psvit.data import Inputs
 from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.nn.seeding import seeded
 from psvit.train.recipe import Recipe
 from psvit.train.tasks import Classification, TaughtClassification
-from psvit.train.teacher import Teacher, load_teacher, taught_loss
+from psvit.train.teacher import Teacher, load_teacher, open_teacher, taught_loss
 
 GREY = Inputs(image_size=(8, 8), in_chans=1, mean=(0.5,), std=(0.25,))
 COLOUR = Inputs(image_size=(32, 32), in_chans=3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
@@ -135,6 +136,17 @@ def test_one_of_our_networks_teaches_with_what_it_was_trained_on(tmp_path):
     with torch.no_grad():
         teacher.network.head.bias.add_(1)
     assert teacher.digest != load_teacher(str(tmp_path / "network.yaml"), None, GREY.in_chans, 4).digest
+
+
+def test_one_of_our_networks_teaches_the_classes_that_it_knows(tmp_path):
+    about = {"data": {"classes": ["ant", "bee", "cat", "dog"], "mean": [0.5], "std": [0.25]}}
+    ArchitectureFile(arch=ARCH, provenance=about).save(tmp_path / "network.yaml")
+    save_file(PSViT(ARCH).state_dict(), tmp_path / "network.safetensors")
+    named = str(tmp_path / "network.yaml")
+    assert open_teacher(named, None, SimpleNamespace(in_chans=1, classes=("ant", "bee", "cat", "dog"))).inputs == GREY
+    for classes in (("bee", "ant", "cat", "dog"), ("a", "b", "c", "d")):
+        with pytest.raises(InputError, match="knows other classes"):
+            open_teacher(named, None, SimpleNamespace(in_chans=1, classes=classes))
 
 
 def test_a_model_of_timm_teaches_with_weights_from_a_file(tmp_path):
