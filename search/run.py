@@ -336,7 +336,9 @@ def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
 
     found = estimated or estimate(plan)
     if found:
-        announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}")
+        measured = {limit.setting for limit in plan.limits.latencies} - {*plan.latency_models}
+        first = "; before that, latencies are measured for some minutes" if measured or plan.latency_setting else ""
+        announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}{first}")
         cores = usable_cores() if plan.scoring_device.type == "cpu" and not plan.asked.workers else 1
         if cores > 1 and found.total > LONG_S:
             announce(f"time: with --workers ray, {cores} networks are trained at once, each on a core of its own")
