@@ -137,8 +137,11 @@ class ImageData:
 
     def fits(self, file: ArchitectureFile) -> bool:
         """Whether a network is for these channels and classes, in this order; by their number if it knows no names."""
-        if (file.arch.num_classes, file.arch.in_chans) != (len(self.classes), self.in_chans):
-            return False
+        wanted = len(self.classes), self.in_chans
+        return (file.arch.num_classes, file.arch.in_chans) == wanted and self.has_classes_of(file)
+
+    def has_classes_of(self, file: ArchitectureFile) -> bool:
+        """Whether a network's file names just these classes, in this order, or names none."""
         about = file.provenance.get("data")
         classes = about.get("classes") if isinstance(about, dict) else None
         return not isinstance(classes, list) or tuple(map(str, classes)) == self.classes

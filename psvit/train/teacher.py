@@ -126,14 +126,11 @@ def open_teacher(name: str, weights: str | Path | None, data: ImageData) -> Teac
         InputError: as there; or it is ours and knows other classes, or in another order.
     """
     teacher = load_teacher(name, Path(weights) if weights else None, data.in_chans, len(data.classes))
-    if Path(name).suffix in ARCHITECTURE_SUFFIXES:
-        about = ArchitectureFile.load(Path(name)).provenance.get("data")
-        classes = about.get("classes") if isinstance(about, dict) else None
-        if isinstance(classes, list) and tuple(map(str, classes)) != data.classes:
-            raise InputError(
-                f"--teacher {name}: knows other classes than the images have, or in another order; give a network that "
-                "was trained on these classes"
-            )
+    if Path(name).suffix in ARCHITECTURE_SUFFIXES and not data.has_classes_of(ArchitectureFile.load(Path(name))):
+        raise InputError(
+            f"--teacher {name}: knows other classes than the images have, or in another order; give a network that was "
+            "trained on these classes"
+        )
     return teacher
 
 

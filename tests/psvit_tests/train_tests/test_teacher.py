@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from psvit.arch.architecture import Architecture, ArchitectureFile, Stage
-from psvit.data import Inputs
+from psvit.data import ImageData, Inputs
 from psvit.errors import InputError
 from psvit.model import PSViT
 from psvit.nn.seeding import seeded
@@ -143,10 +143,15 @@ def test_one_of_our_networks_teaches_the_classes_that_it_knows(tmp_path):
     ArchitectureFile(arch=ARCH, provenance=about).save(tmp_path / "network.yaml")
     save_file(PSViT(ARCH).state_dict(), tmp_path / "network.safetensors")
     named = str(tmp_path / "network.yaml")
-    assert open_teacher(named, None, SimpleNamespace(in_chans=1, classes=("ant", "bee", "cat", "dog"))).inputs == GREY
+    some = [(np.zeros((8, 8), dtype=np.uint8), number % 4) for number in range(40)]
+
+    def images(*classes):
+        return ImageData.from_datasets(some, some, classes=classes)
+
+    assert open_teacher(named, None, images("ant", "bee", "cat", "dog")).inputs == GREY
     for classes in (("bee", "ant", "cat", "dog"), ("a", "b", "c", "d")):
         with pytest.raises(InputError, match="knows other classes"):
-            open_teacher(named, None, SimpleNamespace(in_chans=1, classes=classes))
+            open_teacher(named, None, images(*classes))
 
 
 def test_a_model_of_timm_teaches_with_weights_from_a_file(tmp_path):
