@@ -1,4 +1,4 @@
-"""Estimate: how long a search will take on this machine, from a few measured training steps."""
+"""Estimate: how long a search will take on this machine, from a few measured steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import bisect
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,9 @@ from psvit.arch.costs import cost
 from psvit.executors.choose_executor import executor_for
 from psvit.io.progress import in_time
 from psvit.nn.network import PSViT
+from psvit.search.indicators import DSS
+from psvit.search.latency.build import LatencyPlan, seconds_to_build
+from psvit.search.latency.setting import Setting
 from psvit.search.latency.waiting import answered
 from psvit.search.plan import SearchPlan
 from psvit.search.scoring import batch_size
@@ -64,12 +67,14 @@ class Estimate:
     """The seconds that the steps of a search will take.
 
     Attributes:
+        latency: to build latency models, in this process.
         supernet: to train a supernet, in this process.
         scoring: to score candidates, at most.
         selection: to train finalists.
         at_once: how many networks are trained at the same time.
     """
 
+    latency: float = 0.0
     supernet: float = 0.0
     scoring: float = 0.0
     selection: float = 0.0
@@ -78,45 +83,74 @@ class Estimate:
     @property
     def total(self) -> float:
         """The whole search."""
-        return self.supernet + self.scoring + self.selection
+        return self.latency + self.supernet + self.scoring + self.selection
 
     def __str__(self) -> str:
-        named = {"supernet": self.supernet, "scoring": self.scoring, "selection": self.selection}
+        named = {
+            "latency model": self.latency,
+            "supernet": self.supernet,
+            "scoring": self.scoring,
+            "selection": self.selection,
+        }
         steps = [f"{name} {in_time(value)}" for name, value in named.items() if value]
         at_once = f", {self.at_once} networks at once" if self.at_once > 1 else ""
         return f"{in_time(self.total)} ({', '.join(steps)}{at_once})"
 
 
-def estimate(plan: SearchPlan, seconds: float | None = None, at_once: int | None = None) -> Estimate | None:
-    """How long a search will take; `None` if nothing of it can be told, as no network is trained.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured of the steps of a search, and of the cluster where they are done.
+
+    Attributes:
+        an_image: seconds in which a worker trains on an image.
+        latency: seconds in which latency models are built.
+        at_once: how many networks are trained at the same time.
+    """
+
+    an_image: float
+    latency: float
+    at_once: int
+
+    @classmethod
+    def of(cls, plan: SearchPlan) -> Measured:
+        """Measure a few steps here.
+
+        Raises:
+            InputError: there is no cluster where it was said to be.
+        """
+        trains = plan.is_trained or plan.selects
+        return cls(
+            an_image=_seconds_an_image(plan) if trains else 0.0,
+            latency=sum(map(seconds_to_build, _latency_models(plan))),
+            at_once=executor_for(plan.asked.workers, plan.scoring_device).at_once(),
+        )
+
+
+def estimate(plan: SearchPlan, measured: Measured | None = None) -> Estimate | None:
+    """How long a search will take; `None` if nothing of it can be told.
 
     Args:
         plan: the plan.
-        seconds: that a worker trains on an image, if that was measured before.
-        at_once: how many networks are trained at the same time, if the cluster was asked before.
+        measured: what was measured before.
 
     Raises:
         InputError: there is no cluster where it was said to be.
     """
-    if plan.training is None or not (plan.is_trained or plan.selects or plan.scored_by == "inherited"):
+    if plan.scored_by == "rule":
         return None
-    assert plan.data is not None
-    at_once = _at_once(plan) if at_once is None else at_once
-    seconds = _seconds_an_image(plan) if seconds is None else seconds
-    epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan), at_once))
-    an_epoch = seconds * len(plan.data.train)
-    scoring = epochs[0] * an_epoch if plan.is_trained else 0.0
-    if plan.scored_by == "inherited":
-        # None is scored twice.
-        trials = min(plan.trials, plan.space.count(plan.limits))
-        scored = trials + min(plan.control_of(plan.trials), trials)
-        scoring = _seconds_to_score(plan) * scored * len(plan.data.search) / at_once
-    return Estimate(
+    measured = measured or Measured.of(plan)
+    epochs: list[float] = []
+    if plan.data and plan.training:
+        epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan), measured.at_once))
+    passing = [measured.an_image * len(plan.data.train) * number for number in epochs] if plan.data else []
+    found = Estimate(
+        latency=measured.latency,
         supernet=_supernet_seconds(plan) if plan.supernet_recipe else 0.0,
-        scoring=scoring,
-        selection=sum(epochs[1:] if plan.is_trained else epochs) * an_epoch,
-        at_once=at_once,
+        scoring=passing[0] if plan.is_trained else _seconds_to_score_all(plan) / measured.at_once,
+        selection=sum(passing[1:] if plan.is_trained else passing),
+        at_once=measured.at_once,
     )
+    return found if found.total else None
 
 
 def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate | None]:
@@ -128,11 +162,11 @@ def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate 
     """
     assert plan.data is not None
     assert plan.training is not None
-    an_image, others, at_once = _seconds_an_image(plan), _references(plan), _at_once(plan)
-    an_epoch, seconds = an_image * len(plan.data.train), limit.left
+    measured, others = Measured.of(plan), _references(plan)
+    an_epoch, seconds = measured.an_image * len(plan.data.train), limit.left - measured.latency
 
     def fits(trials: int, epochs: int) -> bool:
-        return sum(epochs_of(plan, trials, epochs, others, at_once)) * an_epoch <= seconds
+        return sum(epochs_of(plan, trials, epochs, others, measured.at_once)) * an_epoch <= seconds
 
     usual, few = plan.training.epochs, min(FEWEST_TRIALS, plan.trials)
 
@@ -150,7 +184,7 @@ def into_time(plan: SearchPlan, limit: TimeLimit) -> tuple[SearchPlan, Estimate 
         numbers = range(few, max(most, trials) + 1)
         trials = numbers[max(0, bisect.bisect_left(numbers, True, key=lambda number: not fits(number, epochs)) - 1)]
     planned = plan.planned_with(trials, plan.training.with_epochs(epochs))
-    return planned, estimate(planned, an_image, at_once)
+    return planned, estimate(planned, measured)
 
 
 def scoring_share(plan: SearchPlan, at_once: int) -> float:
@@ -199,16 +233,20 @@ def _references(plan: SearchPlan) -> int:
     return len(plan.references(plan.limits))
 
 
-def _at_once(plan: SearchPlan) -> int:
-    return executor_for(plan.asked.workers, plan.scoring_device).at_once()
+def _latency_models(plan: SearchPlan) -> Iterator[LatencyPlan]:
+    """Those that will be built."""
+    settings = [Setting.of(limit) for limit in plan.limits.latencies if limit.setting not in plan.latency_models]
+    if plan.latency_setting:
+        settings.append(plan.latency_setting)
+    for setting in settings:
+        yield LatencyPlan.of(plan.space, setting, plan.asked.seed)
 
 
 def _seconds_an_image(plan: SearchPlan) -> float:
     """Seconds in which a worker trains on an image, the mean over some candidates."""
     assert plan.training is not None
-    archs = plan.space.sample(np.random.default_rng(0), MEASURED, plan.limits)
     with _as_a_worker(plan):
-        return float(np.mean([_measured(plan, arch, plan.training) for arch in archs]))
+        return float(np.mean([_measured(plan, arch, plan.training) for arch in _some_candidates(plan)]))
 
 
 @contextmanager
@@ -223,6 +261,30 @@ def _as_a_worker(plan: SearchPlan) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _seconds_to_score_all(plan: SearchPlan) -> float:
+    """Seconds in which a worker scores all candidates without training them; 0 where that cannot be told."""
+    trials = min(plan.trials, plan.space.count(plan.limits))
+    number = trials + min(plan.control_of(plan.trials), trials)  # none is scored twice
+    if plan.scored_by == "dss":
+        return number * _seconds_to_indicate(plan)
+    if plan.scored_by == "inherited" and plan.data:
+        return number * len(plan.data.search) * _seconds_to_score(plan)
+    return 0.0
+
+
+def _seconds_to_indicate(plan: SearchPlan) -> float:
+    """Seconds to score a candidate by the indicator, the mean over some candidates."""
+    with _as_a_worker(plan):
+        indicator = DSS(plan.space, plan.asked.seed, plan.device)
+        clock = time.perf_counter()
+        indicator.evaluate(_some_candidates(plan))
+    return (time.perf_counter() - clock) / MEASURED
+
+
+def _some_candidates(plan: SearchPlan) -> Sequence[Architecture]:
+    return plan.space.sample(np.random.default_rng(0), MEASURED, plan.limits)
+
+
 def _seconds_to_score(plan: SearchPlan) -> float:
     """Seconds to score a candidate on an image with a supernet's weights, the mean over some candidates.
 
@@ -233,7 +295,7 @@ def _seconds_to_score(plan: SearchPlan) -> float:
     images = torch.zeros(size, space.in_chans, *space.image_size, device=device)
     seconds = []
     with torch.inference_mode(), _as_a_worker(plan):
-        for arch in space.sample(np.random.default_rng(0), MEASURED, plan.limits):
+        for arch in _some_candidates(plan):
             network = PSViT(arch).to(device).eval()
             run = answered(partial(network, images), device)
             run()

@@ -186,7 +186,7 @@ def estimate_search(*args: Any, **given: Any) -> Estimate | None:
     """Say what `run_search` would do with the same arguments, and how long it would take here; write nothing.
 
     Returns:
-        The seconds of its steps; `None` if it trains nothing.
+        The seconds of its steps; `None` if none of them can be told.
 
     Raises:
         InputError: as `run_search`.
@@ -331,14 +331,12 @@ def _read_images(plan: SearchPlan) -> None:
 
 
 def _tell_time(plan: SearchPlan, estimated: Estimate | None) -> Estimate | None:
-    """Say how long a search will take, if it trains anything; it is estimated now if it was not before."""
+    """Say how long a search will take, if that can be told; it is estimated now if it was not before."""
     from psvit.search.estimate import estimate
 
     found = estimated or estimate(plan)
     if found:
-        measured = {limit.setting for limit in plan.limits.latencies} - {*plan.latency_models}
-        first = "; before that, latencies are measured for some minutes" if measured or plan.latency_setting else ""
-        announce(f"time, estimated from a few training steps here, on {plan.device.type}: {found}{first}")
+        announce(f"time, estimated from a few steps here, on {plan.device.type}: {found}")
         cores = usable_cores() if plan.scoring_device.type == "cpu" and not plan.asked.workers else 1
         if cores > 1 and found.total > LONG_S:
             announce(f"time: with --workers ray, {cores} networks are trained at once, each on a core of its own")

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from psvit.io.documents import remove_unfinished_file
 from psvit.io.journal import Journal
 from psvit.io.progress import progress_bar
 from psvit.io.run_folder import differences
-from psvit.search.latency.measure import SECONDS, Fingerprint, Latency, Setting, fingerprint
+from psvit.search.latency.measure import SECONDS, Fingerprint, Latency, Setting, fingerprint, seconds_to_measure
 from psvit.search.latency.model import Calibration, Figures, HeldOut, LatencyModel, TimedPart
 from psvit.search.latency.parts import Bench, Mixed, Part, parts_in, parts_of
 from psvit.search.latency.tables import Floats
@@ -41,6 +42,9 @@ LEAST = 4
 
 MOST_PARTS = 2000
 """Parts of a space. The file of a model with many more could not be read again, see `psvit.io.bounded`."""
+
+TRIED = 3
+"""Parts, and architectures, from which the time of a build is estimated; one of each where they are compiled."""
 
 PATIENCE = 4
 """Measurements in a row for which the machine may be too noisy, so that a build outlasts a busy minute."""
@@ -168,6 +172,30 @@ def build_model(plan: LatencyPlan, out: Path, measure: Callable[..., Latency]) -
     return model, found is not None
 
 
+def seconds_to_build(plan: LatencyPlan) -> float:
+    """How long it takes to build a latency model on a quiet machine, from a few of its parts and architectures.
+
+    Raises:
+        InputError, MismatchError: something cannot be measured in the setting.
+    """
+    eager = plan.setting.runtime == "eager"
+    bench, total = Bench(plan.space, eager), 0.0
+    calibration, held_out = plan.architectures
+    alike: list[Part] | list[Architecture]
+    for alike in (parts_in(plan.space), [*calibration, *held_out]):
+        tried = _generator(plan.seed, 3).permutation(len(alike))[: TRIED if eager else 1]
+        seconds = [_seconds_to_measure(plan, bench, alike[i]) for i in tried]
+        total += plan.rounds * len(alike) * float(np.mean(seconds))
+    return total
+
+
+def _seconds_to_measure(plan: LatencyPlan, bench: Bench, subject: Part | Architecture) -> float:
+    clock = time.perf_counter()
+    network, input_shape, _ = bench.subject(subject)
+    making = time.perf_counter() - clock
+    return making + seconds_to_measure(network, input_shape, plan.setting, seconds=SECONDS / plan.rounds)
+
+
 def _built(plan: LatencyPlan, out: Path, config: dict[str, Any]) -> LatencyModel | None:
     """The model that is there already.
 
@@ -205,9 +233,7 @@ def _measured(
             failures = 0
             while waiting:
                 subject = waiting.popleft()
-                network, input_shape, copies = (
-                    bench.part(subject) if isinstance(subject, Part) else bench.network(subject)
-                )
+                network, input_shape, copies = bench.subject(subject)
                 try:
                     latency = measure(network, input_shape, plan.setting, seconds=SECONDS / plan.rounds)
                 except NoisyMachineError:

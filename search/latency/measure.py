@@ -53,6 +53,9 @@ SECONDS = 0.3
 REPEATS = 7
 """The fewest repeats that a median and quartiles are taken of."""
 
+TIMED_RUNS = 3
+"""A `torch.utils.benchmark.Timer` runs twice before it takes the time of a run."""
+
 
 class Fingerprint(Value):
     """The device and the versions that a latency depends on.
@@ -247,8 +250,27 @@ def _warm_up(timer: Any, at_least: float) -> float:
     spent, once = 0.0, 0.0
     while spent < at_least:
         once = timer.timeit(1).median
-        spent += 3 * once  # a Timer runs twice more before it takes the time
+        spent += TIMED_RUNS * once
     return once
+
+
+def seconds_to_measure(
+    network: nn.Module, input_shape: tuple[int, ...], setting: Setting, *, seconds: float = SECONDS
+) -> float:
+    """How long `measure` takes with the same arguments if the machine is quiet, from two runs.
+
+    Raises:
+        InputError, MismatchError: as `measure`.
+    """
+    device, began = torch.device(setting.device), time.perf_counter()
+    with _as_set(setting), torch.inference_mode():
+        run = answered(prepare(network, input_shape, setting), device)
+        run()
+        clock = time.perf_counter()
+        run()
+        once = time.perf_counter() - clock
+    repeats = max(seconds, REPEATS * once) + (0.0 if device.type == "cpu" else seconds)  # a GPU's are queued too
+    return clock - began + max(warm_up_seconds(device), TIMED_RUNS * once) + repeats
 
 
 def fingerprint(setting: Setting) -> Fingerprint:

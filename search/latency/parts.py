@@ -244,6 +244,12 @@ class Bench:
         self._depth = int(np.median([arch.depth for arch in typical])) if eager else COPIES
         self._macs = int(np.median(typical.macs))
 
+    def subject(self, subject: Part | Architecture) -> tuple[nn.Module, tuple[int, ...], int]:
+        """What is measured for a part or a whole network; its input without the batch; and copies of it therein."""
+        if isinstance(subject, Part):
+            return self.part(subject)
+        return fresh(subject), (subject.in_chans, *subject.image_size), 1
+
     def part(self, part: Part) -> tuple[nn.Module, tuple[int, ...], int]:
         """Copies of a part in one module, the shape of its input without the batch, and the number of copies."""
         if part.kind == "group":
@@ -258,10 +264,6 @@ class Bench:
             before += costs.has_class_token(part.variant or self._space.variants[0])
             return Turns(modules), (before, part.embed_dim_before or part.embed_dim), COPIES
         return Turns(modules), (part.tokens, part.embed_dim), COPIES
-
-    def network(self, arch: Architecture) -> tuple[nn.Module, tuple[int, ...], int]:
-        """The same for a whole network."""
-        return fresh(arch), (arch.in_chans, *arch.image_size), 1
 
     def _single(self, part: Part) -> nn.Module:
         network = fresh(self._host(part, 1))

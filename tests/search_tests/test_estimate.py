@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 import psvit.search.estimate as estimating
 import psvit.search.run as running
-from psvit import estimate_search, run_search
+from psvit import ScoringFunction, estimate_search, run_search
 from psvit.arch.costs import cost
 from psvit.executors.ray_trials import RayExecutor
 from psvit.io.announcements import ANNOUNCEMENTS
@@ -102,9 +103,49 @@ def test_a_recipe_that_needs_its_warm_up_is_measured_without_one(plan, measure_a
     assert 0 < measure_a_step(planned, planned.space.smallest, planned.training) < 60
 
 
-def test_scores_that_train_nothing_are_not_measured(plan, monkeypatch):
+def test_without_trainings_it_is_what_scores_take(plan, monkeypatch):
     monkeypatch.setattr(estimating, "_measured", lambda *args: pytest.fail("measured"))
-    assert estimating.estimate(plan(evaluator="dss", objectives=["score", "macs"])) is None
+    asked = {"evaluator": "dss", "objectives": ["score", "macs"]}
+    assert estimating.estimate(plan(**asked)).scoring > 0
+    monkeypatch.setattr(estimating, "_seconds_to_indicate", lambda plan: 2.0)
+    assert estimating.estimate(plan(**asked)) == Estimate(scoring=2.0 * (128 + 32))
+    assert estimating.estimate(plan(**asked, trials=10, control=3)) == Estimate(scoring=2.0 * 13)
+    # How long scores of one's own take, nobody knows.
+    own = ScoringFunction(lambda archs: [0.0] * len(archs), name="own", version=1)
+    assert estimating.estimate(plan(evaluator=own, finalists=0)) is None
+
+
+@pytest.fixture
+def with_latency(plan, speed, monkeypatch):
+    """Plans a search with a limit on latency, whose model takes so many seconds."""
+
+    def make(seconds, **changes):
+        speed(0.001)
+        monkeypatch.setattr(estimating, "seconds_to_build", lambda plan: seconds)
+        return plan(**{"budget": ["0.5MFLOPs", "500ms@cpu"], **changes})
+
+    return make
+
+
+def test_a_latency_model_that_is_to_be_built_takes_its_time(with_latency):
+    without, planned = estimating.estimate(with_latency(0.0)), with_latency(100.0)
+    found = estimating.estimate(planned)
+    assert found == replace(without, latency=100.0)
+    assert found.total == pytest.approx(without.total + 100)
+    assert "latency model 2 min" in str(found)
+    assert estimating.estimate(replace(planned, latency_models={"cpu": object()})) == without
+    improved = with_latency(100.0, objectives=["score", "latency"], evaluator="dss", budget="0.5MFLOPs")
+    assert estimating.estimate(improved).latency == 100
+
+
+def test_what_a_latency_model_takes_is_left_out_of_the_time_for_trainings(with_latency):
+    planned = with_latency(0.0)
+    seconds = estimating.estimate(planned).total / 2
+    expected, _ = into_time(planned, still(seconds))
+    found, told = into_time(with_latency(100.0), still(seconds + 100))
+    assert (found.trials, found.training) == (expected.trials, expected.training)
+    assert found.training.epochs < planned.training.epochs
+    assert 100 < told.total <= seconds + 100
 
 
 def test_no_more_candidates_are_planned_than_there_are(plan, speed):

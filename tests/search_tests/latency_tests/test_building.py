@@ -52,6 +52,22 @@ def killed_after(count):
     return factor
 
 
+def test_an_estimate_counts_every_measurement_of_every_round(plan, whole, monkeypatch):
+    asked = []
+
+    def take(network, input_shape, setting, *, seconds):
+        asked.append((setting, seconds))
+        return 1000.0 if isinstance(network, PSViT) else 1.0
+
+    monkeypatch.setattr(build, "seconds_to_measure", take)
+    parts, networks = len(parts_in(plan.space)), plan.calibrated_on + plan.held_out
+    assert len(whole.measured) == plan.rounds * (parts + networks)
+    estimated = build.seconds_to_build(plan)
+    # Making what is measured takes a little as well.
+    assert 0 <= estimated - plan.rounds * (parts + 1000.0 * networks) < 0.5 * plan.rounds * parts
+    assert asked == [(plan.setting, build.SECONDS / plan.rounds)] * 6
+
+
 def test_latencies_that_add_up_are_predicted_exactly(whole):
     model = whole.model
     assert model.validation.mape < 0.01

@@ -25,6 +25,7 @@ from psvit.search.latency.measure import (
     Setting,
     fingerprint,
     measure,
+    seconds_to_measure,
 )
 from psvit.search.latency.parts import fresh
 from psvit.search.latency.waiting import answered, warm_up_seconds
@@ -370,3 +371,16 @@ def test_onnx_runtime_that_is_not_installed_is_answered_with_what_to_install(gro
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"onnxruntime.*pip install 'psvit\[onnx\]'"):
         runtimes.prepare(group, (6, 16), Setting(runtime="onnxruntime"))
+
+
+@pytest.mark.parametrize(("once", "expected"), [(0.001, 0.001 + 0.05 + 0.3), (0.05, 0.05 + 3 * 0.05 + 7 * 0.05)])
+def test_how_long_a_measurement_takes_follows_from_two_runs(network, monkeypatch, once, expected):
+    now = [0.0]
+
+    def pass_time(*_):
+        now[0] += once
+
+    network.register_forward_hook(pass_time)
+    monkeypatch.setattr(measure_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert seconds_to_measure(network, (5, 4), Setting()) == pytest.approx(expected)
+    assert now[0] == pytest.approx(2 * once)
