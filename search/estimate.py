@@ -6,7 +6,7 @@ import bisect
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -281,8 +281,8 @@ def _seconds_to_indicate(plan: SearchPlan) -> float:
     return (time.perf_counter() - clock) / MEASURED
 
 
-def _some_candidates(plan: SearchPlan) -> Sequence[Architecture]:
-    return plan.space.sample(np.random.default_rng(0), MEASURED, plan.limits)
+def _some_candidates(plan: SearchPlan) -> list[Architecture]:
+    return list(plan.space.sample(np.random.default_rng(0), MEASURED, plan.limits))
 
 
 def _seconds_to_score(plan: SearchPlan) -> float:
