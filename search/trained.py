@@ -95,7 +95,8 @@ class TrainedAccuracy:
             for job in map(self.job, archs):
                 if not is_done(job, self._store, self._runner.parts):
                     # Of fewer than two nothing can be selected, so that is what comes first.
-                    share = self._share if len(best) + len(jobs) >= 2 else 1.0
+                    is_needed = self._keep and len(best) + len(jobs) < 2
+                    share = 1.0 if is_needed else self._share
                     if not limit.permits(epochs, share=share):
                         return
                     limit.begins(job, epochs)
@@ -111,7 +112,8 @@ class TrainedAccuracy:
                 if outcome.failure:
                     failures[job] = outcome.failure
         scores = [self._score(job, failures.get(job, "")) for job in jobs]
-        self._tidy(best)
+        if self._paused:
+            self._tidy(best)
         if len(scores) < len(archs):
             raise TimeIsUpError(scores)
         return scores
@@ -132,7 +134,7 @@ class TrainedAccuracy:
         others = [value for value in best if value not in known]
         ranked = sorted([*others, *(value for value, _ in self._paused)], reverse=True)
         # Of references and of the others the best goes on whatever its rank.
-        least = dict.fromkeys((False, True), ranked[self._keep - 1] if len(ranked) >= self._keep > 0 else -math.inf)
+        least = dict.fromkeys((False, True), ranked[self._keep - 1] if len(ranked) >= self._keep else -math.inf)
         for kind in least:
             of_kind = [value for value, job in self._paused if self._is_reference(job) == kind]
             least[kind] = min(least[kind], max(of_kind, default=math.inf))

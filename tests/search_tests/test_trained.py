@@ -15,6 +15,7 @@ from psvit.errors import DivergedError
 from psvit.executors.executor import LocalExecutor, Portable
 from psvit.search.result_cache import ResultCache, StudyStore
 from psvit.search.selection.halving import Trainings
+from psvit.search.time_limit import TimeIsUpError, TimeLimit
 from psvit.search.trained import TrainedAccuracy
 from psvit.search.trial import Score
 from psvit.space.budget import Budget
@@ -81,6 +82,30 @@ def test_a_score_is_the_same_in_every_population_and_paid_for_once(evaluator, ar
     assert trained == archs[:3]
     assert evaluator.evaluate([archs[4], *reversed(archs[:3])])[1:] == first[::-1]
     assert trained == [*archs[:3], archs[4]]
+
+
+def test_two_candidates_may_take_more_than_the_time_for_scores_and_comparisons_may_not(runner, archs, monkeypatch):
+    now, train = [0.0], job_runner.train
+
+    def take_time(*args, **kwargs):
+        now[0] += 20.0
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(job_runner, "train", take_time)
+    evaluator = TrainedAccuracy(
+        Trainings(recipe=RECIPE, init=RANDOM, seed=3),
+        runner,
+        LocalExecutor(),
+        StudyStore(ResultCache(optuna.create_study())),
+        images=64,
+        keep=2,
+        limit=TimeLimit(100.0, clock=lambda: now[0]),
+        share=0.1,
+    )
+    for scores, of, number in ((evaluator, archs, 2), (evaluator.apart(), archs[2:], 0)):
+        with pytest.raises(TimeIsUpError) as time_is_up:
+            scores.evaluate(of)
+        assert len(time_is_up.value.scores) == number
 
 
 def test_only_what_may_go_on_is_kept(evaluator, archs, runner):
