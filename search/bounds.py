@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from psvit.arch.architecture import Architecture
 from psvit.search.objectives import Objective
+from psvit.space.pricing import Batch
 from psvit.space.search_space import SearchSpace
 
 
@@ -35,8 +36,8 @@ class Bound(Protocol):
         """The number of a member."""
         ...
 
-    def values(self, space: SearchSpace, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The numbers of encoded members, (n, genes) to (n,)."""
+    def values(self, batch: Batch) -> NDArray[np.float64]:
+        """The numbers of some members, (n,)."""
         ...
 
     def macs(self, space: SearchSpace) -> tuple[int, int]:
@@ -94,9 +95,9 @@ class ObjectiveBound:
         """See `Bound`."""
         return self.objective(arch)
 
-    def values(self, space: SearchSpace, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    def values(self, batch: Batch) -> NDArray[np.float64]:
         """See `Bound`."""
-        return np.array([self.value(space.decode(row)) for row in rows], dtype=np.float64)
+        return np.array([self.value(arch) for arch in batch], dtype=np.float64)
 
     def macs(self, space: SearchSpace) -> tuple[int, int]:
         """The whole range of MACs, because it is not known how the number depends on MACs."""

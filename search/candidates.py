@@ -84,7 +84,7 @@ class Candidates:
         """Whether any member keeps the bounds. If there are too many to look through, the answer is yes."""
         if not self._bounds or self.members.count > self._listed:
             return True
-        return bool(self._within(self.members.take(np.arange(self.members.count)).rows).any())
+        return bool(self._within(self.members.take(np.arange(self.members.count))).any())
 
     def permits(self, arch: Architecture) -> bool:
         """Whether an architecture within the limits on costs keeps those on latency and on a user's own numbers."""
@@ -220,18 +220,18 @@ class Candidates:
     def _fitting(self, members: FeasibleSet, seen: Seen, rng: np.random.Generator) -> Iterator[Architecture]:
         """Some random members of a kind that keep the bounds and were not seen."""
         turns = (members.sample(rng, min(TURN, members.count)) for _ in range(TURNS))
-        # One by one: a kind is a space of its own, whose rows mean other networks than those of the whole space.
+        # One by one: a kind is a space of its own, and tables of latencies are for rows of the whole space.
         return (arch for turn in turns for arch in turn if arch not in seen and self.permits(arch))
 
     def within(self, batch: Batch) -> Iterator[Architecture]:
         """Those of some members that keep the bounds, decoded one by one."""
-        return (batch[int(position)] for position in np.flatnonzero(self._within(batch.rows)))
+        return (batch[int(position)] for position in np.flatnonzero(self._within(batch)))
 
-    def _within(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which encoded architectures keep the bounds, (n, genes) to (n,)."""
-        within = np.ones(len(rows), dtype=np.bool_)
+    def _within(self, batch: Batch) -> NDArray[np.bool_]:
+        """Which of some members keep the bounds, (n,)."""
+        within = np.ones(len(batch), dtype=np.bool_)
         for bound in self._bounds:
-            within &= includes_all(bound, bound.values(self.space, rows))
+            within &= includes_all(bound, bound.values(batch))
         return within
 
 

@@ -232,6 +232,7 @@ class Batch:
     """Members of a space in encoded form with their costs; indexing decodes one.
 
     Attributes:
+        space: the space, in which alone the rows mean these architectures.
         rows: encoded architectures, (n, genes).
         macs: multiply-accumulates, (n,).
         num_params: parameters, (n,).
@@ -239,7 +240,7 @@ class Batch:
     """
 
     def __init__(self, space: Members, rows: Ints) -> None:
-        self._space = space
+        self.space = space
         self.rows = rows
         self.macs, self.num_params, self.activation_bytes = price(space, rows)
 
@@ -247,7 +248,7 @@ class Batch:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> Architecture:
-        return self._space.decode(self.rows[position])
+        return self.space.decode(self.rows[position])
 
     def __iter__(self) -> Iterator[Architecture]:
         return (self[position] for position in range(len(self)))

@@ -15,10 +15,11 @@ from psvit.search.bounds import includes
 from psvit.search.latency.measure import Fingerprint, Latency, Setting, fingerprint
 from psvit.search.latency.model import LatencyModel
 from psvit.search.latency.parts import fresh
-from psvit.search.latency.tables import Floats, Ints
+from psvit.search.latency.tables import Floats
 from psvit.search.result_cache import ResultCache
 from psvit.search.trial import Trial
 from psvit.space.budget import Budget, LatencyLimit
+from psvit.space.pricing import Batch
 from psvit.space.search_space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -64,9 +65,9 @@ class PredictedLimit:
         """The predicted latency of a member in milliseconds."""
         return self.model.predict(arch)
 
-    def values(self, space: SearchSpace, rows: Ints) -> Floats:
+    def values(self, batch: Batch) -> Floats:
         """See `Bound`."""
-        return self.model.predict_rows(space, rows)
+        return self.model.predict_all(batch)
 
     def macs(self, space: SearchSpace) -> tuple[int, int]:
         """See `Bound`."""

@@ -16,7 +16,9 @@ from psvit.io.documents import Value, dump_yaml, read_yaml, write_atomic
 from psvit.io.run_folder import differences
 from psvit.search.latency.measure import Fingerprint, Setting
 from psvit.search.latency.parts import Mixed, Part, mixed_among, part_macs, parts_in, parts_of
-from psvit.search.latency.tables import Floats, Ints, PartSums
+from psvit.search.latency.tables import Floats, PartSums
+from psvit.space.members import Members
+from psvit.space.pricing import Batch
 from psvit.space.search_space import SearchSpace
 
 SCHEMA = "psvit/latency/1"
@@ -208,13 +210,13 @@ class LatencyModel(Value):
             raise ValueError(f"not a member of {self.space}: no member has {unknown[0]!r}")
         return float(np.round(self.calibration.constant_ms + sum(self.part_ms[part] for part in parts), PICOSECONDS))
 
-    def predict_rows(self, space: SearchSpace, rows: Ints) -> Floats:
-        """The latencies of encoded members of the space, (n, genes) to (n,) milliseconds, by looking up tables.
+    def predict_all(self, batch: Batch) -> Floats:
+        """The latencies of some members of the space in milliseconds, (n,), by looking up tables.
 
         Raises:
-            ValueError: another space.
+            ValueError: they are of another space.
         """
-        return np.round(self.calibration.constant_ms + _part_sums(self, space).of(rows), PICOSECONDS)
+        return np.round(self.calibration.constant_ms + _part_sums(self, batch.space).of(batch.rows), PICOSECONDS)
 
     def reach(self, space: SearchSpace) -> tuple[float, float]:
         """The least and the greatest latency that is predicted for a member of the space in milliseconds, exact.
@@ -255,7 +257,7 @@ class LatencyModel(Value):
 
 
 @lru_cache(maxsize=8)
-def _part_sums(model: LatencyModel, space: SearchSpace) -> PartSums:
+def _part_sums(model: LatencyModel, space: Members) -> PartSums:
     """The tables, kept because searches ask again and again.
 
     Raises:

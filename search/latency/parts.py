@@ -23,6 +23,7 @@ from psvit.arch.operators import Pool, Stem, Variant
 from psvit.io.documents import Value
 from psvit.nn.seeding import seeded
 from psvit.space.layout import Layout
+from psvit.space.members import Members
 from psvit.space.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _said(mixed: Mixed, variant: Variant, head_dim: int, stem: Stem) -> dict[str
     return {kind: {name: fields[name] for name in names if name in mixed} for kind, names in needed.items()}
 
 
-def stage_tokens(space: SearchSpace, layout: Layout) -> tuple[int, ...]:
+def stage_tokens(space: Members, layout: Layout) -> tuple[int, ...]:
     """Tokens of each stage of a layout, class token included."""
     grids = stage_grids(layout.variant, space.image_size, space.patch_size, space.patch_stride, len(layout.stages))
     return tuple(rows * columns + costs.has_class_token(layout.variant) for rows, columns in grids)
@@ -118,7 +119,7 @@ class StageParts:
         stage: the stage's position.
     """
 
-    def __init__(self, space: SearchSpace, layout: Layout, stage: int) -> None:
+    def __init__(self, space: Members, layout: Layout, stage: int) -> None:
         self._choices = layout.stages[stage]
         self._before = layout.stages[stage - 1].embed_dim if stage else ()
         self._layout = layout
@@ -162,7 +163,7 @@ class StageParts:
                 yield self.head(width)
 
 
-def parts_in(space: SearchSpace) -> list[Part]:
+def parts_in(space: Members) -> list[Part]:
     """All parts that a space's members have, each once."""
     parts: dict[Part, None] = {}
     for layout in space.layouts:
@@ -171,7 +172,7 @@ def parts_in(space: SearchSpace) -> list[Part]:
     return list(parts)
 
 
-def part_macs(space: SearchSpace, part: Part) -> int:
+def part_macs(space: Members, part: Part) -> int:
     """Multiply-accumulates of a part; those of a network's parts add up to the network's."""
     variant = part.variant or space.variants[0]
     if part.kind == "stem":

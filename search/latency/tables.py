@@ -12,7 +12,7 @@ from psvit.search.latency.parts import Part, StageParts
 from psvit.space import compositions
 from psvit.space.encoding import by_layout, stage_genes
 from psvit.space.layout import Layout
-from psvit.space.search_space import SearchSpace
+from psvit.space.members import Members
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -27,7 +27,7 @@ class PartSums:
         values: of every part.
     """
 
-    def __init__(self, space: SearchSpace, values: Mapping[Part, float]) -> None:
+    def __init__(self, space: Members, values: Mapping[Part, float]) -> None:
         self._layouts = [
             [_Stage(space, values, layout, stage) for stage in range(len(layout.stages))] for layout in space.layouts
         ]
@@ -75,7 +75,7 @@ class _Stage:
         after: of what follows: the head after the last stage, otherwise nothing, (widths,).
     """
 
-    def __init__(self, space: SearchSpace, values: Mapping[Part, float], layout: Layout, stage: int) -> None:
+    def __init__(self, space: Members, values: Mapping[Part, float], layout: Layout, stage: int) -> None:
         choices = layout.stages[stage]
         parts = StageParts(space, layout, stage)
         widths = choices.embed_dim

@@ -213,7 +213,7 @@ def _latency_model(space: SearchSpace, place: Path) -> bytes:
 def _predict(model: LatencyModel, space: SearchSpace, path: Path) -> None:
     model.check(space, Setting(), fingerprint(Setting()), str(path))
     model.predict(space[0])
-    model.predict_rows(space, space.encode(space[0])[None])
+    model.predict_all(space.price(space.encode(space[0])[None]))
     model.macs_within(space, 0.5, 2.0)
 
 

@@ -134,7 +134,7 @@ def test_ends_of_a_limit_belong_to_it(digits_space, made_up_model):
         assert permits(limit, arch) is kept
     rows = np.array([digits_space.encode(digits_space[i]) for i in range(0, digits_space.size, 50)])
     limit = PredictedLimit(LatencyLimit(device="cpu", upper_ms=latency), model)
-    assert includes_all(limit, limit.values(digits_space, rows)).tolist() == [
+    assert includes_all(limit, limit.values(digits_space.price(rows))).tolist() == [
         permits(limit, digits_space.decode(row)) for row in rows
     ]
 
@@ -191,7 +191,7 @@ def test_a_search_for_what_is_not_there_ends(digits_space, limited, monkeypatch)
     monkeypatch.setattr(
         PredictedLimit,
         "values",
-        lambda self, space, rows: looked.append(len(rows)) or np.full(len(rows), np.inf),
+        lambda self, batch: looked.append(len(batch)) or np.full(len(batch), np.inf),
     )
     candidates = Candidates(digits_space, Budget(), [limit])
     assert candidates.draw_unseen(3, seen_of([]), np.random.default_rng(0)) == []

@@ -106,8 +106,10 @@ def test_many_are_predicted_as_one_by_one(space, made_up_model):
     model = made_up_model(space)
     archs = members(space, 500)
     rows = np.array([space.encode(arch) for arch in archs])
-    np.testing.assert_allclose(model.predict_rows(space, rows), [model.predict(arch) for arch in archs], rtol=1e-12)
-    assert model.predict_rows(space, rows[:0]).shape == (0,)
+    np.testing.assert_allclose(
+        model.predict_all(space.price(rows)), [model.predict(arch) for arch in archs], rtol=1e-12
+    )
+    assert model.predict_all(space.price(rows[:0])).shape == (0,)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -144,7 +146,7 @@ def test_strangers_are_refused(tiny_space, digits_space, made_up_model):
     with pytest.raises(ValueError, match="not a member of tiny"):
         model.predict(digits_space.smallest)
     with pytest.raises(ValueError, match="a latency model of tiny"):
-        model.predict_rows(digits_space, np.zeros((1, len(digits_space.genes)), dtype=np.int64))
+        model.predict_all(digits_space.sample(np.random.default_rng(0), 1))
 
 
 # --- files
