@@ -267,12 +267,14 @@ def _evaluator(prepared: Prepared, study: Study) -> AbstractContextManager[Evalu
 
 
 def _check_found(prepared: Prepared, study: Study) -> None:
-    """Raise an error if no candidate was scored, so that there is nothing to choose from."""
+    """Raise an error if no candidate was scored. If all failed, they are forgotten, and the next call tries again."""
     plan = prepared.plan
     if study.history.complete:
         return
     if study.history.trials:
         reason = study.history.trials[-1].score.reason
+        if not plan.asked.storage:
+            (prepared.folder / JOURNAL).unlink()
         raise RunError(f"none of {len(study.history)} architectures could be scored; the last failed: {reason}")
     bounds: list[Bound] = [*prepared.latencies, *plan.bounds]
     if bounds:

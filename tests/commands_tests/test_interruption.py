@@ -363,6 +363,11 @@ def test_where_every_candidate_fails_the_last_reason_is_said(call, tmp_path, mon
     assert len(done.err.splitlines()) == 1
     assert "none of 100 architectures could be scored; the last failed: out of memory: 12 GB asked for" in done.err
     assert not (tmp_path / "run/best.yaml").exists()
+    assert (tmp_path / "run/history.csv").read_text().count("failed") == 100
+    # When there is memory again, the same command is enough.
+    monkeypatch.setattr(scoring_module, "DSS", Moody)
+    assert call("psvit-search", *ARGUMENTS, "--out", "run").status == 0
+    assert 0 < (tmp_path / "run/history.csv").read_text().count("failed") < 100
 
 
 @pytest.mark.parametrize("at", ["control", "references", "finalists"])
