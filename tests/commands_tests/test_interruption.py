@@ -28,6 +28,7 @@ from psvit.errors import DivergedError, LostWorkersError
 from psvit.io.locks import LOCK_FILE
 from psvit.search import cli as cli_module
 from psvit.search import engine as engine_module
+from psvit.search import estimate as estimating
 from psvit.search import scoring as scoring_module
 from psvit.search import search as search_module
 from psvit.search.indicators import DSS
@@ -476,6 +477,7 @@ def test_an_interruption_before_anything_was_scored_writes_no_winner(call, tmp_p
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DSS, "evaluate", interrupted)
+    monkeypatch.setattr(estimating, "_seconds_to_indicate", lambda plan: 1.0)
     done = call("psvit-search", *ARGUMENTS, "--out", "run")
     assert (done.status, done.err.strip()) == (130, TOLD)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
