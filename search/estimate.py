@@ -21,8 +21,7 @@ from psvit.executors.choose_executor import executor_for
 from psvit.io.progress import in_time
 from psvit.nn.network import PSViT
 from psvit.search.indicators import DSS
-from psvit.search.latency.build import LatencyPlan, seconds_to_build
-from psvit.search.latency.setting import Setting
+from psvit.search.latency.build import seconds_to_build
 from psvit.search.latency.waiting import answered
 from psvit.search.plan import SearchPlan
 from psvit.search.scoring import batch_size
@@ -119,10 +118,11 @@ class Measured:
             InputError: there is no cluster where it was said to be.
         """
         trains = plan.is_trained or plan.selects
+        uses_workers = trains or plan.scored_by != "own"  # of a user's own scores nothing can be told
         return cls(
             an_image=_seconds_an_image(plan) if trains else 0.0,
-            latency=sum(map(seconds_to_build, _latency_models(plan))),
-            at_once=executor_for(plan.asked.workers, plan.scoring_device).at_once(),
+            latency=sum(map(seconds_to_build, plan.latency_plans)),
+            at_once=executor_for(plan.asked.workers, plan.scoring_device).at_once() if uses_workers else 1,
         )
 
 
@@ -139,10 +139,10 @@ def estimate(plan: SearchPlan, measured: Measured | None = None) -> Estimate | N
     if plan.scored_by == "rule":
         return None
     measured = measured or Measured.of(plan)
-    epochs: list[float] = []
+    passing: list[float] = []
     if plan.data and plan.training:
-        epochs = list(epochs_of(plan, plan.trials, plan.training.epochs, _references(plan), measured.at_once))
-    passing = [measured.an_image * len(plan.data.train) * number for number in epochs] if plan.data else []
+        epochs = epochs_of(plan, plan.trials, plan.training.epochs, _references(plan), measured.at_once)
+        passing = [measured.an_image * len(plan.data.train) * number for number in epochs]
     found = Estimate(
         latency=measured.latency,
         supernet=_supernet_seconds(plan) if plan.supernet_recipe else 0.0,
@@ -231,15 +231,6 @@ def epochs_of(plan: SearchPlan, trials: int, epochs: int, references: int, at_on
 
 def _references(plan: SearchPlan) -> int:
     return len(plan.references(plan.limits))
-
-
-def _latency_models(plan: SearchPlan) -> Iterator[LatencyPlan]:
-    """Those that will be built."""
-    settings = [Setting.of(limit) for limit in plan.limits.latencies if limit.setting not in plan.latency_models]
-    if plan.latency_setting:
-        settings.append(plan.latency_setting)
-    for setting in settings:
-        yield LatencyPlan.of(plan.space, setting, plan.asked.seed)
 
 
 def _seconds_an_image(plan: SearchPlan) -> float:

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +231,12 @@ class SearchPlan:
         """How many architectures are drawn for comparison, given the number of trials."""
         return int(CONTROL_SHARE * trials) if self.control is None else self.control
 
+    @cached_property
+    def latency_plans(self) -> list[LatencyPlan]:
+        """Of the latency models that are to be built; `LatencyPlan.of` says what is refused."""
+        limited = [Setting.of(limit) for limit in self.limits.latencies if limit.setting not in self.latency_models]
+        return [LatencyPlan.of(self.space, one, self.asked.seed) for one in (*limited, self.latency_setting) if one]
+
     @property
     def retraining_epochs(self) -> int | None:
         """How many epochs a retraining takes by default; `None` if nothing is trained here."""
@@ -260,18 +267,14 @@ class SearchPlan:
             check_device(self.device, self.supernet_recipe)
         if self.training and self.asked.workers is None:  # their devices may not be here
             check_device(self.scoring_device, self.training)
-        models, seed = self.latency_models, self.asked.seed
+        for latency_plan in self.latency_plans:
+            fingerprint(latency_plan.setting)
+        known = []
         for limit in self.limits.latencies:
-            setting = Setting.of(limit)
-            fingerprint(setting)
-            if limit.setting not in models:
-                LatencyPlan.of(self.space, setting, seed)
+            if model := self.latency_models.get(limit.setting):
+                known.append(PredictedLimit(limit, model))
+            else:
                 check_hopeful(limit, self.space, measure)
-        if self.latency_setting:
-            LatencyPlan.of(self.space, self.latency_setting, seed)
-        known = [
-            PredictedLimit(limit, models[limit.setting]) for limit in self.limits.latencies if limit.setting in models
-        ]
         Candidates(self.space, self.limits, [*known, *self.bounds])
 
 

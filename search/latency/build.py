@@ -184,16 +184,14 @@ def seconds_to_build(plan: LatencyPlan) -> float:
     alike: list[Part] | list[Architecture]
     for alike in (parts_in(plan.space), [*calibration, *held_out]):
         tried = _generator(plan.seed, 3).permutation(len(alike))[: TRIED if eager else 1]
-        seconds = [_seconds_to_measure(plan, bench, alike[i]) for i in tried]
-        total += plan.rounds * len(alike) * float(np.mean(seconds))
+        seconds = 0.0
+        for i in tried:
+            clock = time.perf_counter()
+            network, input_shape, _ = bench.subject(alike[i])
+            seconds += time.perf_counter() - clock
+            seconds += seconds_to_measure(network, input_shape, plan.setting, seconds=SECONDS / plan.rounds)
+        total += plan.rounds * len(alike) * seconds / len(tried)
     return total
-
-
-def _seconds_to_measure(plan: LatencyPlan, bench: Bench, subject: Part | Architecture) -> float:
-    clock = time.perf_counter()
-    network, input_shape, _ = bench.subject(subject)
-    making = time.perf_counter() - clock
-    return making + seconds_to_measure(network, input_shape, plan.setting, seconds=SECONDS / plan.rounds)
 
 
 def _built(plan: LatencyPlan, out: Path, config: dict[str, Any]) -> LatencyModel | None:

@@ -44,11 +44,16 @@ def runner(data, tmp_path):
     return JobRunner(data=Portable(lambda: data), device="cpu", folder=tmp_path / "selection")
 
 
-@pytest.fixture
-def evaluator(runner):
+def make_evaluator(runner, **options):
+    """One with a study of its own."""
     store = StudyStore(ResultCache(optuna.create_study()))
     trainings = Trainings(recipe=RECIPE, init=RANDOM, seed=3)
-    return TrainedAccuracy(trainings, runner, LocalExecutor(), store, images=64, keep=2)
+    return TrainedAccuracy(trainings, runner, LocalExecutor(), store, **{"images": 64, "keep": 2, **options})
+
+
+@pytest.fixture
+def evaluator(runner):
+    return make_evaluator(runner)
 
 
 @pytest.fixture
@@ -92,16 +97,7 @@ def test_two_candidates_may_take_more_than_the_time_for_scores_and_comparisons_m
         return train(*args, **kwargs)
 
     monkeypatch.setattr(job_runner, "train", take_time)
-    evaluator = TrainedAccuracy(
-        Trainings(recipe=RECIPE, init=RANDOM, seed=3),
-        runner,
-        LocalExecutor(),
-        StudyStore(ResultCache(optuna.create_study())),
-        images=64,
-        keep=2,
-        limit=TimeLimit(100.0, clock=lambda: now[0]),
-        share=0.1,
-    )
+    evaluator = make_evaluator(runner, limit=TimeLimit(100.0, clock=lambda: now[0]), share=0.1)
     for scores, of, number in ((evaluator, archs, 2), (evaluator.apart(), archs[2:], 0)):
         with pytest.raises(TimeIsUpError) as time_is_up:
             scores.evaluate(of)
@@ -124,15 +120,7 @@ def test_the_best_reference_and_the_best_of_the_others_are_kept_in_any_case(eval
     assert scores[ranked[0]] > scores[ranked[1]] > scores[ranked[-2]], "or nothing is shown"
     for references in (ranked[-2:], ranked[:-1]):
         runner = replace(runner, folder=runner.folder / "again")
-        again = TrainedAccuracy(
-            Trainings(recipe=RECIPE, init=RANDOM, seed=3),
-            runner,
-            LocalExecutor(),
-            StudyStore(ResultCache(optuna.create_study())),
-            images=64,
-            keep=1,
-            references=references,
-        )
+        again = make_evaluator(runner, keep=1, references=references)
         for some in (archs[:2], archs[2:]):
             again.evaluate(some, best=sorted(scores.values(), reverse=True))
         others = [arch for arch in ranked if arch not in references]
